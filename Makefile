@@ -1,0 +1,44 @@
+# Everything happens in .venv inside the checkout; only Python (3.11 or newer) and make are assumed.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 2
+
+help:
+	@echo "make demo     install, measure the embedded pair of models, draw the figure (under 2 minutes once installed)"
+	@echo "make test     install the test tools and run the tests"
+	@echo "make lint     style and types"
+	@echo "make bench    cost of every quantity next to its floor and to what one would write instead"
+	@echo "make figures  redraw figures/ from the embedded models"
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/tested: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,lint]"
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/lipdiag demo --out demo
+
+test: .venv/tested
+	$(BIN)/python -m pytest
+
+lint: .venv/tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/python -m lipdiag.bench
+
+figures: .venv/installed
+	$(BIN)/python figures/make.py
+
+clean:
+	rm -rf .venv demo
+
+.PHONY: help demo test lint bench figures clean
+.DEFAULT_GOAL := help

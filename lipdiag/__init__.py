@@ -1,0 +1,46 @@
+"""Where is a diffusion model ill-conditioned, in time and in space?
+
+Every public name is imported when it is first used, so that `import lipdiag` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": "zoo",
+    "save": "training.checkpoint",
+    "inspect": "zoo",
+    "measure": "run",
+    "open_run": "study.store",
+    "summarize": "study.statistics",
+    "plot": "report",
+    "Plan": "study.plan",
+    "Predictor": "diffusion.predictor",
+    "NetworkPredictor": "diffusion.predictor",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+if TYPE_CHECKING:
+    from .diffusion.predictor import NetworkPredictor, Predictor
+    from .report import plot
+    from .run import measure
+    from .study.plan import Plan
+    from .study.statistics import summarize
+    from .study.store import open_run
+    from .training.checkpoint import save
+    from .zoo import inspect, load
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lipdiag' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""What is measured: noise schedules, what a network predicts, its clock, and predictors of noise."""

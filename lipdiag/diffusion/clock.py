@@ -1,0 +1,257 @@
+"""The network's own time: what a model trained at noise level t is told.
+
+A clock is monotone in t and invertible; `Shared` is E-TSDM: timesteps near the data are told to the network only up to
+the block they lie in, and while the noise level stays the true one the model cannot tell times of one block apart.
+
+References:
+    Yang et al., Lipschitz Singularities in Diffusion Models, 2024. https://arxiv.org/abs/2306.11251
+"""
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from lipdiag.diffusion.continuous import Real, Schedule, back, double
+from lipdiag.errors import UsageError
+
+SNAP = 1e-6  # a timestep this near to an integer is that integer: (k + 1) / count * count - 1 is k only up to rounding
+
+
+class Clock(ABC):
+    """A model's own time as a function of t; concrete clocks are frozen dataclasses."""
+
+    @property
+    @abstractmethod
+    def unit(self) -> str:
+        """What one timestep is, for axes and messages."""
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the model was trained on integers only."""
+        return False
+
+    @property
+    def base(self) -> "Clock":
+        """The clock without sharing."""
+        return self
+
+    def __call__(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The timestep at t, float64."""
+        return back(self.forward(double(t)), t)
+
+    def time(self, timestep: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The t of a timestep, float64."""
+        return back(self.inverse(double(timestep)), timestep)
+
+    @abstractmethod
+    def forward(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The timestep of float64 t."""
+
+    @abstractmethod
+    def inverse(self, timestep: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The t of a float64 timestep."""
+
+
+@dataclass(frozen=True)
+class Timesteps(Clock):
+    """Indices 0, 1, ..., count - 1 of a table: index k is t = (k + 1) / count."""
+
+    count: int = 1000
+
+    def __post_init__(self):
+        if self.count < 1:
+            raise UsageError(f"Got timesteps({self.count}); a table has at least 1 timestep, so give its length.")
+
+    @property
+    def unit(self) -> str:
+        return "timestep"
+
+    @property
+    def discrete(self) -> bool:
+        return True
+
+    def forward(self, t):
+        k = self.count * t - 1
+        slip = (k.round() - k).detach()
+        return k + torch.where(slip.abs() <= SNAP, slip, 0)  # the derivative stays `count`
+
+    def inverse(self, timestep):
+        return (timestep + 1) / self.count
+
+
+@dataclass(frozen=True)
+class Unit(Clock):
+    """t itself, times a scale."""
+
+    scale: Real = 1.0
+
+    def __post_init__(self):
+        _require_positive(self.scale, "unit")
+
+    @property
+    def unit(self) -> str:
+        return "t" if self.scale == 1 else f"t/{1 / self.scale:g}"
+
+    def forward(self, t):
+        return t * self.scale
+
+    def inverse(self, timestep):
+        return timestep / self.scale
+
+
+@dataclass(frozen=True)
+class Sigma(Clock):
+    """The noise-to-signal ratio sigma / alpha, which is sigma itself for VE and EDM.
+
+    The ratio rather than sigma: it has an inverse that is accurate at both ends for every schedule.
+    """
+
+    schedule: Schedule
+
+    @property
+    def unit(self) -> str:
+        return "sigma/alpha"
+
+    def forward(self, t):
+        alpha, sigma = self.schedule(t)
+        return sigma / alpha
+
+    def inverse(self, timestep):
+        return self.schedule.time(-2 * timestep.log())
+
+
+@dataclass(frozen=True)
+class LogSigma(Clock):
+    """The logarithm of the noise-to-signal ratio times a scale; EDM's networks take log(sigma) / 4."""
+
+    schedule: Schedule
+    scale: Real = 0.25
+
+    def __post_init__(self):
+        _require_positive(self.scale, "log_sigma")
+
+    @property
+    def unit(self) -> str:
+        return "log(sigma/alpha)" if self.scale == 1 else f"{self.scale:g} log(sigma/alpha)"
+
+    def forward(self, t):
+        return -self.scale / 2 * self.schedule.logsnr(t)
+
+    def inverse(self, timestep):
+        return self.schedule.time(-2 / self.scale * timestep)
+
+
+@dataclass(frozen=True)
+class LogSNR(Clock):
+    """The log signal-to-noise ratio 2 log(alpha / sigma), which falls in t."""
+
+    schedule: Schedule
+
+    @property
+    def unit(self) -> str:
+        return "log SNR"
+
+    def forward(self, t):
+        return self.schedule.logsnr(t)
+
+    def inverse(self, timestep):
+        return self.schedule.time(timestep)
+
+
+@dataclass(frozen=True)
+class Shared(Clock):
+    """E-TSDM: timesteps between the data and `end` are told as the edge of their block on the data's side.
+
+    [0, end) is cut into `blocks` equal blocks (at integers for an index clock), or into those between `edges`. From `end`
+    on the clock is the original. The derivative inside a block is exactly 0. Timesteps before the first edge belong to the
+    first block.
+
+    Args:
+        clock: The clock without sharing; integers are snapped by it before they are shared.
+        end: The first timestep that is not shared, in the clock's own unit.
+        blocks: How many blocks there are; follows from `edges` where these are given.
+        edges: Bounds of the blocks from the data on, the last being `end`; falling for a clock that falls in t.
+    """
+
+    clock: Clock
+    end: Real = 100.0
+    blocks: int = 5
+    edges: tuple[Real, ...] = ()
+
+    def __post_init__(self):
+        if isinstance(self.clock, Shared):
+            raise UsageError("Got a shared clock inside a shared clock; a clock is shared once, so give all edges at once.")
+        if self.edges:
+            object.__setattr__(self, "blocks", len(self.edges) - 1)
+        steps = [(b - a) * self._sign for a, b in itertools.pairwise(self.bounds)]
+        if not (steps and min(steps) > 0 and all(map(math.isfinite, self.bounds))):
+            way = "rise" if self._sign > 0 else "fall"
+            raise UsageError(
+                f"Got the edges {self.bounds}; with this clock they {way} from the data's end to `end` by at least one block "
+                f"(of at least one timestep for an index clock), so give other edges or fewer blocks."
+            )
+        if self.bounds[-1] != self.end:
+            raise UsageError(f"Got edges up to {self.bounds[-1]:g} and end {self.end:g}; the last edge is the end, so make them equal.")
+        if self.discrete and any(edge != round(edge) for edge in self.bounds):
+            raise UsageError(f"Got the edges {self.bounds}; an index clock is shared at integers, so round them.")
+
+    @property
+    def _sign(self) -> int:
+        """+1 for a clock that rises in t, -1 for one that falls."""
+        early, late = self.clock(torch.tensor([0.25, 0.75], dtype=torch.float64, device="cpu")).tolist()
+        return 1 if late > early else -1
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """All edges of the blocks, including `end`."""
+        if self.edges:
+            return tuple(float(edge) for edge in self.edges)
+        uniform = [i * self.end / self.blocks for i in range(self.blocks)]
+        return (*(float(round(edge)) if self.discrete else edge for edge in uniform), float(self.end))
+
+    @property
+    def unit(self) -> str:
+        return self.clock.unit
+
+    @property
+    def discrete(self) -> bool:
+        return self.clock.discrete
+
+    @property
+    def base(self) -> Clock:
+        return self.clock
+
+    def block(self, timestep: Float[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+        """Index of the block that a timestep of the original clock lies in; `blocks` itself from `end` on."""
+        bounds = torch.tensor(self.bounds[1:], dtype=timestep.dtype, device=timestep.device)
+        return ((timestep.detach().unsqueeze(-1) - bounds) * self._sign >= 0).sum(-1)
+
+    def forward(self, t):
+        timestep = self.clock.forward(t)
+        block = self.block(timestep)
+        bounds = torch.tensor(self.bounds, dtype=t.dtype, device=t.device)
+        edge = bounds.index_select(0, block.reshape(-1)).reshape(block.shape)
+        return torch.where(block < self.blocks, edge, timestep)
+
+    def inverse(self, timestep):
+        return self.clock.inverse(timestep)
+
+
+def _require_positive(scale: Real, name: str) -> None:
+    if not 0 < scale < math.inf:
+        raise UsageError(f"Got {name} with a scale of {scale}; a scale is positive and finite, so give such a number.")
+
+
+CLOCKS: dict[str, type[Clock]] = {
+    "timesteps": Timesteps,
+    "unit": Unit,
+    "sigma": Sigma,
+    "log_sigma": LogSigma,
+    "log_snr": LogSNR,
+    "shared": Shared,
+}

@@ -1,0 +1,103 @@
+"""What a network predicts, as two coefficients: y = a x0 + b eps.
+
+With x = alpha x0 + sigma eps these are two equations for x0 and eps. Solved and put into another prediction y' = a' x0 +
+b' eps they give the one formula by which every kind of prediction becomes every other:
+
+    y' = [ (a' sigma - b' alpha) y + (b' a - a' b) x ] / (a sigma - b alpha).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lipdiag.diffusion.continuous import Real, Schedule, back, double
+from lipdiag.errors import UsageError
+
+Parameterization = Callable[[Schedule, Tensor], tuple[Tensor, Tensor]]
+
+
+def eps(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The noise."""
+    return torch.zeros_like(t), torch.ones_like(t)
+
+
+def x0(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The data."""
+    return torch.ones_like(t), torch.zeros_like(t)
+
+
+def v(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha eps - sigma x0 (Salimans & Ho, Progressive Distillation, 2022)."""
+    alpha, sigma = schedule(t)
+    return -sigma, alpha
+
+
+def velocity(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha' x0 + sigma' eps, the flow-matching target; eps - x0 on the straight schedule."""
+    return schedule.rates(t)
+
+
+def score(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """-eps / sigma, the gradient of the log density of x."""
+    _, sigma = schedule(t)
+    return torch.zeros_like(t), -1 / sigma
+
+
+@dataclass(frozen=True)
+class Edm:
+    """The raw output F of an EDM network, x0 = c_skip x/alpha + c_out F with the noise level sigma/alpha (Karras et al., 2022)."""
+
+    sigma_data: Real = 0.5
+
+    def __post_init__(self):
+        if not 0 < self.sigma_data < math.inf:
+            raise UsageError(f"Got edm({self.sigma_data}); sigma_data is positive, usually 0.5, so give such a number.")
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        # With s = sigma/alpha: c_skip = d^2 / (s^2 + d^2), c_out = s d / sqrt(s^2 + d^2), F = (x0 - c_skip (x0 + s eps)) / c_out.
+        alpha, sigma = schedule(t)
+        norm = torch.sqrt(sigma**2 + (self.sigma_data * alpha) ** 2)
+        return sigma / norm / self.sigma_data, -self.sigma_data * alpha / norm
+
+
+edm = Edm  # written like the others
+
+PARAMETERIZATIONS: dict[str, Parameterization | type[Edm]] = {
+    "eps": eps,
+    "x0": x0,
+    "v": v,
+    "velocity": velocity,
+    "score": score,
+    "edm": Edm,
+}
+
+
+def convert(
+    y: Float[Tensor, "batch *event"],
+    x: Float[Tensor, "batch *event"],
+    t: Float[Tensor, " batch"],
+    schedule: Schedule,
+    source: Parameterization,
+    target: Parameterization,
+) -> Float[Tensor, "batch *event"]:
+    """The prediction y of kind `source`, made at x and t, as one of kind `target`.
+
+    Coefficients are float64 and cast to y's dtype last. Where the source does not determine the target (noise at alpha = 0
+    says nothing of the data) the result is not finite or meaningless.
+    """
+    if source == target:
+        return y
+    t = double(t)
+    alpha, sigma = schedule(t)
+    # Where a common factor alpha = 0 cancels, as from score to eps at zero terminal SNR, this keeps 0/0 from appearing.
+    alpha = alpha + 1e-150
+    (a, b), (a_new, b_new) = source(schedule, t), target(schedule, t)
+    determinant = a * sigma - b * alpha
+    of_y, of_x = (a_new * sigma - b_new * alpha) / determinant, (b_new * a - a_new * b) / determinant
+    shape = (-1, *(1 for _ in range(y.ndim - 1)))
+    of_y, of_x = (back(c, y).to(y.device, y.dtype).reshape(shape) for c in (of_y, of_x))
+    return of_y * y + of_x * x

@@ -1,0 +1,109 @@
+"""What is measured: a model that sees noise, eps = predictor(x, t).
+
+Two times enter a model. t is the noise level of x; the timestep is what the model is told. They say the same through the
+predictor's clock, unless the clock is shared (E-TSDM): then only the timestep is coarse, and noise level, schedule and
+parameterization stay at the true t. That is the whole difference between DDPM and E-TSDM.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lipdiag.diffusion.clock import Clock
+from lipdiag.diffusion.parameterization import Parameterization, convert, eps
+from lipdiag.diffusion.schedule import Schedule
+from lipdiag.errors import CheckpointError
+
+
+class Predictor(nn.Module, ABC):
+    """A predictor of the noise in x at time t.
+
+    Attributes:
+        schedule: Amplitudes of signal and noise.
+        clock: t to the model's own time.
+        shape: Shape of one sample.
+    """
+
+    schedule: Schedule
+    clock: Clock
+    shape: tuple[int, ...]
+
+    def __init__(self, schedule: Schedule, clock: Clock, shape: tuple[int, ...]):
+        super().__init__()
+        self.schedule, self.clock, self.shape = schedule, clock, tuple(shape)
+
+    def forward(self, x: Float[Tensor, "batch *event"], t: Float[Tensor, " batch"]) -> Float[Tensor, "batch *event"]:
+        """The noise predicted in x at time t."""
+        return self.conditioned(x, t, self.clock(t))
+
+    @abstractmethod
+    def conditioned(
+        self, x: Float[Tensor, "batch *event"], t: Float[Tensor, " batch"], timestep: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch *event"]:
+        """The noise predicted in x at noise level t by a model that is told its time is `timestep`."""
+
+
+class NetworkPredictor(Predictor):
+    """A network as a predictor of noise.
+
+    The network is called as network(x, timestep, **conditioning) with the timestep in x's dtype. It may return a tensor, a
+    tuple whose first entry is one, or an object with `.sample`; of twice the channels (a learned variance) the first half
+    is taken.
+
+    Args:
+        network: The module or function.
+        schedule: Amplitudes it was trained with.
+        parameterization: What it predicts.
+        clock: The time it is told.
+        shape: Shape of one sample.
+        conditioning: Further keyword arguments; tensors among them have a leading dimension of 1 or of the batch, and move
+            with the module.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        schedule: Schedule,
+        parameterization: Parameterization,
+        clock: Clock,
+        shape: tuple[int, ...],
+        conditioning: Mapping[str, Any] | None = None,
+    ):
+        super().__init__(schedule, clock, shape)
+        self.network, self.parameterization = network, parameterization
+        self._fixed = {}
+        for name, value in (conditioning or {}).items():
+            if isinstance(value, Tensor):
+                self.register_buffer(f"_conditioning_{name}", value, persistent=False)
+            else:
+                self._fixed[name] = value
+
+    @property
+    def conditioning(self) -> dict[str, Any]:
+        """The keyword arguments that the network gets besides x and the timestep."""
+        prefix = "_conditioning_"
+        tensors = {name.removeprefix(prefix): buffer for name, buffer in self.named_buffers(recurse=False)}
+        return {**self._fixed, **tensors}
+
+    def conditioned(self, x, t, timestep):
+        conditioning = {
+            name: value.expand(len(x), *value.shape[1:]) if isinstance(value, Tensor) and value.shape[:1] == (1,) else value
+            for name, value in self.conditioning.items()
+        }
+        y = self.network(x, timestep.to(x.dtype), **conditioning)
+        y = getattr(y, "sample", y)
+        if isinstance(y, tuple):
+            y = y[0]
+        if isinstance(y, Tensor) and y.ndim == x.ndim > 1 and y.shape[1] == 2 * x.shape[1]:
+            y = y[:, : x.shape[1]]
+        if not (isinstance(y, Tensor) and y.shape == x.shape):
+            got = f"a tensor of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+            raise CheckpointError(
+                f"Got {got} from the network for x of shape {tuple(x.shape)}; it returns a tensor of x's shape or of twice its "
+                f"channels, so wrap the network."
+            )
+        return convert(y, x, t, self.schedule, self.parameterization, eps).to(x.dtype)

@@ -1,0 +1,44 @@
+"""All schedules, by name: how much signal and noise there is at time t, x = alpha(t) x0 + sigma(t) eps.
+
+Those given by formulas are in `continuous`, those given by tables in `table`.
+"""
+
+from lipdiag.diffusion.continuous import (
+    VE,
+    VP,
+    Cosine,
+    Karras,
+    Schedule,
+    ShiftedCosine,
+    Straight,
+    SubVP,
+)
+from lipdiag.diffusion.table import (
+    Discrete,
+    Linear,
+    Quadratic,
+    ScaledLinear,
+    Sigmoid,
+    SquaredCosine,
+    Table,
+    ZeroTerminalSNR,
+)
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "linear": Linear,
+    "scaled_linear": ScaledLinear,
+    "quadratic": Quadratic,
+    "sigmoid": Sigmoid,
+    "squared_cosine": SquaredCosine,
+    "zero_terminal_snr": ZeroTerminalSNR,
+    "discrete": Discrete,
+    "vp": VP,
+    "sub_vp": SubVP,
+    "ve": VE,
+    "cosine": Cosine,
+    "shifted_cosine": ShiftedCosine,
+    "karras": Karras,
+    "straight": Straight,
+}
+
+__all__ = ["SCHEDULES", "Schedule", "Table", *(kind.__name__ for kind in SCHEDULES.values())]

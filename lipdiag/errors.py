@@ -1,0 +1,43 @@
+"""What can go wrong on the user's side, each with the exit code of the command line."""
+
+
+class LipdiagError(Exception):
+    """A sentence for the user: what was got, what is allowed, what to do."""
+
+    exit_code = 1
+
+
+class UsageError(LipdiagError, ValueError):
+    """An argument that cannot be used."""
+
+    exit_code = 2
+
+
+class CheckpointError(LipdiagError):
+    """A checkpoint that is missing, refused, or cannot be measured as asked."""
+
+    exit_code = 3
+
+
+class RunError(LipdiagError):
+    """A run on disk that belongs to another plan, another model or a newer lipdiag."""
+
+    exit_code = 4
+
+
+class StorageError(LipdiagError):
+    """A file that cannot be read or written."""
+
+    exit_code = 5
+
+
+class NonFiniteError(LipdiagError):
+    """A measurement that finished with NaN or infinite values in it."""
+
+    exit_code = 6
+
+
+class IncompleteError(LipdiagError):
+    """A measurement that finished with units missing."""
+
+    exit_code = 7

@@ -1,0 +1,39 @@
+"""How Jacobians are measured: operators known by their products; nothing here knows of diffusion."""
+
+from lipdiag.linalg.forward_mode import ForwardMode, forward_mode, push_forward
+from lipdiag.linalg.lanczos import (
+    Bidiagonalization,
+    ExtremeEigenvalues,
+    SingularValues,
+    extreme_eigenvalues,
+    golub_kahan,
+    singular_values,
+)
+from lipdiag.linalg.linearize import METHODS, Linearization, linearize
+from lipdiag.linalg.operator import Operator, dense, jacobian, symmetric_part, transpose
+from lipdiag.linalg.trace import Estimate, hutchinson_squared_frobenius_norm, hutchinson_trace, rademacher, sphere
+
+__all__ = [
+    "METHODS",
+    "Bidiagonalization",
+    "Estimate",
+    "ExtremeEigenvalues",
+    "ForwardMode",
+    "Linearization",
+    "Operator",
+    "SingularValues",
+    "dense",
+    "extreme_eigenvalues",
+    "forward_mode",
+    "golub_kahan",
+    "hutchinson_squared_frobenius_norm",
+    "hutchinson_trace",
+    "jacobian",
+    "linearize",
+    "push_forward",
+    "rademacher",
+    "singular_values",
+    "sphere",
+    "symmetric_part",
+    "transpose",
+]

@@ -1,0 +1,260 @@
+"""Forward-mode differentiation of networks as they come.
+
+A dual number carries a value and a tangent, f(x + s v) = f(x) + s J v + O(s^2); one pass over duals gives J v. Torch's own
+rules fail on fused attention and on group norms of strided inputs, and spend three convolutions where two do. While
+`forward_mode()` is active a few operations follow better rules, wherever they are called; nothing is patched:
+
+  linear maps    d(W x) = W dx, if W itself carries no tangent
+  norms          y = (x - m) r:  dy = r (dx - mean(dx) - y mean(y dx)), a symmetric map and therefore also the one that
+                 the fused backward kernel computes
+  softmax        dp = p (ds - sum(p ds)), symmetric as well
+  attention      o = p v, p = softmax(s), s = c q k':  ds = c (dq k' + q dk'),  do = dp v + p dv
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+Rule = Callable[..., Any]
+
+
+def tangent_of(x) -> Tensor | None:
+    """The tangent that a tensor carries, if any."""
+    return forward_ad.unpack_dual(x).tangent if isinstance(x, Tensor) else None
+
+
+def primal_of(x):
+    """The value without its tangent."""
+    return forward_ad.unpack_dual(x).primal if isinstance(x, Tensor) else x
+
+
+def linear_in_input(function: Callable[..., Tensor]) -> Rule:
+    """The rule of y = W x + b, for linear layers and convolutions.
+
+    Torch's rule adds W(dx) and dW(x) even where dW is zero, and computes both.
+    """
+
+    def rule(input, weight, bias=None, *args, **kwargs):
+        dx = tangent_of(input)
+        if dx is None or tangent_of(weight) is not None or tangent_of(bias) is not None:
+            return function(input, weight, bias, *args, **kwargs)
+        y = function(primal_of(input), weight, bias, *args, **kwargs)
+        return forward_ad.make_dual(y, function(dx, weight, None, *args, **kwargs))
+
+    return rule
+
+
+def bilinear(function: Callable[..., Tensor]) -> Rule:
+    """The rule of y = a b where one factor alone carries a tangent."""
+
+    def rule(input, other, **kwargs):
+        da, db = tangent_of(input), tangent_of(other)
+        if (da is None) == (db is None) or kwargs:
+            return function(input, other, **kwargs)
+        a, b = primal_of(input), primal_of(other)
+        return with_tangent(function(a, b), function(a, db) if da is None else function(da, b))
+
+    return rule
+
+
+def additive(function: Callable[..., Tensor], sign: int) -> Rule:
+    """The rule of y = a + b and y = a - b where one term alone carries a tangent."""
+
+    def rule(input, other, **kwargs):
+        da, db = tangent_of(input), tangent_of(other)
+        if (da is None) == (db is None) or kwargs:
+            return function(input, other, **kwargs)
+        y = function(primal_of(input), primal_of(other))
+        dy = da if da is not None else db if sign > 0 else -db
+        # A copy, lest a later write into y's tangent is a write into its term's.
+        return with_tangent(y, dy.expand(y.shape).clone())
+
+    return rule
+
+
+def quotient(function: Callable[..., Tensor]) -> Rule:
+    """The rule of y = a / b where b carries no tangent."""
+
+    def rule(input, other, **kwargs):
+        da = tangent_of(input)
+        if da is None or tangent_of(other) is not None or kwargs:
+            return function(input, other, **kwargs)
+        return with_tangent(function(primal_of(input), other), function(da, other))
+
+    return rule
+
+
+def with_tangent(y: Tensor, dy: Tensor) -> Tensor:
+    """The dual number, with the tangent in the value's own precision."""
+    return forward_ad.make_dual(y, dy.to(y.dtype))
+
+
+def affine(y: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]) -> Tensor:
+    """y w + b with the parameters along the given axes."""
+    if weight is not None:
+        y = y * weight.view(shape)
+    return y if bias is None else y + bias.view(shape)
+
+
+def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
+    """Group norm by the fused kernels; the input is made contiguous, which torch's own rule requires and does not say."""
+    dx = tangent_of(input)
+    if dx is None:
+        return F.group_norm(input, num_groups, weight, bias, eps)
+    x = primal_of(input).contiguous()
+    batch, channels = x.shape[:2]
+    sizes = batch, channels, x[0, 0].numel(), num_groups
+    plain = tangent_of(weight) is None and tangent_of(bias) is None
+    y, mean, rstd = torch.native_group_norm(x, *((weight, bias) if plain else (None, None)), *sizes, eps)
+    backward = torch.ops.aten.native_group_norm_backward
+    dy = backward(dx.contiguous(), x, mean, rstd, None, *sizes, [True, False, False])[0]
+    shape = (channels,) + (1,) * (x.ndim - 2)
+    if plain:
+        return forward_ad.make_dual(y, affine(dy, weight, None, shape))
+    return affine(forward_ad.make_dual(y, dy), weight, bias, shape)
+
+
+def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
+    """Layer norm by the fused kernels."""
+    dx = tangent_of(input)
+    shape = list(normalized_shape)
+    if dx is None:
+        return F.layer_norm(input, shape, weight, bias, eps)
+    x = primal_of(input).contiguous()
+    plain = tangent_of(weight) is None and tangent_of(bias) is None
+    y, mean, rstd = torch.native_layer_norm(x, shape, *((weight, bias) if plain else (None, None)), eps)
+    backward = torch.ops.aten.native_layer_norm_backward
+    dy = backward(dx.contiguous(), x, shape, mean, rstd, None, None, [True, False, False])[0]
+    if plain:
+        return forward_ad.make_dual(y, affine(dy, weight, None, shape))
+    return affine(forward_ad.make_dual(y, dy), weight, bias, shape)
+
+
+def softmax(function: Callable[..., Tensor]) -> Rule:
+    """The rule of softmax by its fused kernel; the Jacobian is symmetric."""
+
+    def rule(input, *args, **kwargs):
+        ds = tangent_of(input)
+        dim = kwargs.get("dim", args[0] if args else None)
+        p = None if ds is None or dim is None else function(primal_of(input), *args, **kwargs)
+        if p is None or p.dtype != input.dtype:
+            return function(input, *args, **kwargs)
+        return forward_ad.make_dual(p, torch._softmax_backward_data(ds, p, dim, p.dtype))
+
+    return rule
+
+
+def scaled_dot_product_attention(
+    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+):
+    """Attention with the softmax written out; the fused kernels have no forward mode."""
+    duals = query, key, value
+    if dropout_p or tangent_of(attn_mask) is not None or all(tangent_of(z) is None for z in duals):
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        duals = query, key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
+    leading = torch.broadcast_shapes(*(z.shape[:-2] for z in duals))
+
+    def flat(z):
+        return None if z is None else z.expand(leading + z.shape[-2:]).reshape(-1, *z.shape[-2:])
+
+    q, k, v = (flat(primal_of(z)) for z in duals)
+    dq, dk, dv = (flat(tangent_of(z)) for z in duals)
+    c = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    q, dq = q * c, None if dq is None else dq * c
+    s = masked(torch.bmm(q, k.mT).view(*leading, q.shape[-2], k.shape[-2]), attn_mask, is_causal)
+    p = torch.softmax(s, -1).flatten(0, -3)
+    if attn_mask is not None:
+        p = p.masked_fill(s.flatten(0, -3).isneginf().all(-1, keepdim=True), 0)  # no key to see: zeros, as in torch
+    ds = sum_of_products((dq, k.mT), (q, None if dk is None else dk.mT))
+    dp = None if ds is None else torch._softmax_backward_data(ds, p, -1, p.dtype)
+    return forward_ad.make_dual(
+        torch.bmm(p, v).view(*leading, q.shape[-2], v.shape[-1]),
+        sum_of_products((dp, v), (p, dv)).view(*leading, q.shape[-2], v.shape[-1]),
+    )
+
+
+def masked(s: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+    """Scores with minus infinity where a query must not see a key."""
+    if is_causal:
+        s = s.masked_fill(torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).triu(1), -math.inf)
+    if attn_mask is None:
+        return s
+    return s.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else s + attn_mask
+
+
+def sum_of_products(*pairs):
+    """The sum of a b over the pairs without None, or None if there is none."""
+    total = None
+    for a, b in pairs:
+        if a is not None and b is not None:
+            total = torch.bmm(a, b) if total is None else torch.baddbmm(total, a, b)
+    return total
+
+
+RULES: dict[Callable[..., Any], Rule] = {
+    **{f: linear_in_input(f) for f in (torch.conv1d, torch.conv2d, torch.conv3d, F.linear)},
+    **{f: linear_in_input(f) for f in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)},
+    **{f: bilinear(f) for f in (torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm)},
+    **{f: bilinear(f) for f in (torch.mul, torch.multiply, Tensor.mul, Tensor.multiply)},
+    **{f: additive(f, 1) for f in (torch.add, Tensor.add)},
+    **{f: additive(f, -1) for f in (torch.sub, torch.subtract, Tensor.sub, Tensor.subtract)},
+    **{f: quotient(f) for f in (torch.div, torch.true_divide, Tensor.div, Tensor.true_divide)},
+    **{f: softmax(f) for f in (torch.softmax, Tensor.softmax, F.softmax)},
+    **{f: group_norm for f in (F.group_norm, torch.group_norm)},
+    **{f: layer_norm for f in (F.layer_norm, torch.layer_norm)},
+    F.scaled_dot_product_attention: scaled_dot_product_attention,
+}
+
+
+class ForwardMode(TorchFunctionMode):
+    """The rules above, for as long as it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scope = ExitStack()
+
+    def __enter__(self):
+        # A function written in Python, such as multi_head_attention_forward, is called with this mode suspended;
+        # the attention inside it must then at least be the kernel that has a forward mode.
+        self.scope.enter_context(sdpa_kernel(SDPBackend.MATH))
+        return super().__enter__()
+
+    def __exit__(self, *exception):
+        super().__exit__(*exception)
+        self.scope.close()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return RULES.get(func, func)(*args, **(kwargs or {}))
+
+
+def forward_mode() -> ForwardMode:
+    """A context in which forward mode works on real networks, and at two thirds of its cost."""
+    return ForwardMode()
+
+
+def push_forward(
+    f: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor | None]:
+    """f(primals) and the derivative of f along the tangents, by one forward-mode pass.
+
+    A tangent of None is zero and costs nothing. The derivative is None where f does not depend on what has a tangent.
+    """
+    with torch.no_grad(), forward_ad.dual_level(), forward_mode():
+        duals = [p if v is None else forward_ad.make_dual(p, v) for p, v in zip(primals, tangents, strict=True)]
+        output = f(*duals)
+        if not isinstance(output, Tensor):
+            raise TypeError(f"The function must return one tensor and returned a {type(output).__name__}.")
+        y, dy = forward_ad.unpack_dual(output)
+    return y, dy

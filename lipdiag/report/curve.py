@@ -1,0 +1,85 @@
+"""A variable of a run over time, sorted into what is drawn as a line, as a jump, and as exactly zero."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..errors import UsageError
+from .picture import Row
+from .run import Run, Statistics
+
+DERIVATIVES = ("time_difference", "time_derivative")
+"""In order of preference: a model of integer timesteps was trained on the quotient alone."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Attributes:
+    run: The model's.
+    variable: Its name in the dataset.
+    statistics: Over draws, at each timestep.
+    """
+
+    run: Run
+    variable: str
+    statistics: Statistics
+
+    @cached_property
+    def zero(self) -> np.ndarray:
+        """Where every draw is 0, not nearly."""
+        return self.statistics.max == 0
+
+    @cached_property
+    def jump(self) -> np.ndarray:
+        """Where the quotient reaches over the edge of a block."""
+        if self.variable != "time_difference":
+            return np.zeros_like(self.zero)
+        return self.run.jumps & ~self.zero
+
+    @property
+    def line(self) -> np.ndarray:
+        return ~self.zero & ~self.jump
+
+    @property
+    def kind(self) -> np.ndarray:
+        return np.select([self.zero, self.jump], ["exactly zero", "jump between blocks"], "curve")
+
+    def rows(self) -> list[Row]:
+        """What is drawn, a row a timestep."""
+        s, run = self.statistics, self.run
+        columns = {"timestep": run.timestep, "t": run.time("t"), "sigma": run.time("sigma"), "logsnr": run.time("logsnr")}
+        columns |= {"mean": s.mean, "low": s.low, "high": s.high, "q05": s.q05, "median": s.median, "q95": s.q95}
+        columns |= {"max": s.max, "standard_error": s.standard_error}
+        return [
+            {"series": run.label, "variable": self.variable, "kind": str(self.kind[i])}
+            | {name: float(values[i]) for name, values in columns.items()}
+            | {"draws": int(s.count[i])}
+            for i in range(run.timestep.size)
+        ]
+
+
+def curves(runs: list[Run], variable: str | None = None) -> list[Curve]:
+    """The same variable of several runs.
+
+    Args:
+        runs: Whose time is counted in the same unit.
+        variable: By default the difference quotient where all have it, else the derivative.
+
+    Raises:
+        UsageError: If a run lacks it, or the runs have different time axes.
+    """
+    if variable is None:
+        held = [known for known in DERIVATIVES if all(run.has(known) for run in runs)]
+        variable = held[0] if held else DERIVATIVES[0]
+    for run in runs:
+        if not run.has(variable):
+            raise UsageError(
+                f"{run.label} has no {variable}; measure it: `lipdiag measure {run.label} --quantity {variable} --out NEW.zarr`"
+            )
+        if run.clock != runs[0].clock:
+            raise UsageError(
+                f"{runs[0].label} and {run.label} count time differently ({runs[0].clock or 'unknown'}, {run.clock or 'unknown'}), "
+                "so that their derivatives have different units; show them one by one"
+            )
+    return [Curve(run, variable, run.statistics(variable)) for run in runs]

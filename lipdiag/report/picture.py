@@ -1,0 +1,160 @@
+"""A figure that carries the data it shows and the words under it, and files that are the same byte for byte.
+
+A file holds no date, no random name and no outside font, and is written under another name and renamed, so that it
+exists whole or not at all.
+"""
+
+import contextlib
+import csv
+import io
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..errors import StorageError, UsageError
+from .style import FILE, SAVING, Style, applied
+
+Row = dict[str, str | float | int]
+
+UNDATED: dict[str, dict[str, None]] = {
+    ".pdf": {"CreationDate": None, "ModDate": None},
+    ".svg": {"Date": None},
+    ".png": {},
+}
+"""The formats, and what to leave out of their metadata."""
+
+
+class Picture(Figure):
+    """A matplotlib figure with its data and its caption; files of it are reproducible.
+
+    Attributes:
+        rows: What is drawn, one row a point.
+        caption: What the figure shows, for the paper.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        FigureCanvasAgg(self)
+        self.rows: list[Row] = []
+        self.caption = ""
+
+    def savefig(self, fname: Any, **options: Any) -> None:  # type: ignore[override]
+        """As in matplotlib, with TrueType fonts in PDF, and without dates."""
+        suffix = f".{options['format']}" if options.get("format") else Path(str(getattr(fname, "name", fname))).suffix
+        metadata = {**UNDATED.get(suffix.lower(), {}), **(options.pop("metadata", None) or {})}
+        with matplotlib.style.context(["default", FILE]):
+            saving = {name: matplotlib.rcParams[name] for name in SAVING}
+        with matplotlib.rc_context(saving):
+            super().savefig(fname, metadata=metadata or None, **options)
+
+    def bytes(self, suffix: str, **options: Any) -> bytes:
+        """The file of this figure, `.pdf`, `.svg` or `.png`."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format=suffix.lstrip("."), **options)
+        return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        """Shown in a notebook where no plotting backend is set up."""
+        return self.bytes(".png", dpi=150)
+
+
+def blank(style: Style, panels: int) -> tuple[Picture, list[Any]]:
+    """An empty picture of the preset's exact width, with its panels; inside `applied`.
+
+    Args:
+        style: The preset.
+        panels: How many.
+    """
+    columns = min(style.columns, panels)
+    rows = math.ceil(panels / columns)
+    picture = Picture(figsize=(style.width, rows * style.panel), layout="constrained")
+    axes = picture.subplots(rows, columns, squeeze=False)
+    return picture, list(axes.flat)[:panels]
+
+
+def save(figure: Figure, path: str | os.PathLike[str], data: Iterable[Mapping[str, Any]] | None = None) -> list[Path]:
+    """Write a figure, and the data it shows as CSV beside it.
+
+    Args:
+        figure: Any figure; one of `plot` brings its data.
+        path: Ends in `.pdf`, `.svg` or `.png`.
+        data: Rows of the CSV file, where the figure does not bring its own.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: For another suffix.
+        StorageError: If a file cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in UNDATED:
+        raise UsageError(f"cannot write a figure to {path}: its name must end in {', '.join(UNDATED)}")
+    rows = list(figure.rows if data is None and isinstance(figure, Picture) else data or [])
+    if isinstance(figure, Picture):
+        content = figure.bytes(suffix)
+    else:
+        content = _plain(figure, suffix)
+    written = [_replace(path, content)]
+    if rows:
+        written.append(_replace(path.with_suffix(".csv"), table_text(rows).encode()))
+    return written
+
+
+def _plain(figure: Figure, suffix: str) -> bytes:
+    """The file of a figure that another library made."""
+    buffer = io.BytesIO()
+    saving = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "lipdiag"}
+    with matplotlib.rc_context(saving):
+        figure.savefig(buffer, format=suffix[1:], metadata=UNDATED[suffix] or None)
+    return buffer.getvalue()
+
+
+def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV; numbers in full precision, empty where a row lacks a column."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _text(value) for name, value in row.items()})
+    return out.getvalue()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):  # numpy's too
+        return "" if math.isnan(value) else repr(float(value))
+    return str(value)
+
+
+def _replace(path: Path, content: bytes) -> Path:
+    """Write a file whole, in the place of the old one if there is one."""
+    staging = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(staging, 0o666 & ~mask)
+        os.replace(staging, path)
+        staging = None
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if staging is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(staging)
+    return path

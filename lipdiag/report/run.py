@@ -1,0 +1,290 @@
+"""What a dataset says about itself: its name, its time axis, the blocks its clock shares.
+
+A point of the difference quotient K(t, t') is a *jump* where t and t' lie in different blocks of a shared clock:
+there, and only there, an E-TSDM model changes below the end of its last block. Everything is read from coordinates
+and attributes; no model is loaded.
+"""
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+COORDINATES = ("timestep", "t", "alpha", "sigma", "logsnr", "dt_dtimestep", "dlogsnr_dtimestep")
+DULL_NAMES = ("ckpt", "checkpoint", "model", "last", "best", "latest", "ema")
+"""Stems that say nothing about which model it is."""
+
+ZOOM = 0.15
+"""Share of the time axis near t = 0 that is shown enlarged: 150 of 1000 timesteps."""
+
+ZOOM_PAST_BLOCKS = 1.5
+UNIT_STEP = 1e-3
+"""Distance in t of the two times of K for a model of continuous time."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Over draws, at each timestep: the mean with its interval, quantiles, and how many draws."""
+
+    mean: np.ndarray
+    standard_error: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    median: np.ndarray
+    q05: np.ndarray
+    q95: np.ndarray
+    max: np.ndarray
+    count: np.ndarray
+
+    @property
+    def half_width(self) -> np.ndarray:
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Run:
+    """A dataset with what figures and tables need to know of it.
+
+    Attributes:
+        dataset: As `measure` returned it.
+        label: To call it in legends and tables.
+        clock: Of the model without sharing, as it is spelled; empty where unknown.
+        edges: Of the blocks that share a timestep, the end included; empty for a model without.
+    """
+
+    dataset: "xr.Dataset"
+    label: str
+    clock: str
+    edges: tuple[float, ...]
+
+    @property
+    def shared(self) -> bool:
+        return bool(self.edges)
+
+    @property
+    def end(self) -> float:
+        """Where sharing ends."""
+        return self.edges[-1] if self.edges else 0.0
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the model's time is an index."""
+        return self.clock.startswith("timesteps")
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """The run's frozen description."""
+        return _mapping(self.dataset.attrs.get("frozen"))
+
+    @property
+    def model(self) -> dict[str, Any]:
+        return _mapping(self.frozen.get("model"))
+
+    @property
+    def data(self) -> str:
+        """What x0 was."""
+        return str(self.dataset.attrs.get("data") or _mapping(self.frozen.get("data")).get("name") or "unknown data")
+
+    @property
+    def dimension(self) -> int | None:
+        """Numbers in a sample."""
+        shape = self.model.get("shape")
+        return int(np.prod(shape)) if shape else None
+
+    @property
+    def unit(self) -> str:
+        """Of a derivative in time."""
+        return "1/timestep"
+
+    def time(self, name: str) -> np.ndarray:
+        """A coordinate along time."""
+        return np.asarray(self.dataset[name].values, dtype=np.float64)
+
+    @cached_property
+    def timestep(self) -> np.ndarray:
+        return self.time("timestep")
+
+    @cached_property
+    def count(self) -> float:
+        """Timesteps of a whole index axis."""
+        rate = self.time("dt_dtimestep")
+        return round(1 / float(rate[0])) if self.discrete else 1.0
+
+    @cached_property
+    def x(self) -> np.ndarray:
+        """Positive numbers that a logarithmic axis can show: index + 1, the noise level, or t."""
+        return self.position(self.timestep)
+
+    def position(self, timestep: np.ndarray | float) -> np.ndarray:
+        """Where a timestep lies on that axis."""
+        if self.discrete:
+            return np.asarray(timestep, dtype=np.float64) + 1
+        order = np.argsort(self.timestep)
+        along = self.time("sigma" if self.by_sigma else "t")
+        return np.interp(timestep, self.timestep[order], along[order])
+
+    @property
+    def by_sigma(self) -> bool:
+        return self.clock.startswith(("sigma", "log_sigma"))
+
+    @property
+    def axis(self) -> str:
+        """Label of the axis that `position` is on."""
+        if self.discrete:
+            return "timestep + 1"
+        return r"noise level $\sigma$ (unit of $x$)" if self.by_sigma else "time $t$ (0 = data, 1 = noise)"
+
+    @property
+    def zoom(self) -> float:
+        """Where the enlarged part of the axis ends, in timesteps for an index and in t otherwise."""
+        if not self.discrete:
+            return ZOOM
+        return max(ZOOM * self.count, ZOOM_PAST_BLOCKS * self.end)
+
+    @cached_property
+    def other(self) -> tuple[np.ndarray, np.ndarray]:
+        """The second times of K, as timesteps and as t."""
+        timestep, t = self.timestep, self.time("t")
+        step = _mapping(self.frozen.get("plan")).get("step")
+        order = np.argsort(t)
+        if step is None and not self.discrete:
+            other_t = np.where(t + UNIT_STEP <= 1, t + UNIT_STEP, t - UNIT_STEP)
+            return _interpolate(other_t, t[order], timestep[order]), other_t
+        distance = 1.0 if step is None else float(step)
+        by_timestep = np.argsort(timestep)
+
+        def time(timesteps: np.ndarray) -> np.ndarray:
+            if self.discrete:
+                return (timesteps + 1) / self.count
+            return _interpolate(timesteps, timestep[by_timestep], t[by_timestep])
+
+        later = time(timestep + distance)
+        inside = (later >= 0) & (later <= 1 + 1e-9)
+        other = np.where(inside, timestep + distance, timestep - distance)
+        return other, time(other)
+
+    def block(self, timestep: np.ndarray) -> np.ndarray:
+        """Which block each timestep lies in; -1 outside of all."""
+        if not self.edges:
+            return np.full(np.shape(timestep), -1)
+        found = np.searchsorted(self.edges[:-1], timestep, side="right") - 1
+        return np.where(timestep < self.end, np.maximum(found, 0), -1)
+
+    @cached_property
+    def jumps(self) -> np.ndarray:
+        """Where the two times of K lie in different blocks."""
+        return self.block(self.timestep) != self.block(self.other[0])
+
+    @cached_property
+    def missing_jumps(self) -> tuple[int, ...]:
+        """Last timesteps of blocks at which K was not measured."""
+        if not self.discrete:
+            return ()
+        last = [int(np.ceil(edge)) - 1 for edge in self.edges[1:]]
+        return tuple(k for k in last if k not in self.timestep)
+
+    def has(self, variable: str) -> bool:
+        return variable in self.dataset.data_vars
+
+    def statistics(self, variable: str, level: float = 0.95) -> Statistics:
+        """Statistics of a variable over the draws that are done."""
+        from ..study.statistics import summarize
+
+        with np.errstate(invalid="ignore"):
+            table = summarize(self.dataset[[variable, "done"]], level)[variable]
+        columns = {str(name): table.sel(statistic=name).values for name in table["statistic"].values}
+        return Statistics(**{name: columns[name] for name in Statistics.__dataclass_fields__})
+
+
+def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) -> list[Run]:
+    """Runs from datasets.
+
+    Args:
+        datasets: What `measure` returned.
+        labels: What to call them; by default the checkpoints' names.
+
+    Raises:
+        UsageError: If there is none, one is no run, or none of its draws is done.
+    """
+    import xarray as xr
+
+    if isinstance(datasets, xr.Dataset):
+        datasets = [datasets]
+    datasets = list(datasets)
+    if not datasets:
+        raise UsageError("there is no run to show; give at least one dataset, as lipdiag.measure returns it")
+    if labels is not None and len(labels) != len(datasets):
+        raise UsageError(f"there are {len(datasets)} runs and {len(labels)} labels; give one label for each run")
+    found: list[Run] = []
+    for number, dataset in enumerate(datasets):
+        if not isinstance(dataset, xr.Dataset):
+            raise UsageError(
+                f"cannot show a {type(dataset).__name__}: give datasets, as lipdiag.measure or lipdiag.open_run returns them"
+            )
+        missing = [name for name in (*COORDINATES, "done") if name not in dataset.variables]
+        if missing:
+            raise UsageError(f"this dataset is no lipdiag run: it lacks {', '.join(missing)}; make one with lipdiag.measure")
+        base, edges = sharing(str(_mapping(_mapping(dataset.attrs.get("frozen")).get("model")).get("clock") or ""))
+        label = labels[number] if labels is not None else _unique(name(dataset, bool(edges)), [run.label for run in found])
+        if not (dataset["done"] == 1).any():
+            raise UsageError(f"{label} has no finished draws yet; go on with `lipdiag measure {label}`")
+        found.append(Run(dataset, label, base, edges))
+    return found
+
+
+def name(dataset: "xr.Dataset", shared: bool) -> str:
+    """What to call a run: its checkpoint's name, else what its clock makes of it."""
+    path = PurePath(str(dataset.attrs.get("checkpoint") or "in memory"))
+    if str(path) == "in memory":
+        return "E-TSDM" if shared else "model"
+    stem = path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin") else path.name
+    return f"{path.parent.name}/{stem}" if stem in DULL_NAMES and path.parent.name else stem
+
+
+def _unique(label: str, taken: Sequence[str]) -> str:
+    number = 2
+    unique = label
+    while unique in taken:
+        unique = f"{label} ({number})"
+        number += 1
+    return unique
+
+
+def sharing(clock: str) -> tuple[str, tuple[float, ...]]:
+    """Base clock and block edges of a clock as it is spelled, `shared(timesteps(1000), 100, 5)`."""
+    try:
+        call = ast.parse(clock, mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "shared"):
+            return clock, ()
+        given: dict[str, Any] = {"end": 100.0, "blocks": 5, "edges": ()}
+        base = ast.unparse(call.args[0]) if call.args else next(ast.unparse(k.value) for k in call.keywords if k.arg == "clock")
+        given |= zip(given, (ast.literal_eval(value) for value in call.args[1:]), strict=False)
+        given |= {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg != "clock"}
+        edges = given["edges"] or np.linspace(0, given["end"], int(given["blocks"]) + 1)
+        return base, tuple(float(edge) for edge in edges)
+    except (SyntaxError, ValueError, TypeError, StopIteration):
+        return clock, ()
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _interpolate(x: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Piecewise linear, continued beyond both ends by the outermost slopes."""
+    inside = np.interp(x, known, values)
+    if known.size < 2:
+        return inside
+    for end, neighbour, beyond in ((0, 1, x < known[0]), (-1, -2, x > known[-1])):
+        slope = (values[neighbour] - values[end]) / (known[neighbour] - known[end])
+        inside = np.where(beyond, values[end] + slope * (x - known[end]), inside)
+    return inside

@@ -1,0 +1,241 @@
+"""From a checkpoint, data and a plan to a dataset: what the command line and Jupyter both call."""
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .diffusion.clock import Timesteps
+from .diffusion.parameterization import eps
+from .diffusion.predictor import NetworkPredictor, Predictor
+from .errors import UsageError
+from .study import measure as study
+from .study.plan import Plan
+from .study.quantity import QUANTITIES, passes
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+MODEL_STEPS = 50
+"""Sampler steps for x0 drawn from the model itself."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1`: the device of that name.
+
+    Raises:
+        UsageError: If it is not at hand, or has no float64, which schedules need near t = 0.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type == "mps":
+            raise UsageError("device mps has no float64, which times near 0 need; use --device cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} is not at hand; use auto, cpu, cuda or cuda:N") from error
+    return device
+
+
+def resolve_predictor(model: Any, **overrides: Any) -> Predictor:
+    """A predictor from a path, the name of an embedded model, a Predictor, or any eps(x, t) with a schedule and shape.
+
+    Raises:
+        CheckpointError: If a checkpoint is refused.
+        UsageError: If an object is neither.
+    """
+    from . import zoo
+
+    if isinstance(model, str | Path):
+        return zoo.load(model, **overrides)
+    if isinstance(model, Predictor):
+        return model
+    if callable(model) and hasattr(model, "schedule") and hasattr(model, "shape"):
+        return NetworkPredictor(model, model.schedule, eps, getattr(model, "clock", Timesteps()), tuple(model.shape))
+    raise UsageError(
+        f"cannot measure a {type(model).__name__}: give a path, a lipdiag.Predictor (NetworkPredictor wraps any network), "
+        "or a callable eps(x, t) with attributes schedule and shape"
+    )
+
+
+def resolve_source(predictor: Predictor, data: Any, seed: int) -> study.Source:
+    """Where x0 comes from: what is given, else the model's own record of its data, else samples of the model itself."""
+    from .training.data import Data, dataset
+
+    record = data if data is not None else getattr(predictor, "data", None)
+    if record is not None:
+        found = record if isinstance(record, Data) else dataset(record, shape=predictor.shape)
+        return from_data(found, seed)
+    return from_model(predictor, seed)
+
+
+def from_data(data: Any, seed: int) -> study.Source:
+    """Each draw takes one datum at random."""
+    from .study.draw import data_index
+
+    return study.Source(lambda i: data[data_index(seed, i, len(data))], data.name, data.fingerprint)
+
+
+def from_model(predictor: Predictor, seed: int, block: int = 32) -> study.Source:
+    """Each draw is one deterministic DDIM sample of the model, made a block at a time when it is first asked for."""
+    from .quality.sample import sample
+    from .study import draw
+
+    made: dict[int, torch.Tensor] = {}
+
+    def take(i: int) -> torch.Tensor:
+        first = i // block * block
+        if i not in made:
+            made.clear()
+            noise = torch.stack(
+                [
+                    torch.from_numpy(draw.generator(seed, "model_sample", j).standard_normal(predictor.shape))
+                    for j in range(first, first + block)
+                ]
+            )
+            made.update(enumerate(sample(predictor, noise=noise, steps=MODEL_STEPS).cpu(), start=first))
+        return made[i]
+
+    return study.Source(take, f"samples of the model itself (DDIM, {MODEL_STEPS} steps)", "model")
+
+
+@contextmanager
+def prepared(
+    model: Any,
+    data: Any = None,
+    plan: Plan | None = None,
+    out: str | Path | None = None,
+    resume: bool = True,
+    device: str = "auto",
+    shard: tuple[int, int] = (0, 1),
+    **overrides: Any,
+) -> Iterator[study.Study]:
+    """A study ready to run: model loaded, checked and timed, run made or found; see `measure` for the arguments."""
+    plan = plan or Plan()
+    if plan.tolerance is not None and shard != (0, 1):
+        raise UsageError("a tolerance needs all draws in one process; give --draws instead, or leave --shard out")
+    predictor = resolve_predictor(model, **overrides)
+    place = resolve_device(device)
+    home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
+    with study.evaluating(predictor, plan):
+        predictor.to(place)
+        try:
+            source = resolve_source(predictor, data, plan.seed)
+            attributes = {"data": source.name, "checkpoint": str(model) if isinstance(model, str | Path) else "in memory"}
+            ready = study.prepare(predictor, source, plan, None if out is None else Path(out), resume, attributes, shard)
+            study.start(ready)
+            yield ready
+        finally:
+            predictor.to(home)
+
+
+def launch(ready: study.Study) -> dict[str, Any]:
+    """Provenance of this launch."""
+    device = next((p.device for p in ready.predictor.parameters()), torch.device("cpu"))
+    names = ("lipdiag", "torch", "numpy", "diffusers", "zarr", "xarray")
+    return {
+        "argv": sys.argv[:],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
+        "device_type": device.type,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+    }
+
+
+def estimate(ready: study.Study) -> dict[str, float]:
+    """What a study will cost: pairs, forward passes a pair at least, and seconds at 1.25 times that."""
+    pairs = len(ready.timesteps) * ready.plan.draws / ready.shard[1]
+    seconds = pairs * 1.25 * ready.floor * ready.forward_seconds / ready.layout.pairs
+    return {"pairs": pairs, "passes": ready.floor, "seconds": seconds}
+
+
+def measure(
+    predictor: Any,
+    data: Any = None,
+    plan: Plan | None = None,
+    out: str | Path | None = None,
+    resume: bool = True,
+    *,
+    device: str = "auto",
+    progress: bool = True,
+    **overrides: Any,
+) -> "xr.Dataset":
+    """Measure a model: every quantity of the plan, at every timestep, on every draw.
+
+    Args:
+        predictor: A path (checkpoint or embedded name), a `Predictor`, or any eps(x, t) with `schedule` and `shape`.
+        data: x0: a folder of images, `.npy`, `.npz`, an embedded set, or an array; by default the checkpoint's own
+            record of its data, else samples of the model itself.
+        plan: What to measure, how well.
+        out: The run's folder (`.zarr`), which can be interrupted and gone on with; None keeps it in memory.
+        resume: Whether an existing run at `out` may be gone on with.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        progress: Whether to show a bar.
+        overrides: `weights`, `schedule`, `parameterization`, `clock` of a checkpoint, as on the command line.
+
+    Returns:
+        The dataset of `design`: dims (`time`, `draw`), one variable a quantity, `done` marking what was measured.
+        Interrupting returns what was measured so far.
+
+    Raises:
+        LipdiagError: In one sentence, when the model, the data, the plan or the disk cannot be used.
+    """
+    with prepared(predictor, data, plan, out, resume, device, **overrides) as ready:
+        bar: Callable[..., Any] = quiet_bar
+        if progress:
+            from tqdm.auto import tqdm
+
+            bar = tqdm
+        carry_out(ready, bar)
+    return ready.store.dataset()
+
+
+def quiet_bar(**_: Any) -> "Quiet":
+    return Quiet()
+
+
+class Quiet:
+    """A progress bar that shows nothing."""
+
+    total: float = 0
+
+    def update(self, n: float) -> None: ...
+    def set_postfix_str(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+def carry_out(ready: study.Study, bar: Callable[..., Any]) -> bool:
+    """Run a prepared study under a progress bar and record the launch.
+
+    Returns:
+        Whether it ran to its end; False after Ctrl-C.
+    """
+    facts, began, ended = launch(ready), time.perf_counter(), "interrupted"
+    shown = bar(total=int(estimate(ready)["pairs"]), unit="pair", desc="measuring")
+    done = 0
+    try:
+        for state in study.run(ready):
+            shown.total = state.total // ready.shard[1]
+            shown.update(state.done - done)
+            done = state.done
+            if state.message:
+                shown.set_postfix_str(state.message)
+        ended = "finished"
+    except KeyboardInterrupt:
+        ready.notes.append("interrupted; the same plan goes on from here")
+    finally:
+        shown.close()
+        study.finish(ready, {**facts, "seconds": time.perf_counter() - began, "ended": ended, "pairs": ready.pairs})
+    return ended == "finished"
+
+
+__all__ = ["QUANTITIES", "carry_out", "estimate", "measure", "passes", "prepared", "resolve_predictor"]

@@ -1,0 +1,379 @@
+"""The experiment: a plan carried out on a model, unit by unit, into a store.
+
+A study is prepared (times, layout and frozen description resolved, the store made or found, the model checked), then
+run as a generator that yields after each unit; the caller draws bars and may stop at any time. Units that are done
+are skipped, so that running again is resuming.
+"""
+
+import gc
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..diffusion.predictor import NetworkPredictor, Predictor
+from ..diffusion.spelling import spell
+from ..errors import LipdiagError, RunError
+from . import checks, draw, statistics, store
+from .plan import Layout, Plan, Unit, resolve_timesteps, units
+from .point import Point, points
+from .quantity import QUANTITIES, measure_point, other_time, passes, recorded
+
+NUMERICS = 1
+"""Raised whenever the same plan gives other numbers than before; runs of different numerics do not mix."""
+
+GROWS = ("draws", "max_draws", "tolerance")
+"""Fields of a plan that may change when a run is gone on with."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where x0 comes from: the sample of each draw, and what to call it."""
+
+    sample: Callable[[int], Tensor]
+    name: str
+    fingerprint: str
+
+
+@dataclass
+class Study:
+    """A plan, ready to run on a model.
+
+    Attributes:
+        timesteps: In the model's own unit.
+        layout: How pairs are cut into units.
+        krylov_steps: Most steps any unit took so far.
+        batch: (draw, timestep) pairs at once; shrinks when memory runs out.
+        forward_seconds: Of one forward pass of one unit.
+        findings: Of the checks before the start.
+    """
+
+    predictor: Predictor
+    source: Source
+    plan: Plan
+    timesteps: np.ndarray
+    layout: Layout
+    store: store.Store
+    shard: tuple[int, int] = (0, 1)
+    batch: int = 0
+    findings: checks.Findings = field(default_factory=checks.Findings)
+    forward_seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    krylov_steps: int = 0
+    seconds: float = 0.0
+    pairs: int = 0
+
+    @property
+    def floor(self) -> int:
+        """Forward passes a pair needs at least, at the Krylov steps taken (12 before any)."""
+        return passes(self.plan, self.krylov_steps or 12)
+
+    @property
+    def passes(self) -> float:
+        """Forward passes a pair took, by the clock."""
+        pair_seconds = self.forward_seconds / self.layout.pairs
+        return self.seconds / max(self.pairs, 1) / pair_seconds if pair_seconds else float("nan")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running study stands, in (draw, timestep) pairs."""
+
+    done: int
+    total: int
+    message: str = ""
+
+
+def fingerprint(predictor: Predictor) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(predictor.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def describe(predictor: Predictor) -> dict[str, Any]:
+    """What a model is, for the record: everything that changes its numbers."""
+    network = getattr(predictor, "network", predictor)
+    return {
+        "network": type(network).__name__,
+        "weights_sha256": fingerprint(predictor),
+        "schedule": spell(predictor.schedule),
+        "parameterization": spell(predictor.parameterization) if isinstance(predictor, NetworkPredictor) else "eps",
+        "clock": spell(predictor.clock),
+        "shape": list(predictor.shape),
+    }
+
+
+def frozen(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarray) -> dict[str, Any]:
+    """All that must be the same for a run to be gone on with."""
+    asked = {key: value for key, value in json.loads(plan.json()).items() if key not in (*GROWS, "timesteps")}
+    return {
+        "model": describe(predictor),
+        "data": {"name": source.name, "sha256": source.fingerprint},
+        "plan": {**asked, "timesteps": timesteps.tolist()},
+        "numerics": NUMERICS,
+    }
+
+
+def coordinates(predictor: Predictor, timesteps: np.ndarray) -> dict[str, tuple[np.ndarray, dict[str, str]]]:
+    """The time axis in every unit, and the factors between them."""
+    clock = predictor.clock.base
+    timestep = torch.from_numpy(timesteps)
+    t = clock.time(timestep)
+    alpha, sigma = predictor.schedule(t)
+    _, clock_rate = torch.func.jvp(clock, (t,), (torch.ones_like(t),))
+    logsnr, logsnr_rate = torch.func.jvp(predictor.schedule.logsnr, (t,), (torch.ones_like(t),))
+    described = {
+        "timestep": (timestep, "the model's own time", clock.unit),
+        "t": (t, "unit time, 0 = data, 1 = noise", "1"),
+        "alpha": (alpha, "signal amplitude", "1"),
+        "sigma": (sigma, "noise level", "1"),
+        "logsnr": (logsnr, "2 log(alpha / sigma)", "1"),
+        "dt_dtimestep": (1 / clock_rate, "multiplies a derivative per t into one per timestep", "1/timestep"),
+        "dlogsnr_dtimestep": (logsnr_rate / clock_rate, "divides a derivative per timestep into one per log-SNR", "1/timestep"),
+    }
+    return {name: (value.detach().numpy(), {"long_name": what, "units": unit}) for name, (value, what, unit) in described.items()}
+
+
+def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str, store.Column]:
+    """Every variable the plan fills, with its attributes."""
+    found = {}
+    for quantity in plan.quantities:
+        for name, variable in QUANTITIES[quantity].variables.items():
+            attributes = {"long_name": variable.long_name, "units": variable.units, "norm": variable.norm, "quantity": quantity}
+            if name == "time_difference":
+                first = torch.from_numpy(timesteps[:1])
+                distance = (other_time(predictor.clock, first, plan.step) - first).abs().item()
+                attributes["step"] = f"{distance:g} at the first timestep"
+            if name == "spectral_norm_upper":
+                attributes["confidence"] = f"{plan.confidence:g} for each draw and timestep"
+            found[name] = store.Column(attributes, ranks=plan.ranks if name.startswith("singular_values") else 0)
+    return found
+
+
+@contextmanager
+def evaluating(predictor: Predictor, plan: Plan) -> Iterator[Predictor]:
+    """The predictor in eval mode, without gradients for weights, its network in the plan's dtype; all undone after."""
+    network = predictor.network if isinstance(predictor, NetworkPredictor) else None
+    modes = [(module, module.training) for module in predictor.modules()]
+    gradients = [(parameter, parameter.requires_grad) for parameter in predictor.parameters()]
+    dtypes = {p.dtype for p in network.parameters()} if isinstance(network, torch.nn.Module) else set()
+    before = dtypes.pop() if len(dtypes) == 1 else None
+    saved = None
+    if isinstance(network, torch.nn.Module) and before is not None and before != plan.torch_dtype:
+        saved = {name: value.clone() for name, value in network.state_dict().items()}
+        network.to(plan.torch_dtype)
+    predictor.eval().requires_grad_(False)
+    try:
+        yield predictor
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, wanted in gradients:
+            parameter.requires_grad_(wanted)
+        if saved is not None and isinstance(network, torch.nn.Module):
+            network.to(before)
+            network.load_state_dict(saved)
+
+
+def prepare(
+    predictor: Predictor,
+    source: Source,
+    plan: Plan,
+    out: Path | None = None,
+    resume: bool = True,
+    attributes: dict[str, Any] | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Study:
+    """Resolve a plan on a model and find or make its run.
+
+    Args:
+        predictor: The model; see `evaluating`.
+        source: Where x0 comes from.
+        plan: What to measure.
+        out: The run's folder; None keeps it in memory.
+        resume: Whether an existing run may be gone on with.
+        attributes: More to record in a new run.
+        shard: (i, N): measure every N-th unit from the i-th.
+
+    Raises:
+        RunError: If `out` holds something else, or a run of another plan, model or data.
+        UsageError: If the plan's timesteps do not fit the model.
+    """
+    timesteps = resolve_timesteps(plan.timesteps, predictor.clock)
+    layout = Layout.of(plan, len(timesteps), int(np.prod(predictor.shape)))
+    description = frozen(predictor, source, plan, timesteps)
+    run = None
+    if out is not None and out.exists():
+        if not resume:
+            raise RunError(f"{out} exists; give another --out, or go on with it (leave --no-resume out)")
+        run = store.open_store(out)
+        changed = store.differences(run.attributes.get("frozen", {}), description)
+        if changed:
+            raise RunError(f"{out} is another run: {'; '.join(changed[:5])}; give another --out, or the plan it was made with")
+        layout = run.layout
+    if run is None:
+        run = store.create(
+            out,
+            layout,
+            plan.draws,
+            coordinates(predictor, timesteps),
+            columns(plan, predictor, timesteps),
+            {"frozen": description, "launches": [], **(attributes or {})},
+        )
+    run.grow(plan.draws)
+    return Study(predictor, source, plan, timesteps, layout, run, shard, batch=layout.pairs)
+
+
+def start(study: Study) -> None:
+    """Check the model at a few pairs and time one forward pass of a unit.
+
+    Raises:
+        CheckpointError: If the model cannot be measured; see `checks`.
+    """
+    middle = study.timesteps[:: max(1, len(study.timesteps) // 4)][:4]
+    few = points(study.predictor, study.plan, study.source.sample, middle.tolist(), range(2), record=False)
+    study.findings = checks.check(few)
+    study.notes += study.findings.notes
+    first = units(study.layout, len(study.timesteps), range(study.plan.draws))[0]
+    point = _point(study, study.timesteps[first.times].tolist(), range(first.draws.start, first.draws.stop))
+    seconds = []
+    with torch.no_grad():
+        for _ in range(3):
+            began = time.perf_counter()
+            study.predictor(point.x, point.t)
+            _synchronize(point.x.device)
+            seconds.append(time.perf_counter() - began)
+    study.forward_seconds = min(seconds) * study.layout.pairs / point.x.shape[0]
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _point(study: Study, timesteps: list[float], draws: range) -> Point:
+    return points(study.predictor, study.plan, study.source.sample, timesteps, draws, record=recorded(study.plan))
+
+
+def run(study: Study) -> Iterator[Progress]:
+    """Measure every unit that is not done, and yield after each.
+
+    Under a tolerance, draws grow until every mean is known that well, or the plan's limit is reached.
+
+    Raises:
+        StorageError: If the run cannot be written.
+    """
+    times = len(study.timesteps)
+    headlines = [QUANTITIES[name].headline for name in study.plan.quantities]
+    moments = {name: statistics.Moments.empty(times) for name in headlines}
+    targets = [study.plan.draws]
+    if study.plan.tolerance is not None:
+        targets = list(statistics.looks(study.plan.draws, study.plan.max_draws, study.layout.draws))
+    seen, done = 0, 0
+    message = ""
+    for target in targets:
+        study.store.grow(target)
+        todo = units(study.layout, times, range(seen, target))
+        for number, unit in enumerate(todo):
+            if number % study.shard[1] != study.shard[0]:
+                continue
+            if not study.store.complete(unit):
+                study.store.write(unit, measure_unit(study, unit))
+            for name in headlines:
+                values = study.store.read(name, unit)
+                moments[name].add(unit.times, values if values.ndim == 2 else values[..., 0])
+            done += (unit.times.stop - unit.times.start) * (unit.draws.stop - unit.draws.start)
+            yield Progress(done, times * target, message)
+        # the next look starts at a whole block, so that no unit is measured twice
+        seen = target
+        if study.plan.tolerance is not None:
+            widths = {name: m.relative_half_width() for name, m in moments.items()}
+            name = max(widths, key=lambda key: np.nan_to_num(widths[key], nan=np.inf).max())
+            worst = float(np.nan_to_num(widths[name], nan=np.inf).max())
+            where = study.timesteps[int(np.nan_to_num(widths[name], nan=np.inf).argmax())]
+            message = f"{name} +-{worst:.1%} at timestep {where:g}"
+            if worst <= study.plan.tolerance:
+                study.notes.append(f"tolerance {study.plan.tolerance:.2%} met after {target} draws (widest: {message})")
+                break
+    else:
+        if study.plan.tolerance is not None:
+            study.notes.append(
+                f"tolerance {study.plan.tolerance:.2%} not met at the limit of {study.plan.max_draws} draws (widest: {message})"
+            )
+
+
+def measure_unit(study: Study, unit: Unit) -> dict[str, np.ndarray]:
+    """All variables of a unit, each (times, draws) or (times, draws, ranks).
+
+    When memory runs out the micro-batch is halved and the whole unit is done again.
+
+    Raises:
+        LipdiagError: If not even one pair fits in memory.
+    """
+    draws = range(unit.draws.start, unit.draws.stop)
+    timesteps = study.timesteps[unit.times].tolist()
+    while True:
+        try:
+            began = time.perf_counter()
+            rows, across = _block(study.batch, len(draws))
+            parts = [
+                [_measure(study, timesteps[i : i + rows], draws[j : j + across]) for j in range(0, len(draws), across)]
+                for i in range(0, len(timesteps), rows)
+            ]
+            study.seconds += time.perf_counter() - began
+            study.pairs += len(timesteps) * len(draws)
+            values = {
+                name: np.concatenate([np.concatenate([part[name] for part in row], 1) for row in parts], 0)
+                for name in parts[0][0]
+            }
+            if "spectral_norm_steps" in values:
+                study.krylov_steps = max(study.krylov_steps, int(values["spectral_norm_steps"].max()))
+            return values
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if study.batch == 1:
+                raise LipdiagError(
+                    f"out of memory with a single (draw, timestep) pair of shape {study.predictor.shape}; "
+                    "use a machine with more memory, or fewer quantities"
+                ) from None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        study.batch = max(1, study.batch // 2)
+        study.notes.append(f"out of memory: the micro-batch was halved to {study.batch} pairs")
+
+
+def _block(batch: int, draws: int) -> tuple[int, int]:
+    """Timesteps and draws of a micro-batch of at most `batch` pairs: timesteps are split first."""
+    return (batch // draws, draws) if batch >= draws else (1, batch)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error is one of the many ways in which memory runs out."""
+    known = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in known)
+
+
+def _measure(study: Study, timesteps: list[float], draws: range) -> dict[str, np.ndarray]:
+    values = measure_point(_point(study, timesteps, draws))
+    shape = (len(timesteps), len(draws))
+    return {name: value.reshape(*shape, *value.shape[1:]).cpu().numpy() for name, value in values.items()}
+
+
+def finish(study: Study, launch: dict[str, Any]) -> None:
+    """Record a launch and what it found in the run."""
+    launches = [*study.store.attributes.get("launches", []), {**launch, "notes": study.notes, "method": study.findings.method}]
+    study.store.record(launches=launches, plan=asdict(study.plan) | {"timesteps": study.timesteps.tolist()})

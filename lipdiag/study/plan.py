@@ -1,0 +1,229 @@
+"""What is to be measured: which quantities, at which times, on how many draws.
+
+A plan is frozen into the run it made. Two runs of one plan see the same data, noise and random vectors, whatever
+the model, so that their differences are paired.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..diffusion.clock import Clock, Shared
+from ..errors import UsageError
+
+CONTINUOUS_RANGE = (1e-3, 0.999)
+"""Where `log:N` starts and ends in t for a model of continuous time: its ends proper have no log-SNR."""
+
+MOST_PAIRS = 256
+MOST_DRAWS = 8
+"""Draws of one timestep in a micro-batch: enough to pool a variance, few enough to mix timesteps."""
+
+PAIR_BUDGET = 32 * 3 * 32 * 32
+"""Numbers of x in a micro-batch: 32 pairs at 3x32x32, where a batch fills a processor (see `make bench`)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure, on what, how well.
+
+    Attributes:
+        timesteps: In the model's own unit: numbers, or text: `0,10,20`, `start:stop:step`, `log:N`.
+        draws: Samples x0 with their noise, at each timestep; under `tolerance` the first look.
+        quantities: Names in `QUANTITIES`.
+        tolerance: Keep drawing until the relative half-width of every mean's 95 % interval is below it.
+        max_draws: Where drawing stops under `tolerance`.
+        step: Distance of the two times of `time_difference`, in the model's own unit; by default 1 for a model
+            of integer timesteps and a thousandth of unit time for the others.
+        certified_width: Krylov steps stop when upper / lower - 1 of the spectral norm is below it everywhere.
+        confidence: Of the spectral norm's upper bound, for each (draw, timestep).
+        krylov_steps: The most Krylov steps taken.
+        ranks: Leading singular values kept by `singular_values`.
+        probes: Rademacher vectors for traces, besides the one the Krylov start gives.
+        seed: Of data, noise and random vectors.
+        dtype: Of the network's arithmetic, `float32` or `float64`.
+        batch: (draw, timestep) pairs in a micro-batch; by default from the size of x.
+    """
+
+    timesteps: str | tuple[float, ...] = "log:64"
+    draws: int = 64
+    quantities: tuple[str, ...] = ("time_derivative", "time_difference", "spectral_norm", "loss")
+    tolerance: float | None = None
+    max_draws: int = 4096
+    step: float | None = None
+    certified_width: float = 0.05
+    confidence: float = 0.99
+    krylov_steps: int = 64
+    ranks: int = 5
+    probes: int = 2
+    seed: int = 0
+    dtype: str = "float32"
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        from .quantity import OWNERS, QUANTITIES
+
+        if isinstance(self.quantities, str):
+            object.__setattr__(self, "quantities", (self.quantities,))
+        asked = dict.fromkeys(OWNERS.get(name, name) for name in self.quantities)
+        object.__setattr__(self, "quantities", tuple(asked))
+        if not isinstance(self.timesteps, str):
+            object.__setattr__(self, "timesteps", tuple(float(k) for k in self.timesteps))
+        for name in self.quantities:
+            if name not in QUANTITIES:
+                raise UsageError(f"there is no quantity {name!r}; known are {', '.join(sorted(QUANTITIES))}")
+        if not self.quantities:
+            raise UsageError("a plan needs at least one quantity")
+        for name, least in (("draws", 1), ("max_draws", 1), ("krylov_steps", 1), ("ranks", 1), ("probes", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}, it must be at least {least}")
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"batch is {self.batch}, it must be at least 1")
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise UsageError(f"tolerance is {self.tolerance}, it must lie between 0 and 1 (0.05 is 5 %)")
+        if not 0 < self.confidence < 1:
+            raise UsageError(f"confidence is {self.confidence}, it must lie between 0 and 1")
+        if self.certified_width <= 0:
+            raise UsageError(f"certified_width is {self.certified_width}, it must be positive (0.05 is 5 %)")
+        if self.dtype not in ("float32", "float64"):
+            raise UsageError(f"dtype is {self.dtype!r}, it must be float32 or float64")
+        if self.step is not None and self.step == 0:
+            raise UsageError("step is 0, the two times of time_difference must differ")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def replace(self, **changes: Any) -> "Plan":
+        """The same plan with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def json(self) -> str:
+        """Canonical text, the same for equal plans."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+def resolve_timesteps(timesteps: str | tuple[float, ...], clock: Clock) -> np.ndarray:
+    """Timesteps in the model's own unit that a plan's `timesteps` stands for, increasing in t.
+
+    Raises:
+        UsageError: For text that is no list, range or `log:N`, or for times outside [0, 1].
+    """
+    if isinstance(timesteps, str):
+        asked = _read(timesteps, clock)
+    else:
+        asked = np.asarray(timesteps, dtype=np.float64)
+    if asked.size == 0 or not np.isfinite(asked).all():
+        raise UsageError(f"timesteps {timesteps!r} are not a list of finite numbers")
+    t = clock.time(torch.from_numpy(asked)).numpy()
+    first, last = (float(clock.base(torch.tensor(end, dtype=torch.float64))) for end in _ends(clock))
+    outside = asked[~((t >= 0) & (t <= 1))]
+    if outside.size:
+        raise UsageError(
+            f"timestep {outside[0]:g} is out of range; this model's timesteps run from {first:g} to {last:g}"
+        )
+    order = np.argsort(t, kind="stable")
+    asked = asked[order]
+    if (np.diff(t[order]) == 0).any():
+        raise UsageError(f"timesteps {timesteps!r} name the same time twice")
+    return asked
+
+
+def _ends(clock: Clock) -> tuple[float, float]:
+    """First and last t of a default grid."""
+    return (1 / clock.base.count, 1.0) if clock.discrete else CONTINUOUS_RANGE
+
+
+def _read(text: str, clock: Clock) -> np.ndarray:
+    try:
+        if text.startswith("log:"):
+            number = int(text[4:])
+            if number < 1:
+                raise UsageError(f"timesteps {text!r} ask for {number} times, at least 1 is needed")
+            return logarithmic(number, clock)
+        if ":" in text:
+            start, stop, step = (float(part) for part in text.split(":"))
+            return np.arange(start, stop, step)
+        return np.array([float(part) for part in text.split(",")])
+    except (ValueError, ZeroDivisionError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"timesteps {text!r} are neither a list `0,10,20`, a range `0:1000:10`, nor `log:64`") from error
+
+
+def logarithmic(number: int, clock: Clock) -> np.ndarray:
+    """`number` distinct timesteps, evenly spaced in log t, the first and the last included.
+
+    Integers for a model of integer timesteps (all of them where it has fewer). Where the clock shares timesteps in
+    blocks, the last timestep of each block is among them: that is where the model jumps.
+    """
+    first, last = _ends(clock)
+    if not clock.discrete:
+        t = torch.from_numpy(np.geomspace(first, last, number) if number > 1 else np.array([first]))
+        return clock.base(t).numpy()
+    count = clock.base.count
+    if number >= count:
+        return np.arange(count, dtype=np.float64)
+    places = [1]
+    for left in range(number - 1, 0, -1):
+        here = places[-1]
+        places.append(max(here + 1, round(here * (count / here) ** (1 / left))))
+    found = np.array(places, dtype=np.float64) - 1
+    if isinstance(clock, Shared):
+        free = np.ones(number, dtype=bool)
+        free[[0, -1]] = False
+        for jump in np.asarray(clock.bounds[1:]) - 1:
+            if jump in found:
+                free[found == jump] = False
+        for jump in np.asarray(clock.bounds[1:]) - 1:
+            if jump not in found and free.any():
+                distance = np.where(free, np.abs(np.log1p(found) - np.log1p(jump)), np.inf)
+                nearest = int(distance.argmin())
+                found[nearest], free[nearest] = jump, False
+        found.sort()
+    return found
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How (timestep, draw) pairs are cut into units, each one chunk of the store and one micro-batch.
+
+    It follows from the shapes and the plan alone, never from the machine, so that a run's numbers do too.
+    """
+
+    times: int
+    draws: int
+
+    @classmethod
+    def of(cls, plan: Plan, times: int, numbers: int) -> "Layout":
+        """Layout for `times` timesteps of samples that hold `numbers` numbers each."""
+        pairs = plan.batch or max(1, min(MOST_PAIRS, PAIR_BUDGET // numbers))
+        draws = min(MOST_DRAWS, pairs)
+        return cls(times=max(1, min(times, pairs // draws)), draws=draws)
+
+    @property
+    def pairs(self) -> int:
+        return self.times * self.draws
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A block of timesteps by a block of draws: what is measured, written and marked done together."""
+
+    times: slice
+    draws: slice
+
+
+def units(layout: Layout, times: int, draws: range) -> list[Unit]:
+    """Units that cover the given draws at all times: draws outside, times inside.
+
+    An interrupted run then has every timestep, with fewer draws.
+    """
+    return [
+        Unit(slice(i, min(i + layout.times, times)), slice(j, min(j + layout.draws, draws.stop)))
+        for j in range(draws.start, draws.stop, layout.draws)
+        for i in range(0, times, layout.times)
+    ]

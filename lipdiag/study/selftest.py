@@ -1,0 +1,111 @@
+"""Every estimator against every closed form: what an installation's numbers are worth, in seconds.
+
+Deterministic quantities are compared in float64 with the closed forms of `diffusion.exact` down to t = 1e-6, relative
+to the largest value among the pairs; Krylov methods go to full depth, where they are exact. Stochastic ones are
+compared in units of the standard error that they report.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..diffusion.clock import Unit
+from ..diffusion.exact import Empirical, Gaussian, GaussianMixture
+from ..diffusion.schedule import VP, Cosine, Schedule, Straight
+from .plan import Plan
+from .point import Point
+from .quantity import flow_velocity, measure_point, norms
+
+TIMES = (1e-6, 1e-4, 1e-2, 0.3, 0.9)
+DIMENSION = 6
+EXACT = 1e-10
+STANDARD_ERRORS = 4.0
+
+
+class Row(NamedTuple):
+    """One comparison: the largest error, and what is allowed."""
+
+    quantity: str
+    truth: str
+    error: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.allowed
+
+
+def models(schedule: Schedule) -> Iterator[tuple[str, Gaussian | GaussianMixture | Empirical]]:
+    """The closed forms, in a few dimensions, at any scale a data set may have."""
+    g = torch.Generator().manual_seed(1)
+    d = DIMENSION
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    square = normal(d, d)
+    yield "diagonal Gaussian", Gaussian(normal(d), torch.logspace(-3, 0, d, dtype=torch.float64), schedule, Unit())
+    yield "Gaussian", Gaussian(normal(d), square @ square.T / d, schedule, Unit())
+    squares = normal(3, d, d)
+    covariances = squares @ squares.mT / d + 0.01 * torch.eye(d, dtype=torch.float64)
+    yield "Gaussian mixture", GaussianMixture(torch.tensor([0.5, 0.3, 0.2]), 2 * normal(3, d), covariances, schedule, Unit())
+    yield "points", Empirical(normal(20, d), schedule, Unit())
+
+
+def point(model: Gaussian | GaussianMixture | Empirical, quantities: tuple[str, ...], draws: int = 8) -> Point:
+    """A model at all TIMES, at samples of its own law."""
+    g = torch.Generator().manual_seed(2)
+    t = torch.tensor(TIMES, dtype=torch.float64).repeat_interleave(draws)
+    alpha, sigma = (s[:, None] for s in model.schedule(t))
+    noise = torch.randn(len(t), DIMENSION, generator=g, dtype=torch.float64)
+    x = alpha * model.draw(len(t), g) + sigma * noise
+    start = torch.randn(len(t), DIMENSION, generator=g, dtype=torch.float64)
+    probes = torch.randint(0, 2, (8, len(t), DIMENSION), generator=g).double() * 2 - 1
+    plan = Plan(quantities=quantities, dtype="float64", certified_width=1e-12, krylov_steps=DIMENSION, ranks=DIMENSION, probes=8, step=1e-3)
+    return Point(model, plan, t, t, torch.ones_like(t), x, noise, start / start.norm(dim=1, keepdim=True), probes)
+
+
+def truths(model: Gaussian | GaussianMixture | Empirical, at: Point) -> dict[str, Tensor]:
+    """Each quantity from the closed forms alone: dense Jacobian, partial derivative, formula at both times."""
+    J = model.jacobian(at.x, at.t)
+    partial = model.time_derivative(at.x, at.t)
+    exact_eps = model(at.x, at.t)
+    total = partial + (J @ flow_velocity(at)[..., None])[..., 0]
+    values = torch.linalg.svdvals(J)
+    symmetric = torch.linalg.eigvalsh((J + J.mT) / 2)[:, -1]
+    return {
+        "time_derivative": norms(partial),
+        "time_difference": norms(model(at.x, at.t + 1e-3) - exact_eps) / 1e-3,
+        "trajectory_derivative": norms(total),
+        "spectral_norm": values[:, 0],
+        "singular_values": values,
+        "one_sided_lipschitz": symmetric,
+        "squared_frobenius_norm": J.square().sum((1, 2)),
+        "trace": J.diagonal(dim1=1, dim2=2).sum(1),
+    }
+
+
+def selftest() -> Iterator[Row]:
+    """Compare every quantity with every closed form under several schedules; see the module."""
+    schedules: dict[str, Callable[[], Schedule]] = {"vp": VP, "cosine": Cosine, "straight": Straight}
+    for schedule_name, schedule in schedules.items():
+        for name, model in models(schedule()):
+            truth_name = f"{name}, {schedule_name}"
+            asked = ("time_derivative", "time_difference", "trajectory_derivative", "spectral_norm", "singular_values", "one_sided_lipschitz", "squared_frobenius_norm", "trace")
+            at = point(model, asked)
+            found, true = measure_point(at), truths(model, at)
+            for quantity, value in true.items():
+                error = found[quantity] - value
+                reported = found.get(f"{quantity}_standard_error")
+                if reported is None:
+                    scale = value.abs().reshape(len(TIMES), -1).amax(1)
+                    worst = error.abs().reshape(len(TIMES), -1).amax(1) / scale
+                    yield Row(quantity, truth_name, float(worst.max()), EXACT)
+                    continue
+                # summed over the draws of a timestep; a multiple of the identity has no spread, rounding is allowed for
+                total = error.reshape(len(TIMES), -1).sum(1).abs()
+                spread = reported.reshape(len(TIMES), -1).square().sum(1).sqrt()
+                rounding = 1e-12 * value.abs().reshape(len(TIMES), -1).sum(1)
+                yield Row(quantity, truth_name, float((total / (spread + rounding)).max()), STANDARD_ERRORS)

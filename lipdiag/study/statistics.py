@@ -1,0 +1,119 @@
+"""From draws to statements: means with intervals, streamed, and when to stop drawing.
+
+Over n independent draws the mean has standard error s / sqrt(n) and the 95 % interval mean +- t_{n-1} s / sqrt(n)
+(Student). Looking at the interval after every draw and stopping when it is narrow covers only about 90 %, because a
+stop is likelier where the variance happens to look small; so there is a least number of draws, and looks are spaced.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+MINIMUM_DRAWS = 64
+"""Draws before the first look under a tolerance."""
+
+LOOK_RATIO = 1.5
+"""Each look has this many times the draws of the one before."""
+
+
+@dataclass
+class Moments:
+    """Count, mean, squared deviation and maximum of a stream of rows, one column per timestep (Welford, Chan)."""
+
+    count: np.ndarray
+    mean: np.ndarray
+    square: np.ndarray
+    maximum: np.ndarray
+
+    @classmethod
+    def empty(cls, times: int) -> "Moments":
+        return cls(np.zeros(times, int), np.zeros(times), np.zeros(times), np.full(times, -np.inf))
+
+    def add(self, times: slice, values: np.ndarray) -> None:
+        """Take in values (times, draws) of a block of timesteps."""
+        n = values.shape[1]
+        mean, square = values.mean(1), values.var(1) * n
+        before, total = self.count[times], self.count[times] + n
+        delta = mean - self.mean[times]
+        self.mean[times] += delta * n / total
+        self.square[times] += square + delta**2 * before * n / total
+        self.maximum[times] = np.maximum(self.maximum[times], values.max(1))
+        self.count[times] = total
+
+    @property
+    def standard_error(self) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.sqrt(self.square / (self.count - 1) / self.count)
+
+    def relative_half_width(self, level: float = 0.95) -> np.ndarray:
+        """Half-width of the mean's interval over its size; 0 for a mean known exactly, even when it is 0."""
+        half = half_width(self.standard_error, self.count, level)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(half == 0, 0.0, half / np.abs(self.mean))
+
+
+def half_width(standard_error: np.ndarray, count: np.ndarray, level: float = 0.95) -> np.ndarray:
+    """Half-width of Student's interval at `level`; infinite for fewer than two draws."""
+    count = np.asarray(count)
+    quantile = stats.t.ppf((1 + level) / 2, np.maximum(count - 1, 1))
+    return np.where(count > 1, quantile * standard_error, np.inf)
+
+
+def looks(first: int, most: int, block: int) -> Iterator[int]:
+    """Numbers of draws after which to look whether the tolerance is met: whole blocks, growing by `LOOK_RATIO`."""
+    draws = blocks(max(first, MINIMUM_DRAWS), block)
+    while draws < most:
+        yield draws
+        draws = blocks(draws * LOOK_RATIO, block)
+    yield most
+
+
+def blocks(draws: float, block: int) -> int:
+    """The least number of draws that is not below `draws` and fills whole blocks."""
+    return -(-math.ceil(draws) // block) * block
+
+
+def summarize(dataset, level: float = 0.95):
+    """Statistics over draws of every variable with a `draw` dimension.
+
+    Args:
+        dataset: What `measure` returned, or a run opened with xarray.
+        level: Of the interval of the mean.
+
+    Returns:
+        A dataset with dims (`time`, `statistic`) and statistics `mean`, `standard_error`, `low`, `high` (Student's
+        interval of the mean at `level`), `median`, `q05`, `q25`, `q75`, `q95`, `max` (a lower bound of any Lipschitz
+        constant) and `count`; coordinates and attributes as in `dataset`. Draws not done are left out; NaN draws that
+        were measured make the statistics NaN.
+    """
+    import xarray as xr
+
+    done = dataset["done"] == 1
+    names = ["mean", "standard_error", "low", "high", "median", "q05", "q25", "q75", "q95", "max", "count"]
+    out = {}
+    for name, variable in dataset.data_vars.items():
+        if name == "done" or "draw" not in variable.dims:
+            continue
+        values = variable.transpose(*[d for d in variable.dims if d != "draw"], "draw")
+        mask = done.broadcast_like(values).transpose(*values.dims)
+        rows = zip(values.values.reshape(-1, values.sizes["draw"]), mask.values.reshape(-1, values.sizes["draw"]), strict=True)
+        table = np.stack([_row(row[kept], level) for row, kept in rows]).reshape(*values.shape[:-1], len(names))
+        dims = (*[d for d in values.dims if d != "draw"], "statistic")
+        out[name] = xr.Variable(dims, table, attrs=variable.attrs)
+    coordinates = {k: c for k, c in dataset.coords.items() if "draw" not in c.dims}
+    return xr.Dataset(out, {**coordinates, "statistic": names}, attrs={**dataset.attrs, "level": level})
+
+
+def _row(values: np.ndarray, level: float) -> np.ndarray:
+    """Statistics of one timestep's draws."""
+    n = values.size
+    if n == 0:
+        return np.array([*[np.nan] * 10, 0.0])
+    mean = values.mean()
+    error = values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    half = float(half_width(np.array(error), np.array(n), level))
+    quantiles = np.quantile(values, [0.5, 0.05, 0.25, 0.75, 0.95])
+    return np.array([mean, error, mean - half, mean + half, *quantiles, values.max(), n])

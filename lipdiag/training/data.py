@@ -1,0 +1,207 @@
+"""Data sets as indexable collections of float32 tensors, in the range a model was trained on.
+
+Floating-point arrays are taken as they are: only their owner knows the model's range. 8-bit values mean pictures,
+and v in 0..255 becomes v / 127.5 - 1 in [-1, 1]. The embedded digits have 17 grey values, 0..16, hence v / 8 - 1.
+Nothing is cropped or resized: resampling changes the small-scale structure that derivatives at low noise measure.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lipdiag.errors import UsageError
+
+ASSETS = Path(__file__).parents[1] / "assets"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+class Data(ABC):
+    """Samples of one shape, read one at a time."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Float[Tensor, "*event"]: ...
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 over every stored value, in hexadecimal."""
+
+
+@dataclass(frozen=True, eq=False)
+class Array(Data):
+    """An array of samples; bytes are scaled to `value / half - 1`.
+
+    Args:
+        name: What the user called it.
+        values: The samples, the first axis counting them; it may be memory-mapped.
+        shape: The shape of one sample, with as many elements as an item of `values`.
+        order: Axes of an item of `values` in the order of `shape`, or () where they agree.
+        half: Half of the largest 8-bit value.
+    """
+
+    name: str
+    values: np.ndarray
+    shape: tuple[int, ...]
+    order: tuple[int, ...] = ()
+    half: float = 127.5
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Float[Tensor, "*event"]:
+        item = self.values[index]
+        item = np.ascontiguousarray(item.transpose(self.order) if self.order else item).reshape(self.shape)
+        if item.dtype == np.uint8:
+            return torch.from_numpy(item.astype(np.float32) / np.float32(self.half) - np.float32(1))
+        sample = torch.from_numpy(item.astype(np.float32))
+        if not sample.isfinite().all():
+            raise UsageError(f"Sample {index} of {self.name} is not finite: remove it, or repair the array.")
+        return sample
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        digest = hashlib.sha256(f"{self.values.dtype.str} {self.values.shape} {self.half}".encode())
+        for start in range(0, len(self), 1024):  # a memory-mapped array need not fit into memory
+            digest.update(np.ascontiguousarray(self.values[start : start + 1024]).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Folder(Data):
+    """Pictures of one size below a folder, in the order of their names."""
+
+    name: str
+    files: tuple[Path, ...]
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Float[Tensor, "*event"]:
+        pixels = picture(self.files[index], self.shape[0])
+        if pixels.shape[:2] != self.shape[1:]:
+            raise UsageError(
+                f"{self.files[index]} is {pixels.shape[0]} x {pixels.shape[1]} pixels where "
+                f"{self.shape[1]} x {self.shape[2]} are expected: resize the pictures beforehand."
+            )
+        values = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
+        return torch.from_numpy(values / np.float32(127.5) - np.float32(1))
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
+
+
+def dataset(name: str | Path, shape: tuple[int, ...] | None = None) -> Data:
+    """The data set called `name`: "digits", a folder of pictures, a .npy file, or a .npz file with one array.
+
+    Args:
+        name: A name or a path; a path that exists wins over the name of the embedded set.
+        shape: The model's event shape. Without it, the data's own: pictures are RGB unless the first one is grey.
+
+    Raises:
+        UsageError: If there is no such data, it cannot be read, or its samples do not have `shape`.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return folder(path, shape)
+    if path.exists():
+        return array(str(name), read_array(path), shape)
+    if str(name) == "digits":
+        with np.load(ASSETS / "digits.npz", allow_pickle=False) as file:
+            return array("digits", file["images"], shape, half=8.0)
+    raise UsageError(
+        f"There is no data called {str(name)!r}: give a folder of pictures, a .npy file, a .npz file with one array, "
+        "or the name of the embedded set, digits."
+    )
+
+
+def folder(path: Path, shape: tuple[int, ...] | None) -> Folder:
+    """The pictures below `path`, recursively."""
+    files = tuple(sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()))
+    if not files:
+        raise UsageError(f"The folder {path} holds no pictures: it needs files ending in {', '.join(SUFFIXES)}.")
+    if shape is None:
+        first = picture(files[0])
+        shape = (first.shape[2], *first.shape[:2])
+    if len(shape) != 3 or shape[0] not in MODES:
+        raise UsageError(f"The folder {path} holds pictures, and no picture has the shape {shape} of the model.")
+    return Folder(str(path), files, shape)
+
+
+def picture(file: Path, channels: int | None = None) -> np.ndarray:
+    """The pixels of a picture, (height, width, channels) in 0..255, converted to so many channels."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            grey = image.mode in ("1", "L", "I", "I;16", "F")
+            if image.mode.startswith(("I", "F")):
+                # Pillow clips 16-bit values at 255 without a word.
+                raise UsageError(f"{file} has more than 8 bits a channel: save the pictures as a .npy array of floats.")
+            pixels = np.asarray(image.convert(MODES[channels] if channels else "L" if grey else "RGB"))
+    except UsageError:
+        raise
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{file} cannot be read as a picture ({error}): remove or repair it.") from error
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The one array of a .npy or .npz file; a .npy file stays on disk until it is indexed."""
+    try:
+        # A pickled object in an array file is code that its author chose.
+        loaded: Any = np.load(path, allow_pickle=False, mmap_mode="r")
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            if len(loaded.files) != 1:
+                raise UsageError(
+                    f"{path} holds {len(loaded.files)} arrays ({', '.join(loaded.files) or 'none'}) where one is "
+                    "expected: save the samples alone."
+                )
+            return np.asarray(loaded[loaded.files[0]])
+    except UsageError:
+        raise
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        reason = "an empty file" if path.stat().st_size == 0 else str(error).splitlines()[0]
+        raise UsageError(f"{path} cannot be read as a .npy or .npz array ({reason}).") from error
+
+
+def array(name: str, values: np.ndarray, shape: tuple[int, ...] | None, half: float = 127.5) -> Array:
+    """An array as samples of `shape`, a channel axis added or moved to the front where that is unambiguous."""
+    if values.dtype != np.uint8 and values.dtype.kind != "f":
+        raise UsageError(
+            f"{name} holds {values.dtype} values: give floating-point values in the model's own range, or 8-bit pictures."
+        )
+    if values.ndim < 2 or values.size == 0:
+        raise UsageError(f"{name} has the shape {values.shape}: give (samples, *shape of one), and at least one sample.")
+    item = values.shape[1:]
+    grey, last = len(item) == 2, len(item) == 3 and item[-1] in MODES and item[0] not in MODES
+    if shape is None:
+        pictures = values.dtype == np.uint8
+        shape = (1, *item) if pictures and grey else (item[2], *item[:2]) if pictures and last else item
+    if item == shape or (grey and (1, *item) == shape):
+        return Array(name, values, shape, half=half)
+    if len(item) == 3 and (item[2], *item[:2]) == shape:
+        return Array(name, values, shape, (2, 0, 1), half)
+    raise UsageError(f"{name} holds samples of shape {item} where the model needs {shape}.")

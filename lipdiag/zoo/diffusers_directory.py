@@ -1,0 +1,178 @@
+"""Folders that diffusers' save_pretrained writes: a pipeline, or a bare model with its scheduler beside it.
+
+model_index.json        pipeline only
+unet|transformer/       config.json, diffusion_pytorch_model.safetensors (or shards with an index, or .bin)
+scheduler/              scheduler_config.json
+
+Nothing in these files is run or imported: the class is looked up in a closed list, and weights are tensors.
+"""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipdiag.errors import CheckpointError
+from lipdiag.training.checkpoint import NETWORKS, Checkpoint, choose, file_digest, folder_digest, read_weights
+from lipdiag.training.files import read_json, shown
+from lipdiag.training.tensors import read_tensors, refuse
+from lipdiag.zoo.scheduler import Told, told
+
+PARTS = ("unet", "transformer")
+STEM = "diffusion_pytorch_model"
+SCHEDULER = "scheduler_config.json"
+
+
+def recognizes(path: Path) -> bool:
+    """Whether this is such a folder, judged by its JSON files."""
+    return path.is_dir() and ((path / "model_index.json").exists() or "_class_name" in config_or_empty(path))
+
+
+def config_or_empty(path: Path) -> dict[str, Any]:
+    """The config of a model folder, {} where there is none to read."""
+    try:
+        return read_json(path / "config.json")
+    except CheckpointError:
+        return {}
+
+
+def read(path: Path, weights: str = "ema") -> Checkpoint:
+    """What such a folder tells.
+
+    Args:
+        path: The pipeline's folder or the model's.
+        weights: "ema" takes the folder `unet_ema` (or `transformer_ema`) where there is one.
+
+    Raises:
+        CheckpointError: If the folder lacks a part, or a part is damaged.
+    """
+    folder, weights, available = model_folder(path, weights)
+    config = read_json(folder / "config.json")
+    name = str(config.get("_class_name"))
+    arguments, notes = network_arguments(name, config, folder)
+    state, digests = read_state(folder)
+    scheduler = scheduler_file(path, folder)
+    if scheduler is None:
+        from_scheduler = Told(None, None, None, (f"there is no {SCHEDULER}",))
+    else:
+        content = read_json(scheduler)
+        try:
+            from_scheduler = told(content, name)
+        except (ValueError, TypeError, OverflowError) as error:
+            refuse(scheduler, f"describes no schedule that can be used ({shown(error)})", error)
+        digests[SCHEDULER] = file_digest(scheduler)
+    digests["config.json"] = file_digest(folder / "config.json")
+    inputs, input_notes = conditioning(name, arguments)
+    return Checkpoint(
+        path=str(path),
+        kind="diffusers pipeline" if (path / "model_index.json").exists() else "diffusers model",
+        network=name,
+        network_config=arguments,
+        state=state,
+        weights=weights,
+        available=available,
+        sha256=folder_digest(digests),
+        schedule=from_scheduler.schedule,
+        parameterization=from_scheduler.parameterization,
+        clock=from_scheduler.clock,
+        shape=event_shape(arguments),
+        conditioning=inputs,
+        notes=(*notes, *from_scheduler.notes, *input_notes),
+    )
+
+
+def model_folder(path: Path, weights: str) -> tuple[Path, str, tuple[str, ...]]:
+    """The folder with the network's weights, which weights they are, and which there are."""
+    if not (path / "model_index.json").exists():
+        return path, choose(("as stored",), weights, path), ("as stored",)
+    for part in PARTS:
+        if (path / part).is_dir():
+            averaged = path / f"{part}_ema"
+            available = ("ema", "raw") if averaged.is_dir() else ("as stored",)
+            chosen = choose(available, weights, path)
+            return averaged if chosen == "ema" else path / part, chosen, available
+    refuse(path, f"is a pipeline without a folder {' or '.join(PARTS)}: lipdiag measures those networks, or use --factory")
+
+
+def scheduler_file(path: Path, folder: Path) -> Path | None:
+    """The scheduler's config, in the pipeline or beside the model."""
+    places = (path / "scheduler", path, folder.parent / "scheduler", folder.parent)
+    return next((place / SCHEDULER for place in places if (place / SCHEDULER).is_file()), None)
+
+
+def network_arguments(name: str, config: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The arguments in a config that the class knows, and a note on those it does not, as diffusers ignores them."""
+    if name not in NETWORKS:
+        refuse(folder, f"holds the network {shown(name)!r}, which is not among {', '.join(NETWORKS)}: use --factory")
+    known = set(inspect.signature(NETWORKS[name]().__init__).parameters)
+    plain = {key: value for key, value in config.items() if not key.startswith("_")}
+    ignored = sorted(shown(key) for key in set(plain) - known)
+    notes = (f"arguments that this diffusers does not know were ignored: {', '.join(ignored)}",) if ignored else ()
+    return {key: value for key, value in plain.items() if key in known}, notes
+
+
+def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A model folder's weights, and the SHA-256 of each file they came from."""
+    for suffix in ("safetensors", "fp16.safetensors", "bin", "fp16.bin"):
+        file, index = folder / f"{STEM}.{suffix}", folder / f"{STEM}.{suffix}.index.json"
+        if file.exists():
+            state, digest = read_file(file)
+            return state, {file.name: digest}
+        if index.exists():
+            return read_shards(index)
+    raise CheckpointError(f"{shown(folder)} is no model: it lacks {STEM}.safetensors (or .bin).")
+
+
+def read_file(file: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors in one file of weights, and its SHA-256."""
+    if file.suffix == ".safetensors":
+        return read_weights(file)
+    state = read_tensors(file)
+    if not all(type(name) is str and isinstance(value, Tensor) for name, value in state.items()):
+        refuse(file, "holds something else than named tensors")
+    return state, file_digest(file)
+
+
+def read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights that an index distributes over files beside it."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        refuse(index, "has no weight_map from names to files")
+    state: dict[str, Tensor] = {}
+    digests: dict[str, str] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name or name in (".", ".."):
+            refuse(index, f"names the file {shown(name)!r}, which is not beside it")
+        part, digests[name] = read_file(index.parent / name)
+        if set(part) != {key for key, place in places.items() if place == name}:
+            refuse(index.parent / name, "does not hold the tensors that its index says")
+        state |= part
+    return state, digests
+
+
+def event_shape(arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The shape of one sample, where the network's arguments tell it."""
+    size, channels = arguments.get("sample_size"), arguments.get("in_channels")
+    sides = [size, size] if type(size) is int else size
+    if type(channels) is not int or not isinstance(sides, list) or not all(type(side) is int for side in sides):
+        return None
+    return (channels, *sides)
+
+
+def conditioning(name: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Inputs beside x and the time that stand for "no condition", and the note that says which they are."""
+    inputs: dict[str, Tensor] = {}
+    if name == "DiTTransformer2DModel":
+        inputs["class_labels"] = torch.tensor([arguments.get("num_embeds_ada_norm") or 1000])
+    elif name == "UNet2DModel" and (arguments.get("num_class_embeds") or arguments.get("class_embed_type")):
+        inputs["class_labels"] = torch.zeros(1, dtype=torch.long)
+    elif name == "UNet2DConditionModel" and type(arguments.get("cross_attention_dim", 1280)) is int:
+        inputs["encoder_hidden_states"] = torch.zeros(1, 77, arguments.get("cross_attention_dim", 1280))
+    elif name == "SD3Transformer2DModel":
+        inputs["encoder_hidden_states"] = torch.zeros(1, 77, arguments.get("joint_attention_dim", 4096))
+        inputs["pooled_projections"] = torch.zeros(1, arguments.get("pooled_projection_dim", 2048))
+    what = {key: f"{key} = {value.flatten()[0].item():g}" for key, value in inputs.items()}
+    return inputs, (f"conditioned on {' and '.join(what.values())} throughout",) if what else ()

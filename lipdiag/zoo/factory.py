@@ -1,0 +1,114 @@
+"""Models that only their owner's code can build: a function of the user's own makes the predictor.
+
+The function is code that the user names and trusts. The checkpoint beside it is still read as a stranger's: the
+function gets plain dictionaries of tensors, never a file to unpickle.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lipdiag.diffusion.clock import CLOCKS, Clock
+from lipdiag.diffusion.parameterization import PARAMETERIZATIONS, Parameterization
+from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
+from lipdiag.diffusion.schedule import SCHEDULES, Schedule
+from lipdiag.diffusion.spelling import parse
+from lipdiag.errors import UsageError
+from lipdiag.training.files import shown
+from lipdiag.training.tensors import read_tensors
+
+
+class Wrapped(nn.Module):
+    """A plain callable as a network."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def factory(
+    spec: str,
+    path: str | Path | None = None,
+    *,
+    schedule: str | Schedule | None = None,
+    parameterization: str | Parameterization | None = None,
+    clock: str | Clock | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> Predictor:
+    """The predictor that the user's function makes.
+
+    Args:
+        spec: "package.module:function"; modules in the current folder are found too.
+        path: A .pt or .safetensors file whose content is the function's one argument; without it there is none.
+        schedule: Needed where the function returns a network, not a Predictor; text or object.
+        parameterization: Likewise.
+        clock: Likewise.
+        shape: Of one sample, likewise.
+
+    Raises:
+        UsageError: If the function cannot be found, fails, or makes nothing that can be measured.
+        CheckpointError: If the file cannot be read.
+    """
+    arguments = [] if path is None else [read_tensors(path)]
+    with current_folder_importable():
+        function = find(spec)
+        try:
+            made = function(*arguments)
+        except Exception as error:
+            raise UsageError(f"The factory {spec} failed with {type(error).__name__}: {shown(error)}.") from error
+    parts: dict[str, Any] = {
+        "schedule": parse(schedule, SCHEDULES) if isinstance(schedule, str) else schedule,
+        "parameterization": parse(parameterization, PARAMETERIZATIONS) if isinstance(parameterization, str) else parameterization,
+        "clock": parse(clock, CLOCKS) if isinstance(clock, str) else clock,
+        "shape": shape,
+    }
+    given = {name: part for name, part in parts.items() if part is not None}
+    if isinstance(made, NetworkPredictor):
+        own = {name: getattr(made, name) for name in (*parts, "conditioning")}
+        return NetworkPredictor(made.network, **(own | given)).eval() if given else made.eval()
+    if isinstance(made, Predictor):
+        if given:
+            raise UsageError(f"The factory {spec} made a {type(made).__name__}, which has its own {' and '.join(given)}.")
+        return made.eval()
+    if not callable(made):
+        raise UsageError(f"The factory {spec} returned a {type(made).__name__}: return a Predictor, a module or a function.")
+    if len(given) < len(parts):
+        lacking = " and ".join(f"--{name}" for name in parts if name not in given)
+        raise UsageError(f"The factory {spec} returned a {type(made).__name__}, not a Predictor: give {lacking} too.")
+    network = made if isinstance(made, nn.Module) else Wrapped(made)
+    return NetworkPredictor(network.requires_grad_(False), **parts).eval()
+
+
+def find(spec: str) -> Callable[..., Any]:
+    """The function that "package.module:function" names."""
+    module, colon, name = spec.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise UsageError(f"The factory {shown(spec)!r} is not of the form package.module:function.")
+    try:
+        function: Any = importlib.import_module(module)
+        for part in name.split("."):
+            function = getattr(function, part)
+    except Exception as error:  # importing runs the user's own code
+        raise UsageError(f"The factory {spec} cannot be imported ({type(error).__name__}: {shown(error)}).") from error
+    if not callable(function):
+        raise UsageError(f"The factory {spec} is a {type(function).__name__}, not a function.")
+    return function
+
+
+@contextmanager
+def current_folder_importable() -> Iterator[None]:
+    """Let modules in the current folder be imported, after all installed ones."""
+    folder = str(Path.cwd())
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

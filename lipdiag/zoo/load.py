@@ -1,0 +1,141 @@
+"""Which format a checkpoint has, and the predictor in it.
+
+Each format is one file here with `recognizes(path)` and `read(path, weights)`; reading gives a Checkpoint, in which
+everything foreign is already in lipdiag's words, and `assemble` makes the predictor of it.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lipdiag.diffusion.clock import Clock
+from lipdiag.diffusion.parameterization import Parameterization
+from lipdiag.diffusion.predictor import NetworkPredictor
+from lipdiag.diffusion.schedule import Schedule
+from lipdiag.errors import CheckpointError
+from lipdiag.training import checkpoint
+from lipdiag.training.checkpoint import Checkpoint, assemble
+from lipdiag.training.data import ASSETS
+from lipdiag.training.files import shown
+from lipdiag.training.tensors import refuse, weights_dtype
+from lipdiag.zoo import diffusers_directory
+
+EMBEDDED = ("digits-ddpm", "digits-etsdm")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the files of a checkpoint tell; None stands for what they do not.
+
+    Args:
+        path: Where it is.
+        kind: Of format, in words.
+        network: The network's class.
+        parameters: How many numbers the weights are.
+        shape: Of one sample.
+        schedule: Spelled out, as the command line takes it.
+        parameterization: Likewise.
+        clock: Likewise.
+        weights: Which were taken: "ema", "raw", or "as stored" where the files do not tell.
+        available: Which there are.
+        dtype: Of the weights, as stored.
+        data: Name of the data it was trained on.
+        sha256: Of the files that were read.
+        training: Facts about the training.
+        notes: What a reader has to know.
+        unknown: The names of the facts that are needed for a measurement and not told.
+    """
+
+    path: str
+    kind: str
+    network: str
+    parameters: int
+    shape: tuple[int, ...] | None
+    schedule: str | None
+    parameterization: str | None
+    clock: str | None
+    weights: str
+    available: tuple[str, ...]
+    dtype: str
+    data: str | None
+    sha256: str
+    training: dict[str, Any]
+    notes: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON holds them."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def load(
+    path: str | Path,
+    weights: str = "ema",
+    schedule: str | Schedule | None = None,
+    parameterization: str | Parameterization | None = None,
+    clock: str | Clock | None = None,
+) -> NetworkPredictor:
+    """The predictor in a checkpoint, in eval mode, on the CPU.
+
+    Args:
+        path: One of lipdiag's own folders or .pt files, a folder of diffusers', or the name of an embedded model.
+        weights: "ema", averaged ones where there are any, or "raw".
+        schedule: In place of what the files tell; text as on the command line, or the object.
+        parameterization: Likewise.
+        clock: Likewise.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, damaged, of no known format, or does not tell all that is needed.
+    """
+    return assemble(read(path, weights), schedule, parameterization, clock)
+
+
+def read(path: str | Path, weights: str = "ema") -> Checkpoint:
+    """What a checkpoint's files hold, whatever its format.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, damaged, or of no known format.
+    """
+    path = Path(path)
+    if not path.exists() and str(path) in EMBEDDED:
+        path = ASSETS / str(path)
+    if path.is_dir():
+        if checkpoint.recognizes(path):
+            return checkpoint.read(path, weights)
+        if diffusers_directory.recognizes(path):
+            return diffusers_directory.read(path, weights)
+        refuse(
+            path,
+            f"is a folder without a model: lipdiag's own hold {checkpoint.CONFIG} and {checkpoint.MODEL}, diffusers' "
+            "hold model_index.json, or a config.json that names its class",
+        )
+    if not path.exists() and not path.is_symlink():
+        raise CheckpointError(
+            f"There is no checkpoint {shown(path)}: give a folder, a .pt file, or one of {', '.join(EMBEDDED)}."
+        )
+    return checkpoint.read(path, weights)
+
+
+def inspect(path: str | Path, weights: str = "ema") -> Inspection:
+    """What a checkpoint's files tell, without building the network.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, damaged, or of no known format.
+    """
+    found = read(path, weights)
+    told = {name: getattr(found, name) for name in ("schedule", "parameterization", "clock", "shape")}
+    return Inspection(
+        path=found.path,
+        kind=found.kind,
+        network=found.network,
+        parameters=sum(tensor.numel() for tensor in found.state.values()),
+        weights=found.weights,
+        available=found.available,
+        dtype=weights_dtype(found.state),
+        data=found.data,
+        sha256=found.sha256,
+        training=found.training,
+        notes=found.notes,
+        unknown=tuple(name for name, value in told.items() if value is None),
+        **told,
+    )

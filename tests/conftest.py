@@ -1,0 +1,24 @@
+"""Shared by all tests: shapes and types of every public signature are checked while they run."""
+
+from jaxtyping import install_import_hook
+
+hook = install_import_hook("lipdiag", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)  # two small threads that wait for each other are slower than one
+
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+
+
+@pytest.fixture(params=DEVICES)
+def device(request) -> torch.device:
+    """Every device at hand."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A seeded source of random numbers, the same in every test."""
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,146 @@
+"""The run on disk: what was written is read back, what was not does not exist."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from lipdiag.errors import RunError, StorageError
+from lipdiag.study import store
+from lipdiag.study.plan import Layout, units
+
+LAYOUT = Layout(times=2, draws=4)
+TIMES, DRAWS = 5, 8
+
+
+def new(path):
+    return store.create(
+        path,
+        LAYOUT,
+        DRAWS,
+        {"timestep": (np.arange(TIMES) * 1.0, {"units": "step"})},
+        {"k": store.Column({"units": "1"}), "s": store.Column({"units": "1"}, ranks=3)},
+        {"frozen": {"seed": 0}, "launches": []},
+    )
+
+
+def fill(run, unit, value=1.0):
+    shape = (unit.times.stop - unit.times.start, unit.draws.stop - unit.draws.start)
+    run.write(unit, {"k": np.full(shape, value), "s": np.full((*shape, 3), value)})
+
+
+@pytest.mark.parametrize("where", ["disk", "memory"])
+def test_units_are_read_back_and_the_rest_is_missing(tmp_path, where):
+    run = new(tmp_path / "a.zarr" if where == "disk" else None)
+    all_units = units(LAYOUT, TIMES, range(DRAWS))
+    fill(run, all_units[0], 2.5)
+    assert run.complete(all_units[0])
+    assert not run.complete(all_units[1])
+    dataset = run.dataset()
+    assert dataset["k"].dims == ("time", "draw")
+    assert dataset["s"].dims == ("time", "draw", "rank")
+    assert (dataset["done"].values == 1).sum() == 2 * 4
+    assert (dataset["k"].values[:2, :4] == 2.5).all()
+    assert np.isnan(dataset["k"].values[2:]).all()
+    assert "timestep" in dataset.coords
+
+
+def test_growing_keeps_what_is_there(tmp_path):
+    run = new(tmp_path / "a.zarr")
+    first = units(LAYOUT, TIMES, range(DRAWS))[0]
+    fill(run, first, 3.0)
+    run.grow(16)
+    last = units(LAYOUT, TIMES, range(16))[-1]
+    fill(run, last, 4.0)
+    dataset = store.open_run(tmp_path / "a.zarr")
+    assert dataset.sizes["draw"] == 16
+    assert dataset["k"].values[0, 0] == 3.0
+    assert dataset["k"].values[-1, -1] == 4.0
+    np.testing.assert_array_equal(dataset["draw"], np.arange(16))
+
+
+def test_a_flipped_bit_and_a_lost_chunk_are_found(tmp_path):
+    run = new(tmp_path / "a.zarr")
+    first, second, *_ = units(LAYOUT, TIMES, range(DRAWS))
+    for unit in (first, second):
+        fill(run, unit)
+    chunk = tmp_path / "a.zarr" / "k" / "c" / "0" / "0"
+    data = bytearray(chunk.read_bytes())
+    data[9] ^= 1
+    chunk.write_bytes(data)
+    (tmp_path / "a.zarr" / "s" / "c" / "1" / "0" / "0").unlink()
+    again = store.open_store(tmp_path / "a.zarr")
+    assert not again.complete(first)
+    assert not again.complete(second)
+    fill(again, first)
+    assert again.complete(first)
+
+
+def test_nan_results_are_kept_as_done(tmp_path):
+    run = new(tmp_path / "a.zarr")
+    first = units(LAYOUT, TIMES, range(DRAWS))[0]
+    fill(run, first, np.nan)
+    assert store.open_store(tmp_path / "a.zarr").complete(first)
+
+
+def test_a_unit_without_its_mark_does_not_exist(tmp_path, monkeypatch):
+    run = new(tmp_path / "a.zarr")
+    first = units(LAYOUT, TIMES, range(DRAWS))[0]
+    with pytest.raises(KeyError):  # the second variable is missing, as after a kill between two writes
+        run.write(first, {"k": np.zeros((2, 4)), "no such": np.zeros((2, 4))})
+    assert not run.complete(first)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.mkdir(), "no zarr.json"),
+        (lambda path: path.write_text("x"), "is no lipdiag run"),
+        (lambda path: (path.mkdir(), (path / "zarr.json").write_text("{")), "cannot be read"),
+        (lambda path: (path.mkdir(), (path / "zarr.json").write_text('{"attributes": {}}')), "did not make"),
+    ],
+)
+def test_something_else_is_refused(tmp_path, make, words):
+    path = tmp_path / "thing"
+    make(path)
+    with pytest.raises(RunError, match=words):
+        store.open_run(path)
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    new(tmp_path / "a.zarr")
+    meta = tmp_path / "a.zarr" / "zarr.json"
+    content = json.loads(meta.read_text())
+    content["attributes"]["format_version"] = 99
+    meta.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="newer lipdiag"):
+        store.open_store(tmp_path / "a.zarr")
+
+
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
+    run = new(tmp_path / "a.zarr")
+    first, second, *_ = units(LAYOUT, TIMES, range(DRAWS))
+    fill(run, first)
+
+    def full(*_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(type(run.group["k"]), "__setitem__", full)
+    with pytest.raises(StorageError, match="No space left on device .* are free"):
+        fill(run, second)
+    monkeypatch.undo()
+    assert store.open_store(tmp_path / "a.zarr").complete(first)
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        new(tmp_path / "file" / "a.zarr")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_differences_name_each_field():
+    old = {"plan": {"seed": 0, "step": 1}, "data": "a"}
+    new_ = {"plan": {"seed": 1, "step": 1}, "data": "b"}
+    assert store.differences(old, new_) == ['data is "a" there and "b" here', "plan.seed is 0 there and 1 here"]
