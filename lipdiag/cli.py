@@ -80,6 +80,7 @@ reading = options(
     click.option("--parameterization", metavar="TEXT", help="Overrides the file: eps, v, x0, velocity, score, edm(0.5)."),
     click.option("--clock", metavar="TEXT", help='Overrides the file, e.g. "shared(timesteps(1000), 100, 5)".'),
     click.option("--factory", metavar="PKG.MOD:FUNCTION", help="Your own Python function that makes the model."),
+    click.option("--shape", metavar="C,H,W", help="Of one sample, where a factory returns a bare network."),
 )
 computing = options(
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."),
@@ -88,10 +89,18 @@ computing = options(
 )
 
 
-def overrides(weights: str, schedule: str | None, parameterization: str | None, clock: str | None, factory: str | None) -> dict[str, Any]:
-    """Options about how to read a checkpoint, as keywords."""
-    given = {"schedule": schedule, "parameterization": parameterization, "clock": clock, "factory": factory}
-    return {"weights": weights, **{key: value for key, value in given.items() if value is not None}}
+READING = ("weights", "schedule", "parameterization", "clock", "factory", "shape")
+
+
+def reading_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Options about how to read a checkpoint, as keywords; what was not given is left out."""
+    found = {name: given[name] for name in READING if given[name] is not None}
+    if "shape" in found:
+        try:
+            found["shape"] = tuple(int(size) for size in found["shape"].split(","))
+        except ValueError:
+            raise UsageError(f"--shape {found['shape']!r} is not a list of sizes, such as 3,32,32") from None
+    return found
 
 
 def use_threads(threads: int | None) -> None:
@@ -129,14 +138,28 @@ def main() -> None:
 
 @main.command()
 @click.argument("checkpoint")
-@reading
+@click.option("--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Which weights, where a checkpoint has both.")
 @everywhere
-def inspect(checkpoint: str, quiet: bool, as_json: bool, **reader: Any) -> None:
+def inspect(checkpoint: str, weights: str, quiet: bool, as_json: bool) -> None:
     """Say what a checkpoint is, how it will be read, and what is unknown."""
     from . import zoo
 
-    found = zoo.inspect(checkpoint, **overrides(**reader))
-    click.echo(json.dumps(found) if as_json else "\n".join(f"{key + ':':<18}{value}" for key, value in found.items()))
+    found = zoo.inspect(checkpoint, weights).to_dict()
+    click.echo(json.dumps(found) if as_json else describe_facts(found))
+
+
+def describe_facts(facts: dict[str, Any], width: int = 80) -> str:
+    """Names and values in two columns that fit a terminal; empty values are left out, long ones wrapped."""
+    import textwrap
+
+    lines = []
+    for name, value in facts.items():
+        if value in (None, [], {}, ""):
+            continue
+        parts = value if isinstance(value, list) and all(isinstance(part, str) for part in value) else [value]
+        text = "; ".join(part if isinstance(part, str) else json.dumps(part) for part in parts)
+        lines += textwrap.wrap(text, width, initial_indent=f"{name + ':':<18}", subsequent_indent=" " * 18)
+    return "\n".join(lines)
 
 
 def default_out(checkpoint: str) -> Path:
@@ -144,7 +167,7 @@ def default_out(checkpoint: str) -> Path:
 
 
 @main.command()
-@click.argument("checkpoint")
+@click.argument("checkpoint", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="The run, a folder.  [default: the checkpoint's stem + .zarr]")
 @click.option("--timesteps", default="log:64", show_default=True, help="0,10,20 or start:stop:step or log:N, in the model's own unit.")
 @click.option("--draws", type=int, default=64, show_default=True, help="Samples at each timestep.")
@@ -163,7 +186,7 @@ def default_out(checkpoint: str) -> Path:
 @computing
 @reading
 @everywhere
-def measure(checkpoint: str, out: Path | None, data: str | None, resume: bool, shard: str, dry_run: bool, **given: Any) -> None:
+def measure(checkpoint: str | None, out: Path | None, data: str | None, resume: bool, shard: str, dry_run: bool, **given: Any) -> None:
     """Measure how fast a model's noise prediction changes in time and space.
 
     The run can be stopped at any moment; the same command goes on with it.
@@ -173,13 +196,14 @@ def measure(checkpoint: str, out: Path | None, data: str | None, resume: bool, s
 
     quiet, as_json = given["quiet"], given["as_json"]
     use_threads(given["threads"])
-    reader = overrides(*(given[key] for key in ("weights", "schedule", "parameterization", "clock", "factory")))
+    if checkpoint is None and given["factory"] is None:
+        raise UsageError("measure needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
     names = ("timesteps", "draws", "tolerance", "max_draws", "step", "certified_width", "probes", "batch", "dtype", "seed")
     quantities = {"quantities": given["quantities"]} if given["quantities"] else {}
     plan = Plan(**{name: given[name] for name in names}, **quantities)
-    out = out or default_out(checkpoint)
+    out = out or default_out(checkpoint or given["factory"].partition(":")[2])
     with stoppable() as received, prepared(
-        checkpoint, data, plan, None if dry_run else out, resume, given["device"], read_shard(shard), **reader
+        checkpoint, data, plan, None if dry_run else out, resume, given["device"], read_shard(shard), **reading_options(given)
     ) as ready:
         if not quiet:
             click.echo(describe_cost(ready, None if dry_run else out), err=True)
@@ -189,7 +213,7 @@ def measure(checkpoint: str, out: Path | None, data: str | None, resume: bool, s
             from .run import estimate
 
             resolved = asdict(plan) | {"timesteps": ready.timesteps.tolist()}
-            click.echo(json.dumps({"plan": resolved, "cost": estimate(ready)}) if as_json else describe_plan(resolved))
+            click.echo(json.dumps({"plan": resolved, "cost": estimate(ready)}) if as_json else describe_facts(resolved))
             return
         finished = carry_out(ready, quiet)
         conclude(ready, quiet)
@@ -239,10 +263,6 @@ def describe_cost(ready: Any, out: Path | None) -> str:
         + ("" if ready.plan.tolerance is None else f" for the first look, up to {ready.plan.max_draws} draws"),
     ]
     return "\n".join([*lines, *ready.notes, *([f"into {out}"] if out else [])])
-
-
-def describe_plan(plan: dict[str, Any]) -> str:
-    return "\n".join(f"{key + ':':<18}{value}" for key, value in plan.items())
 
 
 def conclude(ready: Any, quiet: bool) -> None:
@@ -353,7 +373,7 @@ def train(name: str, etsdm: str | None, steps: int | None, changes: tuple[str, .
     use_threads(threads)
     if dry_run:
         facts = {**recipe.to_dict(), "parameters": parameters(recipe), "out": str(out)}
-        click.echo(json.dumps(facts) if as_json else describe_plan(facts))
+        click.echo(json.dumps(facts) if as_json else describe_facts(facts))
         return
     from .run import resolve_device
 

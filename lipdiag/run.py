@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
 from .diffusion.clock import Timesteps
@@ -18,7 +19,6 @@ from .diffusion.predictor import NetworkPredictor, Predictor
 from .errors import UsageError
 from .study import measure as study
 from .study.plan import Plan
-from .study.quantity import QUANTITIES, passes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,8 +45,22 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_predictor(model: Any, **overrides: Any) -> Predictor:
-    """A predictor from a path, the name of an embedded model, a Predictor, or any eps(x, t) with a schedule and shape.
+class Model(NamedTuple):
+    """A predictor, and what its checkpoint says beside the weights."""
+
+    predictor: Predictor
+    data: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def resolve_model(model: Any, factory: str | None = None, shape: tuple[int, ...] | None = None, **reading: Any) -> Model:
+    """A model from a path, the name of an embedded one, a Predictor, or any eps(x, t) with a schedule and shape.
+
+    Args:
+        model: The path, name or object; with a factory a path or None.
+        factory: `package.module:function` of the user's own that makes the model.
+        shape: Of one sample, for a factory that returns a bare network.
+        reading: `weights`, `schedule`, `parameterization`, `clock`, in place of what the files tell.
 
     Raises:
         CheckpointError: If a checkpoint is refused.
@@ -54,27 +68,41 @@ def resolve_predictor(model: Any, **overrides: Any) -> Predictor:
     """
     from . import zoo
 
+    if factory is not None:
+        reading.pop("weights", None)
+        return Model(zoo.factory(factory, model, shape=shape, **reading))
     if isinstance(model, str | Path):
-        return zoo.load(model, **overrides)
+        weights = reading.pop("weights", "ema")
+        checkpoint = zoo.read(model, weights)
+        taken = () if len(checkpoint.available) < 2 else (f"{checkpoint.weights} weights, of {' and '.join(checkpoint.available)}",)
+        return Model(zoo.assemble(checkpoint, **reading), checkpoint.data, (*checkpoint.notes, *taken))
     if isinstance(model, Predictor):
-        return model
+        return Model(model)
     if callable(model) and hasattr(model, "schedule") and hasattr(model, "shape"):
-        return NetworkPredictor(model, model.schedule, eps, getattr(model, "clock", Timesteps()), tuple(model.shape))
+        clock = getattr(model, "clock", Timesteps())
+        return Model(NetworkPredictor(model, model.schedule, eps, clock, tuple(model.shape)))
     raise UsageError(
         f"cannot measure a {type(model).__name__}: give a path, a lipdiag.Predictor (NetworkPredictor wraps any network), "
         "or a callable eps(x, t) with attributes schedule and shape"
     )
 
 
-def resolve_source(predictor: Predictor, data: Any, seed: int) -> study.Source:
+def resolve_source(model: Model, data: Any, seed: int) -> study.Source:
     """Where x0 comes from: what is given, else the model's own record of its data, else samples of the model itself."""
-    from .training.data import Data, dataset
+    from .training.data import Data, array, dataset
 
-    record = data if data is not None else getattr(predictor, "data", None)
-    if record is not None:
-        found = record if isinstance(record, Data) else dataset(record, shape=predictor.shape)
-        return from_data(found, seed)
-    return from_model(predictor, seed)
+    predictor = model.predictor
+    if data is None and model.data is not None:
+        try:
+            return from_data(dataset(model.data, shape=predictor.shape), seed)
+        except UsageError:
+            pass  # the record names data that are not on this machine
+    if data is None:
+        return from_model(predictor, seed)
+    if isinstance(data, torch.Tensor | np.ndarray):
+        values = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
+        data = array("an array", values, predictor.shape)
+    return from_data(data if isinstance(data, Data) else dataset(data, shape=predictor.shape), seed)
 
 
 def from_data(data: Any, seed: int) -> study.Source:
@@ -122,15 +150,17 @@ def prepared(
     plan = plan or Plan()
     if plan.tolerance is not None and shard != (0, 1):
         raise UsageError("a tolerance needs all draws in one process; give --draws instead, or leave --shard out")
-    predictor = resolve_predictor(model, **overrides)
+    found = resolve_model(model, **overrides)
+    predictor = found.predictor
     place = resolve_device(device)
     home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
     with study.evaluating(predictor, plan):
         predictor.to(place)
         try:
-            source = resolve_source(predictor, data, plan.seed)
+            source = resolve_source(found, data, plan.seed)
             attributes = {"data": source.name, "checkpoint": str(model) if isinstance(model, str | Path) else "in memory"}
             ready = study.prepare(predictor, source, plan, None if out is None else Path(out), resume, attributes, shard)
+            ready.notes += found.notes
             study.start(ready)
             yield ready
         finally:
@@ -236,6 +266,3 @@ def carry_out(ready: study.Study, bar: Callable[..., Any]) -> bool:
         shown.close()
         study.finish(ready, {**facts, "seconds": time.perf_counter() - began, "ended": ended, "pairs": ready.pairs})
     return ended == "finished"
-
-
-__all__ = ["QUANTITIES", "carry_out", "estimate", "measure", "passes", "prepared", "resolve_predictor"]

@@ -167,9 +167,9 @@ class LogSNR(Clock):
 class Shared(Clock):
     """E-TSDM: timesteps between the data and `end` are told as the edge of their block on the data's side.
 
-    [0, end) is cut into `blocks` equal blocks (at integers for an index clock), or into those between `edges`. From `end`
-    on the clock is the original. The derivative inside a block is exactly 0. Timesteps before the first edge belong to the
-    first block.
+    [0, end) is cut into `blocks` equal blocks (at integers for an index clock), or into those between `edges`. From
+    `end` on the clock is the original. The derivative inside a block is exactly 0. Timesteps before the first edge
+    belong to the first block.
 
     Args:
         clock: The clock without sharing; integers are snapped by it before they are shared.
@@ -185,18 +185,26 @@ class Shared(Clock):
 
     def __post_init__(self):
         if isinstance(self.clock, Shared):
-            raise UsageError("Got a shared clock inside a shared clock; a clock is shared once, so give all edges at once.")
+            raise UsageError(
+                "Got a shared clock inside a shared clock; a clock is shared once, so give all edges at once."
+            )
         if self.edges:
             object.__setattr__(self, "blocks", len(self.edges) - 1)
+        most = self.end if self.discrete else 1e6
+        if not 1 <= self.blocks <= most or not math.isfinite(self.end):
+            raise UsageError(
+                f"Got {self.blocks} blocks up to {self.end}; 1 to {most:g} fit in there, so give fewer or another end."
+            )
         steps = [(b - a) * self._sign for a, b in itertools.pairwise(self.bounds)]
-        if not (steps and min(steps) > 0 and all(map(math.isfinite, self.bounds))):
+        if not (min(steps) > 0 and all(map(math.isfinite, self.bounds))):
             way = "rise" if self._sign > 0 else "fall"
             raise UsageError(
-                f"Got the edges {self.bounds}; with this clock they {way} from the data's end to `end` by at least one block "
-                f"(of at least one timestep for an index clock), so give other edges or fewer blocks."
+                f"Got the edges {self.bounds}; with this clock they {way} from the data on, so give them in that order."
             )
         if self.bounds[-1] != self.end:
-            raise UsageError(f"Got edges up to {self.bounds[-1]:g} and end {self.end:g}; the last edge is the end, so make them equal.")
+            raise UsageError(
+                f"Got edges up to {self.bounds[-1]:g} and end {self.end:g}; the last edge is `end`, so make them equal."
+            )
         if self.discrete and any(edge != round(edge) for edge in self.bounds):
             raise UsageError(f"Got the edges {self.bounds}; an index clock is shared at integers, so round them.")
 

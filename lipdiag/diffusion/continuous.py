@@ -4,8 +4,8 @@ Everything is computed in float64 and without cancellation as t -> 0, where the 
 1 - alpha^2 is never formed by subtraction but by expm1 or a product of sines, logsnr = 2 log(alpha / sigma)
 is a difference of logarithms of accurate numbers, and each inverse is written in the small quantity.
 
-With B(t) = int_0^t beta:  VP      alpha = e^(-B/2), sigma^2 = 1 - e^(-B)      B = beta_min t + (beta_max - beta_min) t^2/2
-                           sub-VP  alpha = e^(-B/2), sigma   = 1 - e^(-B)
+    VP      alpha = e^(-B/2), sigma^2 = 1 - e^(-B)      with B(t) = beta_min t + (beta_max - beta_min) t^2/2
+    sub-VP  alpha = e^(-B/2), sigma   = 1 - e^(-B)
 VE and Karras have alpha = 1; Straight has alpha = 1 - t, sigma = t; the cosines are written out below.
 """
 
@@ -36,9 +36,9 @@ def slope(f, t: Float[Tensor, "*shape"]):
     """Derivatives of the tensors f(t), where f acts on every element of t by itself.
 
     A product from the left with ones is the derivative of such a function. It is preferred to the one from the right
-    because forward mode cannot be nested in `torch.autograd.forward_ad.dual_level`, inside which predictors are measured.
+    because forward mode cannot be nested in `torch.autograd.forward_ad.dual_level`, where predictors are measured.
     """
-    values, product = torch.func.vjp(f, t)
+    values, product = torch.func.vjp(f, t)[:2]
     if isinstance(values, Tensor):
         return product(torch.ones_like(values))[0]
     ones, zeros = torch.ones_like(t), torch.zeros_like(t)
@@ -64,7 +64,7 @@ class Schedule(ABC):
         return back(2 * (alpha.log() - sigma.log()), t)
 
     def time(self, logsnr: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """The t at which the log signal-to-noise ratio is `logsnr`; the nearer end of [0, 1] outside the schedule's range."""
+        """The t at which the log signal-to-noise ratio is `logsnr`; outside the schedule's range the nearer end."""
         t = self.inverse(double(logsnr)).clamp(-1e-6, 1 + 1e-6)
         # The clamp is kept out of the derivative, which rounding at t = 1 would otherwise turn into zero.
         return back(t + (t.clamp(0, 1) - t).detach(), logsnr)
@@ -97,7 +97,7 @@ def noise_integral_inverse(beta_min: Real, beta_max: Real, B: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class VP(Schedule):
-    """Variance-preserving diffusion with linear beta (Song et al., Score-Based Generative Modeling through SDEs, 2021)."""
+    """Variance-preserving diffusion, linear beta (Song et al., Score-Based Generative Modeling through SDEs, 2021)."""
 
     beta_min: Real = 0.1
     beta_max: Real = 20.0
@@ -152,7 +152,7 @@ class VE(Schedule):
 
 @dataclass(frozen=True)
 class Karras(Schedule):
-    """EDM's noise levels: alpha = 1 and sigma^(1/rho) linear in t (Karras et al., Elucidating the Design Space, 2022)."""
+    """EDM's noise levels: alpha = 1, sigma^(1/rho) linear in t (Karras et al., Elucidating the Design Space, 2022)."""
 
     sigma_min: Real = 0.002
     sigma_max: Real = 80.0
@@ -208,7 +208,8 @@ class Cosine(Schedule):
         return alpha, torch.sqrt(torch.sin(t * per_time) * torch.sin(2 * a + t * per_time)) / math.cos(a)
 
     def inverse(self, logsnr):
-        # sin(a + b) = S = sqrt(sin^2 a + sigma^2 cos^2 a), and sin(b) = S cos(a) - alpha cos(a) sin(a) times its conjugate
+        # sin(a + b) = S = sqrt(sin^2 a + sigma^2 cos^2 a) and cos(a + b) = alpha cos(a); then sin(b) is
+        # S cos(a) - alpha cos(a) sin(a), freed from cancellation by its conjugate.
         alpha, variance = torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr)
         sin, cos = math.sin(self.start), math.cos(self.start)
         S = torch.sqrt(sin**2 + variance * cos**2)
@@ -218,7 +219,11 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class ShiftedCosine(Schedule):
-    """logsnr = -2 log tan(pi t/2) + 2 log(shift); shift = 1 is alpha = cos, sigma = sin (Hoogeboom et al., simple diffusion, 2023)."""
+    """logsnr = -2 log tan(pi t/2) + 2 log(shift); cosine and sine for shift = 1.
+
+    References:
+        Hoogeboom et al., simple diffusion, 2023. https://arxiv.org/abs/2301.11093
+    """
 
     shift: Real = 1.0
 

@@ -1,7 +1,7 @@
 """What a network predicts, as two coefficients: y = a x0 + b eps.
 
-With x = alpha x0 + sigma eps these are two equations for x0 and eps. Solved and put into another prediction y' = a' x0 +
-b' eps they give the one formula by which every kind of prediction becomes every other:
+With x = alpha x0 + sigma eps these are two equations for x0 and eps. Solved and put into another prediction
+y' = a' x0 + b' eps they give the one formula by which every kind of prediction becomes every other:
 
     y' = [ (a' sigma - b' alpha) y + (b' a - a' b) x ] / (a sigma - b alpha).
 """
@@ -49,7 +49,12 @@ def score(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Edm:
-    """The raw output F of an EDM network, x0 = c_skip x/alpha + c_out F with the noise level sigma/alpha (Karras et al., 2022)."""
+    """The raw output F of an EDM network: x0 = c_skip x/alpha + c_out F at noise level sigma/alpha.
+
+    References:
+        Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022.
+        https://arxiv.org/abs/2206.00364
+    """
 
     sigma_data: Real = 0.5
 
@@ -58,7 +63,8 @@ class Edm:
             raise UsageError(f"Got edm({self.sigma_data}); sigma_data is positive, usually 0.5, so give such a number.")
 
     def __call__(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        # With s = sigma/alpha: c_skip = d^2 / (s^2 + d^2), c_out = s d / sqrt(s^2 + d^2), F = (x0 - c_skip (x0 + s eps)) / c_out.
+        # With s = sigma/alpha, d = sigma_data: F = (x0 - c_skip (x0 + s eps)) / c_out,
+        # c_skip = d^2 / (s^2 + d^2), c_out = s d / sqrt(s^2 + d^2).
         alpha, sigma = schedule(t)
         norm = torch.sqrt(sigma**2 + (self.sigma_data * alpha) ** 2)
         return sigma / norm / self.sigma_data, -self.sigma_data * alpha / norm
@@ -86,8 +92,8 @@ def convert(
 ) -> Float[Tensor, "batch *event"]:
     """The prediction y of kind `source`, made at x and t, as one of kind `target`.
 
-    Coefficients are float64 and cast to y's dtype last. Where the source does not determine the target (noise at alpha = 0
-    says nothing of the data) the result is not finite or meaningless.
+    Coefficients are float64 and cast to y's dtype last. Where the source does not determine the target (noise at
+    alpha = 0 says nothing of the data) the result is not finite or meaningless.
     """
     if source == target:
         return y

@@ -1,8 +1,8 @@
 """What is measured: a model that sees noise, eps = predictor(x, t).
 
-Two times enter a model. t is the noise level of x; the timestep is what the model is told. They say the same through the
-predictor's clock, unless the clock is shared (E-TSDM): then only the timestep is coarse, and noise level, schedule and
-parameterization stay at the true t. That is the whole difference between DDPM and E-TSDM.
+Two times enter a model. t is the noise level of x; the timestep is what the model is told. They say the same through
+the predictor's clock, unless the clock is shared (E-TSDM): then only the timestep is coarse, and noise level, schedule
+and parameterization stay at the true t. That is the whole difference between DDPM and E-TSDM.
 """
 
 from abc import ABC, abstractmethod
@@ -50,9 +50,9 @@ class Predictor(nn.Module, ABC):
 class NetworkPredictor(Predictor):
     """A network as a predictor of noise.
 
-    The network is called as network(x, timestep, **conditioning) with the timestep in x's dtype. It may return a tensor, a
-    tuple whose first entry is one, or an object with `.sample`; of twice the channels (a learned variance) the first half
-    is taken.
+    The network is called as network(x, timestep, **conditioning) with the timestep in x's dtype, at least float32. It
+    may return a tensor, a tuple whose first entry is one, or an object with `.sample`; of twice the channels (a learned
+    variance) the first half is taken.
 
     Args:
         network: The module or function.
@@ -60,8 +60,8 @@ class NetworkPredictor(Predictor):
         parameterization: What it predicts.
         clock: The time it is told.
         shape: Shape of one sample.
-        conditioning: Further keyword arguments; tensors among them have a leading dimension of 1 or of the batch, and move
-            with the module.
+        conditioning: Further keyword arguments; tensors among them have a leading dimension of 1 or of the batch, and
+            move with the module.
     """
 
     def __init__(
@@ -91,10 +91,13 @@ class NetworkPredictor(Predictor):
 
     def conditioned(self, x, t, timestep):
         conditioning = {
-            name: value.expand(len(x), *value.shape[1:]) if isinstance(value, Tensor) and value.shape[:1] == (1,) else value
+            name: value.expand(len(x), *value.shape[1:])
+            if isinstance(value, Tensor) and value.shape[:1] == (1,)
+            else value
             for name, value in self.conditioning.items()
         }
-        y = self.network(x, timestep.to(x.dtype), **conditioning)
+        # bfloat16 has no 999: it would tell the network 1000.
+        y = self.network(x, timestep.to(torch.promote_types(x.dtype, torch.float32)), **conditioning)
         y = getattr(y, "sample", y)
         if isinstance(y, tuple):
             y = y[0]
@@ -103,7 +106,7 @@ class NetworkPredictor(Predictor):
         if not (isinstance(y, Tensor) and y.shape == x.shape):
             got = f"a tensor of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
             raise CheckpointError(
-                f"Got {got} from the network for x of shape {tuple(x.shape)}; it returns a tensor of x's shape or of twice its "
-                f"channels, so wrap the network."
+                f"Got {got} from the network for x of shape {tuple(x.shape)}; it returns a tensor of x's shape or of "
+                f"twice its channels, so wrap the network."
             )
         return convert(y, x, t, self.schedule, self.parameterization, eps).to(x.dtype)

@@ -1,6 +1,7 @@
 """Schedules, clocks and parameterizations as text: `shared(timesteps(1000), 100, 5)`.
 
-The text is names, calls, numbers and tuples in Python's syntax, read by `ast` and never evaluated; parse(spell(o)) == o.
+The text is names, calls, numbers and tuples in Python's syntax, read by `ast` and never evaluated, and
+parse(spell(o)) == o.
 """
 
 import ast
@@ -32,11 +33,13 @@ def parse(text: str, registry: Mapping[str, Any]) -> Any:
     """
     try:
         node = ast.parse(text.strip(), mode="eval").body
-        return _value(node, text, [registry])
+        if not isinstance(node, ast.Name | ast.Call):
+            raise SyntaxError
+        return _value(node, _short(text), [registry])
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"Got {text!r}, which is not a name with arguments; {_allowed([registry])}.") from None
+        raise UsageError(f"Got {_short(text)!r}, which is not a name with arguments; {_allowed([registry])}.") from None
 
 
 def spell(thing: object) -> str:
@@ -45,8 +48,8 @@ def spell(thing: object) -> str:
         for name, entry in registry.items():
             if thing is entry and not isinstance(entry, type):
                 return name
-            if type(thing) is entry:
-                values = [getattr(thing, field.name) for field in dataclasses.fields(entry)]
+            if type(thing) is entry and dataclasses.is_dataclass(thing):
+                values = [getattr(thing, field.name) for field in dataclasses.fields(thing)]
                 while values and values[-1] == ():  # edges that were not given
                     values.pop()
                 return f"{name}({', '.join(map(_spell_value, values))})"
@@ -83,9 +86,14 @@ def _value(node: ast.expr, text: str, registries: Sequence[Mapping[str, Any]]) -
         case ast.Tuple(elts=elements) | ast.List(elts=elements):
             return tuple(_value(element, text, REGISTRIES) for element in elements)
     raise UsageError(
-        f"Got {ast.unparse(node)!r} in {text!r}; only names, calls, finite numbers and tuples of them are understood, "
-        f"so change it; {_allowed(registries)}."
+        f"Got {_short(ast.unparse(node))!r} in {text!r}; only names, calls, finite numbers and tuples of them are "
+        f"understood, so change it; {_allowed(registries)}."
     )
+
+
+def _short(text: str) -> str:
+    """Enough of the text to recognise it in a message."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _look_up(name: str, text: str, registries: Sequence[Mapping[str, Any]]) -> Any:
@@ -119,8 +127,9 @@ def _kind(hint: Any) -> tuple[str, Callable[[object], bool]]:
     if hint == Real:
         return "a number", lambda value: isinstance(value, Real)
     if typing.get_origin(hint) is tuple:
-        return "a tuple of numbers", lambda value: (
-            isinstance(value, tuple) and all(isinstance(number, Real) for number in value)
+        return (
+            "a tuple of numbers",
+            lambda value: isinstance(value, tuple) and all(isinstance(number, Real) for number in value),
         )
     words = {int: "a whole number", Table: "a schedule with a table", Schedule: "a schedule", Clock: "a clock"}
     return words[hint], lambda value: isinstance(value, hint)

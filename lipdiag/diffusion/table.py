@@ -10,6 +10,7 @@ On one interval of unit width, with values y0, y1, difference d and slopes s0, s
     y(w) = (1 - w) y0 + w y1 + w (1 - w) [ (1 - w) (s0 - d) - w (s1 - d) ].
 """
 
+import itertools
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ def spline_slopes(d: list[float]) -> list[float]:
     """Slopes at the knots of the cubic spline with unit spacing and differences d, kept monotone.
 
     The slopes solve s[i-1] + 4 s[i] + s[i+1] = 3 (d[i-1] + d[i]); the two outermost are those of the cubic through the
-    four outermost points. Each is then cut to at most three times the smaller neighbouring difference, which does nothing
-    to a smooth table and keeps a jagged one monotone, so that it has an inverse.
+    four outermost points. Each is then cut to at most three times the smaller neighbouring difference, which does
+    nothing to a smooth table and keeps a jagged one monotone, so that it has an inverse.
 
     References:
         Hyman, Accurate monotonicity preserving cubic interpolation, 1983. https://doi.org/10.1137/0904045
@@ -37,7 +38,7 @@ def spline_slopes(d: list[float]) -> list[float]:
     last = sum(c * x for c, x in zip(end, reversed(d), strict=False))
     # Forward elimination, then back substitution: s[i] = right[i] - pivot[i] s[i+1].
     pivot, right = [0.0], [first]
-    for before, after in zip(d, d[1:], strict=False):
+    for before, after in itertools.pairwise(d):
         pivot.append(1 / (4 - pivot[-1]))
         right.append((3 * (before + after) - right[-1]) * pivot[-1])
     slopes = [last]

@@ -92,8 +92,9 @@ def check_time_derivative(point: Point, findings: Findings) -> None:
             probe = (network(x, later).double() - network(x, earlier).double()) / distance
             size = torch.maximum(norms(exact), norms(probe))
             excess = (norms(probe - exact) - rounding / step).clamp_min(0) / size.clamp_min(1e-300)
-            best = torch.minimum(best, torch.where(size == 0, 0.0, excess))
-            moved = torch.maximum(moved, norms(probe))
+            # a step may leave the range of times on which the network is finite
+            best = torch.fmin(best, torch.where(size == 0, 0.0, excess))
+            moved = torch.fmax(moved, norms(probe))
     worst = int(best.argmax())
     findings.probe_difference = float(best.max())
     if not exact.any() and moved.max() > 0:

@@ -6,6 +6,9 @@ points and sigma -> 0 the exact noise is (x - alpha x0) / sigma, so K(k, k + 1) 
 
 import json
 import math
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,3 +19,141 @@ from lipdiag.training.recipe import RECIPES, Recipe
 
 TIMESTEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 900)
 DRAWS = 256
+DIGITS = """The data are the 1797 handwritten digits of the test part of E. Alpaydin and C. Kaynak, *Optical
+Recognition of Handwritten Digits*, UCI Machine Learning Repository, 1998 (https://doi.org/10.24432/C50P49), licensed
+under CC BY 4.0, as distributed with scikit-learn: 8 x 8 pixels, grey values 0..16, seen by the model as value/8 - 1."""
+
+
+def model_card(recipe: Recipe, predictor: Predictor, facts: Mapping[str, Any], data: Data) -> str:
+    """The text of a README.md for a trained model, with the metadata block that model hubs read.
+
+    Args:
+        recipe: It was trained by.
+        predictor: With the weights that are stored.
+        facts: On record about the training.
+        data: It was trained on.
+    """
+    shared = recipe.clock.startswith("shared")
+    count = sum(weight.numel() for weight in predictor.parameters())
+    title = f"{recipe.name}-{'etsdm' if shared else 'ddpm'}"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "numpy"))
+    made = f"Made with {versions}; others give the same model up to rounding, which training amplifies."
+    clock = (
+        "The clock is shared (E-TSDM): near the data the network is told only in which block its timestep lies, while\n"
+        "the noise level of its input is the true one. Inside a block the output does not move with the timestep, by\n"
+        "construction; it jumps where two blocks meet, and K has to be read there."
+        if shared
+        else "The network is told every timestep."
+    )
+    exact = limit(predictor)
+    rights = "Weights: Apache-2.0."
+    if recipe.data == "digits":
+        rights = f"Weights: Apache-2.0. Data: CC BY 4.0. {DIGITS}"
+    return f"""---
+license: apache-2.0
+library_name: lipdiag
+tags:
+- diffusion
+- {"e-tsdm" if shared else "ddpm"}
+datasets:
+- {recipe.data}
+---
+
+# {title}
+
+A diffusion model of {len(data)} samples of shape {recipe.shape}: {recipe.network} with {count} parameters, predicting
+`{recipe.parameterization}` under `{recipe.schedule}` with the clock `{recipe.clock}`.
+It is made for demonstrating and testing lipdiag, not for its pictures.
+{clock}
+
+## How it was made
+
+    {command(recipe)}
+
+{recipe.steps} steps of AdamW, {recipe.batch} samples each, learning rate {recipe.learning_rate:g} after {recipe.warmup}
+steps of warm-up and down to 0 along a cosine, gradient clipped at {recipe.clip:g}, seed {recipe.seed}; uniform
+timesteps, mean squared error. The stored weights are the exponential moving average (decay {recipe.ema_decay:g}).
+The mean loss over the last steps was {facts["loss"]:.5f}. {made}
+`config.json` holds the whole recipe and the SHA-256 of the weights; that of the data is
+{data.fingerprint}.
+
+## How its output moves with the timestep
+
+{table(predictor, data)}
+
+## Limits
+
+It knows {len(data)} samples, and nothing about any other data. The first timesteps are fitted last, so that what is
+learned there falls short of the exact K of these data, for which K(k, k + 1) -> sqrt(d) (1 - sigma_k / sigma_(k+1)) as
+k falls{exact}. One seed was trained: how much K differs between seeds is not in the table's errors.
+
+## Rights
+
+{rights}
+"""
+
+
+def limit(predictor: Predictor) -> str:
+    """What the exact K is at the first timestep, in words, where timesteps are counted."""
+    clock = predictor.clock.base
+    if not clock.discrete:
+        return ""
+    sigma = predictor.schedule(clock.time(torch.tensor([0.0, 1.0], dtype=torch.float64)))[1]
+    value = math.sqrt(math.prod(predictor.shape)) * (1 - sigma[0] / sigma[1]).item()
+    return f" ({value:.2f} for k = 0)"
+
+
+def command(recipe: Recipe) -> str:
+    """The command line that trains by this recipe."""
+    words = [f"lipdiag train --recipe {recipe.name}"]
+    named = RECIPES.get(recipe.name)
+    if named is None:
+        return words[0]
+    mine, theirs = recipe.to_dict(), named.to_dict()
+    shared = f"shared({named.clock}, "
+    if recipe.clock.startswith(shared) and mine["clock"] != theirs["clock"]:
+        rule = recipe.clock.removeprefix(shared).removesuffix(")").replace(" ", "")
+        words.append("--etsdm" if rule == "100,5" else f"--etsdm {rule}")
+        theirs["clock"] = mine["clock"]
+    words += [f"--set '{key}={text(mine[key])}'" for key in mine if mine[key] != theirs[key]]
+    return " ".join([*words, "--out DIR"])
+
+
+def text(value: object) -> str:
+    """A field's value as `--set` takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def table(predictor: Predictor, data: Data) -> str:
+    """K(k, k + 1) at some timesteps and at the edges of shared blocks, as a Markdown table."""
+    clock = predictor.clock.base
+    count = getattr(clock, "count", None)
+    if not clock.discrete or count is None:
+        return "The timesteps of this model are continuous: `lipdiag measure` measures their derivative."
+    edges = [int(edge) - 1 for edge in getattr(predictor.clock, "bounds", ()) if edge > 0]
+    rows = ["| k | K(k, k + 1) | standard error |", "|---|---|---|"]
+    for k in sorted({k for k in (*TIMESTEPS, *edges) if k < count - 1}):
+        mean, error = difference(predictor, data, k)
+        rows.append(f"| {k}{' (edge)' if k in edges else ''} | {mean:.4f} | {error:.4f} |")
+    return "\n".join([*rows, "", f"Mean of the Euclidean norm over {DRAWS} draws of data and noise."])
+
+
+@torch.no_grad()
+def difference(predictor: Predictor, data: Data, k: int, draws: int = DRAWS) -> tuple[float, float]:
+    """K(k, k + 1) of an index model, the mean over draws of data and noise at k, and its standard error."""
+    generator = torch.Generator().manual_seed(0)
+    indices = torch.randint(len(data), (draws,), generator=generator)
+    x0 = torch.stack([data[index] for index in indices.tolist()])
+    noise = torch.randn(x0.shape, generator=generator)
+    clock = predictor.clock.base
+    now, then = (clock.time(torch.full((draws,), float(step), dtype=torch.float64)) for step in (k, k + 1))
+    alpha, sigma = (c.view(-1, *[1] * (x0.ndim - 1)).to(x0.dtype) for c in predictor.schedule(now))
+    x = alpha * x0 + sigma * noise
+    device: torch.device | str = next((weight.device for weight in predictor.parameters()), torch.device("cpu"))
+    norms = moved(predictor, x.to(device), now.to(device), then.to(device)).flatten(1).norm(dim=1).double()
+    return norms.mean().item(), norms.std().item() / math.sqrt(draws)
+
+
+def moved(predictor: Predictor, x: Tensor, now: Tensor, then: Tensor) -> Tensor:
+    """How the prediction changes when the model's own time alone moves, at x and its noise level."""
+    return predictor.conditioned(x, now, predictor.clock(then)) - predictor.conditioned(x, now, predictor.clock(now))

@@ -52,6 +52,18 @@ NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
         "FluxTransformer2DModel",
     )
 }
+TIME_BY_KEYWORD = ("SD3Transformer2DModel", "FluxTransformer2DModel")  # their second argument is another one
+
+
+class TimeByKeyword(nn.Module):
+    """A network that takes its timestep by keyword only."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, timestep: Tensor, **conditioning: Any) -> Any:
+        return self.network(x, timestep=timestep, **conditioning)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,13 +135,13 @@ def save(
         raise UsageError(f"Cannot save to {shown(path)}: give a folder, or a file that ends in .pt.")
     if weights not in ("raw", "ema") or (weights == "ema" and ema is not None):
         raise UsageError(f"weights is {weights!r}: it says what the model's own weights are, raw or, alone, ema.")
+    network, inputs = bare(predictor), conditioning(predictor)
     config = describe(predictor) | {"weights": weights, "data": data, "training": dict(training or {})}
-    assert isinstance(predictor, NetworkPredictor)
-    states = {MODEL: predictor.network.state_dict() | conditioning(predictor)}
+    states = {MODEL: network.state_dict() | inputs}
     if ema is not None:
-        states[EMA] = dict(ema) | conditioning(predictor)
+        states[EMA] = dict(ema) | inputs
     # Tied weights share memory, which safetensors refuses; a checkpoint holds each by its own name.
-    states = {name: {key: value.detach().cpu().clone() for key, value in state.items()} for name, state in states.items()}
+    states = {name: {key: plain_copy(value) for key, value in state.items()} for name, state in states.items()}
     if path.suffix == ".pt":
         content: dict[str, Any] = {"config": json_text(config), "model": states[MODEL]}
         buffer = io.BytesIO()  # torch.save into a file on a full disk ends in an error that does not say so
@@ -140,25 +152,40 @@ def save(
 
     make_folder(path)
     files = {name: serialize(state) for name, state in states.items()}
-    config["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    for name, content in files.items():
-        atomic_write(path / name, content)
+    config["files"] = {name: hashlib.sha256(file).hexdigest() for name, file in files.items()}
+    for name, file in files.items():
+        atomic_write(path / name, file)
     atomic_write(path / CONFIG, json_text(config).encode())
+
+
+def bare(predictor: Predictor) -> nn.Module:
+    """The predictor's network as its class made it, if that class is in NETWORKS.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    network = getattr(predictor, "network", None)
+    if isinstance(network, TimeByKeyword):
+        network = network.network
+    name = type(network).__name__
+    if not isinstance(network, nn.Module) or name not in NETWORKS or type(network) is not NETWORKS[name]():
+        around = "" if network is None else f" around a {name}"
+        raise UsageError(
+            f"A {type(predictor).__name__}{around} cannot be saved: lipdiag saves a NetworkPredictor around one of "
+            f"{', '.join(NETWORKS)}."
+        )
+    return network
 
 
 def describe(predictor: Predictor) -> dict[str, Any]:
     """The part of a config that the predictor itself tells."""
-    network = getattr(predictor, "network", None)
-    name = type(network).__name__
-    if not isinstance(predictor, NetworkPredictor) or name not in NETWORKS or type(network) is not NETWORKS[name]():
-        raise UsageError(
-            f"A {type(predictor).__name__} around a {name} cannot be saved: lipdiag saves a NetworkPredictor around one "
-            f"of {', '.join(NETWORKS)}."
-        )
-    config = {key: value for key, value in dict(predictor.network.config).items() if not key.startswith("_")}
+    network: Any = bare(predictor)
     return {
         "format_version": FORMAT_VERSION,
-        "network": {"class": name, "config": config},
+        "network": {
+            "class": type(network).__name__,
+            "config": {key: value for key, value in dict(network.config).items() if not key.startswith("_")},
+        },
         "schedule": spell(predictor.schedule),
         "parameterization": spell(predictor.parameterization),
         "clock": spell(predictor.clock),
@@ -166,12 +193,17 @@ def describe(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def conditioning(predictor: NetworkPredictor) -> dict[str, Tensor]:
+def conditioning(predictor: Predictor) -> dict[str, Tensor]:
     """The network's further inputs, under names that no weight has."""
-    inputs = predictor.conditioning or {}
+    inputs = dict(getattr(predictor, "conditioning", {}))
     if not all(isinstance(value, Tensor) for value in inputs.values()):
-        raise UsageError("Only tensors can be saved as conditioning: give nested inputs to the network by a factory.")
+        raise UsageError("Only tensors can be saved as conditioning: give the network other inputs by a factory.")
     return {CONDITIONING + name: value for name, value in inputs.items()}
+
+
+def plain_copy(tensor: Tensor) -> Tensor:
+    """The tensor on the CPU, contiguous, with memory of its own."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def json_text(config: Mapping[str, Any]) -> str:
@@ -220,7 +252,7 @@ def read(path: str | Path, weights: str = "ema") -> Checkpoint:
         name = EMA if len(available) == 2 and chosen == "ema" else MODEL
         state, digest = read_weights(path / name)
         if config["files"].get(name) != digest:
-            refuse(path / name, f"is not the file that {CONFIG} was written with: one of them is damaged or was replaced")
+            refuse(path / name, f"is not the file that {CONFIG} was written with: one of the two is damaged")
         digests = {CONFIG: hashlib.sha256(text).hexdigest(), name: digest}
         kind, sha256 = "lipdiag folder", folder_digest(digests)
     else:
@@ -260,7 +292,8 @@ def check_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
         refuse(path, f"has format_version {version}, newer than this lipdiag reads ({FORMAT_VERSION}): update lipdiag")
     config = {"data": None, "training": {}, "files": {}, "weights": "raw"} | config
     types: dict[str, Any] = dict.fromkeys(("schedule", "parameterization", "clock", "weights"), str)
-    types |= {"format_version": int, "network": dict, "shape": list, "data": (str, type(None)), "training": dict, "files": dict}
+    types |= dict.fromkeys(("network", "training", "files"), dict)
+    types |= {"format_version": int, "shape": list, "data": (str, type(None))}
     for key in sorted(set(types) ^ set(config)):
         refuse(path, f"{'lacks the key' if key in types else 'has the unknown key'} {shown(key)!r} in its config")
     for key, kind in types.items():
@@ -324,7 +357,7 @@ def create_network(name: str, config: Mapping[str, Any], path: str | Path) -> nn
     network_class = NETWORKS[name]()
     unknown = set(config) - set(python.signature(network_class.__init__).parameters)
     if unknown:
-        refuse(path, f"gives its {name} the argument {shown(min(unknown))!r}, which this version of diffusers does not know")
+        refuse(path, f"gives its {name} the argument {shown(min(unknown))!r}, which this diffusers does not know")
     try:
         return network_class(**config).eval()
     except Exception as error:  # whatever a wrong argument leads the library to
@@ -342,7 +375,7 @@ def assemble(
     Raises:
         CheckpointError: If something is neither told nor given, or the weights do not fit the network.
     """
-    given = {
+    given: dict[str, tuple[Any, str | None, Mapping[str, Any]]] = {
         "schedule": (schedule, checkpoint.schedule, SCHEDULES),
         "parameterization": (parameterization, checkpoint.parameterization, PARAMETERIZATIONS),
         "clock": (clock, checkpoint.clock, CLOCKS),
@@ -360,7 +393,10 @@ def assemble(
     with torch.random.fork_rng(devices=[]):  # the first weights are overwritten: they cost the caller no random numbers
         network = create_network(checkpoint.network, checkpoint.network_config, checkpoint.path)
     fit(network, checkpoint.state, checkpoint.path)
-    return NetworkPredictor(network.requires_grad_(False), **parts, shape=checkpoint.shape, conditioning=checkpoint.conditioning)
+    if checkpoint.network in TIME_BY_KEYWORD:
+        network = TimeByKeyword(network)
+    predictor = NetworkPredictor(network, **parts, shape=checkpoint.shape, conditioning=checkpoint.conditioning)
+    return predictor.eval().requires_grad_(False)
 
 
 def understood(text: str, registry: Mapping[str, Any], path: str | Path, name: str) -> Any:

@@ -75,7 +75,7 @@ class Array(Data):
         return sample
 
     @cached_property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.values.dtype.str} {self.values.shape} {self.half}".encode())
         for start in range(0, len(self), 1024):  # a memory-mapped array need not fit into memory
             digest.update(np.ascontiguousarray(self.values[start : start + 1024]).tobytes())
@@ -104,7 +104,7 @@ class Folder(Data):
         return torch.from_numpy(values / np.float32(127.5) - np.float32(1))
 
     @cached_property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
@@ -191,10 +191,10 @@ def array(name: str, values: np.ndarray, shape: tuple[int, ...] | None, half: fl
     """An array as samples of `shape`, a channel axis added or moved to the front where that is unambiguous."""
     if values.dtype != np.uint8 and values.dtype.kind != "f":
         raise UsageError(
-            f"{name} holds {values.dtype} values: give floating-point values in the model's own range, or 8-bit pictures."
+            f"{name} holds {values.dtype} values: give floating-point ones in the model's own range, or 8-bit pictures."
         )
     if values.ndim < 2 or values.size == 0:
-        raise UsageError(f"{name} has the shape {values.shape}: give (samples, *shape of one), and at least one sample.")
+        raise UsageError(f"{name} has the shape {values.shape}: give (samples, *shape of one), at least one sample.")
     item = values.shape[1:]
     grey, last = len(item) == 2, len(item) == 3 and item[-1] in MODES and item[0] not in MODES
     if shape is None:

@@ -11,9 +11,10 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, BinaryIO
+from typing import Any
 
 from lipdiag.errors import CheckpointError, StorageError
 
@@ -92,7 +93,7 @@ def reason(error: OSError, folder: Path) -> str:
 
 
 @contextmanager
-def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+def open_regular(path: str | Path) -> Iterator[BufferedReader]:
     """A regular file opened for reading; everything that is checked and read later comes from this one handle.
 
     Raises:
@@ -131,7 +132,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return parse_json(data, str(path))
 
 
-def read_all(file: BinaryIO, path: str | Path, most: int) -> bytes:
+def read_all(file: BufferedReader, path: str | Path, most: int) -> bytes:
     """Every byte of an open file of at most `most` bytes."""
     try:
         data = file.read(most + 1)

@@ -21,9 +21,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lipdiag.diffusion.clock import Clock
+from lipdiag.diffusion.clock import CLOCKS, Clock
+from lipdiag.diffusion.parameterization import PARAMETERIZATIONS, eps
 from lipdiag.diffusion.predictor import NetworkPredictor
-from lipdiag.errors import NonFiniteError, RunError
+from lipdiag.diffusion.schedule import SCHEDULES
+from lipdiag.diffusion.spelling import parse
+from lipdiag.errors import CheckpointError, NonFiniteError, RunError, UsageError
+from lipdiag.training.checkpoint import create_network
 from lipdiag.training.data import Data, dataset
 from lipdiag.training.recipe import Recipe
 
@@ -119,15 +123,12 @@ def train(
 
 def build(recipe: Recipe) -> NetworkPredictor:
     """The recipe's model with its first weights, which follow from the seed and the network alone."""
-    from lipdiag.diffusion.clock import CLOCKS
-    from lipdiag.diffusion.parameterization import PARAMETERIZATIONS
-    from lipdiag.diffusion.schedule import SCHEDULES
-    from lipdiag.diffusion.spelling import parse
-    from lipdiag.training.checkpoint import create_network
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed(recipe.seed, "weights", 0))
-        network = create_network(recipe.network, recipe.network_config, "the recipe")
+        try:
+            network = create_network(recipe.network, recipe.network_config, f"the recipe {recipe.name}")
+        except CheckpointError as error:
+            raise UsageError(str(error)) from error
     return NetworkPredictor(
         network,
         parse(recipe.schedule, SCHEDULES),
@@ -155,7 +156,7 @@ def draw(recipe: Recipe, data: Data, clock: Clock, step: int) -> Batch:
 
 
 def loss(predictor: NetworkPredictor, batch: Batch) -> Float[Tensor, ""]:
-    """The mean squared error of the network's own output; the noise level is each sample's, whatever the clock shares."""
+    """The mean squared error of the network's own output, at each sample's own noise level, whatever is shared."""
     x0, noise, t = batch
     device = next(predictor.parameters()).device
 
@@ -165,7 +166,11 @@ def loss(predictor: NetworkPredictor, batch: Batch) -> Float[Tensor, ""]:
     alpha, sigma = map(column, predictor.schedule(t))
     a, b = map(column, predictor.parameterization(predictor.schedule, t))
     x, target = alpha * x0 + sigma * noise, a * x0 + b * noise
-    return (predictor.output(x.to(device), predictor.clock(t).to(device)) - target.to(device)).square().mean()
+    # Of a network said to predict the noise, the output comes back as it is. Its own prediction turned into noise and
+    # back would be lost where alpha = 0, and its digits where sigma is small.
+    told = predictor.clock, predictor.shape, predictor.conditioning
+    raw = NetworkPredictor(predictor.network, predictor.schedule, eps, *told)
+    return (raw(x.to(device), t.to(device)) - target.to(device)).square().mean()
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -182,7 +187,9 @@ def average(ema: nn.Module, network: nn.Module, decay: float) -> None:
         mean.copy_(buffer)
 
 
-def restore(snapshot: Mapping[str, Tensor], network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def restore(
+    snapshot: Mapping[str, Tensor], network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
+) -> int:
     """Put a snapshot's tensors back in their places and return its step.
 
     Raises:
@@ -202,4 +209,4 @@ def restore(snapshot: Mapping[str, Tensor], network: nn.Module, ema: nn.Module, 
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return int(parts["step"][""])
     except (RuntimeError, KeyError) as error:
-        raise RunError("The interrupted training was of another model: give the recipe it had, or another --out.") from error
+        raise RunError("The snapshot is of another model: give the recipe it was made by, or another --out.") from error

@@ -7,19 +7,21 @@ known type, inside its storage. torch alone accepts flipped bits, archives that 
 tensors without memory behind them.
 """
 
+import json
 import pickletools
 import re
 import struct
 import zipfile
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from lipdiag.errors import CheckpointError
-from lipdiag.training.files import open_regular, parse_json, reason, shown
+from lipdiag.training.files import open_regular, reason, shown
 
 LARGEST_PICKLE = 64 * 2**20  # bytes of data.pkl, which holds names and shapes only
 LARGEST_HEADER = 32 * 2**20  # bytes of the table in front of a safetensors file
@@ -88,13 +90,13 @@ def check_magic(start: bytes, path: str | Path) -> None:
     if start[257:262] == b"ustar":
         refuse(path, f"is a tar archive, as torch wrote before version 0.4: load it with that torch and {CONVERT}")
     if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        refuse(path, f"is a bare pickle, which may run code when it is loaded: load it where you trust it and {CONVERT}")
+        refuse(path, f"is a bare pickle, which may run code when loaded: load it where you trust it and {CONVERT}")
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
         refuse(path, "is a plain text, not a checkpoint")
     refuse(path, "is neither a .safetensors file nor a .pt file as torch.save writes")
 
 
-def read_archive(file: BinaryIO, path: str | Path) -> dict[str, Any]:
+def read_archive(file: BufferedReader, path: str | Path) -> dict[str, Any]:
     """The object in torch.save's zip archive, after all checks."""
     check_archive(file, path)
     file.seek(0)
@@ -102,13 +104,14 @@ def read_archive(file: BinaryIO, path: str | Path) -> dict[str, Any]:
         # Both arguments are given because the environment and other packages change their defaults.
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:  # torch lets more than a dozen types of exception escape from a bad file
-        refuse(path, f"cannot be loaded by torch ({shown(str(error).splitlines()[0] if str(error) else repr(error))})", error)
+        words = str(error).splitlines()[0] if str(error) else repr(error)
+        refuse(path, f"cannot be loaded by torch ({shown(words)})", error)
     if not isinstance(loaded, dict):
         refuse(path, f"holds a {shown(type(loaded).__name__)} where a dictionary of tensors is expected")
     return plain(loaded, path)
 
 
-def check_archive(file: BinaryIO, path: str | Path) -> None:
+def check_archive(file: BufferedReader, path: str | Path) -> None:
     """Refuse an archive that torch would read otherwise than it is written, or that asks for code."""
     size = file.seek(0, 2)
     file.seek(0)
@@ -127,7 +130,7 @@ def check_archive(file: BinaryIO, path: str | Path) -> None:
                 refuse(path, f"is a zip archive with the record {shown(strange[0])!r}, which torch.save does not write")
             if len(tops) != 1 or "data.pkl" not in inner:
                 refuse(path, "is a zip archive, but not one that torch.save wrote")
-            if any(i.compress_type != zipfile.ZIP_STORED or i.file_size != i.compress_size or i.flag_bits & 1 for i in infos):
+            if any(i.compress_type or i.file_size != i.compress_size or i.flag_bits & 1 for i in infos):
                 refuse(path, "holds compressed or encrypted records, which torch.save does not write")
             if sum(info.file_size for info in infos) > size:
                 refuse(path, "claims to hold more bytes than it has")
@@ -151,7 +154,9 @@ def check_pickle(data: bytes, path: str | Path) -> None:
             if opcode.name == "GLOBAL" and argument not in GLOBALS:
                 name = shown(str(argument).replace(" ", "."))
                 if "torch_utils.persistence" in name:
-                    refuse(path, f"is an EDM pickle, which holds its own source code: load it with EDM's code and {CONVERT}")
+                    refuse(
+                        path, f"is an EDM pickle, which holds source code: load it with EDM's own code and {CONVERT}"
+                    )
                 refuse(path, f"contains the Python object {name!r}, not only tensors: {CONVERT}")
             if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
                 refuse(path, f"contains Python objects by the opcode {opcode.name}, not only tensors: {CONVERT}")
@@ -192,7 +197,7 @@ def checked(tensor: Tensor, path: str | Path) -> Tensor:
     return tensor.detach()
 
 
-def read_safetensors(file: BinaryIO, path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(file: BufferedReader, path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of an open safetensors file."""
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -216,8 +221,6 @@ def read_safetensors(file: BinaryIO, path: str | Path) -> tuple[dict[str, Tensor
 
 def json_metadata(header: bytes) -> dict[str, str]:
     """The texts stored beside the tensors; safetensors has checked the header."""
-    import json
-
     return dict(json.loads(header).get("__metadata__") or {})
 
 
@@ -239,11 +242,14 @@ def fit(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> st
     for name, tensor in state.items():
         target = wanted[name]
         if tensor.shape != target.shape:
-            refuse(path, f"has {shown(name)!r} of shape {tuple(tensor.shape)} where the network needs {tuple(target.shape)}")
+            got, needed = tuple(tensor.shape), tuple(target.shape)
+            refuse(path, f"has {shown(name)!r} of shape {got} where the network needs {needed}")
         if target.is_floating_point() != (tensor.dtype in FLOATING):
             refuse(path, f"has {shown(name)!r} of type {tensor.dtype} where the network needs {target.dtype}")
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            refuse(path, f"has NaN or infinity in the weight {shown(name)!r}: the training had diverged, take an earlier one")
+            refuse(
+                path, f"has NaN or infinity in the weight {shown(name)!r}: the training diverged, take an earlier one"
+            )
     if any(tensor.dtype == torch.float64 for tensor in state.values()):
         network.double()
     network.load_state_dict(dict(state), strict=True)
@@ -262,5 +268,5 @@ def matched(state: Mapping[str, Tensor], wanted: set[str]) -> tuple[str, Mapping
 
 def weights_dtype(state: Mapping[str, Tensor]) -> str:
     """The floating-point types among the weights, such as "float32"."""
-    names = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()})
-    return " and ".join(names) or "none"
+    names = {str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()}
+    return " and ".join(sorted(names)) or "none"

@@ -88,13 +88,13 @@ def model_folder(path: Path, weights: str) -> tuple[Path, str, tuple[str, ...]]:
     """The folder with the network's weights, which weights they are, and which there are."""
     if not (path / "model_index.json").exists():
         return path, choose(("as stored",), weights, path), ("as stored",)
-    for part in PARTS:
-        if (path / part).is_dir():
-            averaged = path / f"{part}_ema"
-            available = ("ema", "raw") if averaged.is_dir() else ("as stored",)
-            chosen = choose(available, weights, path)
-            return averaged if chosen == "ema" else path / part, chosen, available
-    refuse(path, f"is a pipeline without a folder {' or '.join(PARTS)}: lipdiag measures those networks, or use --factory")
+    part = next((part for part in PARTS if (path / part).is_dir()), None)
+    if part is None:
+        refuse(path, f"is a pipeline without a folder {' or '.join(PARTS)}, which lipdiag measures: use --factory")
+    averaged = path / f"{part}_ema"
+    available = ("ema", "raw") if averaged.is_dir() else ("as stored",)
+    chosen = choose(available, weights, path)
+    return averaged if chosen == "ema" else path / part, chosen, available
 
 
 def scheduler_file(path: Path, folder: Path) -> Path | None:

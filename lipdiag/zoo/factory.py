@@ -64,27 +64,27 @@ def factory(
             made = function(*arguments)
         except Exception as error:
             raise UsageError(f"The factory {spec} failed with {type(error).__name__}: {shown(error)}.") from error
-    parts: dict[str, Any] = {
-        "schedule": parse(schedule, SCHEDULES) if isinstance(schedule, str) else schedule,
-        "parameterization": parse(parameterization, PARAMETERIZATIONS) if isinstance(parameterization, str) else parameterization,
-        "clock": parse(clock, CLOCKS) if isinstance(clock, str) else clock,
-        "shape": shape,
-    }
-    given = {name: part for name, part in parts.items() if part is not None}
+    names = ("schedule", "parameterization", "clock", "shape")
+    texts = ((schedule, SCHEDULES), (parameterization, PARAMETERIZATIONS), (clock, CLOCKS))
+    parts = [parse(part, registry) if isinstance(part, str) else part for part, registry in texts]
+    given: dict[str, Any] = {name: part for name, part in zip(names, (*parts, shape), strict=True) if part is not None}
+    kind = type(made).__name__
     if isinstance(made, NetworkPredictor):
-        own = {name: getattr(made, name) for name in (*parts, "conditioning")}
+        own = {name: getattr(made, name) for name in (*names, "conditioning")}
         return NetworkPredictor(made.network, **(own | given)).eval() if given else made.eval()
     if isinstance(made, Predictor):
         if given:
-            raise UsageError(f"The factory {spec} made a {type(made).__name__}, which has its own {' and '.join(given)}.")
+            raise UsageError(
+                f"The factory {spec} made a {kind}, which has its own {' and '.join(given)}: leave them out."
+            )
         return made.eval()
     if not callable(made):
-        raise UsageError(f"The factory {spec} returned a {type(made).__name__}: return a Predictor, a module or a function.")
-    if len(given) < len(parts):
-        lacking = " and ".join(f"--{name}" for name in parts if name not in given)
-        raise UsageError(f"The factory {spec} returned a {type(made).__name__}, not a Predictor: give {lacking} too.")
+        raise UsageError(f"The factory {spec} returned a {kind}: return a Predictor, a module or a function.")
+    lacking = " and ".join(f"--{name}" for name in names if name not in given)
+    if lacking:
+        raise UsageError(f"The factory {spec} returned a {kind}, not a Predictor: give {lacking} too.")
     network = made if isinstance(made, nn.Module) else Wrapped(made)
-    return NetworkPredictor(network.requires_grad_(False), **parts).eval()
+    return NetworkPredictor(network.requires_grad_(False), **given).eval()
 
 
 def find(spec: str) -> Callable[..., Any]:

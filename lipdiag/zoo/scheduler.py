@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lipdiag.diffusion.clock import LogSigma, Sigma, Timesteps, Unit
-from lipdiag.diffusion.parameterization import PARAMETERIZATIONS
 from lipdiag.diffusion.schedule import (
     VE,
     Discrete,
@@ -56,19 +55,18 @@ def told(config: Mapping[str, Any], network: str) -> Told:
         return Told(spell(ve), "score", spell(Sigma(ve)))
     if name.startswith("EDM"):
         karras = Karras(*(float(config.get(key, value)) for key, value in EDM.items()))
-        if config.get("prediction_type", "epsilon") == "epsilon":
-            parameterization = spell(PARAMETERIZATIONS["edm"](float(config.get("sigma_data", 0.5))))
-            return Told(spell(karras), parameterization, spell(LogSigma(karras)))
-        return Told(spell(karras), None, spell(LogSigma(karras)), ("EDM's v_prediction is not among the parameterizations",))
+        # The network sees x / sqrt(sigma^2 + sigma_data^2), which no parameterization of the output can say.
+        note = "an EDM network's input is scaled by its noise level: give it by a factory that does so"
+        return Told(spell(karras), None, spell(LogSigma(karras)), (note,))
     if "beta_schedule" not in config and config.get("trained_betas") is None and "beta_start" not in config:
         return Told(None, None, None, (f"the scheduler {name or 'without a name'} is unknown",))
     prediction = str(config.get("prediction_type", "epsilon"))
-    notes = () if prediction in PREDICTIONS else (f"the prediction type {prediction!r} is unknown",)
+    notes = [] if prediction in PREDICTIONS else [f"the prediction type {prediction!r} is unknown"]
     table = betas(config, count)
     if table is None:
         return Told(None, PREDICTIONS.get(prediction), spell(Timesteps(count)), (*notes, unknown_betas(config)))
     table = ZeroTerminalSNR(table) if config.get("rescale_betas_zero_snr") else table
-    return Told(spell(table), PREDICTIONS.get(prediction), spell(Timesteps(table.timesteps)), notes)
+    return Told(spell(table), PREDICTIONS.get(prediction), spell(Timesteps(table.timesteps)), tuple(notes))
 
 
 EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}

@@ -1,0 +1,80 @@
+"""Small networks for tests: one that is well behaved, and ones that misbehave silently."""
+
+import torch
+from torch import nn
+
+from lipdiag.diffusion.clock import Clock, Timesteps
+from lipdiag.diffusion.parameterization import eps
+from lipdiag.diffusion.predictor import NetworkPredictor
+from lipdiag.diffusion.schedule import Linear
+
+SHAPE = (1, 4, 4)
+
+
+class Tiny(nn.Module):
+    """Convolutions with a smooth dependence on time."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first = nn.Conv2d(1, 8, 3, padding=1)
+            self.last = nn.Conv2d(8, 1, 3, padding=1)
+            self.time = nn.Linear(2, 8)
+
+    def embed(self, timestep):
+        return self.time(torch.stack([torch.sin(timestep / 50), torch.log1p(timestep)], 1))[:, :, None, None]
+
+    def forward(self, x, timestep):
+        return self.last(torch.nn.functional.silu(self.first(x) + self.embed(timestep)))
+
+
+class Rounding(Tiny):
+    """Rounds its timestep, as an embedding table does."""
+
+    def embed(self, timestep):
+        return super().embed(timestep.round())
+
+
+class Detached(Tiny):
+    """Cuts the gradient in x on one path."""
+
+    def forward(self, x, timestep):
+        return super().forward(x, timestep) + 0.5 * x.detach() * torch.ones_like(x) + 0.5 * self.cut(x)
+
+    def cut(self, x):
+        with torch.no_grad():
+            return 3 * self.last(self.first(x))
+
+
+class Mixing(Tiny):
+    """Lets samples of a batch see each other."""
+
+    def forward(self, x, timestep):
+        return super().forward(x - x.mean(0, keepdim=True), timestep)
+
+
+class Shrinking(Tiny):
+    """Returns another shape than it was given."""
+
+    def forward(self, x, timestep):
+        return super().forward(x, timestep)[..., 1:]
+
+
+class Exploding(Tiny):
+    """Returns NaN."""
+
+    def forward(self, x, timestep):
+        return super().forward(x, timestep) * torch.nan
+
+
+class Timeless(Tiny):
+    """Does not look at the time."""
+
+    def embed(self, timestep):
+        return super().embed(torch.zeros_like(timestep))
+
+
+def predictor(network: nn.Module | None = None, clock: Clock | None = None) -> NetworkPredictor:
+    """A network as a DDPM."""
+    return NetworkPredictor(network or Tiny(), Linear(), eps, clock or Timesteps(1000), SHAPE).eval()
