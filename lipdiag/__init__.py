@@ -21,7 +21,19 @@ _HOMES = {
     "NetworkPredictor": "diffusion.predictor",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "NetworkPredictor",
+    "Plan",
+    "Predictor",
+    "__version__",
+    "inspect",
+    "load",
+    "measure",
+    "open_run",
+    "plot",
+    "save",
+    "summarize",
+]
 
 if TYPE_CHECKING:
     from .diffusion.predictor import NetworkPredictor, Predictor

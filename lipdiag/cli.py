@@ -58,7 +58,9 @@ def configure(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
     for key, value in values.items():
         parameter = aliases.get(key.replace("-", "_")) or known.get(key)
         if parameter is None or parameter.name is None:
-            raise UsageError(f"{path} sets {key!r}, which {ctx.info_name} does not know; known are {', '.join(sorted(aliases))}")
+            raise UsageError(
+                f"{path} sets {key!r}, which {ctx.info_name} does not know; known are {', '.join(sorted(aliases))}"
+            )
         defaults[parameter.name] = value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
@@ -69,15 +71,30 @@ def options(*decorators: Callable) -> Callable[[Callable], Callable]:
 
 
 everywhere = options(
-    click.option("--config", type=click.Path(dir_okay=False), is_eager=True, expose_value=False, callback=configure, help="Defaults from a TOML file."),
+    click.option(
+        "--config",
+        type=click.Path(dir_okay=False),
+        is_eager=True,
+        expose_value=False,
+        callback=configure,
+        help="Defaults from a TOML file.",
+    ),
     click.option("--quiet", is_flag=True, help="No progress, no remarks."),
     click.option("--json", "as_json", is_flag=True, help="One line of JSON on standard output instead of text."),
     click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
 )
 reading = options(
-    click.option("--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Which weights, where a checkpoint has both."),
+    click.option(
+        "--weights",
+        type=click.Choice(["ema", "raw"]),
+        default="ema",
+        show_default=True,
+        help="Which weights, where a checkpoint has both.",
+    ),
     click.option("--schedule", metavar="TEXT", help='Overrides the file, e.g. "linear(0.0001, 0.02, 1000)".'),
-    click.option("--parameterization", metavar="TEXT", help="Overrides the file: eps, v, x0, velocity, score, edm(0.5)."),
+    click.option(
+        "--parameterization", metavar="TEXT", help="Overrides the file: eps, v, x0, velocity, score, edm(0.5)."
+    ),
     click.option("--clock", metavar="TEXT", help='Overrides the file, e.g. "shared(timesteps(1000), 100, 5)".'),
     click.option("--factory", metavar="PKG.MOD:FUNCTION", help="Your own Python function that makes the model."),
     click.option("--shape", metavar="C,H,W", help="Of one sample, where a factory returns a bare network."),
@@ -127,7 +144,10 @@ def stoppable() -> Iterator[dict[str, int]]:
             signal.signal(number, handler)
 
 
-@click.group(cls=Refusals, context_settings={"auto_envvar_prefix": "LIPDIAG", "help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.group(
+    cls=Refusals,
+    context_settings={"auto_envvar_prefix": "LIPDIAG", "help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
 @click.version_option(package_name="lipdiag")
 def main() -> None:
     """Where is a diffusion model ill-conditioned, in time and in space?
@@ -138,7 +158,13 @@ def main() -> None:
 
 @main.command()
 @click.argument("checkpoint")
-@click.option("--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Which weights, where a checkpoint has both.")
+@click.option(
+    "--weights",
+    type=click.Choice(["ema", "raw"]),
+    default="ema",
+    show_default=True,
+    help="Which weights, where a checkpoint has both.",
+)
 @everywhere
 def inspect(checkpoint: str, weights: str, quiet: bool, as_json: bool) -> None:
     """Say what a checkpoint is, how it will be read, and what is unknown."""
@@ -168,28 +194,54 @@ def default_out(checkpoint: str) -> Path:
 
 @main.command()
 @click.argument("checkpoint", required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="The run, a folder.  [default: the checkpoint's stem + .zarr]")
-@click.option("--timesteps", default="log:64", show_default=True, help="0,10,20 or start:stop:step or log:N, in the model's own unit.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The run, a folder.  [default: the checkpoint's stem + .zarr]"
+)
+@click.option(
+    "--timesteps",
+    default="log:64",
+    show_default=True,
+    help="0,10,20 or start:stop:step or log:N, in the model's own unit.",
+)
 @click.option("--draws", type=int, default=64, show_default=True, help="Samples at each timestep.")
-@click.option("--quantity", "quantities", multiple=True, help="What to measure; repeatable.  [default: time_derivative, time_difference, spectral_norm, loss]")
+@click.option(
+    "--quantity",
+    "quantities",
+    multiple=True,
+    help="What to measure; repeatable.  [default: time_derivative, time_difference, spectral_norm, loss]",
+)
 @click.option("--tolerance", type=float, help="Keep drawing until every mean's 95 % interval is this narrow, relative.")
 @click.option("--max-draws", type=int, default=4096, show_default=True, help="Where drawing stops under --tolerance.")
 @click.option("--step", type=float, help="Distance of the two times of time_difference.  [default: 1 timestep]")
-@click.option("--certified-width", type=float, default=0.05, show_default=True, help="Of the spectral norm's interval, relative.")
+@click.option(
+    "--certified-width", type=float, default=0.05, show_default=True, help="Of the spectral norm's interval, relative."
+)
 @click.option("--probes", type=int, default=2, show_default=True, help="Random vectors for traces.")
 @click.option("--batch", type=int, help="Pairs in a micro-batch.  [default: from the size of x]")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
-@click.option("--data", help="x0: a folder of images, .npy, .npz, or an embedded set.  [default: the checkpoint's own record, else its own samples]")
+@click.option(
+    "--data",
+    help="x0: a folder of images, .npy, .npz, or an embedded set.  "
+    "[default: the checkpoint's own record, else its own samples]",
+)
 @click.option("--resume/--no-resume", default=True, help="Go on with a run that exists.  [default: resume]")
-@click.option("--shard", default="0/1", show_default=True, metavar="I/N", help="Measure only every N-th unit, from the I-th.")
+@click.option(
+    "--shard", default="0/1", show_default=True, metavar="I/N", help="Measure only every N-th unit, from the I-th."
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and its cost, measure nothing.")
 @computing
 @reading
 @everywhere
-def measure(checkpoint: str | None, out: Path | None, data: str | None, resume: bool, shard: str, dry_run: bool, **given: Any) -> None:
+def measure(
+    checkpoint: str | None, out: Path | None, data: str | None, resume: bool, shard: str, dry_run: bool, **given: Any
+) -> None:
     """Measure how fast a model's noise prediction changes in time and space.
 
     The run can be stopped at any moment; the same command goes on with it.
+
+    Quantities: time_derivative, time_difference, trajectory_derivative,
+    spectral_norm, singular_values, one_sided_lipschitz, squared_frobenius_norm,
+    trace, asymmetry, stein, loss.
     """
     from .run import prepared
     from .study.plan import Plan
@@ -198,13 +250,34 @@ def measure(checkpoint: str | None, out: Path | None, data: str | None, resume: 
     use_threads(given["threads"])
     if checkpoint is None and given["factory"] is None:
         raise UsageError("measure needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
-    names = ("timesteps", "draws", "tolerance", "max_draws", "step", "certified_width", "probes", "batch", "dtype", "seed")
+    names = (
+        "timesteps",
+        "draws",
+        "tolerance",
+        "max_draws",
+        "step",
+        "certified_width",
+        "probes",
+        "batch",
+        "dtype",
+        "seed",
+    )
     quantities = {"quantities": given["quantities"]} if given["quantities"] else {}
     plan = Plan(**{name: given[name] for name in names}, **quantities)
     out = out or default_out(checkpoint or given["factory"].partition(":")[2])
-    with stoppable() as received, prepared(
-        checkpoint, data, plan, None if dry_run else out, resume, given["device"], read_shard(shard), **reading_options(given)
-    ) as ready:
+    with (
+        stoppable() as received,
+        prepared(
+            checkpoint,
+            data,
+            plan,
+            None if dry_run else out,
+            resume,
+            given["device"],
+            read_shard(shard),
+            **reading_options(given),
+        ) as ready,
+    ):
         if not quiet:
             click.echo(describe_cost(ready, None if dry_run else out), err=True)
         if dry_run:
@@ -258,7 +331,8 @@ def describe_cost(ready: Any, out: Path | None) -> str:
 
     cost = estimate(ready)
     lines = [
-        f"{len(ready.timesteps)} timesteps x {ready.plan.draws} draws = {cost['pairs']:.0f} pairs; x0: {ready.source.name}",
+        f"{len(ready.timesteps)} timesteps x {ready.plan.draws} draws = {cost['pairs']:.0f} pairs; "
+        f"x0: {ready.source.name}",
         f"about {cost['passes']:.0f} forward passes each, {duration(cost['seconds'])}"
         + ("" if ready.plan.tolerance is None else f" for the first look, up to {ready.plan.max_draws} draws"),
     ]
@@ -288,7 +362,8 @@ def report_run(out: Path, as_json: bool) -> None:
         return
     summary = summarize(dataset)
     values = {
-        name: {str(s): v.sel(statistic=s).values.tolist() for s in ("mean", "low", "high", "max")} for name, v in summary.items()
+        name: {str(s): v.sel(statistic=s).values.tolist() for s in ("mean", "low", "high", "max")}
+        for name, v in summary.items()
     }
     line = {"run": str(out), "timestep": summary["timestep"].values.tolist(), **values}
     click.echo(json.dumps(line).replace("NaN", "null").replace("-Infinity", "null").replace("Infinity", "null"))
@@ -320,10 +395,17 @@ def verify_finite(out: Path) -> None:
 @click.argument("runs", nargs=-1, type=click.Path())
 @click.option("--figure", default="singularity", show_default=True, help="Which figure; see --list.")
 @click.option("--style", default="iclr", show_default=True, help="icml, iclr, neurips, cvpr, slides.")
-@click.option("--out", type=click.Path(path_type=Path), multiple=True, help="Files, .pdf .svg .png; repeatable.  [default: FIGURE.pdf, .svg and .png]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Files, .pdf .svg .png; repeatable.  [default: FIGURE.pdf, .svg and .png]",
+)
 @click.option("--list", "listing", is_flag=True, help="Name every figure, with a line.")
 @everywhere
-def plot(runs: tuple[str, ...], figure: str, style: str, out: tuple[Path, ...], listing: bool, quiet: bool, as_json: bool) -> None:
+def plot(
+    runs: tuple[str, ...], figure: str, style: str, out: tuple[Path, ...], listing: bool, quiet: bool, as_json: bool
+) -> None:
     """Draw a figure of one or several runs; no model is loaded."""
     from . import report
 
@@ -348,7 +430,13 @@ def plot(runs: tuple[str, ...], figure: str, style: str, out: tuple[Path, ...], 
 
 @main.command()
 @click.option("--recipe", "name", default="digits", show_default=True, help="What to train on what.")
-@click.option("--etsdm", is_flag=False, flag_value="100,5", metavar="[END,BLOCKS]", help="Share timesteps below END in BLOCKS blocks (alone: 100,5), or edges:0,5,15,40,100.")
+@click.option(
+    "--etsdm",
+    is_flag=False,
+    flag_value="100,5",
+    metavar="[END,BLOCKS]",
+    help="Share timesteps below END in BLOCKS blocks (alone: 100,5), or edges:0,5,15,40,100.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps.  [default: the recipe's]")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a field of the recipe; repeatable.")
 @click.option("--data", help="Train on this instead of the recipe's data.")
@@ -356,7 +444,20 @@ def plot(runs: tuple[str, ...], figure: str, style: str, out: tuple[Path, ...], 
 @click.option("--dry-run", is_flag=True, help="Show the recipe and its size, train nothing.")
 @computing
 @everywhere
-def train(name: str, etsdm: str | None, steps: int | None, changes: tuple[str, ...], data: str | None, out: Path | None, dry_run: bool, device: str, threads: int | None, seed: int, quiet: bool, as_json: bool) -> None:
+def train(
+    name: str,
+    etsdm: str | None,
+    steps: int | None,
+    changes: tuple[str, ...],
+    data: str | None,
+    out: Path | None,
+    dry_run: bool,
+    device: str,
+    threads: int | None,
+    seed: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Train a small DDPM, or its E-TSDM twin that differs in the clock alone."""
     from dataclasses import replace
 
@@ -366,7 +467,7 @@ def train(name: str, etsdm: str | None, steps: int | None, changes: tuple[str, .
     if name not in RECIPES:
         raise UsageError(f"there is no recipe {name!r}; known are {', '.join(RECIPES)}")
     recipe = set_fields(replace(RECIPES[name], seed=seed), changes)
-    recipe = replace(recipe, **({"steps": steps} if steps else {}), **({"data": data} if data else {}))
+    recipe = replace(recipe, steps=steps or recipe.steps, data=data or recipe.data)
     if etsdm is not None:
         recipe = shared(recipe, etsdm)
     out = out or Path(f"{name}-{'ddpm' if etsdm is None else 'etsdm'}")
@@ -409,8 +510,10 @@ def train_under_a_bar(recipe: Any, device: Any, out: Path, quiet: bool) -> bool:
 
 
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path), default="demo", show_default=True, help="A folder for runs and figure.")
-@click.option("--draws", type=int, default=64, show_default=True, help="Samples at each timestep.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="demo", show_default=True, help="A folder for runs and figure."
+)
+@click.option("--draws", type=int, default=32, show_default=True, help="Samples at each timestep.")
 @everywhere
 def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
     """Measure the embedded DDPM and its E-TSDM twin: a table and a figure."""
@@ -419,8 +522,8 @@ def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
     from .study.plan import Plan
     from .study.store import open_run
 
-    timesteps: Any = "log:48"
-    runs = []
+    timesteps: Any = "log:40"
+    runs: list[Path] = []
     for model in ("digits-etsdm", "digits-ddpm"):
         run = out / f"{model}.zarr"
         with stoppable() as received, prepared(model, None, Plan(timesteps=timesteps, draws=draws), run) as ready:
@@ -439,7 +542,9 @@ def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
         report.save(drawn, path)
     from .report.table import table
 
-    click.echo(json.dumps({"runs": [str(r) for r in runs], "files": [str(p) for p in paths]}) if as_json else table(datasets))
+    click.echo(
+        json.dumps({"runs": [str(r) for r in runs], "files": [str(p) for p in paths]}) if as_json else table(datasets)
+    )
     if not as_json:
         click.echo("\nThe figure: " + ", ".join(str(path) for path in paths))
 
@@ -456,7 +561,8 @@ def selftest(quiet: bool, as_json: bool) -> None:
     elif not quiet:
         click.echo(f"{'quantity':<24}{'truth':<26}{'error':>10}{'allowed':>10}")
         for row in rows:
-            click.echo(f"{row.quantity:<24}{row.truth:<26}{row.error:>10.1e}{row.allowed:>10.1e}  {'ok' if row.passed else 'FAILED'}")
+            verdict = "ok" if row.passed else "FAILED"
+            click.echo(f"{row.quantity:<24}{row.truth:<26}{row.error:>10.1e}{row.allowed:>10.1e}  {verdict}")
     failed = sum(not row.passed for row in rows)
     if failed:
         raise LipdiagError(f"{failed} of {len(rows)} self-tests failed; this installation's numbers cannot be trusted")

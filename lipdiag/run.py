@@ -53,7 +53,9 @@ class Model(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def resolve_model(model: Any, factory: str | None = None, shape: tuple[int, ...] | None = None, **reading: Any) -> Model:
+def resolve_model(
+    model: Any, factory: str | None = None, shape: tuple[int, ...] | None = None, **reading: Any
+) -> Model:
     """A model from a path, the name of an embedded one, a Predictor, or any eps(x, t) with a schedule and shape.
 
     Args:
@@ -74,7 +76,11 @@ def resolve_model(model: Any, factory: str | None = None, shape: tuple[int, ...]
     if isinstance(model, str | Path):
         weights = reading.pop("weights", "ema")
         checkpoint = zoo.read(model, weights)
-        taken = () if len(checkpoint.available) < 2 else (f"{checkpoint.weights} weights, of {' and '.join(checkpoint.available)}",)
+        taken = (
+            ()
+            if len(checkpoint.available) < 2
+            else (f"{checkpoint.weights} weights, of {' and '.join(checkpoint.available)}",)
+        )
         return Model(zoo.assemble(checkpoint, **reading), checkpoint.data, (*checkpoint.notes, *taken))
     if isinstance(model, Predictor):
         return Model(model)
@@ -82,8 +88,8 @@ def resolve_model(model: Any, factory: str | None = None, shape: tuple[int, ...]
         clock = getattr(model, "clock", Timesteps())
         return Model(NetworkPredictor(model, model.schedule, eps, clock, tuple(model.shape)))
     raise UsageError(
-        f"cannot measure a {type(model).__name__}: give a path, a lipdiag.Predictor (NetworkPredictor wraps any network), "
-        "or a callable eps(x, t) with attributes schedule and shape"
+        f"cannot measure a {type(model).__name__}: give a path, a lipdiag.Predictor (NetworkPredictor wraps any "
+        "network), or a callable eps(x, t) with attributes schedule and shape"
     )
 
 
@@ -158,8 +164,13 @@ def prepared(
         predictor.to(place)
         try:
             source = resolve_source(found, data, plan.seed)
-            attributes = {"data": source.name, "checkpoint": str(model) if isinstance(model, str | Path) else "in memory"}
-            ready = study.prepare(predictor, source, plan, None if out is None else Path(out), resume, attributes, shard)
+            attributes = {
+                "data": source.name,
+                "checkpoint": str(model) if isinstance(model, str | Path) else "in memory",
+            }
+            ready = study.prepare(
+                predictor, source, plan, None if out is None else Path(out), resume, attributes, shard
+            )
             ready.notes += found.notes
             study.start(ready)
             yield ready
@@ -174,7 +185,9 @@ def launch(ready: study.Study) -> dict[str, Any]:
     return {
         "argv": sys.argv[:],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine(),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
@@ -222,11 +235,20 @@ def measure(
     with prepared(predictor, data, plan, out, resume, device, **overrides) as ready:
         bar: Callable[..., Any] = quiet_bar
         if progress:
-            from tqdm.auto import tqdm
-
-            bar = tqdm
+            bar = progress_bar()
         carry_out(ready, bar)
     return ready.store.dataset()
+
+
+def progress_bar() -> Callable[..., Any]:
+    """A bar of widgets in a notebook that can show them, else one of characters."""
+    from importlib.util import find_spec
+
+    if find_spec("ipywidgets"):
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm
+    return tqdm
 
 
 def quiet_bar(**_: Any) -> "Quiet":

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lipdiag.diffusion.continuous import Real, Schedule, back, double
+from lipdiag.diffusion.continuous import Schedule, back, double
 from lipdiag.errors import UsageError
 
 SNAP = 1e-6  # a timestep this near to an integer is that integer: (k + 1) / count * count - 1 is k only up to rounding
@@ -88,7 +88,7 @@ class Timesteps(Clock):
 class Unit(Clock):
     """t itself, times a scale."""
 
-    scale: Real = 1.0
+    scale: float = 1.0
 
     def __post_init__(self):
         _require_positive(self.scale, "unit")
@@ -130,7 +130,7 @@ class LogSigma(Clock):
     """The logarithm of the noise-to-signal ratio times a scale; EDM's networks take log(sigma) / 4."""
 
     schedule: Schedule
-    scale: Real = 0.25
+    scale: float = 0.25
 
     def __post_init__(self):
         _require_positive(self.scale, "log_sigma")
@@ -179,9 +179,9 @@ class Shared(Clock):
     """
 
     clock: Clock
-    end: Real = 100.0
+    end: float = 100.0
     blocks: int = 5
-    edges: tuple[Real, ...] = ()
+    edges: tuple[float, ...] = ()
 
     def __post_init__(self):
         if isinstance(self.clock, Shared):
@@ -250,7 +250,7 @@ class Shared(Clock):
         return self.clock.inverse(timestep)
 
 
-def _require_positive(scale: Real, name: str) -> None:
+def _require_positive(scale: float, name: str) -> None:
     if not 0 < scale < math.inf:
         raise UsageError(f"Got {name} with a scale of {scale}; a scale is positive and finite, so give such a number.")
 

@@ -19,8 +19,6 @@ from torch import Tensor
 
 from lipdiag.errors import UsageError
 
-Real = float | int  # a runtime type checker takes `float` literally
-
 
 def double(t: Tensor) -> Tensor:
     """t in float64, on the CPU where its own device has no float64."""
@@ -84,12 +82,12 @@ def require(condition: bool, got: object, allowed: str) -> None:
         raise UsageError(f"Got {got}, which is no schedule: {allowed}; change its numbers.")
 
 
-def noise_integral(beta_min: Real, beta_max: Real, t: Tensor) -> Tensor:
+def noise_integral(beta_min: float, beta_max: float, t: Tensor) -> Tensor:
     """B(t), the integral of the linear beta from 0 to t."""
     return t * (beta_min + (beta_max - beta_min) / 2 * t)
 
 
-def noise_integral_inverse(beta_min: Real, beta_max: Real, B: Tensor) -> Tensor:
+def noise_integral_inverse(beta_min: float, beta_max: float, B: Tensor) -> Tensor:
     """t of B; the root in 1/t, because the usual one is inf/inf for infinite B and cancels for small B."""
     B = B.clamp_min(1e-300)
     return 2 / (beta_min / B + torch.sqrt((beta_min / B) ** 2 + 2 * (beta_max - beta_min) / B))
@@ -99,8 +97,8 @@ def noise_integral_inverse(beta_min: Real, beta_max: Real, B: Tensor) -> Tensor:
 class VP(Schedule):
     """Variance-preserving diffusion, linear beta (Song et al., Score-Based Generative Modeling through SDEs, 2021)."""
 
-    beta_min: Real = 0.1
-    beta_max: Real = 20.0
+    beta_min: float = 0.1
+    beta_max: float = 20.0
 
     def __post_init__(self):
         require(0 <= self.beta_min <= self.beta_max < math.inf and self.beta_max > 0, self, "0 <= beta_min <= beta_max")
@@ -118,8 +116,8 @@ class VP(Schedule):
 class SubVP(Schedule):
     """Sub-variance-preserving diffusion: VP's signal with less noise, sigma = 1 - alpha^2 (Song et al., 2021)."""
 
-    beta_min: Real = 0.1
-    beta_max: Real = 20.0
+    beta_min: float = 0.1
+    beta_max: float = 20.0
 
     def __post_init__(self):
         require(0 <= self.beta_min <= self.beta_max < math.inf and self.beta_max > 0, self, "0 <= beta_min <= beta_max")
@@ -137,8 +135,8 @@ class SubVP(Schedule):
 class VE(Schedule):
     """Variance-exploding diffusion with geometric sigma (Song et al., 2021)."""
 
-    sigma_min: Real = 0.01
-    sigma_max: Real = 50.0
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
 
     def __post_init__(self):
         require(0 < self.sigma_min < self.sigma_max < math.inf, self, "0 < sigma_min < sigma_max")
@@ -154,9 +152,9 @@ class VE(Schedule):
 class Karras(Schedule):
     """EDM's noise levels: alpha = 1, sigma^(1/rho) linear in t (Karras et al., Elucidating the Design Space, 2022)."""
 
-    sigma_min: Real = 0.002
-    sigma_max: Real = 80.0
-    rho: Real = 7.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
 
     def __post_init__(self):
         allowed = "0 <= sigma_min < sigma_max and rho > 0"
@@ -191,7 +189,7 @@ class Straight(Schedule):
 class Cosine(Schedule):
     """alpha proportional to cos((t + offset) / (1 + offset) pi/2) (Nichol & Dhariwal, Improved DDPM, 2021)."""
 
-    offset: Real = 0.008
+    offset: float = 0.008
 
     def __post_init__(self):
         require(0 <= self.offset < math.inf, self, "0 <= offset")
@@ -213,7 +211,7 @@ class Cosine(Schedule):
         alpha, variance = torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr)
         sin, cos = math.sin(self.start), math.cos(self.start)
         S = torch.sqrt(sin**2 + variance * cos**2)
-        b = torch.atan2(variance * cos / (S + alpha * sin), alpha * cos**2 + S * sin)
+        b = torch.atan2(variance * cos / (S + alpha * sin).clamp_min(1e-300), alpha * cos**2 + S * sin)
         return b * (1 + self.offset) / (math.pi / 2)
 
 
@@ -225,7 +223,7 @@ class ShiftedCosine(Schedule):
         Hoogeboom et al., simple diffusion, 2023. https://arxiv.org/abs/2301.11093
     """
 
-    shift: Real = 1.0
+    shift: float = 1.0
 
     def __post_init__(self):
         require(0 < self.shift < math.inf, self, "0 < shift")

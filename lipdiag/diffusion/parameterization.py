@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.diffusion.continuous import Real, Schedule, back, double
+from lipdiag.diffusion.continuous import Schedule, back, double
 from lipdiag.errors import UsageError
 
 Parameterization = Callable[[Schedule, Tensor], tuple[Tensor, Tensor]]
@@ -56,7 +56,7 @@ class Edm:
         https://arxiv.org/abs/2206.00364
     """
 
-    sigma_data: Real = 0.5
+    sigma_data: float = 0.5
 
     def __post_init__(self):
         if not 0 < self.sigma_data < math.inf:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lipdiag.diffusion.clock import CLOCKS, Clock
-from lipdiag.diffusion.continuous import Real
 from lipdiag.diffusion.parameterization import PARAMETERIZATIONS
 from lipdiag.diffusion.schedule import SCHEDULES, Schedule, Table
 from lipdiag.errors import UsageError
@@ -124,12 +123,12 @@ def _build(name: str, entry: Any, args: list[Any], named: dict[str, Any], text: 
 
 def _kind(hint: Any) -> tuple[str, Callable[[object], bool]]:
     """What a field of a dataclass is, in words and as a test."""
-    if hint == Real:
-        return "a number", lambda value: isinstance(value, Real)
+    if hint is float:
+        return "a number", lambda value: isinstance(value, int | float)
     if typing.get_origin(hint) is tuple:
         return (
             "a tuple of numbers",
-            lambda value: isinstance(value, tuple) and all(isinstance(number, Real) for number in value),
+            lambda value: isinstance(value, tuple) and all(isinstance(number, int | float) for number in value),
         )
     words = {int: "a whole number", Table: "a schedule with a table", Schedule: "a schedule", Clock: "a clock"}
     return words[hint], lambda value: isinstance(value, hint)

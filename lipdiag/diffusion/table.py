@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.diffusion.continuous import Real, Schedule
+from lipdiag.diffusion.continuous import Schedule
 from lipdiag.errors import UsageError
 
 
@@ -63,6 +63,8 @@ class Table(Schedule):
         """How many steps there are."""
 
     def __post_init__(self):
+        if not 1 <= self.timesteps <= 1_000_000:
+            raise UsageError(f"Got a table of {self.timesteps} timesteps; 1 to 1000000 are possible, so change that.")
         # Plain tensors, made once and outside any autograd mode the first caller may be in.
         with torch.inference_mode(False), torch.no_grad():
             beta = self.betas
@@ -112,10 +114,12 @@ class Table(Schedule):
         for _ in range(52):
             width = width / 2
             low = torch.where(residual(low + width, lost.detach(), alpha.detach()) > 0, low + width, low)
-        # One step of Newton gives the last digits, relative to w near the first knot, and carries the derivative.
+        # One step of Newton gives the last digits, relative to w near the first knot, and carries the derivative. Its
+        # length is that of the bracket at most: where the curve is flat it would be one rounding error over another.
         y0, y1, _, _, e0, e1 = interval
         rate = y1 - y0 + (1 - low) * (1 - 3 * low) * e0 - low * (2 - 3 * low) * e1
         step = residual(low, lost, alpha) / torch.where(rate > 0, rate, math.inf)
+        step = step + (step.clamp(-width, width) - step).detach()
         return (index + low + step) / self.timesteps
 
 
@@ -130,8 +134,8 @@ def _hermite(w: Tensor, interval: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
 class Linear(Table):
     """DDPM's betas, equally spaced (Ho et al., Denoising Diffusion Probabilistic Models, 2020)."""
 
-    beta_start: Real = 1e-4
-    beta_end: Real = 0.02
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
     timesteps: int = 1000
 
     @property
@@ -143,8 +147,8 @@ class Linear(Table):
 class ScaledLinear(Table):
     """Betas whose square roots are equally spaced, with the numbers of latent diffusion; diffusers' `scaled_linear`."""
 
-    beta_start: Real = 8.5e-4
-    beta_end: Real = 0.012
+    beta_start: float = 8.5e-4
+    beta_end: float = 0.012
     timesteps: int = 1000
 
     @property
@@ -156,8 +160,8 @@ class ScaledLinear(Table):
 class Quadratic(Table):
     """Betas whose square roots are equally spaced, with the numbers of DDPM; the `quad` of Song et al., DDIM, 2021."""
 
-    beta_start: Real = 1e-4
-    beta_end: Real = 0.02
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
     timesteps: int = 1000
 
     @property
@@ -169,8 +173,8 @@ class Quadratic(Table):
 class Sigmoid(Table):
     """Betas on a logistic curve over [-6, 6]; diffusers' `sigmoid` (Xu et al., GeoDiff, 2022)."""
 
-    beta_start: Real = 1e-4
-    beta_end: Real = 0.02
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
     timesteps: int = 1000
 
     @property
@@ -184,7 +188,7 @@ class SquaredCosine(Table):
     """Nichol & Dhariwal's cosine as a table with capped betas; diffusers' `squaredcos_cap_v2`."""
 
     timesteps: int = 1000
-    max_beta: Real = 0.999
+    max_beta: float = 0.999
 
     @property
     def betas(self):
@@ -224,7 +228,7 @@ class ZeroTerminalSNR(Table):
 class Discrete(Table):
     """A table of betas as they are, for instance out of a checkpoint."""
 
-    values: tuple[Real, ...]
+    values: tuple[float, ...]
 
     @property
     def timesteps(self):
@@ -235,12 +239,10 @@ class Discrete(Table):
         return torch.tensor(self.values, dtype=torch.float64, device="cpu")
 
 
-def _linspace(start: Real, end: Real, count: int) -> Tensor:
-    if not 1 <= count <= 1_000_000:
-        raise UsageError(f"Got a table of {count} timesteps; 1 to 1000000 are possible, so give another number.")
+def _linspace(start: float, end: float, count: int) -> Tensor:
     return torch.linspace(start, end, count, dtype=torch.float64, device="cpu")
 
 
-def _root(beta: Real) -> float:
+def _root(beta: float) -> float:
     # A negative beta becomes NaN here and is refused with all others that lie outside (0, 1).
     return math.sqrt(beta) if beta >= 0 else math.nan

@@ -11,17 +11,17 @@ rules fail on fused attention and on group norms of strided inputs, and spend th
   attention      o = p v, p = softmax(s), s = c q k':  ds = c (dq k' + q dk'),  do = dp v + p dv
 """
 
-import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+from lipdiag.linalg.attention import scaled_dot_product_attention
 
 Rule = Callable[..., Any]
 
@@ -108,7 +108,7 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enable
     """Group norm by the fused kernels; the input is made contiguous, which torch's own rule requires and does not say."""
     dx = tangent_of(input)
     if dx is None:
-        return F.group_norm(input, num_groups, weight, bias, eps)
+        return functional.group_norm(input, num_groups, weight, bias, eps)
     x = primal_of(input).contiguous()
     batch, channels = x.shape[:2]
     sizes = batch, channels, x[0, 0].numel(), num_groups
@@ -127,7 +127,7 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_
     dx = tangent_of(input)
     shape = list(normalized_shape)
     if dx is None:
-        return F.layer_norm(input, shape, weight, bias, eps)
+        return functional.layer_norm(input, shape, weight, bias, eps)
     x = primal_of(input).contiguous()
     plain = tangent_of(weight) is None and tangent_of(bias) is None
     y, mean, rstd = torch.native_layer_norm(x, shape, *((weight, bias) if plain else (None, None)), eps)
@@ -152,88 +152,34 @@ def softmax(function: Callable[..., Tensor]) -> Rule:
     return rule
 
 
-def scaled_dot_product_attention(
-    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
-):
-    """Attention with the softmax written out; the fused kernels have no forward mode."""
-    duals = query, key, value
-    if dropout_p or tangent_of(attn_mask) is not None or all(tangent_of(z) is None for z in duals):
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
-    if enable_gqa:
-        repeats = query.shape[-3] // key.shape[-3]
-        duals = query, key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
-    leading = torch.broadcast_shapes(*(z.shape[:-2] for z in duals))
+def unfused(function: Callable[..., Any]) -> Rule:
+    """The rule of a function in Python that calls attention: it runs with these rules suspended, so without fused kernels."""
 
-    def flat(z):
-        return None if z is None else z.expand(leading + z.shape[-2:]).reshape(-1, *z.shape[-2:])
+    def rule(*args, **kwargs):
+        with sdpa_kernel(SDPBackend.MATH):
+            return function(*args, **kwargs)
 
-    q, k, v = (flat(primal_of(z)) for z in duals)
-    dq, dk, dv = (flat(tangent_of(z)) for z in duals)
-    c = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    q, dq = q * c, None if dq is None else dq * c
-    s = masked(torch.bmm(q, k.mT).view(*leading, q.shape[-2], k.shape[-2]), attn_mask, is_causal)
-    p = torch.softmax(s, -1).flatten(0, -3)
-    if attn_mask is not None:
-        p = p.masked_fill(s.flatten(0, -3).isneginf().all(-1, keepdim=True), 0)  # no key to see: zeros, as in torch
-    ds = sum_of_products((dq, k.mT), (q, None if dk is None else dk.mT))
-    dp = None if ds is None else torch._softmax_backward_data(ds, p, -1, p.dtype)
-    return forward_ad.make_dual(
-        torch.bmm(p, v).view(*leading, q.shape[-2], v.shape[-1]),
-        sum_of_products((dp, v), (p, dv)).view(*leading, q.shape[-2], v.shape[-1]),
-    )
-
-
-def masked(s: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
-    """Scores with minus infinity where a query must not see a key."""
-    if is_causal:
-        s = s.masked_fill(torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).triu(1), -math.inf)
-    if attn_mask is None:
-        return s
-    return s.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else s + attn_mask
-
-
-def sum_of_products(*pairs):
-    """The sum of a b over the pairs without None, or None if there is none."""
-    total = None
-    for a, b in pairs:
-        if a is not None and b is not None:
-            total = torch.bmm(a, b) if total is None else torch.baddbmm(total, a, b)
-    return total
+    return rule
 
 
 RULES: dict[Callable[..., Any], Rule] = {
-    **{f: linear_in_input(f) for f in (torch.conv1d, torch.conv2d, torch.conv3d, F.linear)},
-    **{f: linear_in_input(f) for f in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)},
+    **{f: linear_in_input(f) for f in (torch.conv1d, torch.conv2d, torch.conv3d, functional.linear)},
+    **{f: linear_in_input(f) for f in (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)},
     **{f: bilinear(f) for f in (torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm)},
     **{f: bilinear(f) for f in (torch.mul, torch.multiply, Tensor.mul, Tensor.multiply)},
     **{f: additive(f, 1) for f in (torch.add, Tensor.add)},
     **{f: additive(f, -1) for f in (torch.sub, torch.subtract, Tensor.sub, Tensor.subtract)},
     **{f: quotient(f) for f in (torch.div, torch.true_divide, Tensor.div, Tensor.true_divide)},
-    **{f: softmax(f) for f in (torch.softmax, Tensor.softmax, F.softmax)},
-    **{f: group_norm for f in (F.group_norm, torch.group_norm)},
-    **{f: layer_norm for f in (F.layer_norm, torch.layer_norm)},
-    F.scaled_dot_product_attention: scaled_dot_product_attention,
+    **{f: softmax(f) for f in (torch.softmax, Tensor.softmax, functional.softmax)},
+    **dict.fromkeys((functional.group_norm, torch.group_norm), group_norm),
+    **dict.fromkeys((functional.layer_norm, torch.layer_norm), layer_norm),
+    functional.scaled_dot_product_attention: scaled_dot_product_attention,
+    functional.multi_head_attention_forward: unfused(functional.multi_head_attention_forward),
 }
 
 
 class ForwardMode(TorchFunctionMode):
     """The rules above, for as long as it is entered."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scope = ExitStack()
-
-    def __enter__(self):
-        # A function written in Python, such as multi_head_attention_forward, is called with this mode suspended;
-        # the attention inside it must then at least be the kernel that has a forward mode.
-        self.scope.enter_context(sdpa_kernel(SDPBackend.MATH))
-        return super().__enter__()
-
-    def __exit__(self, *exception):
-        super().__exit__(*exception)
-        self.scope.close()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return RULES.get(func, func)(*args, **(kwargs or {}))

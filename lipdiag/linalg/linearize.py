@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lipdiag.linalg.forward_mode import push_forward
 from lipdiag.linalg.operator import Operator
-from lipdiag.linalg.tape import Tape, record
+from lipdiag.linalg.replay import Tape, record
 
 METHODS = ("forward mode", "double backward", "finite differences")
 

@@ -13,6 +13,7 @@ References:
 """
 
 import itertools
+import warnings
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,9 @@ def by_diffusers(
     # diffusers multiplies in float32, where 1 - alpha^2 of the first timesteps has lost its digits.
     grid = torch.arange(1, count + 1, dtype=torch.float64) / count
     scheduler.alphas_cumprod = (schedule(grid)[0] ** 2).clamp(min=2**-24)
-    scheduler.set_timesteps(steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy, at how diffusers turns tensors into arrays
+        scheduler.set_timesteps(steps)
     generators = [torch.Generator().manual_seed(stream(seed, first + i, 1)) for i in range(len(x))]
     for k in scheduler.timesteps:
         t = ((k.double() + 1) / count).to(x.device).expand(len(x))

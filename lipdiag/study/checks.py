@@ -99,17 +99,17 @@ def check_time_derivative(point: Point, findings: Findings) -> None:
     findings.probe_difference = float(best.max())
     if not exact.any() and moved.max() > 0:
         raise CheckpointError(
-            f"the derivative of the network in its own timestep is exactly 0, yet its output changes by {moved.max():.3g} "
-            "over one step: it rounds its timestep or cuts the gradient; measure the quotient alone: "
+            "the derivative of the network in its own timestep is exactly 0, yet its output changes by "
+            f"{moved.max():.3g} over one step: it rounds its timestep or cuts the gradient; measure the quotient alone: "
             "--quantity time_difference --quantity loss"
         )
     if not exact.any():
         findings.notes.append("the network does not depend on its timestep")
     if best.max() > AGREEMENT:
         raise CheckpointError(
-            f"the derivative in the timestep by {line.method} differs from finite differences by {best.max():.1%} at timestep "
-            f"{told[worst].item():g} (at most {AGREEMENT:.0%} is allowed): an operation of this network differentiates wrongly "
-            "or rounds; measure the quotient alone: --quantity time_difference --quantity loss"
+            f"the derivative in the timestep by {line.method} differs from finite differences by {best.max():.1%} at "
+            f"timestep {told[worst].item():g} (at most {AGREEMENT:.0%} is allowed): an operation of this network "
+            "differentiates wrongly or rounds; measure the quotient alone: --quantity time_difference --quantity loss"
         )
 
 
@@ -118,7 +118,7 @@ def check_jacobian(point: Point, findings: Findings) -> None:
     line = linearize(point.predictor, point.x, point.t, record=False)
     findings.method = line.method
     half = point.x.shape[0] // 2
-    v: Float[Tensor, "batch *event"] = point.start.reshape(point.x.shape).to(point.x.dtype).clone()
+    v: Float[Tensor, batch * event] = point.start.reshape(point.x.shape).to(point.x.dtype).clone()
     v[half:] = 0
     image = line.jvp(dx=v)
     leak = norms(image[half:]).max() / norms(image[:half]).max().clamp_min(1e-300) if half else torch.zeros(())
@@ -135,5 +135,6 @@ def check_jacobian(point: Point, findings: Findings) -> None:
     if gap > ADJOINT_GAP[line.method]:
         raise CheckpointError(
             f"forward and reverse Jacobian products disagree by {gap:.1%}: the model stops gradients (torch.no_grad, "
-            "detach or .data inside it) or draws random numbers; measure without the Jacobian: --quantity time_difference"
+            "detach or .data inside it) or draws random numbers; measure without the Jacobian: "
+            "--quantity time_difference"
         )

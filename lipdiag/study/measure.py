@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..diffusion.continuous import slope
 from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..diffusion.spelling import spell
 from ..errors import LipdiagError, RunError
-from . import checks, draw, statistics, store
+from . import checks, statistics, store
 from .plan import Layout, Plan, Unit, resolve_timesteps, units
 from .point import Point, points
 from .quantity import QUANTITIES, measure_point, other_time, passes, recorded
@@ -126,14 +127,14 @@ def frozen(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarr
     }
 
 
-def coordinates(predictor: Predictor, timesteps: np.ndarray) -> dict[str, tuple[np.ndarray, dict[str, str]]]:
+def coordinates(predictor: Predictor, timesteps: np.ndarray) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
     """The time axis in every unit, and the factors between them."""
     clock = predictor.clock.base
     timestep = torch.from_numpy(timesteps)
     t = clock.time(timestep)
     alpha, sigma = predictor.schedule(t)
-    _, clock_rate = torch.func.jvp(clock, (t,), (torch.ones_like(t),))
-    logsnr, logsnr_rate = torch.func.jvp(predictor.schedule.logsnr, (t,), (torch.ones_like(t),))
+    clock_rate = slope(clock, t)
+    logsnr, logsnr_rate = predictor.schedule.logsnr(t), slope(predictor.schedule.logsnr, t)
     described = {
         "timestep": (timestep, "the model's own time", clock.unit),
         "t": (t, "unit time, 0 = data, 1 = noise", "1"),
@@ -141,9 +142,16 @@ def coordinates(predictor: Predictor, timesteps: np.ndarray) -> dict[str, tuple[
         "sigma": (sigma, "noise level", "1"),
         "logsnr": (logsnr, "2 log(alpha / sigma)", "1"),
         "dt_dtimestep": (1 / clock_rate, "multiplies a derivative per t into one per timestep", "1/timestep"),
-        "dlogsnr_dtimestep": (logsnr_rate / clock_rate, "divides a derivative per timestep into one per log-SNR", "1/timestep"),
+        "dlogsnr_dtimestep": (
+            logsnr_rate / clock_rate,
+            "divides a derivative per timestep into one per log-SNR",
+            "1/timestep",
+        ),
     }
-    return {name: (value.detach().numpy(), {"long_name": what, "units": unit}) for name, (value, what, unit) in described.items()}
+    return {
+        name: (value.detach().numpy(), {"long_name": what, "units": unit})
+        for name, (value, what, unit) in described.items()
+    }
 
 
 def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str, store.Column]:
@@ -151,7 +159,12 @@ def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str
     found = {}
     for quantity in plan.quantities:
         for name, variable in QUANTITIES[quantity].variables.items():
-            attributes = {"long_name": variable.long_name, "units": variable.units, "norm": variable.norm, "quantity": quantity}
+            attributes = {
+                "long_name": variable.long_name,
+                "units": variable.units,
+                "norm": variable.norm,
+                "quantity": quantity,
+            }
             if name == "time_difference":
                 first = torch.from_numpy(timesteps[:1])
                 distance = (other_time(predictor.clock, first, plan.step) - first).abs().item()
@@ -221,7 +234,9 @@ def prepare(
         run = store.open_store(out)
         changed = store.differences(run.attributes.get("frozen", {}), description)
         if changed:
-            raise RunError(f"{out} is another run: {'; '.join(changed[:5])}; give another --out, or the plan it was made with")
+            raise RunError(
+                f"{out} is another run: {'; '.join(changed[:5])}; give another --out, or the plan it was made with"
+            )
         layout = run.layout
     if run is None:
         run = store.create(
@@ -310,7 +325,8 @@ def run(study: Study) -> Iterator[Progress]:
     else:
         if study.plan.tolerance is not None:
             study.notes.append(
-                f"tolerance {study.plan.tolerance:.2%} not met at the limit of {study.plan.max_draws} draws (widest: {message})"
+                f"tolerance {study.plan.tolerance:.2%} not met at the limit of {study.plan.max_draws} draws "
+                f"(widest: {message})"
             )
 
 
@@ -375,5 +391,8 @@ def _measure(study: Study, timesteps: list[float], draws: range) -> dict[str, np
 
 def finish(study: Study, launch: dict[str, Any]) -> None:
     """Record a launch and what it found in the run."""
-    launches = [*study.store.attributes.get("launches", []), {**launch, "notes": study.notes, "method": study.findings.method}]
+    launches = [
+        *study.store.attributes.get("launches", []),
+        {**launch, "notes": study.notes, "method": study.findings.method},
+    ]
     study.store.record(launches=launches, plan=asdict(study.plan) | {"timesteps": study.timesteps.tolist()})

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..diffusion.clock import Clock, Shared
+from ..diffusion.clock import Clock, Shared, Timesteps
 from ..errors import UsageError
 
 CONTINUOUS_RANGE = (1e-3, 0.999)
@@ -112,10 +112,7 @@ def resolve_timesteps(timesteps: str | tuple[float, ...], clock: Clock) -> np.nd
     Raises:
         UsageError: For text that is no list, range or `log:N`, or for times outside [0, 1].
     """
-    if isinstance(timesteps, str):
-        asked = _read(timesteps, clock)
-    else:
-        asked = np.asarray(timesteps, dtype=np.float64)
+    asked = _read(timesteps, clock) if isinstance(timesteps, str) else np.asarray(timesteps, dtype=np.float64)
     if asked.size == 0 or not np.isfinite(asked).all():
         raise UsageError(f"timesteps {timesteps!r} are not a list of finite numbers")
     t = clock.time(torch.from_numpy(asked)).numpy()
@@ -134,7 +131,7 @@ def resolve_timesteps(timesteps: str | tuple[float, ...], clock: Clock) -> np.nd
 
 def _ends(clock: Clock) -> tuple[float, float]:
     """First and last t of a default grid."""
-    return (1 / clock.base.count, 1.0) if clock.discrete else CONTINUOUS_RANGE
+    return (1 / clock.base.count, 1.0) if isinstance(clock.base, Timesteps) else CONTINUOUS_RANGE
 
 
 def _read(text: str, clock: Clock) -> np.ndarray:
@@ -151,7 +148,9 @@ def _read(text: str, clock: Clock) -> np.ndarray:
     except (ValueError, ZeroDivisionError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"timesteps {text!r} are neither a list `0,10,20`, a range `0:1000:10`, nor `log:64`") from error
+        raise UsageError(
+            f"timesteps {text!r} are neither a list `0,10,20`, a range `0:1000:10`, nor `log:64`"
+        ) from error
 
 
 def logarithmic(number: int, clock: Clock) -> np.ndarray:
@@ -161,7 +160,7 @@ def logarithmic(number: int, clock: Clock) -> np.ndarray:
     blocks, the last timestep of each block is among them: that is where the model jumps.
     """
     first, last = _ends(clock)
-    if not clock.discrete:
+    if not isinstance(clock.base, Timesteps):
         t = torch.from_numpy(np.geomspace(first, last, number) if number > 1 else np.array([first]))
         return clock.base(t).numpy()
     count = clock.base.count

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..diffusion.continuous import slope
 from ..diffusion.predictor import Predictor
 from ..linalg.lanczos import SingularValues, singular_values
 from ..linalg.linearize import Linearization, linearize
@@ -78,7 +79,7 @@ class Point:
     def images(self) -> tuple[Float[Tensor, "probes batch n"], Float[Tensor, "probes batch n"]]:
         """Random vectors z with E z z^T = 1, and J z of each: the Rademacher ones, and the Krylov start free."""
         krylov, scale = self.singular_values, self.start.shape[1] ** 0.5
-        z = list(self.probes) + [krylov.first.double() * scale]
+        z = [*self.probes, krylov.first.double() * scale]
         Jz = [self.linearization.jacobian.mv(p.to(self.x.dtype)).double() for p in self.probes]
         return torch.stack(z), torch.stack([*Jz, krylov.image.double() * scale])
 
@@ -111,7 +112,7 @@ def points(
 
     timestep = torch.tensor(timesteps, dtype=torch.float64).repeat_interleave(number)
     t = predictor.clock.base.time(timestep)
-    _, clock_rate = torch.func.jvp(predictor.clock.base, (t,), (torch.ones_like(t),))
+    clock_rate = slope(predictor.clock.base, t)
     alpha, sigma = predictor.schedule(t)
     expand = (-1, *[1] * len(predictor.shape))
     x0, noise = (z.repeat(times, *[1] * len(predictor.shape)) for z in (x0, noise))

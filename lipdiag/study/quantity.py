@@ -223,7 +223,9 @@ QUANTITIES: dict[str, Quantity] = {
     "squared_frobenius_norm": Quantity(
         squared_frobenius_norm,
         {
-            "squared_frobenius_norm": Variable("sum of squared singular values of d eps / d x", "1", "Frobenius, squared"),
+            "squared_frobenius_norm": Variable(
+                "sum of squared singular values of d eps / d x", "1", "Frobenius, squared"
+            ),
             "squared_frobenius_norm_standard_error": Variable("its standard error over probes", "1", "standard error"),
         },
         no_pass,

@@ -50,7 +50,10 @@ def models(schedule: Schedule) -> Iterator[tuple[str, Gaussian | GaussianMixture
     yield "Gaussian", Gaussian(normal(d), square @ square.T / d, schedule, Unit())
     squares = normal(3, d, d)
     covariances = squares @ squares.mT / d + 0.01 * torch.eye(d, dtype=torch.float64)
-    yield "Gaussian mixture", GaussianMixture(torch.tensor([0.5, 0.3, 0.2]), 2 * normal(3, d), covariances, schedule, Unit())
+    yield (
+        "Gaussian mixture",
+        GaussianMixture(torch.tensor([0.5, 0.3, 0.2]), 2 * normal(3, d), covariances, schedule, Unit()),
+    )
     yield "points", Empirical(normal(20, d), schedule, Unit())
 
 
@@ -63,7 +66,15 @@ def point(model: Gaussian | GaussianMixture | Empirical, quantities: tuple[str, 
     x = alpha * model.draw(len(t), g) + sigma * noise
     start = torch.randn(len(t), DIMENSION, generator=g, dtype=torch.float64)
     probes = torch.randint(0, 2, (8, len(t), DIMENSION), generator=g).double() * 2 - 1
-    plan = Plan(quantities=quantities, dtype="float64", certified_width=1e-12, krylov_steps=DIMENSION, ranks=DIMENSION, probes=8, step=1e-3)
+    plan = Plan(
+        quantities=quantities,
+        dtype="float64",
+        certified_width=1e-12,
+        krylov_steps=DIMENSION,
+        ranks=DIMENSION,
+        probes=8,
+        step=1e-3,
+    )
     return Point(model, plan, t, t, torch.ones_like(t), x, noise, start / start.norm(dim=1, keepdim=True), probes)
 
 

@@ -99,7 +99,9 @@ def summarize(dataset, level: float = 0.95):
             continue
         values = variable.transpose(*[d for d in variable.dims if d != "draw"], "draw")
         mask = done.broadcast_like(values).transpose(*values.dims)
-        rows = zip(values.values.reshape(-1, values.sizes["draw"]), mask.values.reshape(-1, values.sizes["draw"]), strict=True)
+        rows = zip(
+            values.values.reshape(-1, values.sizes["draw"]), mask.values.reshape(-1, values.sizes["draw"]), strict=True
+        )
         table = np.stack([_row(row[kept], level) for row, kept in rows]).reshape(*values.shape[:-1], len(names))
         dims = (*[d for d in values.dims if d != "draw"], "statistic")
         out[name] = xr.Variable(dims, table, attrs=variable.attrs)

@@ -32,7 +32,7 @@ MISSING, DONE, QUARANTINED = 0, 1, 2
 class Column:
     """A variable to be stored: its attributes, and how many ranks each entry has (0 for a single number)."""
 
-    attributes: dict[str, str]
+    attributes: dict[str, Any]
     ranks: int = 0
 
 
@@ -145,7 +145,7 @@ def create(
     path: Path | None,
     layout: Layout,
     draws: int,
-    coordinates: dict[str, tuple[np.ndarray, dict[str, str]]],
+    coordinates: dict[str, tuple[np.ndarray, dict[str, Any]]],
     columns: dict[str, Column],
     attributes: dict[str, Any],
 ) -> Store:
@@ -173,14 +173,24 @@ def create(
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            group = zarr.open_group(zarr.storage.MemoryStore() if staging is None else str(staging), mode="w", zarr_format=3)
+            group = zarr.open_group(
+                zarr.storage.MemoryStore() if staging is None else str(staging), mode="w", zarr_format=3
+            )
             common: dict[str, Any] = {"compressors": [Crc32cCodec()]}
             for name, (values, described) in coordinates.items():
                 array = group.create_array(
-                    name, shape=(times,), chunks=(times,), dtype="float64", dimension_names=("time",), attributes=described, **common
+                    name,
+                    shape=(times,),
+                    chunks=(times,),
+                    dtype="float64",
+                    dimension_names=("time",),
+                    attributes=described,
+                    **common,
                 )
                 array[:] = values
-            draw = group.create_array("draw", shape=(draws,), chunks=(1 << 16,), dtype="int64", dimension_names=("draw",), **common)
+            draw = group.create_array(
+                "draw", shape=(draws,), chunks=(1 << 16,), dtype="int64", dimension_names=("draw",), **common
+            )
             draw[:] = np.arange(draws)
             chunks = (layout.times, layout.draws)
             for name, column in columns.items():
@@ -225,7 +235,9 @@ def _checked(path: Path) -> dict[str, Any]:
     try:
         attributes = json.loads((path / "zarr.json").read_text())["attributes"]
     except FileNotFoundError:
-        raise RunError(f"{path} is no lipdiag run: it has no zarr.json; give another --out, or the folder of a run") from None
+        raise RunError(
+            f"{path} is no lipdiag run: it has no zarr.json; give another --out, or the folder of a run"
+        ) from None
     except PermissionError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -234,7 +246,9 @@ def _checked(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is a zarr store that lipdiag did not make; give another --out, or the folder of a run")
     version = attributes.get("format_version")
     if type(version) is not int or version > FORMAT_VERSION:
-        raise RunError(f"{path} was made by a newer lipdiag (format {version}, this one reads {FORMAT_VERSION}); update lipdiag")
+        raise RunError(
+            f"{path} was made by a newer lipdiag (format {version}, this one reads {FORMAT_VERSION}); update lipdiag"
+        )
     return attributes
 
 

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lipdiag.diffusion.predictor import Predictor
 from lipdiag.training.data import Data
@@ -37,7 +36,11 @@ def model_card(recipe: Recipe, predictor: Predictor, facts: Mapping[str, Any], d
     count = sum(weight.numel() for weight in predictor.parameters())
     title = f"{recipe.name}-{'etsdm' if shared else 'ddpm'}"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "numpy"))
-    made = f"Made with {versions}; others give the same model up to rounding, which training amplifies."
+    made = f"Made with {versions}; others give it up to rounding, which training amplifies."
+    steps = (
+        f"{recipe.steps} steps of AdamW, {recipe.batch} samples each, learning rate {recipe.learning_rate:g} after "
+        f"{recipe.warmup} steps of warm-up and\ndown to 0 along a cosine, gradient clipped at {recipe.clip:g}"
+    )
     clock = (
         "The clock is shared (E-TSDM): near the data the network is told only in which block its timestep lies, while\n"
         "the noise level of its input is the true one. Inside a block the output does not move with the timestep, by\n"
@@ -45,10 +48,15 @@ def model_card(recipe: Recipe, predictor: Predictor, facts: Mapping[str, Any], d
         if shared
         else "The network is told every timestep."
     )
-    exact = limit(predictor)
+    fitted = (
+        "A jump is the sum of what a whole block leaves out:\nit is compared with the sum of the unshared K over it."
+        if shared
+        else "The first timesteps are fitted last, so that what is\nlearned there falls short of the exact K of these "
+        f"data, for which K(k, k + 1) -> sqrt(d) (1 - sigma_k / sigma_(k+1))\nas k falls{limit(predictor)}."
+    )
     rights = "Weights: Apache-2.0."
     if recipe.data == "digits":
-        rights = f"Weights: Apache-2.0. Data: CC BY 4.0. {DIGITS}"
+        rights = f"Weights: Apache-2.0. Data: CC BY 4.0.\n\n{DIGITS}"
     return f"""---
 license: apache-2.0
 library_name: lipdiag
@@ -70,10 +78,10 @@ It is made for demonstrating and testing lipdiag, not for its pictures.
 
     {command(recipe)}
 
-{recipe.steps} steps of AdamW, {recipe.batch} samples each, learning rate {recipe.learning_rate:g} after {recipe.warmup}
-steps of warm-up and down to 0 along a cosine, gradient clipped at {recipe.clip:g}, seed {recipe.seed}; uniform
-timesteps, mean squared error. The stored weights are the exponential moving average (decay {recipe.ema_decay:g}).
-The mean loss over the last steps was {facts["loss"]:.5f}. {made}
+{steps}, seed {recipe.seed}; uniform timesteps, mean squared error.
+The stored weights are the exponential moving average (decay {recipe.ema_decay:g}).
+The mean loss over the last steps was {facts["loss"]:.5f}.
+{made}
 `config.json` holds the whole recipe and the SHA-256 of the weights; that of the data is
 {data.fingerprint}.
 
@@ -83,9 +91,8 @@ The mean loss over the last steps was {facts["loss"]:.5f}. {made}
 
 ## Limits
 
-It knows {len(data)} samples, and nothing about any other data. The first timesteps are fitted last, so that what is
-learned there falls short of the exact K of these data, for which K(k, k + 1) -> sqrt(d) (1 - sigma_k / sigma_(k+1)) as
-k falls{exact}. One seed was trained: how much K differs between seeds is not in the table's errors.
+It knows {len(data)} samples, and nothing about any other data. {fitted}
+One seed was trained: how much K differs between seeds is not in the table's errors.
 
 ## Rights
 
@@ -150,10 +157,6 @@ def difference(predictor: Predictor, data: Data, k: int, draws: int = DRAWS) -> 
     alpha, sigma = (c.view(-1, *[1] * (x0.ndim - 1)).to(x0.dtype) for c in predictor.schedule(now))
     x = alpha * x0 + sigma * noise
     device: torch.device | str = next((weight.device for weight in predictor.parameters()), torch.device("cpu"))
-    norms = moved(predictor, x.to(device), now.to(device), then.to(device)).flatten(1).norm(dim=1).double()
+    x, now, then = x.to(device), now.to(device), then.to(device)
+    norms = (predictor(x, then) - predictor(x, now)).flatten(1).norm(dim=1).double()
     return norms.mean().item(), norms.std().item() / math.sqrt(draws)
-
-
-def moved(predictor: Predictor, x: Tensor, now: Tensor, then: Tensor) -> Tensor:
-    """How the prediction changes when the model's own time alone moves, at x and its noise level."""
-    return predictor.conditioned(x, now, predictor.clock(then)) - predictor.conditioned(x, now, predictor.clock(now))

@@ -8,12 +8,10 @@ code of a file runs, and every name, shape, type and value is checked before the
 """
 
 import hashlib
-import inspect as python
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +25,12 @@ from lipdiag.diffusion.schedule import SCHEDULES, Schedule
 from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import CheckpointError, UsageError
 from lipdiag.training.files import atomic_write, make_folder, open_regular, parse_json, read_all, read_json, shown
+from lipdiag.training.networks import NETWORKS, TIME_BY_KEYWORD, TimeByKeyword, create_network
 from lipdiag.training.tensors import check_magic, fit, is_safetensors, read_safetensors, read_tensors, refuse
 
 FORMAT_VERSION = 1
 CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
 CONDITIONING = "conditioning:"  # in front of the names of tensors that are inputs of the network, not its weights
-
-
-def diffusers_class(name: str) -> type[nn.Module]:
-    """A network's class in diffusers, imported when it is first needed: that takes seconds."""
-    import diffusers
-
-    return getattr(diffusers, name)
-
-
-# The only classes that the name in a file can lead to.
-NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
-    name: partial(diffusers_class, name)
-    for name in (
-        "UNet2DModel",
-        "UNet2DConditionModel",
-        "DiTTransformer2DModel",
-        "SD3Transformer2DModel",
-        "FluxTransformer2DModel",
-    )
-}
-TIME_BY_KEYWORD = ("SD3Transformer2DModel", "FluxTransformer2DModel")  # their second argument is another one
-
-
-class TimeByKeyword(nn.Module):
-    """A network that takes its timestep by keyword only."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, timestep: Tensor, **conditioning: Any) -> Any:
-        return self.network(x, timestep=timestep, **conditioning)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +104,7 @@ def save(
         raise UsageError(f"weights is {weights!r}: it says what the model's own weights are, raw or, alone, ema.")
     network, inputs = bare(predictor), conditioning(predictor)
     config = describe(predictor) | {"weights": weights, "data": data, "training": dict(training or {})}
+    json_text(config)  # what cannot be written is refused before anything is
     states = {MODEL: network.state_dict() | inputs}
     if ema is not None:
         states[EMA] = dict(ema) | inputs
@@ -344,24 +312,6 @@ def file_digest(path: str | Path) -> str:
 def folder_digest(digests: Mapping[str, str]) -> str:
     """One SHA-256 for the files that make a model, as of the text that sha256sum prints for them."""
     return hashlib.sha256("".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()).hexdigest()
-
-
-def create_network(name: str, config: Mapping[str, Any], path: str | Path) -> nn.Module:
-    """A network of a class on the list, in eval mode, with random weights.
-
-    Raises:
-        CheckpointError: If the class is not on the list, or does not take these arguments.
-    """
-    if name not in NETWORKS:
-        refuse(path, f"names the network {shown(name)!r}, which is not among {', '.join(NETWORKS)}: use --factory")
-    network_class = NETWORKS[name]()
-    unknown = set(config) - set(python.signature(network_class.__init__).parameters)
-    if unknown:
-        refuse(path, f"gives its {name} the argument {shown(min(unknown))!r}, which this diffusers does not know")
-    try:
-        return network_class(**config).eval()
-    except Exception as error:  # whatever a wrong argument leads the library to
-        refuse(path, f"has a config from which no {name} can be built ({shown(error) or type(error).__name__})", error)
 
 
 def assemble(

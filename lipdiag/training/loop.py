@@ -27,8 +27,8 @@ from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import SCHEDULES
 from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import CheckpointError, NonFiniteError, RunError, UsageError
-from lipdiag.training.checkpoint import create_network
 from lipdiag.training.data import Data, dataset
+from lipdiag.training.networks import create_network
 from lipdiag.training.recipe import Recipe
 
 SMALLEST_TIME = 1e-5  # of continuous clocks: at t = 0 there is no noise to predict

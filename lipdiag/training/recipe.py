@@ -21,7 +21,7 @@ class Recipe:
         name: Of the recipe.
         data: Name or path of the data set.
         shape: Of one sample.
-        network: Name of the network's class in `lipdiag.training.checkpoint.NETWORKS`.
+        network: Name of the network's class in `lipdiag.training.networks.NETWORKS`.
         network_config: The arguments of that class.
         schedule: Spelled as `inspect` prints it.
         parameterization: What the network predicts.
@@ -119,7 +119,8 @@ def set_fields(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         if dot:
             value = recipe.network_config | {argument: value}
         check(key, value)
-        recipe = replace(recipe, **{key: value})
+        changed: Any = {key: tuple(value) if key == "shape" else value}
+        recipe = replace(recipe, **changed)
     return recipe
 
 
@@ -141,7 +142,7 @@ RECIPES = {
             "norm_num_groups": 8,
             "resnet_time_scale_shift": "scale_shift",
         },
-        steps=12_000,
+        steps=6_000,
         learning_rate=4e-3,
     ),
 }

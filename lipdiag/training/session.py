@@ -47,7 +47,8 @@ def session(
     snapshot = resume(recipe, out)
     make_folder(out)
     atomic_write(out / RECIPE, json_text(recipe.to_dict()).encode())
-    kept, began, losses = time.monotonic(), time.monotonic(), []
+    kept = began = time.monotonic()
+    losses: list[float] = []
     for state in train(recipe, device=device, snapshot=snapshot):
         losses = [*losses[-499:], state.loss]
         yield state
@@ -77,7 +78,9 @@ def resume(recipe: Recipe, out: Path) -> dict[str, Any] | None:
             raise RunError(f"{out} exists and is no training; give another --out")
         return None
     stored, asked = read_json(out / RECIPE), recipe.to_dict()
-    changed = [f"{key} is {stored.get(key)!r} there and {asked[key]!r} here" for key in asked if stored.get(key) != asked[key]]
+    changed = [
+        f"{key} is {stored.get(key)!r} there and {asked[key]!r} here" for key in asked if stored.get(key) != asked[key]
+    ]
     if changed:
         raise RunError(f"{out} holds a training by another recipe ({'; '.join(changed[:3])}); give another --out")
     if not (out / SNAPSHOT).exists():

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from lipdiag.errors import CheckpointError
-from lipdiag.training.checkpoint import NETWORKS, Checkpoint, choose, file_digest, folder_digest, read_weights
+from lipdiag.training.checkpoint import Checkpoint, choose, file_digest, folder_digest, read_weights
 from lipdiag.training.files import read_json, shown
+from lipdiag.training.networks import NETWORKS
 from lipdiag.training.tensors import read_tensors, refuse
 from lipdiag.zoo.scheduler import Told, told
 

@@ -76,7 +76,9 @@ def test_a_variable_names_its_quantity():
     assert Plan(quantities=("denoising_bound", "one_sided_lipschitz")).quantities == ("one_sided_lipschitz",)
 
 
-@pytest.mark.parametrize(("times", "draws", "numbers"), [(64, 64, 64), (5, 3, 3072), (64, 10, 3 * 256 * 256), (1, 1, 4)])
+@pytest.mark.parametrize(
+    ("times", "draws", "numbers"), [(64, 64, 64), (5, 3, 3072), (64, 10, 3 * 256 * 256), (1, 1, 4)]
+)
 def test_units_cover_every_pair_once_in_whole_chunks(times, draws, numbers):
     layout = Layout.of(Plan(), times, numbers)
     seen = np.zeros((times, draws), int)

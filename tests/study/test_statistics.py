@@ -1,5 +1,7 @@
 """Means with intervals, against numpy on the whole array and against nominal coverage."""
 
+import itertools
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -69,7 +71,7 @@ def test_looks_fill_whole_blocks_and_end_at_the_limit():
     assert found[0] >= MINIMUM_DRAWS
     assert found[-1] == 1000
     assert all(draws % 8 == 0 for draws in found[:-1])
-    assert all(later >= 1.4 * earlier for earlier, later in zip(found, found[1:-1], strict=False))
+    assert all(later >= 1.4 * earlier for earlier, later in itertools.pairwise(found[:-1]))
 
 
 def test_a_mean_known_exactly_has_no_width():

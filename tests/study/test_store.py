@@ -127,7 +127,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(type(run.group["k"]), "__setitem__", full)
-    with pytest.raises(StorageError, match="No space left on device .* are free"):
+    with pytest.raises(StorageError, match=r"No space left on device .* are free"):
         fill(run, second)
     monkeypatch.undo()
     assert store.open_store(tmp_path / "a.zarr").complete(first)
