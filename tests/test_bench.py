@@ -118,7 +118,7 @@ def test_iterations_of_the_power_method_are_those_on_the_operator_itself(operato
         v /= np.linalg.norm(v, axis=1, keepdims=True)
         iterations += 1
     assert count.products / 2 == pytest.approx(iterations, rel=0 if depth == 60 else 0.05)
-    assert count.error == pytest.approx(error, rel=1e-6 if depth == 60 else 0.1)
+    assert count.error == pytest.approx(error, rel=1e-4 if depth == 60 else 0.1)
 
 
 def test_products_of_svds_are_those_on_the_operator_itself(operators):
@@ -152,7 +152,7 @@ def test_krylov_steps_are_the_fewest_that_reach_the_error(operators):
     from lipdiag.linalg.lanczos import singular_values
 
     for k, enough in ((steps, True), (steps - 1, False)):
-        error = (singular_values(operator, start, k).values[:, 0] / truth - 1).abs().median()
+        error = (singular_values(operator, start, k).values[:, 0] / truth - 1).abs().quantile(0.5)
         assert (error <= spectrum.ERROR) == enough
 
 

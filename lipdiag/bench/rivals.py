@@ -124,7 +124,7 @@ def ours(batch: Batch, point: Point, reference: Spectrum, rounds: int, limit: fl
 
     def work() -> None:
         line = linearize(point.predictor, point.x, point.t)
-        values.append(singular_values(line.jacobian, point.start, steps=count.products // 2).values[:, 0])
+        values.append(singular_values(line.jacobian, point.start, steps=round(count.products / 2)).values[:, 0])
 
     passes = median(interleaved(batch.forward, work, rounds, limit))
     error = reference.error(values[-1])

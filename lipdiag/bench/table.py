@@ -103,12 +103,12 @@ def rivals(result: Result) -> Iterator[str]:
 
 
 def goals(results: list[Result]) -> Iterator[str]:
-    yield f"{'Goals':<61}{'goal':>7}{'found':>7}"
+    yield f"{'Goals':<59}{'goal':>7}{'found':>7}"
     for result in results:
         for goal in result.goals:
             sign = "<=" if goal.most else ">="
             limit = f"{sign}{goal.limit:g}"
-            yield f"{goal.promise[:61]:<61}{limit:>7}{goal.found:>7.2f} {'' if goal.reached else 'MISSED'}".rstrip()
+            yield f"{goal.promise[:59]:<59}{limit:>7}{goal.found:>7.2f} {'' if goal.reached else 'MISSED'}".rstrip()
 
 
 def record(results: list[Result]) -> dict[str, Any]:

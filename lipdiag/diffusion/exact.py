@@ -278,8 +278,8 @@ class SharedOptimum(ExactPredictor):
         self.register_buffer("times", clock.time(torch.stack(filled)))
         self.register_buffer("log_weights", torch.stack(weighed).to(torch.float64))
 
-    def _block(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x and the times of its block, one row per pair, the log density of each, and who is in a block at all.
+    def _block(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x and the times of its block, one row per pair, and the log density of each.
 
         Outside the blocks all times are t, so that the average is the exact predictor.
         """
@@ -290,19 +290,19 @@ class SharedOptimum(ExactPredictor):
         times = torch.where(inside, self.times.index_select(0, row), t[:, None])
         log_weights = torch.where(inside, self.log_weights.index_select(0, row), -math.log(times.shape[1]))
         each = x[:, None].expand(-1, times.shape[1], -1).reshape(-1, x.shape[-1]), times.reshape(-1)
-        return *each, self.predictor._log_density(*each).reshape(times.shape) + log_weights, inside
+        return *each, self.predictor._log_density(*each).reshape(times.shape) + log_weights
 
     def _noise(self, x, t):
-        each_x, each_t, log, _ = self._block(x, t)
+        each_x, each_t, log = self._block(x, t)
         noise = self.predictor._noise(each_x, each_t).reshape(*log.shape, -1)
         return (log.softmax(-1)[..., None] * noise).sum(1)
 
     def _noise_rate(self, x, t):
-        *_, inside = self._block(x, t)
-        return torch.where(inside, 0, self.predictor._noise_rate(x, t))
+        # Only from the clock's end on: inside the blocks the rate of the told time, which multiplies this, is 0.
+        return self.predictor._noise_rate(x, t)
 
     def _noise_jacobian(self, x, t):
-        each_x, each_t, log, _ = self._block(x, t)
+        each_x, each_t, log = self._block(x, t)
         noise = self.predictor._noise(each_x, each_t).reshape(*log.shape, -1)
         jacobian = self.predictor._noise_jacobian(each_x, each_t).reshape(*log.shape, x.shape[-1], x.shape[-1])
         _, sigma = self.schedule(each_t)

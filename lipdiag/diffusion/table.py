@@ -65,24 +65,20 @@ class Table(Schedule):
     def __post_init__(self):
         if not 1 <= self.timesteps <= 1_000_000:
             raise UsageError(f"Got a table of {self.timesteps} timesteps; 1 to 1000000 are possible, so change that.")
-        # Plain tensors, made once and outside any autograd mode the first caller may be in.
-        with torch.inference_mode(False), torch.no_grad():
-            beta = self.betas
-            bad = ~((beta > 0) & ((beta < 1) | ((beta == 1) & (torch.arange(len(beta)) == len(beta) - 1))))
-            if bad.any():
-                k = int(bad.nonzero()[0])
-                raise UsageError(
-                    f"Got a beta of {beta[k]:g} at index {k} in a table of {len(beta)}; betas lie above 0 and below 1 "
-                    f"(the last may be 1), so choose other parameters for {type(self).__name__}."
-                )
-            log_alpha = torch.nn.functional.pad(torch.log1p(-beta).cumsum(0) / 2, (1, 0))
-            lost, alpha = -torch.expm1(log_alpha), log_alpha.exp()
-            d = lost.diff()
-            slopes = torch.tensor(spline_slopes(d.tolist()), dtype=torch.float64, device="cpu")
-            intervals = torch.stack(
-                [lost[:-1], lost[1:], alpha[:-1], alpha[1:], slopes[:-1] - d, slopes[1:] - d], dim=-1
+        beta = self.betas
+        bad = ~((beta > 0) & torch.cat([beta[:-1] < 1, beta[-1:] <= 1]))
+        if bad.any():
+            k = int(bad.nonzero()[0])
+            raise UsageError(
+                f"Got a beta of {beta[k]:g} at index {k} in a table of {len(beta)}; betas lie above 0 and below 1 "
+                f"(the last may be 1), so choose other parameters for {type(self).__name__}."
             )
-            noisiness = torch.log(lost * (1 + alpha)) - 2 * log_alpha  # -logsnr at the knots, rising
+        log_alpha = torch.nn.functional.pad(torch.log1p(-beta).cumsum(0) / 2, (1, 0))
+        lost, alpha = -torch.expm1(log_alpha), log_alpha.exp()
+        d = lost.diff()
+        slopes = torch.tensor(spline_slopes(d.tolist()), dtype=torch.float64, device="cpu")
+        intervals = torch.stack([lost[:-1], lost[1:], alpha[:-1], alpha[1:], slopes[:-1] - d, slopes[1:] - d], dim=-1)
+        noisiness = torch.log(lost * (1 + alpha)) - 2 * log_alpha  # -logsnr at the knots, rising
         object.__setattr__(self, "_intervals", intervals)
         object.__setattr__(self, "_inner", noisiness[1:-1].contiguous())
 

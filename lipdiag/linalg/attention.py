@@ -97,4 +97,8 @@ def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, stride):
             if dvs is not None:
                 out.baddbmm_(p, dvs, beta=0 if ds is None else 1)
     do = do.view(*leading, queries, v.shape[-1])
-    return do if do.stride() == tuple(stride) else torch.empty_strided(do.shape, stride, dtype=do.dtype, device=do.device).copy_(do)
+    return (
+        do
+        if do.stride() == tuple(stride)
+        else torch.empty_strided(do.shape, stride, dtype=do.dtype, device=do.device).copy_(do)
+    )

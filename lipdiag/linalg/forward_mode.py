@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn import functional
+from torch.nn import Parameter, functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -26,14 +26,16 @@ from lipdiag.linalg.attention import scaled_dot_product_attention
 Rule = Callable[..., Any]
 
 
-def tangent_of(x) -> Tensor | None:
-    """The tangent that a tensor carries, if any."""
-    return forward_ad.unpack_dual(x).tangent if isinstance(x, Tensor) else None
+def unpacked(x) -> tuple[Any, Tensor | None]:
+    """The value of x and its tangent, if it carries one."""
+    if not isinstance(x, Tensor) or isinstance(x, Parameter):  # quickly, as most weights are parameters
+        return x, None
+    return forward_ad.unpack_dual(x)
 
 
-def primal_of(x):
-    """The value without its tangent."""
-    return forward_ad.unpack_dual(x).primal if isinstance(x, Tensor) else x
+def with_tangent(y: Tensor, dy: Tensor) -> Tensor:
+    """The dual number, with the tangent in the value's own precision."""
+    return forward_ad.make_dual(y, dy if dy.dtype == y.dtype else dy.to(y.dtype))
 
 
 def linear_in_input(function: Callable[..., Tensor]) -> Rule:
@@ -43,11 +45,10 @@ def linear_in_input(function: Callable[..., Tensor]) -> Rule:
     """
 
     def rule(input, weight, bias=None, *args, **kwargs):
-        dx = tangent_of(input)
-        if dx is None or tangent_of(weight) is not None or tangent_of(bias) is not None:
+        x, dx = unpacked(input)
+        if dx is None or unpacked(weight)[1] is not None or unpacked(bias)[1] is not None:
             return function(input, weight, bias, *args, **kwargs)
-        y = function(primal_of(input), weight, bias, *args, **kwargs)
-        return forward_ad.make_dual(y, function(dx, weight, None, *args, **kwargs))
+        return with_tangent(function(x, weight, bias, *args, **kwargs), function(dx, weight, None, *args, **kwargs))
 
     return rule
 
@@ -56,10 +57,9 @@ def bilinear(function: Callable[..., Tensor]) -> Rule:
     """The rule of y = a b where one factor alone carries a tangent."""
 
     def rule(input, other, **kwargs):
-        da, db = tangent_of(input), tangent_of(other)
+        (a, da), (b, db) = unpacked(input), unpacked(other)
         if (da is None) == (db is None) or kwargs:
             return function(input, other, **kwargs)
-        a, b = primal_of(input), primal_of(other)
         return with_tangent(function(a, b), function(a, db) if da is None else function(da, b))
 
     return rule
@@ -69,12 +69,12 @@ def additive(function: Callable[..., Tensor], sign: int) -> Rule:
     """The rule of y = a + b and y = a - b where one term alone carries a tangent."""
 
     def rule(input, other, **kwargs):
-        da, db = tangent_of(input), tangent_of(other)
+        (a, da), (b, db) = unpacked(input), unpacked(other)
         if (da is None) == (db is None) or kwargs:
             return function(input, other, **kwargs)
-        y = function(primal_of(input), primal_of(other))
+        y = function(a, b)
         dy = da if da is not None else db if sign > 0 else -db
-        # A copy, lest a later write into y's tangent is a write into its term's.
+        # A copy, lest a later write into y's tangent is one into its term's.
         return with_tangent(y, dy.expand(y.shape).clone())
 
     return rule
@@ -84,17 +84,26 @@ def quotient(function: Callable[..., Tensor]) -> Rule:
     """The rule of y = a / b where b carries no tangent."""
 
     def rule(input, other, **kwargs):
-        da = tangent_of(input)
-        if da is None or tangent_of(other) is not None or kwargs:
+        a, da = unpacked(input)
+        if da is None or unpacked(other)[1] is not None or kwargs:
             return function(input, other, **kwargs)
-        return with_tangent(function(primal_of(input), other), function(da, other))
+        return with_tangent(function(a, other), function(da, other))
 
     return rule
 
 
-def with_tangent(y: Tensor, dy: Tensor) -> Tensor:
-    """The dual number, with the tangent in the value's own precision."""
-    return forward_ad.make_dual(y, dy.to(y.dtype))
+def softmax(function: Callable[..., Tensor]) -> Rule:
+    """The rule of softmax by its fused kernel; the Jacobian is symmetric."""
+
+    def rule(input, *args, **kwargs):
+        s, ds = unpacked(input)
+        dim = kwargs.get("dim", args[0] if args else None)
+        p = None if ds is None or dim is None else function(s, *args, **kwargs)
+        if p is None or p.dtype != input.dtype:
+            return function(input, *args, **kwargs)
+        return with_tangent(p, torch._softmax_backward_data(ds, p, dim, p.dtype))
+
+    return rule
 
 
 def affine(y: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]) -> Tensor:
@@ -105,51 +114,37 @@ def affine(y: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequenc
 
 
 def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
-    """Group norm by the fused kernels; the input is made contiguous, which torch's own rule requires and does not say."""
-    dx = tangent_of(input)
+    """Group norm by the fused kernels; x is made contiguous, as torch's own rule requires without saying so."""
+    x, dx = unpacked(input)
     if dx is None:
         return functional.group_norm(input, num_groups, weight, bias, eps)
-    x = primal_of(input).contiguous()
+    x = x.contiguous()
     batch, channels = x.shape[:2]
-    sizes = batch, channels, x[0, 0].numel(), num_groups
-    plain = tangent_of(weight) is None and tangent_of(bias) is None
-    y, mean, rstd = torch.native_group_norm(x, *((weight, bias) if plain else (None, None)), *sizes, eps)
+    sizes = batch, channels, x.shape[2:].numel(), num_groups
+    constant = unpacked(weight)[1] is None and unpacked(bias)[1] is None
+    y, mean, rstd = torch.native_group_norm(x, *((weight, bias) if constant else (None, None)), *sizes, eps)
     backward = torch.ops.aten.native_group_norm_backward
     dy = backward(dx.contiguous(), x, mean, rstd, None, *sizes, [True, False, False])[0]
     shape = (channels,) + (1,) * (x.ndim - 2)
-    if plain:
-        return forward_ad.make_dual(y, affine(dy, weight, None, shape))
-    return affine(forward_ad.make_dual(y, dy), weight, bias, shape)
+    if constant:
+        return with_tangent(y, affine(dy, weight, None, shape))
+    return affine(with_tangent(y, dy), weight, bias, shape)
 
 
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
     """Layer norm by the fused kernels."""
-    dx = tangent_of(input)
+    x, dx = unpacked(input)
     shape = list(normalized_shape)
     if dx is None:
         return functional.layer_norm(input, shape, weight, bias, eps)
-    x = primal_of(input).contiguous()
-    plain = tangent_of(weight) is None and tangent_of(bias) is None
-    y, mean, rstd = torch.native_layer_norm(x, shape, *((weight, bias) if plain else (None, None)), eps)
+    x = x.contiguous()
+    constant = unpacked(weight)[1] is None and unpacked(bias)[1] is None
+    y, mean, rstd = torch.native_layer_norm(x, shape, *((weight, bias) if constant else (None, None)), eps)
     backward = torch.ops.aten.native_layer_norm_backward
     dy = backward(dx.contiguous(), x, shape, mean, rstd, None, None, [True, False, False])[0]
-    if plain:
-        return forward_ad.make_dual(y, affine(dy, weight, None, shape))
-    return affine(forward_ad.make_dual(y, dy), weight, bias, shape)
-
-
-def softmax(function: Callable[..., Tensor]) -> Rule:
-    """The rule of softmax by its fused kernel; the Jacobian is symmetric."""
-
-    def rule(input, *args, **kwargs):
-        ds = tangent_of(input)
-        dim = kwargs.get("dim", args[0] if args else None)
-        p = None if ds is None or dim is None else function(primal_of(input), *args, **kwargs)
-        if p is None or p.dtype != input.dtype:
-            return function(input, *args, **kwargs)
-        return forward_ad.make_dual(p, torch._softmax_backward_data(ds, p, dim, p.dtype))
-
-    return rule
+    if constant:
+        return with_tangent(y, affine(dy, weight, None, shape))
+    return affine(with_tangent(y, dy), weight, bias, shape)
 
 
 def unfused(function: Callable[..., Any]) -> Rule:
@@ -164,7 +159,10 @@ def unfused(function: Callable[..., Any]) -> Rule:
 
 RULES: dict[Callable[..., Any], Rule] = {
     **{f: linear_in_input(f) for f in (torch.conv1d, torch.conv2d, torch.conv3d, functional.linear)},
-    **{f: linear_in_input(f) for f in (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)},
+    **{
+        f: linear_in_input(f)
+        for f in (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
+    },
     **{f: bilinear(f) for f in (torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm)},
     **{f: bilinear(f) for f in (torch.mul, torch.multiply, Tensor.mul, Tensor.multiply)},
     **{f: additive(f, 1) for f in (torch.add, Tensor.add)},
@@ -199,8 +197,12 @@ def push_forward(
     """
     with torch.no_grad(), forward_ad.dual_level(), forward_mode():
         duals = [p if v is None else forward_ad.make_dual(p, v) for p, v in zip(primals, tangents, strict=True)]
-        output = f(*duals)
-        if not isinstance(output, Tensor):
-            raise TypeError(f"The function must return one tensor and returned a {type(output).__name__}.")
-        y, dy = forward_ad.unpack_dual(output)
+        y, dy = forward_ad.unpack_dual(one_tensor(f(*duals)))
     return y, dy
+
+
+def one_tensor(y) -> Tensor:
+    """What a function returned, if that is one tensor."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"The function must return one tensor and returned a {type(y).__name__}.")
+    return y

@@ -69,7 +69,9 @@ def golub_kahan(
         stop: Called with alpha and beta after every step; true ends the run.
     """
     if not 1 <= steps <= min(A.rows, A.columns):
-        raise ValueError(f"{steps} steps were asked for; a {A.rows} x {A.columns} operator allows 1 to {min(A.rows, A.columns)}.")
+        raise ValueError(
+            f"{steps} steps were asked for; a {A.rows} x {A.columns} operator allows 1 to {min(A.rows, A.columns)}."
+        )
     wide = {"dtype": double(A.device), "device": A.device}
     left = torch.zeros(A.batch, steps, A.rows, **wide)
     right = torch.zeros(A.batch, steps + 1, A.columns, **wide)
@@ -195,9 +197,7 @@ def singular_values(
     k = run.alpha.shape[1]
     image = run.alpha[:, :1] * run.left[:, 0]
     values, residuals = values[:, :count], residuals[:, :count]
-    return SingularValues(
-        values, residuals, upper, k, 2 * k, run.adjoint_gap, run.alpha[:, 0], run.right[:, 0], image
-    )
+    return SingularValues(values, residuals, upper, k, 2 * k, run.adjoint_gap, run.alpha[:, 0], run.right[:, 0], image)
 
 
 def ritz(alpha: Tensor, beta: Tensor, rows: int) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,13 @@ product J v is that program run on v: about the cost of f itself, and nothing of
 
 What is a tangent is told by memory, not by identity: a tensor is one if its storage is. Views, aliases and writes in
 place are then followed wherever they happen. Constants are kept by reference, and copied if something is about to write
-to them. Every operation is homogeneous, so an input that does not move is a symbolic zero; replay.py makes use of it.
+to them. Every operation is homogeneous, so an input that does not move is a symbolic zero; program.py makes use of it.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 
+# Nothing to record: questions about geometry, and tensors that are where and what their argument is.
+SAME_MEMORY = {
+    aten.alias.default,
+    aten.detach.default,
+    aten.is_same_size.default,
+    aten._has_same_storage_numel.default,
+}
 
-class Unrecordable(RuntimeError):
+
+class RecordingError(RuntimeError):
     """Something that a tape cannot replay."""
 
 
@@ -39,10 +48,16 @@ class Slot:
 
     def alike(self, other: "Slot") -> bool:
         """Whether the two lie in memory in the same way."""
-        return (self.dtype, self.device, self.size, self.stride) == (other.dtype, other.device, other.size, other.stride)
+        return (self.dtype, self.device, self.size, self.stride) == (
+            other.dtype,
+            other.device,
+            other.size,
+            other.stride,
+        )
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Step:
     """One operation: slots stand in its arguments where tangents do."""
 
     function: Callable[..., Any]
@@ -51,14 +66,14 @@ class Step(NamedTuple):
     outputs: tuple[Slot | None, ...]
     writes: frozenset[int] = frozenset()  # storages
 
-    @property
-    def reads(self) -> list[Slot]:
-        return [a for a in leaves((*self.args, *self.kwargs.values())) if isinstance(a, Slot)]
+    @cached_property
+    def reads(self) -> tuple[Slot, ...]:
+        return tuple(dict.fromkeys(a for a in leaves((*self.args, *self.kwargs.values())) if isinstance(a, Slot)))
 
     def replaced(self, change: Callable[[Any], Any]) -> "Step":
         """The step with `change` applied to each argument, those in lists too."""
         kwargs = {k: swap(a, change) for k, a in self.kwargs.items()}
-        return self._replace(args=tuple(swap(a, change) for a in self.args), kwargs=kwargs)
+        return Step(self.function, tuple(swap(a, change) for a in self.args), kwargs, self.outputs, self.writes)
 
 
 def leaves(arguments: Sequence) -> list:
@@ -101,27 +116,29 @@ class Recorder(TorchDispatchMode):
         """The slot of a tangent, a new one if need be."""
         storage = memory(tangent)
         if storage is None or tangent.is_conj() or tangent.is_neg():
-            raise Unrecordable(f"A tangent of layout {tangent.layout}, conjugated or negated lazily, cannot be recorded.")
-        geometry = tangent.storage_offset(), tuple(tangent.size()), tangent.stride()
-        key = storage, tangent.dtype, *geometry
+            raise RecordingError(f"A tangent of layout {tangent.layout}, or conjugated lazily, cannot be recorded.")
+        geometry = tangent.storage_offset(), tangent.size(), tangent.stride()
+        key = storage, tangent.dtype, geometry
         slot = self.slots.get(key)
         if slot is None:
-            slot = self.slots[key] = Slot(len(self.slots), storage, tangent.dtype, tangent.device, *geometry)
+            offset, size, stride = geometry
+            slot = Slot(len(self.slots), storage, tangent.dtype, tangent.device, offset, tuple(size), stride)
+            self.slots[key] = slot
             if storage not in self.roots:
                 self.roots[storage] = slot
                 self.held.append(StorageWeakRef(tangent.untyped_storage()))
         return slot
 
-    def find(self, x) -> Slot | None:
+    def find(self, x: Tensor) -> Slot | None:
         """The slot of x if it is a tangent."""
-        root = self.roots.get(memory(x) or 0)
+        root = self.roots.get(memory(x))
         if root is None:
             return None
         known = len(self.slots)
         slot = self.place(x)
         if len(self.slots) > known:  # a view made out of sight, or before its memory became a tangent's
             if slot.dtype != root.dtype:
-                raise Unrecordable(f"A tangent of {root.dtype} is read as {slot.dtype}.")
+                raise RecordingError(f"A tangent of {root.dtype} is read as {slot.dtype}.")
             self.add(Step(aten.as_strided.default, (root, slot.size, slot.stride, slot.offset), {}, (slot,)))
         return slot
 
@@ -151,40 +168,59 @@ class Recorder(TorchDispatchMode):
         assert slot is not None
         return slot
 
+    @classmethod
+    def _should_skip_dynamo(cls):  # its wrapper would cost more than everything below
+        return False
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        targets = [a for a in written_arguments(func, args, kwargs) if isinstance(a, Tensor)]
-        tangents = {id(a): self.find(a) for a in leaves((*args, *kwargs.values())) if isinstance(a, Tensor)}
-        constant = all(slot is None for slot in tangents.values())
-        for x in targets:
-            if tangents[id(x)] is None:
-                self.save_from_write(x)
-                if not constant:
-                    tangents[id(x)] = self.adopt(x)
-        if constant:
+        if func in SAME_MEMORY:
             return func(*args, **kwargs)
-
-        step = Step(func, tuple(args), kwargs, ()).replaced(lambda a: tangents.get(id(a)) or a)
+        tangents = {}
+        for a in (*args, *kwargs.values()):
+            for x in a if isinstance(a, list | tuple) else (a,):
+                if isinstance(x, Tensor) and (slot := self.find(x)) is not None:
+                    tangents[id(x)] = slot
+        targets = written_arguments(func, args, kwargs) if func._schema.is_mutable else []
+        for x in targets:
+            if id(x) not in tangents:
+                self.save_from_write(x)
+                if tangents:
+                    tangents[id(x)] = self.adopt(x)
         out = func(*args, **kwargs)
+        if tangents:
+            step = Step(func, tuple(args), kwargs, ()).replaced(lambda a: tangents.get(id(a), a))
+            self.keep(step, out, frozenset(tangents[id(x)].storage for x in targets))
+        return out
+
+    def keep(self, step: Step, out, writes: frozenset[int]) -> None:
+        """Adds what was just done to tangents."""
         results = leaves([out])
         if not any(isinstance(o, Tensor) for o in results):
             if isinstance(out, bool):  # a question about geometry, which is fixed
-                return out
-            raise Unrecordable(f"{func} makes a {type(out).__name__} of a tangent.")
+                return
+            raise RecordingError(f"{step.function} makes a {type(out).__name__} of a tangent.")
         outputs = tuple(self.place(o) if isinstance(o, Tensor) else None for o in results)
-        writes = frozenset(tangents[id(x)].storage for x in targets)
-        self.written |= writes
-        if writes or any(o is not None and o not in step.reads for o in outputs):  # else an alias
-            self.add(step._replace(outputs=outputs, writes=writes))
-        return out
+        reads = step.reads
+        if writes or any(o is not None and o not in reads for o in outputs):  # else an alias
+            self.add(Step(step.function, step.args, step.kwargs, outputs, writes))
 
 
 def written_arguments(func, args, kwargs) -> list:
     """The arguments that an operation writes to."""
-    if not func._schema.is_mutable:
-        return []
     out = []
     for i, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             out.append(args[i] if i < len(args) else kwargs.get(argument.name))
-    return leaves(out)
+    return [x for x in leaves(out) if isinstance(x, Tensor)]
+
+
+def needed(steps: Sequence[Step], output: Slot, written: frozenset[int]) -> list[Step]:
+    """The steps whose results are read."""
+    slots, storages, kept = {output}, {output.storage}, []
+    for step in reversed(steps):
+        if step.writes & storages or any(o in slots for o in step.outputs):
+            slots.update(step.reads)
+            storages.update(s.storage for s in step.reads if s.storage in written)
+            kept.append(step)
+    return kept[::-1]

@@ -222,6 +222,19 @@ def test_points_at_tiny_noise_are_told_apart(sigma, generator):
     torch.testing.assert_close(predictor.time_derivative(x, t), -predictor(x, t) / sigma, rtol=1e-12, atol=0)
 
 
+def test_directions_without_data_are_recognised_in_a_matrix(generator):
+    """Covariance 2 a a^T: across a the noise is x / sigma, along a it is sigma x / (2 + sigma^2), at sigma = 1e-6.
+
+    The eigenvalues that should be 0 come out as 1e-17, which is not nothing beside sigma^2.
+    """
+    a = torch.nn.functional.normalize(torch.randn(9, dtype=DOUBLE, generator=generator), dim=0)
+    x, t = torch.randn(5, 9, dtype=DOUBLE, generator=generator), torch.full((5,), 1e-6, dtype=DOUBLE)
+    along = (x @ a)[:, None] * a
+    wanted = (x - along) / 1e-6 + 1e-6 * along / (2 + 1e-12)
+    got = Gaussian(torch.zeros(9, dtype=DOUBLE), 2 * torch.outer(a, a), Karras(0.0, 1.0, 1.0))(x, t)
+    torch.testing.assert_close(got, wanted, rtol=1e-8, atol=0)
+
+
 @exact
 @schedules
 @pytest.mark.parametrize("size", [1e3, 1e6])
@@ -366,22 +379,35 @@ def test_shared_optimum_is_the_posterior_mean_over_the_block(x):
         assert abs(got.item() - numerator / denominator) < 1e-8 * max(1, abs(numerator / denominator))
 
 
+@pytest.mark.parametrize(
+    ("edges", "blocks"),
+    [
+        ((), [(0, 20), (20, 40), (80, 100)]),
+        ((0, 5, 40, 100), [(0, 5), (5, 40), (40, 100)]),
+        ((10, 24, 26, 100), [(0, 24), (24, 26), (26, 100)]),  # what lies before the first edge belongs to its block
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("make", ["mixture, matrices", "points"])
-def test_jacobian_of_the_shared_optimum(make, generator):
-    """J^ = E_p[J_t] - Cov_p(eps_t, eps_t / sigma_t), summed timestep by timestep."""
+def test_shared_optimum_timestep_by_timestep(make, edges, blocks, generator):
+    """eps^ = E_p[eps_t] and J^ = E_p[J_t] - Cov_p(eps_t, eps_t / sigma_t), summed over the block's timesteps."""
     schedule, predictor = Linear(), MAKERS[make](Linear())
     t = tensor([0.003, 0.025, 0.099])
     x = noised(predictor, t, generator)
-    got = SharedOptimum(predictor, Shared(Timesteps(), 100, 5)).jacobian(x, t)
-    for i, first in enumerate((0, 20, 80)):
-        levels = (torch.arange(first, first + 20, dtype=DOUBLE) + 1) / 1000
-        rows = x[i].expand(20, -1)
+    optimum = SharedOptimum(predictor, Shared(Timesteps(), 100, edges=edges))
+    got, got_jacobian = optimum(x, t), optimum.jacobian(x, t)
+    for i, (first, end) in enumerate(blocks):
+        levels = (torch.arange(first, end, dtype=DOUBLE) + 1) / 1000
+        rows = x[i].expand(end - first, -1)
         p = predictor.log_density(rows, levels).softmax(0)
         noise, jacobians, sigma = predictor(rows, levels), predictor.jacobian(rows, levels), schedule(levels)[1]
-        mean = sum(p[k] * noise[k] for k in range(20))
-        covariance = sum(p[k] * torch.outer(noise[k] - mean, noise[k] / sigma[k]) for k in range(20))
-        wanted = sum(p[k] * jacobians[k] for k in range(20)) - covariance
-        assert (got[i] - wanted).abs().max() < 1e-9 * wanted.abs().max()
+        mean = sum(w * e for w, e in zip(p, noise, strict=True))
+        covariance = sum(w * torch.outer(e - mean, e / s) for w, e, s in zip(p, noise, sigma, strict=True))
+        jacobian = sum(w * J for w, J in zip(p, jacobians, strict=True)) - covariance
+        assert (got[i] - mean).abs().max() < 1e-9 * mean.abs().max()
+        assert (got_jacobian[i] - jacobian).abs().max() < 1e-9 * jacobian.abs().max()
+        log_density = predictor.log_density(rows, levels).logsumexp(0) - math.log(end - first)
+        torch.testing.assert_close(optimum.log_density(x, t)[i], log_density)
 
 
 def test_outside_its_blocks_the_shared_optimum_is_exact(generator):

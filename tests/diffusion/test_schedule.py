@@ -23,6 +23,7 @@ from lipdiag.diffusion.schedule import (
 
 ALL = [
     VP(),
+    VP(1.0, 100.0),  # down to a log SNR of -50
     SubVP(),
     VE(),
     Karras(),

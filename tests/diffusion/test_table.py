@@ -58,6 +58,7 @@ def test_entries_are_those_of_diffusers(table, config):
     assert table.timesteps == scheduler.config.num_train_timesteps
     torch.testing.assert_close(alpha**2, scheduler.alphas_cumprod.double(), rtol=0, atol=2e-6)
     torch.testing.assert_close(sigma**2, 1 - scheduler.alphas_cumprod.double(), rtol=0, atol=2e-6)
+    torch.testing.assert_close(table.betas, scheduler.betas.double(), rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=IDS)
@@ -174,9 +175,22 @@ def test_tables_are_values():
     assert hash(ZeroTerminalSNR(Linear())) == hash(ZeroTerminalSNR(Linear()))
 
 
-def test_a_table_made_under_inference_mode_can_be_differentiated():
+def test_a_table_can_be_made_anywhere():
+    """Under inference mode, inside a transform or with another default device, and differentiated afterwards."""
+    made = []
+
+    def inside(t):
+        made.append(Linear(timesteps=20))
+        return made[-1](t)[1]
+
+    t = torch.tensor([0.3], dtype=torch.float64)
     with torch.inference_mode():
-        table = Linear(timesteps=20)
-    t = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
-    (rate,) = torch.autograd.grad(table(t)[1].sum(), t)
-    torch.testing.assert_close(rate, table.rates(t.detach())[1])
+        inside(t)
+    torch.func.jvp(inside, (t,), (t,))
+    torch.func.vmap(inside)(t)
+    with torch.device("meta"):
+        made.append(Linear(timesteps=20))
+    for table in made:
+        leaf = t.clone().requires_grad_()
+        (rate,) = torch.autograd.grad(table(leaf)[1].sum(), leaf)
+        torch.testing.assert_close(rate, Linear(timesteps=20).rates(t)[1])

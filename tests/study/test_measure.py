@@ -289,3 +289,11 @@ def test_any_callable_with_a_schedule_is_measured():
 
     found = measure(Model())
     np.testing.assert_allclose(found["loss"], measure()["loss"])
+
+
+def test_being_told_the_same_time_twice_gives_exactly_the_same_answer():
+    """On a network with attention and group norm, whose derivative comes from other kernels than its value."""
+    plan = Plan(timesteps="0,30,97", draws=3, quantities=("spectral_norm", "time_derivative", "time_difference"))
+    found = lipdiag.measure("digits-etsdm", plan=plan, progress=False)
+    assert (found["time_difference"] == 0).all()
+    assert (found["time_derivative"] == 0).all()
