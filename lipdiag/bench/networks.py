@@ -30,7 +30,8 @@ class Subject:
         attention: Whether it has attention, which costs forward products more than convolutions do.
         predictor: In eval mode, without gradients for its weights.
         sample: Draw number -> x0.
-        heavy: So dear that a quantity made of the full report's own products is priced by them and not run.
+        heavy: A quantity made of the full report's own products is priced by them and not run, one made of others
+            is run at the smallest batch only.
         rival_pairs: Pairs on which rivals are timed.
         reference_steps: Krylov steps of the reference that errors are told by.
     """
@@ -112,7 +113,7 @@ TRANSFORMER: dict[str, Any] = {"patch_size": 4, "num_layers": 6, "num_attention_
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {
     "digits": digits,
-    "convolutional": partial(random_weights, "convolutional U-Net", "UNet2DModel", CONVOLUTIONAL, False),
+    "convolutional": partial(random_weights, "convolutional U-Net", "UNet2DModel", CONVOLUTIONAL, False, heavy=True),
     "transformer": partial(
         random_weights,
         "diffusion transformer",

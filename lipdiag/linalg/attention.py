@@ -10,6 +10,7 @@ enough to stay in the cache of a processor. That is also faster than reading p f
 """
 
 import math
+from typing import Any
 
 import torch
 from torch.autograd import forward_ad
@@ -24,7 +25,7 @@ def scaled_dot_product_attention(
     query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
 ):
     """The rule of attention; like torch's, whose arguments it takes, except for the tangent."""
-    attend = functional.scaled_dot_product_attention
+    attend: Any = functional.scaled_dot_product_attention
     duals = query, key, value
     values = [forward_ad.unpack_dual(z).primal for z in duals]
     tangents = [forward_ad.unpack_dual(z).tangent for z in duals]

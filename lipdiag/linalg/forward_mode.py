@@ -1,7 +1,7 @@
 """Forward-mode differentiation of networks as they come.
 
-A dual number carries a value and a tangent, f(x + s v) = f(x) + s J v + O(s^2); one pass over duals gives J v. Torch's own
-rules fail on fused attention and on group norms of strided inputs, and spend three convolutions where two do. While
+A dual number carries a value and a tangent, f(x + s v) = f(x) + s J v + O(s^2); one pass over duals gives J v. Torch's
+own rules fail on fused attention and on group norms of strided inputs, and spend three convolutions where two do. While
 `forward_mode()` is active a few operations follow better rules, wherever they are called; nothing is patched:
 
   linear maps    d(W x) = W dx, if W itself carries no tangent
@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from lipdiag.linalg.attention import scaled_dot_product_attention
 
 Rule = Callable[..., Any]
+aten = torch.ops.aten
 
 
 def unpacked(x) -> tuple[Any, Tensor | None]:
@@ -73,9 +74,8 @@ def additive(function: Callable[..., Tensor], sign: int) -> Rule:
         if (da is None) == (db is None) or kwargs:
             return function(input, other, **kwargs)
         y = function(a, b)
-        dy = da if da is not None else db if sign > 0 else -db
         # A copy, lest a later write into y's tangent is one into its term's.
-        return with_tangent(y, dy.expand(y.shape).clone())
+        return with_tangent(y, (db * sign if da is None else da).expand(y.shape).clone())
 
     return rule
 
@@ -98,10 +98,11 @@ def softmax(function: Callable[..., Tensor]) -> Rule:
     def rule(input, *args, **kwargs):
         s, ds = unpacked(input)
         dim = kwargs.get("dim", args[0] if args else None)
-        p = None if ds is None or dim is None else function(s, *args, **kwargs)
-        if p is None or p.dtype != input.dtype:
-            return function(input, *args, **kwargs)
-        return with_tangent(p, torch._softmax_backward_data(ds, p, dim, p.dtype))
+        if ds is not None and dim is not None:
+            p = function(s, *args, **kwargs)
+            if p.dtype == s.dtype:
+                return with_tangent(p, torch._softmax_backward_data(ds, p, dim, p.dtype))
+        return function(input, *args, **kwargs)
 
     return rule
 
@@ -122,9 +123,9 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enable
     batch, channels = x.shape[:2]
     sizes = batch, channels, x.shape[2:].numel(), num_groups
     constant = unpacked(weight)[1] is None and unpacked(bias)[1] is None
-    y, mean, rstd = torch.native_group_norm(x, *((weight, bias) if constant else (None, None)), *sizes, eps)
-    backward = torch.ops.aten.native_group_norm_backward
-    dy = backward(dx.contiguous(), x, mean, rstd, None, *sizes, [True, False, False])[0]
+    parameters = (weight, bias) if constant else (None, None)
+    y, mean, rstd = aten.native_group_norm(x, *parameters, *sizes, eps)
+    dy = aten.native_group_norm_backward(dx.contiguous(), x, mean, rstd, None, *sizes, [True, False, False])[0]
     shape = (channels,) + (1,) * (x.ndim - 2)
     if constant:
         return with_tangent(y, affine(dy, weight, None, shape))
@@ -139,16 +140,16 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_
         return functional.layer_norm(input, shape, weight, bias, eps)
     x = x.contiguous()
     constant = unpacked(weight)[1] is None and unpacked(bias)[1] is None
-    y, mean, rstd = torch.native_layer_norm(x, shape, *((weight, bias) if constant else (None, None)), eps)
-    backward = torch.ops.aten.native_layer_norm_backward
-    dy = backward(dx.contiguous(), x, shape, mean, rstd, None, None, [True, False, False])[0]
+    parameters = (weight, bias) if constant else (None, None)
+    y, mean, rstd = aten.native_layer_norm(x, shape, *parameters, eps)
+    dy = aten.native_layer_norm_backward(dx.contiguous(), x, shape, mean, rstd, None, None, [True, False, False])[0]
     if constant:
         return with_tangent(y, affine(dy, weight, None, shape))
     return affine(with_tangent(y, dy), weight, bias, shape)
 
 
 def unfused(function: Callable[..., Any]) -> Rule:
-    """The rule of a function in Python that calls attention: it runs with these rules suspended, so without fused kernels."""
+    """The rule of a function in Python that calls attention, which then runs with these rules suspended."""
 
     def rule(*args, **kwargs):
         with sdpa_kernel(SDPBackend.MATH):

@@ -1,30 +1,27 @@
 """Singular values and extreme eigenvalues by Krylov methods, with bounds.
 
-Golub-Kahan: from a unit vector v_1, k steps give orthonormal V, U and an upper bidiagonal B (alpha on the diagonal, beta
-above it) with  A V = U B  and  A' U = V B' + beta_k v_{k+1} e_k'.  The singular values of B never exceed those of A.
+Golub-Kahan: from a unit vector v_1, k steps give orthonormal V and U and an upper bidiagonal B, alpha on its diagonal
+and beta above, with  A V = U B  and  A' U = V B' + beta_k v_{k+1} e_k'.  The singular values of B never exceed those of
+A, and each is within beta_k |last entry of its left vector| of one of A's.
 
-The certificate: v_{k+1} = p(A'A) v_1 and u_k = q(AA') A v_1 are unit vectors, with polynomials that alpha and beta
-determine. Along the leading right vector y of A, |<v_1, y>| max(|p(s^2)|, s |q(s^2)|) <= 1, s the largest singular
-value. If v_1 is uniform on the sphere, |<v_1, y>| >= delta with known probability, and s is then at most the root
-of max(|p|, s |q|) = 1 / delta beyond the largest singular value of B. No gap is assumed; a start that is not uniform
-voids it. Lanczos on symmetric operators: likewise with A V = V T + beta_k v_{k+1} e_k' and p alone.
+Lanczos: for a symmetric A, k steps give orthonormal V and a tridiagonal T with  A V = V T + beta_k v_{k+1} e_k'.  The
+eigenvalues of T lie between the extreme ones of A.
 
-Hochstenbach, Probabilistic upper bounds for the matrix two-norm, 2013. https://doi.org/10.1007/s10915-013-9716-x
+Products may be in any precision; all else is in float64, and the bases are reorthogonalized in full. Upper bounds are
+those of certificate.py.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lipdiag.linalg.certificate import eigenvalue_bound, upper_bound
 from lipdiag.linalg.operator import Operator
-
-EPS = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,9 @@ class Bidiagonalization:
     adjoint_gap: Float[Tensor, " batch"]
 
 
-def double(device: torch.device) -> torch.dtype:
-    """The widest floating type of a device."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def wide(z: Tensor, A: Operator) -> Tensor:
+    """z on the device of A, in the widest type that it has."""
+    return z.to(A.device, torch.float32 if A.device.type == "mps" else torch.float64)
 
 
 def golub_kahan(
@@ -68,22 +65,20 @@ def golub_kahan(
         steps: How many, at most min(rows, columns).
         stop: Called with alpha and beta after every step; true ends the run.
     """
-    if not 1 <= steps <= min(A.rows, A.columns):
-        raise ValueError(
-            f"{steps} steps were asked for; a {A.rows} x {A.columns} operator allows 1 to {min(A.rows, A.columns)}."
-        )
-    wide = {"dtype": double(A.device), "device": A.device}
-    left = torch.zeros(A.batch, steps, A.rows, **wide)
-    right = torch.zeros(A.batch, steps + 1, A.columns, **wide)
-    alpha, beta = torch.zeros(A.batch, steps, **wide), torch.zeros(A.batch, steps, **wide)
-    right[:, 0] = unit(start.to(**wide))
-    scale = torch.zeros(A.batch, **wide)
-    gap = torch.zeros(A.batch, **wide)
+    most = min(A.rows, A.columns)
+    if not 1 <= steps <= most:
+        raise ValueError(f"{steps} steps were asked for; a {A.rows} x {A.columns} operator allows 1 to {most}.")
+    first = unit(wide(start, A))
+    left = first.new_zeros(A.batch, steps, A.rows)
+    right = first.new_zeros(A.batch, steps + 1, A.columns)
+    alpha, beta = first.new_zeros(A.batch, steps), first.new_zeros(A.batch, steps)
+    scale, gap = first.new_zeros(A.batch), first.new_zeros(A.batch)
+    right[:, 0] = first
     for j in range(steps):
-        u = A.mv(right[:, j].to(A.dtype)).to(**wide)
+        u = wide(A.mv(right[:, j].to(A.dtype)), A)
         left[:, j], alpha[:, j] = next_vector(u, left[:, :j], scale)
         scale = torch.maximum(scale, alpha[:, j])
-        v = A.vm(left[:, j].to(A.dtype)).to(**wide)
+        v = wide(A.vm(left[:, j].to(A.dtype)), A)
         if j == 0:
             gap = ((v * right[:, 0]).sum(1) - alpha[:, 0]).abs() / torch.where(alpha[:, 0] > 0, alpha[:, 0], 1)
         right[:, j + 1], beta[:, j] = next_vector(v, right[:, : j + 1], scale)
@@ -97,7 +92,7 @@ def golub_kahan(
 def next_vector(z: Tensor, basis: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """The unit vector of z's part orthogonal to the basis, and that part's length.
 
-    Where that part is nothing but rounding, the length is zero and the vector is any that is orthogonal to the basis, or
+    Where that part is nothing but rounding, the length is zero and the vector any that is orthogonal to the basis, or
     zero if there is none.
     """
     size = torch.maximum(z.norm(dim=1), scale)
@@ -189,7 +184,7 @@ def singular_values(
             return False
         top = ritz(alpha, beta, A.rows)[0][:, 0]
         upper = upper_bound(alpha, beta, top, A.rows, A.columns, confidence)
-        return bool((upper <= (1 + width) * top).all())
+        return not bool((upper > (1 + width) * top).any())  # a sample that is not a number does not hold up the others
 
     run = golub_kahan(A, start, steps, narrow)
     values, residuals = ritz(run.alpha, run.beta, A.rows)
@@ -201,62 +196,23 @@ def singular_values(
 
 
 def ritz(alpha: Tensor, beta: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Singular values of B and the residuals of its triples, |A' u - s v| = beta_k |last entry of u|; A v = s u is exact."""
+    """Singular values of B, and how far each is from one of A at most; NaN for a sample with products that are not finite.
+
+    If U is complete, A = U [B, beta_k e_k] V' with one more column, exactly, and its singular values are those of A.
+    """
     k = alpha.shape[1]
+    finite = (alpha.isfinite() & beta.isfinite()).all(1)[:, None]
+    alpha, beta = torch.where(finite, alpha, 0), torch.where(finite, beta, 0)
     B = torch.diag_embed(alpha) + torch.diag_embed(beta[:, : k - 1], offset=1)
-    if k == rows:  # U is complete: A = U [B, beta_k e_k] V' exactly, and nothing is left over
+    if k == rows:
         last = torch.zeros_like(B[:, :, :1])
         last[:, -1, 0] = beta[:, -1]
         values = torch.linalg.svdvals(torch.cat([B, last], -1))
-        return values, torch.zeros_like(values)
-    P, values, _ = torch.linalg.svd(B)
-    return values, beta[:, -1:] * P[:, -1, :].abs()
-
-
-@cache
-def least_overlap(dimension: int, risk: float) -> float:
-    """delta with P(|<v, y>| < delta) = risk, for v uniform on the unit sphere and y any unit vector."""
-    from scipy.special import betaincinv
-
-    return float(betaincinv(0.5, (dimension - 1) / 2, risk)) ** 0.5 if dimension > 1 else 1.0
-
-
-def upper_bound(alpha: Tensor, beta: Tensor, top: Tensor, rows: int, columns: int, confidence: float) -> Tensor:
-    """The probabilistic upper bound of the largest singular value, from the recurrences alone."""
-    if alpha.shape[1] == min(rows, columns):
-        return top
-    alpha, beta, scale = alpha.cpu().double(), beta.cpu().double(), top.cpu().double()
-    tiny = EPS * torch.where(scale > 0, scale, 1)[:, None]
-    alpha, beta = alpha.clamp_min(tiny), beta.clamp_min(tiny)  # a breakdown: the bound closes on the value
-
-    def growth(s):
-        # alpha_j q_j = p_{j-1} - beta_{j-1} q_{j-1} and beta_j p_j = s^2 q_j - alpha_j p_{j-1}, scaled against overflow
-        p, q, log = torch.ones_like(s), torch.zeros_like(s), torch.zeros_like(s)
-        most = log
-        for j in range(alpha.shape[1]):
-            q = (p - (beta[:, j - 1 : j] if j else 0) * q) / alpha[:, j : j + 1]
-            p = (s * s * q - alpha[:, j : j + 1] * p) / beta[:, j : j + 1]
-            factor = torch.maximum(p.abs(), (s * q).abs())
-            p, q, log = p / factor, q / factor, log + factor.log()
-            most = torch.maximum(most, log)  # every step's bound holds, and those before a breakdown only
-        return most
-
-    return root_beyond(growth, scale, scale, -math.log(least_overlap(columns, 1 - confidence))).to(top)
-
-
-def root_beyond(growth: Callable[[Tensor], Tensor], top: Tensor, scale: Tensor, goal: float) -> Tensor:
-    """The least s > top with growth(s) >= goal, rounded up; growth increases beyond top.
-
-    log10((s - top) / scale) is sought on a grid, which is refined until it resolves s to a few parts in a million.
-    """
-    low, high = torch.full_like(scale, -16.0)[:, None], torch.full_like(scale, 4.0)[:, None]
-    fraction = torch.linspace(0, 1, 64, dtype=scale.dtype)
-    for _ in range(4):
-        grid = low + (high - low) * fraction
-        above = growth(top[:, None] + scale[:, None] * 10**grid) >= goal
-        first = torch.where(above.any(1), above.int().argmax(1), len(fraction) - 1)[:, None]
-        low, high = grid.gather(1, (first - 1).clamp_min(0)), grid.gather(1, first)
-    return top + scale * 10 ** high[:, 0]
+        residuals = torch.zeros_like(values)
+    else:
+        P, values, _ = torch.linalg.svd(B)
+        residuals = beta[:, -1:] * P[:, -1, :].abs()
+    return torch.where(finite, values, math.nan), torch.where(finite, residuals, math.nan)
 
 
 class ExtremeEigenvalues(NamedTuple):
@@ -300,21 +256,21 @@ def extreme_eigenvalues(
         minimum: Do not stop before this many steps.
 
     References:
-        van Dorsselaer, Hochstenbach & van der Vorst, Computing probabilistic bounds for extreme eigenvalues of symmetric
-        matrices with the Lanczos method, 2000. https://doi.org/10.1137/S0895479899352956
+        Lanczos, An iteration method for the solution of the eigenvalue problem of linear differential and integral
+        operators, 1950. https://doi.org/10.6028/jres.045.026
     """
     if A.rows != A.columns:
         raise ValueError(f"Eigenvalues were asked of a {A.rows} x {A.columns} operator; only square ones have them.")
     if steps < 1:
         raise ValueError(f"{steps} steps were asked for; at least one is needed.")
-    n, wide = A.columns, {"dtype": double(A.device), "device": A.device}
+    n = A.columns
     steps = min(steps, n)
-    basis = torch.zeros(A.batch, steps + 1, n, **wide)
-    alpha, beta = torch.zeros(A.batch, steps, **wide), torch.zeros(A.batch, steps, **wide)
-    basis[:, 0] = unit(start.to(**wide))
-    scale = torch.zeros(A.batch, **wide)
+    first = unit(wide(start, A))
+    basis = first.new_zeros(A.batch, steps + 1, n)
+    alpha, beta, scale = first.new_zeros(A.batch, steps), first.new_zeros(A.batch, steps), first.new_zeros(A.batch)
+    basis[:, 0] = first
     for j in range(steps):
-        z = A.mv(basis[:, j].to(A.dtype)).to(**wide)
+        z = wide(A.mv(basis[:, j].to(A.dtype)), A)
         alpha[:, j] = (z * basis[:, j]).sum(1)
         scale = torch.maximum(scale, z.norm(dim=1))
         basis[:, j + 1], beta[:, j] = next_vector(z, basis[:, : j + 1], scale)
@@ -323,7 +279,7 @@ def extreme_eigenvalues(
             found = extremes(alpha[:, :k], beta[:, :k], n, confidence)
             modulus = torch.maximum(found.smallest.abs(), found.largest.abs())
             gap = torch.maximum(found.upper - found.largest, found.smallest - found.lower)
-            if width is not None and bool((gap <= width * modulus).all()):
+            if width is not None and not bool((gap > width * modulus).any()):
                 break
     return found
 
@@ -331,32 +287,13 @@ def extreme_eigenvalues(
 def extremes(alpha: Tensor, beta: Tensor, n: int, confidence: float) -> ExtremeEigenvalues:
     """What k steps of Lanczos say."""
     k = alpha.shape[1]
+    finite = (alpha.isfinite() & beta.isfinite()).all(1)[:, None]
+    alpha, beta = torch.where(finite, alpha, 0), torch.where(finite, beta, 0)
     off = torch.diag_embed(beta[:, : k - 1], offset=1)
     values, vectors = torch.linalg.eigh(torch.diag_embed(alpha) + off + off.mT)
-    residuals = beta[:, -1:] * vectors[:, -1, :].abs()
+    residuals = torch.where(finite, beta[:, -1:] * vectors[:, -1, :].abs(), math.nan)
+    values = torch.where(finite, values, math.nan)
     smallest, largest = values[:, 0], values[:, -1]
-    lower, upper = smallest, largest
-    if k < n:
-        lower = -beyond_largest(-alpha, beta, -smallest, n, confidence)
-        upper = beyond_largest(alpha, beta, largest, n, confidence)
+    lower = -eigenvalue_bound(-alpha, beta, -smallest, n, confidence)
+    upper = eigenvalue_bound(alpha, beta, largest, n, confidence)
     return ExtremeEigenvalues(smallest, largest, residuals[:, 0], residuals[:, -1], lower, upper, k)
-
-
-def beyond_largest(alpha: Tensor, beta: Tensor, top: Tensor, n: int, confidence: float) -> Tensor:
-    """The probabilistic upper bound of the largest eigenvalue."""
-    alpha, beta, base = alpha.cpu().double(), beta.cpu().double(), top.cpu().double()
-    scale = (alpha.abs() + beta).amax(1)
-    beta = beta.clamp_min(EPS * torch.where(scale > 0, scale, 1)[:, None])
-
-    def growth(s):
-        # beta_j p_j = (s - alpha_j) p_{j-1} - beta_{j-1} p_{j-2}
-        p, old, log = torch.ones_like(s), torch.zeros_like(s), torch.zeros_like(s)
-        most = log
-        for j in range(alpha.shape[1]):
-            new = ((s - alpha[:, j : j + 1]) * p - (beta[:, j - 1 : j] if j else 0) * old) / beta[:, j : j + 1]
-            factor = torch.maximum(new.abs(), p.abs())
-            p, old, log = new / factor, p / factor, log + factor.log()
-            most = torch.maximum(most, log + p.abs().log())
-        return most
-
-    return root_beyond(growth, base, scale, -math.log(least_overlap(n, 1 - confidence))).to(top)

@@ -80,10 +80,11 @@ class Linearization:
         for z, v in zip(self.inputs, tangents, strict=True):
             if v is not None and v.shape != z.shape:
                 raise ValueError(f"A direction has shape {tuple(v.shape)}, and what it moves {tuple(z.shape)}.")
-        product = self._product([None if v is None else v.detach().to(z) for z, v in zip(self.inputs, tangents)])
+        moving = [None if v is None else v.detach().to(z) for z, v in zip(self.inputs, tangents, strict=True)]
+        product = self._product(moving)
         self.forward_products += 1
         if product is None:
-            self.dead.update(name for name, v in zip("xt", tangents) if v is not None)
+            self.dead.update(name for name, v in zip("xt", tangents, strict=False) if v is not None)
             return torch.zeros_like(self.output)
         return product.detach()
 
@@ -136,6 +137,8 @@ class Linearization:
     @property
     def jacobian(self) -> Operator:
         """J over the flattened event, as an operator whose products are this linearization's."""
+        if self._output is None:  # whose price the first reverse product would pay anyway
+            self._graph = self._reverse_graph()
         x, y = self.inputs[0], self.output
 
         def mv(v):

@@ -91,7 +91,6 @@ class DoubleBackward(Method):
         if not moving:
             return Product(None, value)
         g, v = zip(*moving, strict=True)
-        v = [a.to(b.dtype) for a, b in zip(v, g, strict=True)]
         return Product(torch.autograd.grad(g, u, v, retain_graph=True, allow_unused=True)[0], value)
 
     def build(self):
@@ -141,8 +140,8 @@ class FiniteDifferences(Method):
         """
         x, t = self.inputs
         h = 0.1 * t.abs().clamp_min(1e-3)
-        best = least = None
         row: list[Tensor] = []
+        best = least = torch.empty(0)
         for _ in range(levels):
             plus, minus = one_tensor(self.f(x, t + h)), one_tensor(self.f(x, t - h))
             new = [(plus - minus) / along((2 * h).to(plus.dtype), plus)]
@@ -150,10 +149,9 @@ class FiniteDifferences(Method):
                 power = shrink ** (2 * order)
                 new.append((power * new[-1] - old) / (power - 1))
                 error = torch.maximum(size(new[-1] - new[-2]), size(new[-1] - old))
-                if best is None:
-                    best, least = new[-1], error
-                better = error < least
-                best, least = torch.where(along(better, best), new[-1], best), torch.where(better, error, least)
+                better = error < least if len(least) else torch.ones_like(error, dtype=torch.bool)
+                best = torch.where(along(better, new[-1]), new[-1], best if len(best) else new[-1])
+                least = torch.where(better, error, least if len(least) else error)
             row, h = new, h / shrink
         return best * along(dt.to(best.dtype), best)
 

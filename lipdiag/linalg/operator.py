@@ -78,7 +78,7 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *event"]) ->
         x: The points, one a sample.
     """
     x = x.detach()
-    y, pull_back = torch.func.vjp(f, x)
+    y, pull_back = torch.func.vjp(f, x)[:2]
 
     def mv(v):
         return torch.func.jvp(f, (x,), (v.reshape(x.shape),))[1].flatten(1)

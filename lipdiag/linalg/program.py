@@ -67,9 +67,9 @@ class Program:
 
         for function, args, kwargs, outputs, dead in self.code:
             out = function(*[swap(a, fill) for a in args], **{k: swap(a, fill) for k, a in kwargs.items()})
-            for slot, o in zip(outputs, leaves([out]), strict=True):
-                if slot is not None:
-                    values[slot] = o
+            for target, o in zip(outputs, leaves([out]), strict=True):
+                if target is not None:
+                    values[target] = o
             del out
             for slot in dead:
                 values.pop(slot, None)
@@ -107,8 +107,9 @@ def cut(step: Step, alive: set[int], fixed: frozenset[int]) -> Step:
         return None if optional else torch.zeros((), dtype=a.dtype, device=a.device).expand(a.size)
 
     terms, step = len(step.reads), step.replaced(change)
-    if step.function in SUMS and terms == 2 and len(step.reads) == 1:
-        target, (a, b) = step.outputs[0], step.args
+    target = step.outputs[0]
+    if target and step.function in SUMS and terms == 2 and len(step.reads) == 1:
+        a, b = step.args
         slot = a if isinstance(a, Slot) else b
         same = slot.alike(target) and not fixed & {slot.storage, target.storage}
         if same and (slot is a or (step.function is aten.add.Tensor and not step.kwargs)):

@@ -80,7 +80,7 @@ def record(
 
 
 def with_layouts(steps: Sequence[Step]) -> list[Step]:
-    """The steps with each copy into fresh memory, which is how torch gives a tangent the strides of its value, as one."""
+    """The steps with copies into fresh memory, by which torch gives tangents their values' strides, as one each."""
     fresh = {
         s.outputs[0]: i for i, s in enumerate(steps) if s.function is aten._new_zeros_with_same_feature_meta.default
     }

@@ -117,7 +117,7 @@ class Recorder(TorchDispatchMode):
         storage = memory(tangent)
         if storage is None or tangent.is_conj() or tangent.is_neg():
             raise RecordingError(f"A tangent of layout {tangent.layout}, or conjugated lazily, cannot be recorded.")
-        geometry = tangent.storage_offset(), tangent.size(), tangent.stride()
+        geometry = int(tangent.storage_offset()), tangent.size(), tangent.stride()
         key = storage, tangent.dtype, geometry
         slot = self.slots.get(key)
         if slot is None:
@@ -131,7 +131,8 @@ class Recorder(TorchDispatchMode):
 
     def find(self, x: Tensor) -> Slot | None:
         """The slot of x if it is a tangent."""
-        root = self.roots.get(memory(x))
+        storage = memory(x)
+        root = None if storage is None else self.roots.get(storage)
         if root is None:
             return None
         known = len(self.slots)

@@ -102,8 +102,9 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """Of a derivative in time."""
-        return "1/timestep"
+        """Of a derivative in the model's own time."""
+        own = str(self.dataset["timestep"].attrs.get("units") or "timestep")
+        return f"1/{own}" if own.isidentifier() else f"1/({own})"
 
     def time(self, name: str) -> np.ndarray:
         """A coordinate along time."""
@@ -129,19 +130,20 @@ class Run:
         if self.discrete:
             return np.asarray(timestep, dtype=np.float64) + 1
         order = np.argsort(self.timestep)
-        along = self.time("sigma" if self.by_sigma else "t")
+        along = np.exp(-self.time("logsnr") / 2) if self.by_noise else self.time("t")
         return np.interp(timestep, self.timestep[order], along[order])
 
     @property
-    def by_sigma(self) -> bool:
-        return self.clock.startswith(("sigma", "log_sigma"))
+    def by_noise(self) -> bool:
+        """Whether the model's time is the noise-to-signal ratio or a function of it."""
+        return self.clock.startswith(("sigma", "log_sigma", "log_snr"))
 
     @property
     def axis(self) -> str:
         """Label of the axis that `position` is on."""
         if self.discrete:
             return "timestep + 1"
-        return r"noise level $\sigma$ (unit of $x$)" if self.by_sigma else "time $t$ (0 = data, 1 = noise)"
+        return r"noise-to-signal ratio $\sigma/\alpha$" if self.by_noise else "time $t$ (0 = data, 1 = noise)"
 
     @property
     def zoom(self) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from .curve import Curve, curves
 from .picture import Picture, Row, blank
 from .run import Run, read
-from .style import INTERVAL_OPACITY, LINES, MARKERS, QUANTILE_OPACITY, SHADES, THEORY, Style, applied, preset
+from .style import COLOURS, INTERVAL_OPACITY, LINES, MARKERS, QUANTILE_OPACITY, SHADES, THEORY, Style, applied, preset
 from .theory import Theory, theory
 
 if TYPE_CHECKING:
@@ -91,7 +91,6 @@ def singularity(
         draw_legend(picture, content, look)
         picture.rows = rows(content)
         picture.caption = words(content)
-        picture.canvas.draw()
     return picture
 
 
@@ -133,7 +132,7 @@ def draw_whole(axes: Any, content: Content, look: Style) -> None:
         run, s = curve.run, curve.statistics
         band(axes, run.x, curve, floor, number)
         stems(axes, run.x, curve, floor, number, look)
-        mark(axes, run.x[curve.zero], np.full(curve.zero.sum(), rail), number, look, hollow=True)
+        zero(axes, run.x, np.where(curve.zero, rail, np.nan), number, look)
         line(axes, run.x, np.where(curve.line, s.mean, np.nan), number, look)
     if content.theory is not None:
         draw_theory(axes, content.first.x, content)
@@ -159,7 +158,7 @@ def draw_near(axes: Any, content: Content, look: Style, zoom: float) -> None:
         last = max([last, *x[inside]])
         band(axes, x, curve, 0.0, number)
         stems(axes, x, curve, 0.0, number, look)
-        mark(axes, x[curve.zero & inside], np.zeros((curve.zero & inside).sum()), number, look, hollow=True)
+        zero(axes, x, np.where(curve.zero & inside, 0.0, np.nan), number, look)
         line(axes, x, np.where(curve.line, s.mean, np.nan), number, look)
         shown = np.concatenate([s.mean[inside], s.high[inside], s.q95[inside]])
         highest = max([highest, *shown[np.isfinite(shown)]])
@@ -173,7 +172,7 @@ def draw_near(axes: Any, content: Content, look: Style, zoom: float) -> None:
 
 
 def line(axes: Any, x: np.ndarray, y: np.ndarray, number: int, look: Style) -> None:
-    style = dict(color=f"C{number}", linestyle=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)])
+    style = dict(color=colour(number), linestyle=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)])
     axes.plot(x, y, markersize=2.2 * look.scale, markeredgewidth=0, **style, zorder=4 + number / 10)
 
 
@@ -183,7 +182,7 @@ def band(axes: Any, x: np.ndarray, curve: Curve, floor: float, number: int) -> N
     for low, high, opacity in ((s.q05, s.q95, QUANTILE_OPACITY), (s.low, s.high, INTERVAL_OPACITY)):
         bounded = curve.line & np.isfinite(low) & np.isfinite(high)
         low, high = np.where(bounded, np.maximum(low, floor), np.nan), np.where(bounded, high, np.nan)
-        axes.fill_between(x, low, high, color=f"C{number}", alpha=opacity, zorder=2 + number / 10)
+        axes.fill_between(x, low, high, color=colour(number), alpha=opacity, zorder=2 + number / 10)
 
 
 def stems(axes: Any, x: np.ndarray, curve: Curve, floor: float, number: int, look: Style) -> None:
@@ -191,23 +190,37 @@ def stems(axes: Any, x: np.ndarray, curve: Curve, floor: float, number: int, loo
     at, s = curve.jump, curve.statistics
     if not at.any():
         return
-    color = f"C{number}"
-    axes.vlines(x[at], floor, s.mean[at], color=color, linewidth=0.8 * look.scale, alpha=0.7, zorder=3)
+    color = colour(number)
+    axes.vlines(x[at], floor, s.mean[at], color=color, linewidth=0.8 * look.scale, alpha=0.6, zorder=3)
     for low, high, width, opacity in ((s.q05, s.q95, 3.2, 0.3), (s.low, s.high, 3.2, 0.6)):
         finite = at & np.isfinite(low) & np.isfinite(high)
         low = np.maximum(low[finite], floor)
         axes.vlines(x[finite], low, high[finite], color=color, linewidth=width * look.scale, alpha=opacity, zorder=3)
-    mark(axes, x[at], s.mean[at], number, look)
+    axes.plot(x[at], s.mean[at], linestyle="none", **points(number, look, hollow=False), zorder=6)
 
 
-def mark(axes: Any, x: np.ndarray, y: np.ndarray, number: int, look: Style, hollow: bool = False) -> None:
-    """Points without a line; hollow ones are exact zeros."""
-    if not x.size:
+def zero(axes: Any, x: np.ndarray, y: np.ndarray, number: int, look: Style) -> None:
+    """Exact zeros: hollow points, joined within a block."""
+    if np.isnan(y).all():
         return
-    size, face = (2.4, "white") if hollow else (4.2, f"C{number}")
-    style = dict(marker=MARKERS[number % len(MARKERS)], markersize=size * look.scale, markerfacecolor=face)
-    edge = dict(markeredgecolor=f"C{number}" if hollow else "white", markeredgewidth=0.5 * look.scale)
-    axes.plot(x, y, linestyle="none", clip_on=False, **style, **edge, zorder=5)
+    width = 0.7 * look.scale
+    axes.plot(x, y, color=colour(number), linewidth=width, clip_on=False, **points(number, look, hollow=True), zorder=5)
+
+
+def colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def points(number: int, look: Style, hollow: bool) -> dict[str, Any]:
+    """Markers of jumps, or hollow ones of exact zeros."""
+    size, face, edge, width = (2.0, "white", colour(number), 0.6) if hollow else (4.4, colour(number), "white", 0.5)
+    return {
+        "marker": MARKERS[number % len(MARKERS)],
+        "markersize": size * look.scale,
+        "markerfacecolor": face,
+        "markeredgecolor": edge,
+        "markeredgewidth": width * look.scale,
+    }
 
 
 def shade(axes: Any, content: Content, shift: float = 0.0) -> None:
@@ -267,22 +280,19 @@ def draw_legend(picture: Picture, content: Content, look: Style) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    def points(number: int, size: float, hollow: bool) -> Line2D:
-        face, edge = ("white", f"C{number}") if hollow else (f"C{number}", "white")
-        marker = MARKERS[number % len(MARKERS)]
-        return Line2D([], [], linestyle="none", marker=marker, markersize=size, markerfacecolor=face, markeredgecolor=edge)
-
     entries: list[tuple[Any, str]] = []
     for number, curve in enumerate(content.curves):
-        line = Line2D([], [], color=f"C{number}", linestyle=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)])
+        line = Line2D([], [], color=colour(number), linestyle=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)])
         line.set(markersize=2.6 * look.scale, markeredgewidth=0)
         entries.append((line, f"{curve.run.label}, mean"))
     for number, curve in enumerate(content.curves):
         owner = f"{curve.run.label}: " if len(content.shared) > 1 else ""
         if curve.jump.any():
-            entries.append((points(number, 4.2 * look.scale, False), f"{owner}jump between blocks"))
+            jump = Line2D([], [], linestyle="none", **points(number, look, hollow=False))
+            entries.append((jump, f"{owner}jump between blocks"))
         if curve.zero.any():
-            entries.append((points(number, 3 * look.scale, True), f"{owner}exactly 0"))
+            none = Line2D([], [], color=colour(number), linewidth=0.7 * look.scale, **points(number, look, hollow=True))
+            entries.append((none, f"{owner}exactly 0"))
     if content.shared:
         entries.append((tuple(Patch(facecolor=shade) for shade in SHADES), "timesteps shared in a block"))
     entries.append((Patch(facecolor="0.2", alpha=INTERVAL_OPACITY + QUANTILE_OPACITY), "95 % interval of the mean"))
@@ -292,12 +302,12 @@ def draw_legend(picture: Picture, content: Content, look: Style) -> None:
         entries.append((dashed, "theory, point data"))
         if np.isfinite(content.scale):
             dotted = Line2D([], [], color=THEORY, linestyle=(0, (1, 1.5)), linewidth=look.scale)
-            entries.append((dotted, r"theory, smooth data: $\propto\sigma^\prime$"))
+            entries.append((dotted, r"theory, smooth data: $\propto d\sigma/dt$"))
     handles, texts = zip(*entries, strict=True)
     from matplotlib.legend_handler import HandlerTuple
 
     lines = -(-len(texts) // look.legend)
-    picture.set_figheight(picture.get_figheight() + (1.35 * lines * look.small + 4) / POINTS)
+    picture.set_figheight(picture.get_figheight() + (1.3 * lines * look.small) / POINTS)
     picture.legend(
         handles, texts, loc="outside upper center", ncols=look.legend, handler_map={tuple: HandlerTuple(ndivide=None, pad=0)}
     )

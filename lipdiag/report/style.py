@@ -9,8 +9,11 @@ import matplotlib.style
 
 from ..errors import UsageError
 
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+"""Okabe and Ito's, in an order whose first ones stay apart in grey. Named, not C0..C5: those change with the user's settings."""
+
 MARKERS = ("o", "D", "s", "^", "v", "P")
-LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 1.2)), "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
+LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (4, 2)), "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 THEORY = "0.25"
 SHADES = ("0.90", "0.955")
 """Greys of neighbouring blocks."""
@@ -66,7 +69,7 @@ STYLES = {
     "icml-wide": Style(width=6.75, panel=2.2, columns=2, text=8, legend=4),
     "cvpr": Style(width=3.25, panel=1.7, columns=1, text=8, legend=2),
     "cvpr-wide": Style(width=6.875, panel=2.2, columns=2, text=8, legend=4),
-    "slides": Style(width=10.0, panel=3.9, columns=2, text=15, legend=4, family="DejaVu Sans", scale=1.8),
+    "slides": Style(width=10.0, panel=3.9, columns=2, text=15, legend=3, family="DejaVu Sans", scale=1.8),
 }
 
 FILE = "lipdiag.report.lipdiag"

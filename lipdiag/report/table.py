@@ -65,11 +65,12 @@ def alone(run: Run) -> str:
         cells = [f"[{number(a)}, {number(b)}]" for a, b in zip(lower, upper, strict=True)]
         columns.append(("|d eps/dx| mean", 19, cells))
     shown = {"time_difference", "time_derivative", "spectral_norm", "spectral_norm_upper", "spectral_norm_steps", "done"}
-    for name, variable in run.dataset.data_vars.items():
-        width = max(12, len(str(name)) + 2)
+    for key, variable in run.dataset.data_vars.items():
+        title = str(key)
+        width = max(12, len(title) + 2)
         fits = sum(column[1] for column in columns) + width <= WIDTH
-        if name not in shown and not str(name).endswith("_standard_error") and variable.dims == ("time", "draw") and fits:
-            columns.append((str(name), width, [number(value) for value in run.statistics(str(name)).mean]))
+        if title not in shown and not title.endswith("_standard_error") and variable.dims == ("time", "draw") and fits:
+            columns.append((title, width, [number(value) for value in run.statistics(title).mean]))
     return lines(run, columns)
 
 

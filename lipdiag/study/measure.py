@@ -186,7 +186,7 @@ def evaluating(predictor: Predictor, plan: Plan) -> Iterator[Predictor]:
     saved = None
     if isinstance(network, torch.nn.Module) and before is not None and before != plan.torch_dtype:
         saved = {name: value.clone() for name, value in network.state_dict().items()}
-        network.to(plan.torch_dtype)
+        torch.nn.Module.to(network, plan.torch_dtype)  # a library's own `to` may keep parts back
     predictor.eval().requires_grad_(False)
     try:
         yield predictor
@@ -196,7 +196,7 @@ def evaluating(predictor: Predictor, plan: Plan) -> Iterator[Predictor]:
         for parameter, wanted in gradients:
             parameter.requires_grad_(wanted)
         if saved is not None and isinstance(network, torch.nn.Module):
-            network.to(before)
+            torch.nn.Module.to(network, before)
             network.load_state_dict(saved)
 
 

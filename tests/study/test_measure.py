@@ -297,3 +297,13 @@ def test_being_told_the_same_time_twice_gives_exactly_the_same_answer():
     found = lipdiag.measure("digits-etsdm", plan=plan, progress=False)
     assert (found["time_difference"] == 0).all()
     assert (found["time_derivative"] == 0).all()
+
+
+def test_a_trained_networks_time_derivative_is_right_in_float32():
+    """float32 against float64 on the embedded network: within 2e-5, at t = .001, .003, .01, .03, .1 and .7."""
+    plan = Plan(timesteps="0,2,9,29,99,699", draws=4, quantities=("time_derivative",))
+    single, double = (
+        lipdiag.measure("digits-ddpm", plan=plan.replace(dtype=dtype), progress=False)["time_derivative"].values
+        for dtype in ("float32", "float64")
+    )
+    assert np.abs(single / double - 1).max() <= 2e-5

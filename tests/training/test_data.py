@@ -59,6 +59,12 @@ def test_a_folder_holds_its_pictures_in_the_order_of_their_names(tmp_path):
     assert (len(data), data.shape) == (3, (3, 6, 4))
     for i, k in enumerate((1, 0, 2)):
         assert torch.equal(data[i], torch.from_numpy(pixels[k].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1))
+    for name in "zyxwvutsrqpo":  # more than a folder would list in order by chance
+        Image.fromarray(pixels[0]).save(tmp_path / f"{name}.png")
+    names = [file.name for file in dataset(tmp_path).files]
+    assert names == sorted(names[:2]) + ["o.png", "p.png", "q.png", "r.png", "s.png", "c.PNG"] + [
+        f"{n}.png" for n in "tuvwxyz"
+    ]
     grey = dataset(tmp_path, (1, 6, 4))[0]
     assert torch.equal(
         grey[0], torch.from_numpy(np.asarray(Image.fromarray(pixels[1]).convert("L")) / np.float32(127.5) - 1)
