@@ -74,8 +74,9 @@ def additive(function: Callable[..., Tensor], sign: int) -> Rule:
         if (da is None) == (db is None) or kwargs:
             return function(input, other, **kwargs)
         y = function(a, b)
+        dy: Any = da if db is None else db * sign
         # A copy, lest a later write into y's tangent is one into its term's.
-        return with_tangent(y, (db * sign if da is None else da).expand(y.shape).clone())
+        return with_tangent(y, dy.expand(y.shape).clone())
 
     return rule
 

@@ -196,7 +196,7 @@ def singular_values(
 
 
 def ritz(alpha: Tensor, beta: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Singular values of B, and how far each is from one of A at most; NaN for a sample with products that are not finite.
+    """Singular values of B, and how far each is from one of A at most; NaN where products are not finite.
 
     If U is complete, A = U [B, beta_k e_k] V' with one more column, exactly, and its singular values are those of A.
     """

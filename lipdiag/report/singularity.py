@@ -24,6 +24,7 @@ RAIL = 0.35
 """Height of the rail for exact zeros below the scale, in decades."""
 
 HEADROOM = 1.15
+POINTS_LINE, SMOOTH_LINE = "theory, point data", "theory, smooth data"
 POINTS = 72
 """In an inch."""
 
@@ -135,7 +136,7 @@ def draw_whole(axes: Any, content: Content, look: Style) -> None:
         zero(axes, run.x, np.where(curve.zero, rail, np.nan), number, look)
         line(axes, run.x, np.where(curve.line, s.mean, np.nan), number, look)
     if content.theory is not None:
-        draw_theory(axes, content.first.x, content)
+        draw_theory(axes, content.first.x, content, look, bottom)
     axes.set_xlim(*ends(content))
     axes.set_ylim(floor, top)
     if zeros:
@@ -163,7 +164,7 @@ def draw_near(axes: Any, content: Content, look: Style, zoom: float) -> None:
         shown = np.concatenate([s.mean[inside], s.high[inside], s.q95[inside]])
         highest = max([highest, *shown[np.isfinite(shown)]])
     if content.theory is not None:
-        draw_theory(axes, content.first.timestep if discrete else content.first.x, content)
+        draw_theory(axes, content.first.timestep if discrete else content.first.x, content, look)
     axes.set_ylim(0, HEADROOM * highest or 1)
     axes.set_xlim(-0.02 * zoom if discrete else 0, zoom if discrete else last)
     axes.set_xlabel("timestep" if discrete else content.first.axis)
@@ -233,13 +234,25 @@ def shade(axes: Any, content: Content, shift: float = 0.0) -> None:
             axes.axvspan(left, right, facecolor=SHADES[number % 2], edgecolor="none", zorder=0)
 
 
-def draw_theory(axes: Any, x: np.ndarray, content: Content) -> None:
+def draw_theory(axes: Any, x: np.ndarray, content: Content, look: Style, bottom: float = 0.0) -> None:
+    """The target's curves, where they are above the rail for exact zeros."""
+    for name, values in theory_lines(content).items():
+        axes.plot(x, np.where(values > bottom, values, np.nan), **theory_style(name, look), zorder=1)
+
+
+def theory_lines(content: Content) -> dict[str, np.ndarray]:
+    """Name -> values at the first run's timesteps."""
     if content.theory is None:
-        return
-    positive = np.where(content.theory.points > 0, content.theory.points, np.nan)
-    axes.plot(x, positive, color=THEORY, linestyle=(0, (6, 2)), linewidth=0.8, zorder=1)
+        return {}
+    lines = {POINTS_LINE: content.theory.points}
     if np.isfinite(content.scale):
-        axes.plot(x, content.scale * content.theory.schedule, color=THEORY, linestyle=(0, (1, 1.5)), linewidth=1.0, zorder=1)
+        lines[SMOOTH_LINE] = content.scale * content.theory.schedule
+    return lines
+
+
+def theory_style(name: str, look: Style) -> dict[str, Any]:
+    dashes, width = ((6, 2), 0.8) if name == POINTS_LINE else ((1, 1.5), 1.0)
+    return {"color": THEORY, "linestyle": (0, dashes), "linewidth": width * look.scale}
 
 
 def draw_rail(axes: Any, rail: float, bottom: float, top: float) -> None:
@@ -297,12 +310,9 @@ def draw_legend(picture: Picture, content: Content, look: Style) -> None:
         entries.append((tuple(Patch(facecolor=shade) for shade in SHADES), "timesteps shared in a block"))
     entries.append((Patch(facecolor="0.2", alpha=INTERVAL_OPACITY + QUANTILE_OPACITY), "95 % interval of the mean"))
     entries.append((Patch(facecolor="0.2", alpha=QUANTILE_OPACITY), "5–95 % of the draws"))
-    if content.theory is not None:
-        dashed = Line2D([], [], color=THEORY, linestyle=(0, (6, 2)), linewidth=0.8 * look.scale)
-        entries.append((dashed, "theory, point data"))
-        if np.isfinite(content.scale):
-            dotted = Line2D([], [], color=THEORY, linestyle=(0, (1, 1.5)), linewidth=look.scale)
-            entries.append((dotted, r"theory, smooth data: $\propto d\sigma/dt$"))
+    for name in theory_lines(content):
+        formula = r": $\propto d\sigma/dt$" if name == SMOOTH_LINE else ""
+        entries.append((Line2D([], [], **theory_style(name, look)), name + formula))
     handles, texts = zip(*entries, strict=True)
     from matplotlib.legend_handler import HandlerTuple
 
@@ -316,15 +326,11 @@ def draw_legend(picture: Picture, content: Content, look: Style) -> None:
 def rows(content: Content) -> list[Row]:
     """The drawn numbers: every curve's, then the theory lines'."""
     found = [row for curve in content.curves for row in curve.rows()]
-    if content.theory is not None:
-        run = content.first
-        lines = {"theory, point data": content.theory.points}
-        if np.isfinite(content.scale):
-            lines["theory, smooth data"] = content.scale * content.theory.schedule
-        for series, values in lines.items():
-            for i, value in enumerate(values):
-                place = {name: float(run.time(name)[i]) for name in ("timestep", "t", "sigma", "logsnr")}
-                found.append({"series": series, "variable": content.curves[0].variable, "kind": "theory"} | place | {"mean": float(value)})
+    run, variable = content.first, content.curves[0].variable
+    for series, values in theory_lines(content).items():
+        for i, value in enumerate(values):
+            place = {name: float(run.time(name)[i]) for name in ("timestep", "t", "sigma", "logsnr")}
+            found.append({"series": series, "variable": variable, "kind": "theory", **place, "mean": float(value)})
     return found
 
 

@@ -1,21 +1,40 @@
-"""Runs as text for a terminal: a row for each of a dozen timesteps, and what stands out in words."""
+"""Runs as text for a terminal: a row for each of a dozen timesteps, then what stands out in words."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import os
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .curve import Curve, curves
+from .curve import DERIVATIVES, Curve, curves
+from .headline import SPEEDS, sentences
+from .number import plain, with_half_width
 from .run import Run, read
 
 if TYPE_CHECKING:
     import xarray as xr
 
 WIDTH = 80
-ROWS = 12
-SPEEDS = {"time_difference": "K(t, t')", "time_derivative": "|d eps/dt|"}
-REFERENCE = 0.1
-"""Where on the time axis, of the whole, a peak is compared: timestep 100 of 1000."""
+TIMESTEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+"""Of an index axis of 1000; on another axis as many places, evenly spaced."""
+
+SIDE_BY_SIDE = 4
+"""Runs in one table."""
+
+JUMP = "*"
+
+
+class Column(NamedTuple):
+    """A title in two lines, and a cell for each timestep of the table."""
+
+    title: str
+    subtitle: str
+    cells: list[str]
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (self.title, self.subtitle, *self.cells)))
 
 
 def table(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) -> str:
@@ -26,116 +45,154 @@ def table(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None)
         labels: What to call them; by default the checkpoints' names.
 
     Raises:
-        UsageError: If there is no run, or nothing in one that can be tabled.
+        UsageError: If there is no run, none of its draws is done, or the runs' time axes differ.
     """
     runs = read(datasets, labels)
-    parts = [compared(runs)] if len(runs) > 1 else [alone(runs[0])]
-    return "\n\n".join([*parts, *(words(run) for run in runs)])
-
-
-def pick(run: Run) -> np.ndarray:
-    """Indices of about a dozen timesteps, even on the logarithmic axis, with the jumps of a shared clock."""
-    x = np.log(run.x)
-    wanted = np.linspace(x[0], x[-1], ROWS)
-    nearest = {int(np.abs(x - place).argmin()) for place in wanted}
-    return np.array(sorted(nearest | set(np.flatnonzero(run.jumps).tolist())))
-
-
-def number(value: float) -> str:
-    """Three digits."""
-    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
-
-
-def with_width(mean: float, half: float) -> str:
-    """A mean and the half-width of its interval; exact zeros are said."""
-    if mean == 0 and half == 0:
-        return "0 exactly"
-    return f"{number(mean)} ±{half:.2g}" if np.isfinite(half) else number(mean)
+    speeds = [name for name in DERIVATIVES if all(run.has(name) for run in runs)]
+    if len(runs) == 1:
+        tables = [alone(runs[0])]
+    else:
+        # several runs are compared by their speed, which `curves` misses with a sentence where one lacks it
+        found = curves(runs)
+        tables = [compared(found[i : i + SIDE_BY_SIDE]) for i in range(0, len(found), SIDE_BY_SIDE)]
+    said = sentences(curves(runs, speeds[0])) if speeds else []
+    said += [word for run in runs for word in spectral_words(run)]
+    wrapped = [textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=True) for line in said]
+    return "\n\n".join([*tables, "\n".join(wrapped)]).rstrip()
 
 
 def alone(run: Run) -> str:
-    """One run: time derivative, its quotient, spectral norm and loss."""
-    columns: list[tuple[str, int, list[str]]] = [("timestep", 9, [f"{k:g}" for k in run.timestep])]
-    for name, title in (("time_difference", "K(t, t')"), ("time_derivative", "|d eps/dt|")):
+    """One run: its speed in time, its spectral norm, its loss, and what else fits."""
+    times = pick([run])
+    columns = [time_column(run, times)]
+    for name in DERIVATIVES:
         if run.has(name):
-            s = run.statistics(name)
-            columns.append((title, 18, [with_width(*pair) for pair in zip(s.mean, s.half_width, strict=True)]))
+            columns.append(Column(symbol(run, name), run.unit, means(Curve(run, name, run.statistics(name)), times)))
     if run.has("spectral_norm"):
-        lower, upper = run.statistics("spectral_norm").mean, run.statistics("spectral_norm_upper").mean
-        cells = [f"[{number(a)}, {number(b)}]" for a, b in zip(lower, upper, strict=True)]
-        columns.append(("|d eps/dx| mean", 19, cells))
-    shown = {"time_difference", "time_derivative", "spectral_norm", "spectral_norm_upper", "spectral_norm_steps", "done"}
+        lower, upper = (of_times(run, name, times) for name in ("spectral_norm", "spectral_norm_upper"))
+        columns.append(Column("spectral norm", "[lower, upper]", [f"[{a}, {b}]" if a != "" else "" for a, b in zip(lower, upper, strict=True)]))
+    if run.has("loss"):
+        columns.append(Column("loss", "", of_times(run, "loss", times)))
+    shown = {*DERIVATIVES, "spectral_norm", "spectral_norm_upper", "spectral_norm_steps", "loss", "done"}
+    left_out = []
     for key, variable in run.dataset.data_vars.items():
-        title = str(key)
-        width = max(12, len(title) + 2)
-        fits = sum(column[1] for column in columns) + width <= WIDTH
-        if title not in shown and not title.endswith("_standard_error") and variable.dims == ("time", "draw") and fits:
-            columns.append((title, width, [number(value) for value in run.statistics(title).mean]))
-    return lines(run, columns)
+        name = str(key)
+        if name in shown or name.endswith(("_standard_error", "_residual")) or variable.dims != ("time", "draw"):
+            continue
+        column = Column(name, "", of_times(run, name, times))
+        if sum(c.width + 2 for c in [*columns, column]) > WIDTH:
+            left_out.append(name)
+        else:
+            columns.append(column)
+    note = "means over draws, +- half of the 95 % interval"
+    text = lines(f"{run.label}: {draws(run)} of {run.data}; {note}", columns)
+    return text + (textwrap.fill(f"\nNot shown: {', '.join(left_out)}.", WIDTH) if left_out else "")
 
 
-def compared(runs: list[Run]) -> str:
-    """Several runs side by side: the speed of each, and its ratio to the first one's."""
-    found = curves(runs)
-    first = found[0]
-    common = np.array([k for k in pick(runs[-1]) if runs[-1].timestep[k] in runs[0].timestep])
-    columns: list[tuple[str, int, list[str]]] = [("timestep", 9, [f"{k:g}" for k in runs[-1].timestep])]
-    for curve in found:
-        columns.append((curve.run.label[:16], 18, at_times(curve, runs[-1].timestep)))
+def compared(found: Sequence[Curve]) -> str:
+    """Runs side by side: the speed of each, of two also the ratio, and of each the spectral norm and loss."""
+    runs = [curve.run for curve in found]
+    times = pick(runs)
+    shared = next((run for run in runs if run.shared), runs[0])
+    columns = [time_column(shared, times)]
+    short = abbreviated([run.label for run in runs])
+    for curve, label in zip(found, short, strict=True):
+        columns.append(Column(label[:16], "", means(curve, times)))
     if len(found) == 2:
-        a, b = (np.interp(runs[-1].timestep, c.run.timestep, c.statistics.mean) for c in found)
-        columns.append(("ratio", 9, [number(y / x) if x else "" for x, y in zip(a, b, strict=True)]))
-    lower = [f"{number(value)}" for value in spectral(runs[0], runs[-1].timestep)]
-    if any(lower):
-        columns.append(("|d eps/dx|", 12, lower))
-    title = f"{SPEEDS[first.variable]} per timestep, mean over draws with its 95 % interval"
-    return f"{title}\n{lines(runs[-1], columns, common)}"
+        columns.append(Column("ratio", "2nd/1st", ratios(found[0], found[1], times)))
+    for name, title in (("spectral_norm", "sp. norm"), ("loss", "loss")):
+        extra = [Column(title, label[:6], of_times(run, name, times)) for run, label in zip(runs, short, strict=True) if run.has(name)]
+        if sum(column.width + 2 for column in [*columns, *extra]) <= WIDTH + 2:
+            columns += extra
+    kind = symbol(runs[0], found[0].variable)
+    heading = f"{kind} in {runs[0].unit}, Euclidean norm: mean +- half of its 95 % interval\n"
+    heading += "; ".join(f"{label}: {draws(run)} of {run.data}" for run, label in zip(runs, short, strict=True))
+    return lines(textwrap.fill(heading.replace("\n", ". "), WIDTH), columns)
 
 
-def at_times(curve: Curve, timesteps: np.ndarray) -> list[str]:
-    """A curve's means at the given timesteps; empty where it has none."""
-    place = {k: i for i, k in enumerate(curve.run.timestep)}
+def pick(runs: Sequence[Run]) -> np.ndarray:
+    """About a dozen of the measured timesteps: 0, 1, 2, 5, 10, ..., the last, and the jumps of shared clocks."""
+    known = np.unique(np.concatenate([run.timestep for run in runs]))
+    if not runs[0].discrete:
+        known = known if runs[0].time("t")[0] <= runs[0].time("t")[-1] and runs[0].timestep[0] <= runs[0].timestep[-1] else known[::-1]
+        return known[np.unique(np.linspace(0, known.size - 1, len(TIMESTEPS) + 2).round().astype(int))]
+    scale = runs[0].count / 1000
+    wanted = [*(k if k < 20 else k * scale for k in TIMESTEPS), known[-1]]
+    nearest = {float(known[np.abs(np.log1p(known) - np.log1p(k)).argmin()]) for k in wanted}
+    jumps = {float(k) for run in runs for k in run.timestep[run.jumps]}
+    return np.array(sorted(nearest | jumps))
+
+
+def time_column(run: Run, times: np.ndarray) -> Column:
+    jumps = set(run.timestep[run.jumps].tolist()) if run.has("time_difference") else set()
+    unit = "" if run.discrete else str(run.dataset["timestep"].attrs.get("units", ""))[:16]
+    return Column("timestep", unit, [f"{k:g}{JUMP if k in jumps else ' '}" for k in times])
+
+
+def symbol(run: Run, variable: str) -> str:
+    if variable == "time_difference":
+        step = float((run.other[0] - run.timestep)[0])
+        return f"K(t, t{step:+g})" if run.discrete else "K(t, t')"
+    return SPEEDS.get(variable, variable)
+
+
+def means(curve: Curve, times: np.ndarray) -> list[str]:
     s = curve.statistics
-    return [with_width(s.mean[place[k]], s.half_width[place[k]]) if k in place else "" for k in timesteps]
+    return _at(curve.run, times, lambda i: with_half_width(s.mean[i], s.half_width[i]))
 
 
-def spectral(run: Run, timesteps: np.ndarray) -> np.ndarray:
-    """The mean spectral norm at the given timesteps; NaN where it was not measured."""
+def of_times(run: Run, name: str, times: np.ndarray) -> list[str]:
+    """Means of a variable."""
+    mean = run.statistics(name).mean
+    return _at(run, times, lambda i: plain(mean[i]))
+
+
+def ratios(first: Curve, second: Curve, times: np.ndarray) -> list[str]:
+    """The second run's mean over the first one's."""
+    a, b = (dict(zip(curve.run.timestep.tolist(), curve.statistics.mean.tolist(), strict=True)) for curve in (first, second))
+    return [plain(b[k] / a[k]) if k in a and k in b and a[k] else "" for k in times.tolist()]
+
+
+def _at(run: Run, times: np.ndarray, text: Callable[[int], str]) -> list[str]:
+    place = {k: i for i, k in enumerate(run.timestep.tolist())}
+    return [text(place[k]) if k in place else "" for k in times.tolist()]
+
+
+def draws(run: Run) -> str:
+    """How many draws are done at each timestep."""
+    count = (run.dataset["done"] == 1).sum("draw").values
+    return f"{count.min()} to {count.max()} draws" if count.min() != count.max() else f"{count.max()} draws"
+
+
+def abbreviated(labels: Sequence[str]) -> list[str]:
+    """Labels without the words they all begin with: digits-ddpm and digits-etsdm are ddpm and etsdm."""
+    common = os.path.commonprefix(list(labels))
+    cut = max(common.rfind(mark) for mark in "-_/ ") + 1
+    return [label[cut:] or label for label in labels]
+
+
+def lines(heading: str, columns: Sequence[Column]) -> str:
+    """The columns, right-aligned under their titles."""
+    rows = [[column.title for column in columns], [column.subtitle for column in columns]]
+    rows += [[column.cells[i] for column in columns] for i in range(len(columns[0].cells))]
+    gap = 3 if sum(column.width + 3 for column in columns) <= WIDTH else 2
+    text = [(" " * gap).join(f"{cell:>{column.width}}" for cell, column in zip(row, columns, strict=True)).rstrip() for row in rows]
+    marked = any(cell.endswith(JUMP) for cell in columns[0].cells)
+    footnote = [f"{JUMP} last timestep of a block of shared ones: the next one lies in another block"] if marked else []
+    return "\n".join([heading, "", *(line for line in text if line), *footnote])
+
+
+def spectral_words(run: Run) -> list[str]:
+    """Where the Jacobian is largest, and how well that is known."""
     if not run.has("spectral_norm"):
-        return np.array([])
-    place = {k: value for k, value in zip(run.timestep, run.statistics("spectral_norm").mean, strict=True)}
-    return np.array([place.get(k, np.nan) for k in timesteps])
-
-
-def lines(run: Run, columns: list[tuple[str, int, list[str]]], rows: np.ndarray | None = None) -> str:
-    """The columns, right-aligned, at the rows to be shown; a jump between blocks has a mark."""
-    text = ["".join(f"{title:>{width}}" for title, width, _ in columns).rstrip()]
-    for i in pick(run) if rows is None else rows:
-        mark = "  jump" if run.jumps[i] else ""
-        text.append(("".join(f"{cells[i]:>{width}}" for _, width, cells in columns) + mark).rstrip())
-    return "\n".join(line[:WIDTH] for line in text)
-
-
-def words(run: Run) -> str:
-    """What stands out in a run: its peak, its blocks and jumps, its error bars."""
-    said = [f"{run.label}: x0 from {run.data}, {int(run.dataset['done'].sum('draw').max())} draws"]
-    held = [name for name in SPEEDS if run.has(name)]
-    if held:
-        (curve,) = curves([run], held[0])
-        title, mean = SPEEDS[held[0]], curve.statistics.mean
-        peak = int(mean.argmax())
-        far = int(np.abs(run.time("t") - REFERENCE).argmin())
-        said.append(f"  {title} peaks at timestep {run.timestep[peak]:g}: {with_width(mean[peak], curve.statistics.half_width[peak])}")
-        if mean[far] > 0 and not run.shared and peak != far:
-            said.append(f"  {mean[peak] / mean[far]:.3g} times its value at timestep {run.timestep[far]:g} ({number(mean[far])})")
-        if run.shared and curve.jump.any():
-            inside = curve.zero & (run.timestep < run.end)
-            said.append(
-                f"  exactly 0 at {inside.sum()} of {(run.timestep < run.end).sum()} timesteps below {run.end:g}, by construction"
-            )
-            jumps = ", ".join(number(value) for value in mean[curve.jump])
-            said.append(f"  jumps between blocks: {jumps}")
-    if run.has("spectral_norm"):
-        width = run.dataset["spectral_norm_upper"] / run.dataset["spectral_norm"] - 1
-        said.append(f"  |d eps/dx| lies in each draw's interval at 99 % confidence, at most {float(width.max()):.1%} wide")
-    return "\n".join(line[:WIDTH] for line in said)
+        return []
+    lower, upper = run.statistics("spectral_norm").mean, run.statistics("spectral_norm_upper").mean
+    if not np.isfinite(lower).any():
+        return []
+    top = int(np.nanargmax(lower))
+    width = float((run.dataset["spectral_norm_upper"] / run.dataset["spectral_norm"] - 1).max())
+    confidence = float(run.dataset["spectral_norm_upper"].attrs.get("confidence", "0.99").split()[0])
+    return [
+        f"{run.label}: the spectral norm of d eps/dx is largest at timestep {run.timestep[top]:g}, in [{plain(lower[top])}, "
+        f"{plain(upper[top])}] on average; each draw's interval is at most {width:.1%} wide (at {confidence:.0%} confidence)."
+    ]
