@@ -16,6 +16,7 @@ import torch
 from .diffusion.clock import Timesteps
 from .diffusion.parameterization import eps
 from .diffusion.predictor import NetworkPredictor, Predictor
+from .diffusion.schedule import Table
 from .errors import UsageError
 from .study import measure as study
 from .study.plan import Plan
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 MODEL_STEPS = 50
-"""Sampler steps for x0 drawn from the model itself."""
+"""Sampler steps for x0 drawn from the model itself, at most."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -124,6 +125,8 @@ def from_model(predictor: Predictor, seed: int, block: int = 32) -> study.Source
     from .study import draw
 
     made: dict[int, torch.Tensor] = {}
+    table = predictor.schedule.timesteps if isinstance(predictor.schedule, Table) else MODEL_STEPS
+    steps = max(k for k in range(1, MODEL_STEPS + 1) if table % k == 0)  # DDIM strides evenly over a table
 
     def take(i: int) -> torch.Tensor:
         first = i // block * block
@@ -135,10 +138,10 @@ def from_model(predictor: Predictor, seed: int, block: int = 32) -> study.Source
                     for j in range(first, first + block)
                 ]
             )
-            made.update(enumerate(sample(predictor, noise=noise, steps=MODEL_STEPS).cpu(), start=first))
+            made.update(enumerate(sample(predictor, noise=noise, steps=steps).cpu(), start=first))
         return made[i]
 
-    return study.Source(take, f"samples of the model itself (DDIM, {MODEL_STEPS} steps)", "model")
+    return study.Source(take, f"samples of the model itself (DDIM, {steps} steps)", "model")
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def without_copies(
 
 def copied(step: Step) -> Slot | None:
     """The tangent that a step copies, if that is all it does."""
-    if step.function in SUMS and len(step.reads) == 1 and isinstance(step.args[0], Slot):
+    if step.function in SUMS and isinstance(step.args[0], Slot) and not isinstance(step.args[1], Slot):
         constant = step.args[1]
         if torch.count_nonzero(constant) if isinstance(constant, Tensor) else constant:
             raise RecordingError("The derivative is not homogeneous: a constant is added to a tangent.")
@@ -148,7 +148,7 @@ def as_factor(step: Step) -> Step:
         return step
     if step.function in (aten.mul.Tensor, aten.mul.Scalar):
         factor = args[1]
-    elif step.function is aten.div.Tensor and not step.kwargs:
+    elif step.function is aten.div.Tensor:
         factor = 1 / args[1]
     elif step.function is aten.neg.default:
         factor = -1

@@ -55,7 +55,7 @@ class Picture(Figure):
         with matplotlib.rc_context(saving):
             super().savefig(fname, metadata=metadata or None, **options)
 
-    def bytes(self, suffix: str, **options: Any) -> bytes:
+    def contents(self, suffix: str, **options: Any) -> bytes:
         """The file of this figure, `.pdf`, `.svg` or `.png`."""
         buffer = io.BytesIO()
         self.savefig(buffer, format=suffix.lstrip("."), **options)
@@ -63,7 +63,7 @@ class Picture(Figure):
 
     def _repr_png_(self) -> bytes:
         """Shown in a notebook where no plotting backend is set up."""
-        return self.bytes(".png", dpi=150)
+        return self.contents(".png", dpi=150)
 
 
 def blank(style: Style, panels: int) -> tuple[Picture, list[Any]]:
@@ -101,7 +101,7 @@ def save(figure: Figure, path: str | os.PathLike[str], data: Iterable[Mapping[st
         raise UsageError(f"cannot write a figure to {path}: its name must end in {', '.join(UNDATED)}")
     rows = list(figure.rows if data is None and isinstance(figure, Picture) else data or [])
     if isinstance(figure, Picture):
-        content = figure.bytes(suffix)
+        content = figure.contents(suffix)
     else:
         content = _plain(figure, suffix)
     written = [_replace(path, content)]

@@ -193,7 +193,7 @@ def stems(axes: Any, x: np.ndarray, curve: Curve, floor: float, number: int, loo
         return
     color = colour(number)
     axes.vlines(x[at], floor, s.mean[at], color=color, linewidth=0.8 * look.scale, alpha=0.6, zorder=3)
-    for low, high, width, opacity in ((s.q05, s.q95, 3.2, 0.3), (s.low, s.high, 3.2, 0.6)):
+    for low, high, width, opacity in ((s.q05, s.q95, 3.2, 0.45), (s.low, s.high, 3.2, 0.7)):
         finite = at & np.isfinite(low) & np.isfinite(high)
         low = np.maximum(low[finite], floor)
         axes.vlines(x[finite], low, high[finite], color=color, linewidth=width * look.scale, alpha=opacity, zorder=3)
@@ -214,7 +214,7 @@ def colour(number: int) -> str:
 
 def points(number: int, look: Style, hollow: bool) -> dict[str, Any]:
     """Markers of jumps, or hollow ones of exact zeros."""
-    size, face, edge, width = (2.0, "white", colour(number), 0.6) if hollow else (4.4, colour(number), "white", 0.5)
+    size, face, edge, width = (2.0, "white", colour(number), 0.6) if hollow else (4.2, colour(number), "0.15", 0.4)
     return {
         "marker": MARKERS[number % len(MARKERS)],
         "markersize": size * look.scale,

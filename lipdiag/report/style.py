@@ -15,7 +15,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 MARKERS = ("o", "D", "s", "^", "v", "P")
 LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (4, 2)), "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 THEORY = "0.25"
-SHADES = ("0.90", "0.955")
+SHADES = ("0.915", "0.96")
 """Greys of neighbouring blocks."""
 
 INTERVAL_OPACITY = 0.38

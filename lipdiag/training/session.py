@@ -15,7 +15,9 @@ import torch
 from lipdiag.diffusion.clock import CLOCKS, Shared
 from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import RunError, UsageError
+from lipdiag.training.card import model_card
 from lipdiag.training.checkpoint import json_text, save
+from lipdiag.training.data import dataset
 from lipdiag.training.files import atomic_write, make_folder, read_json
 from lipdiag.training.loop import State, build, train
 from lipdiag.training.recipe import Recipe
@@ -56,6 +58,8 @@ def session(
         if last:
             facts = {"recipe": recipe.to_dict(), "loss": sum(losses) / len(losses), "seconds": time.monotonic() - began}
             save(out, state.ema, weights="ema", data=recipe.data, training=facts)
+            card = model_card(recipe, state.ema, facts, dataset(recipe.data, recipe.shape))
+            atomic_write(out / "README.md", card.encode())
             (out / SNAPSHOT).unlink(missing_ok=True)
         elif stop() or time.monotonic() - kept > SECONDS_BETWEEN_SNAPSHOTS:
             keep(state, out)

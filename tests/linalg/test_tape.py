@@ -10,8 +10,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lipdiag.linalg.forward_mode import push_forward
-from lipdiag.linalg.replay import record
-from lipdiag.linalg.tape import RecordingError
+from lipdiag.linalg.replay import Tape, record
+from lipdiag.linalg.tape import Recorder, RecordingError
 
 from .networks import NETWORKS, made, randn
 from .reference import double_backward, relative
@@ -47,8 +47,7 @@ def value_overwritten_later(x):
     return y + functional.silu(h)
 
 
-def relu_in_place(x):
-    return nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True), nn.SiLU(inplace=True)).to(x)(x)
+IN_PLACE = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True), nn.Hardtanh(inplace=True)).double()
 
 
 def view_of_a_sum(x):
@@ -83,7 +82,7 @@ FUNCTIONS = {
     "written into empty memory": into_empty_memory,
     "a constant overwritten later": constant_overwritten_later,
     "a value overwritten later": value_overwritten_later,
-    "activations in place": relu_in_place,
+    "activations in place": IN_PLACE,
     "slices assigned": lambda x: (lambda y: (y.__setitem__((slice(None), 0), x[:, 1].exp()), y)[1])(x.sin()),
     "index_put": lambda x: x.sin().index_put((torch.tensor([0, 1]),), x.cos()[:2] * 3),
     "scatter and gather": lambda x: x.gather(1, torch.tensor([3, 1]).view(1, 2, 1, 1).expand(2, 2, 6, 6)).scatter_add(
@@ -111,6 +110,7 @@ FUNCTIONS = {
     "attention that reads x and a constant": lambda x: functional.scaled_dot_product_attention(x, torch.ones_like(x), x),
     "dropout not in training": lambda x: functional.dropout(x.square(), 0.5, training=False),
     "weight norm": lambda x: functional.linear(x, x[0, 0] / x[0, 0].norm(dim=1, keepdim=True)),
+    "twice the same term": lambda x: (lambda y: y + y - 3 * (y - y))(x.sin()),
     "the input itself": lambda x: x,
     "a view of the input": lambda x: x.mT,
     "a constant times the input": lambda x: 2 * x,
@@ -118,35 +118,33 @@ FUNCTIONS = {
 }
 
 
+# Reverse mode does not know the derivative of these: they write to what it has kept.
+REFUSED = "in place on views", "activations in place", "a constant overwritten later", "a value overwritten later"
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_recorded_products_equal_passes(name):
     """At a tangent that the tape has not seen; tolerance: float64 rounding, where the function has no float32 part."""
-    torch.manual_seed(0)
     f, x, v, w = FUNCTIONS[name], randn(*SHAPE, seed=3), randn(*SHAPE, seed=4), randn(*SHAPE, seed=5)
-    if name == "activations in place":
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True), nn.SiLU(inplace=True)).to(x)
-        f = network
-    originals = x.clone(), v.clone(), w.clone()
+    tolerance = 1e-6 if name == "casts" else 1e-13
     y, dy, tape = record(f, (x,), (v,))
     expected = push_forward(f, (x.clone(),), (w.clone(),))
-    tolerance = 1e-6 if name == "casts" else 1e-13
     torch.testing.assert_close(y, expected[0], rtol=1e-13, atol=1e-13)
     assert relative(dy, push_forward(f, (x.clone(),), (v.clone(),))[1]) < tolerance
     for _ in range(2):  # the second time, what the first has left behind would show
         assert relative(tape(w), expected[1]) < tolerance
     assert (tape(2 * w) == 2 * tape(w)).all()  # exactly linear: nothing of the recorded tangent is left in the tape
-    for z, original in zip((x, v, w), originals, strict=True):
-        assert (z == original).all()
+    for z, seed in ((x, 3), (v, 4), (w, 5)):
+        assert (z == randn(*SHAPE, seed=seed)).all()
 
 
-@pytest.mark.parametrize("name", [n for n in FUNCTIONS if n not in ("in place on the input", "activations in place")])
+@pytest.mark.parametrize("name", [n for n in FUNCTIONS if n not in REFUSED])
 def test_recorded_products_equal_reverse_mode_applied_twice(name):
     f, x, v, w = FUNCTIONS[name], randn(*SHAPE, seed=3), randn(*SHAPE, seed=4), randn(*SHAPE, seed=5)
-    if name == "a value overwritten later":
-        pytest.skip("reverse mode refuses this function")
     tape = record(f, (x,), (v,))[2]
-    assert relative(tape(w), double_backward(f, (x,), (w,))[1]) < (1e-6 if name == "casts" else 1e-12)
+    assert relative(tape(w), double_backward(lambda z: f(z.clone()), (x,), (w,))[1]) < (
+        1e-6 if name == "casts" else 1e-12
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -300,11 +298,19 @@ def test_what_cannot_be_replayed_is_refused(function, reason):
         record(function.apply, (randn(2, 3),), (randn(2, 3),))
 
 
-def test_memory_read_as_another_type_is_refused():
-    def f(x):
-        y = x.sin()
-        return y.view(torch.int64).view(torch.float64) * 1.0
+def test_memory_read_as_another_type_out_of_sight_is_refused():
+    v = randn(2, 3)
+    unseen = v.view(torch.int64)
+    with Recorder([v]), pytest.raises(RecordingError, match="float64 is read as torch.int64"):
+        unseen.clone()
 
-    x = randn(2, 3)
-    tape = record(f, (x,), (x,))[2]
-    assert tape(x) is None or relative(tape(x), push_forward(f, (x,), (x,))[1]) < 1e-13
+
+def test_a_view_made_out_of_sight_is_followed():
+    v = randn(2, 3)
+    unseen = v.T[1:]
+    recorder = Recorder([v])
+    with recorder:
+        out = unseen * 2
+    tape = Tape(recorder, out)
+    w = randn(2, 3, seed=2)
+    assert (tape(w) == 2 * w.T[1:]).all()

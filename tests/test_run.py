@@ -1,0 +1,91 @@
+"""From a checkpoint, data and a plan to a dataset: where things come from."""
+
+import numpy as np
+import pytest
+import torch
+
+import lipdiag
+from lipdiag import run as front
+from lipdiag.diffusion.clock import Timesteps
+from lipdiag.diffusion.parameterization import eps
+from lipdiag.diffusion.predictor import NetworkPredictor
+from lipdiag.diffusion.schedule import Linear
+from lipdiag.errors import UsageError
+from lipdiag.study.plan import Plan
+
+from .networks import SHAPE, Tiny, predictor
+
+PLAN = Plan(timesteps="0,10", draws=2, quantities=("loss",))
+
+
+def test_given_data_beat_the_checkpoints_record_which_beats_samples_of_the_model():
+    embedded = front.resolve_model("digits-ddpm")
+    given = np.zeros((3, 1, 8, 8), np.float32)
+    assert front.resolve_source(embedded, given, 0).name == "an array"
+    assert front.resolve_source(embedded, None, 0).name == "digits"
+    assert "samples of the model itself" in front.resolve_source(front.Model(predictor()), None, 0).name
+
+
+def test_data_on_record_that_are_not_here_give_way_to_samples_of_the_model():
+    model = front.Model(predictor(), data="/somewhere/else/faces")
+    assert "samples of the model itself" in front.resolve_source(model, None, 0).name
+
+
+@pytest.mark.parametrize(("timesteps", "steps"), [(1000, 50), (40, 40), (997, 1)])
+def test_samples_of_the_model_fit_its_table(timesteps, steps):
+    model = NetworkPredictor(Tiny(), Linear(timesteps=timesteps), eps, Timesteps(timesteps), SHAPE).eval()
+    source = front.resolve_source(front.Model(model), None, 0)
+    assert f"{steps} steps" in source.name
+    assert source.sample(3).shape == SHAPE
+
+
+def test_a_sample_of_the_model_depends_on_its_draw_alone():
+    one, other = (front.resolve_source(front.Model(predictor()), None, 0) for _ in range(2))
+    late = one.sample(40)
+    torch.testing.assert_close(one.sample(2), other.sample(2), rtol=0, atol=0)
+    torch.testing.assert_close(other.sample(40), late, rtol=0, atol=0)
+    assert not torch.equal(one.sample(0), one.sample(1))
+
+
+def test_the_embedded_pair_differs_in_the_clock_alone():
+    ddpm, etsdm = (lipdiag.load(f"digits-{name}") for name in ("ddpm", "etsdm"))
+    assert ddpm.schedule == etsdm.schedule
+    assert ddpm.parameterization is etsdm.parameterization
+    assert ddpm.clock == etsdm.clock.base
+    assert {n: p.shape for n, p in ddpm.named_parameters()} == {n: p.shape for n, p in etsdm.named_parameters()}
+
+
+def test_overrides_replace_what_the_checkpoint_tells():
+    model = front.resolve_model("digits-ddpm", clock="shared(timesteps(1000), 100, 5)").predictor
+    assert model.clock.bounds == (0, 20, 40, 60, 80, 100)
+
+
+def test_the_provenance_of_a_launch_is_recorded():
+    found = lipdiag.measure("digits-ddpm", plan=PLAN, progress=False)
+    (launch,) = found.attrs["launches"]
+    assert launch["ended"] == "finished"
+    assert launch["pairs"] == 4
+    assert launch["versions"]["torch"] == torch.__version__
+    assert found.attrs["frozen"]["model"]["schedule"] == "linear(0.0001, 0.02, 1000)"
+    assert len(found.attrs["frozen"]["model"]["weights_sha256"]) == 64
+
+
+def test_an_interrupted_measurement_returns_what_was_measured(monkeypatch):
+    real, calls = front.study.measure_unit, []
+
+    def interrupted(study, unit):
+        calls.append(unit)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(study, unit)
+
+    monkeypatch.setattr(front.study, "measure_unit", interrupted)
+    found = lipdiag.measure("digits-ddpm", plan=PLAN.replace(draws=24), progress=False)
+    assert (found["done"] == 1).sum() == 2 * 8
+    assert found.attrs["launches"][0]["ended"] == "interrupted"
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "mps"])
+def test_a_device_that_is_not_at_hand_is_refused(name):
+    with pytest.raises(UsageError, match="device"):
+        lipdiag.measure("digits-ddpm", plan=PLAN, device=name, progress=False)
