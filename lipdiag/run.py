@@ -19,6 +19,7 @@ from .diffusion.predictor import NetworkPredictor, Predictor
 from .diffusion.schedule import Table
 from .errors import UsageError
 from .study import measure as study
+from .study.description import Source
 from .study.plan import Plan
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def resolve_model(
     )
 
 
-def resolve_source(model: Model, data: Any, seed: int) -> study.Source:
+def resolve_source(model: Model, data: Any, seed: int) -> Source:
     """Where x0 comes from: what is given, else the model's own record of its data, else samples of the model itself."""
     from .training.data import Data, array, dataset
 
@@ -112,14 +113,14 @@ def resolve_source(model: Model, data: Any, seed: int) -> study.Source:
     return from_data(data if isinstance(data, Data) else dataset(data, shape=predictor.shape), seed)
 
 
-def from_data(data: Any, seed: int) -> study.Source:
+def from_data(data: Any, seed: int) -> Source:
     """Each draw takes one datum at random."""
     from .study.draw import data_index
 
-    return study.Source(lambda i: data[data_index(seed, i, len(data))], data.name, data.fingerprint)
+    return Source(lambda i: data[data_index(seed, i, len(data))], data.name, data.fingerprint)
 
 
-def from_model(predictor: Predictor, seed: int, block: int = 32) -> study.Source:
+def from_model(predictor: Predictor, seed: int, block: int = 32) -> Source:
     """Each draw is one deterministic DDIM sample of the model, made a block at a time when it is first asked for."""
     from .quality.sample import sample
     from .study import draw
@@ -141,7 +142,7 @@ def from_model(predictor: Predictor, seed: int, block: int = 32) -> study.Source
             made.update(enumerate(sample(predictor, noise=noise, steps=steps).cpu(), start=first))
         return made[i]
 
-    return study.Source(take, f"samples of the model itself (DDIM, {steps} steps)", "model")
+    return Source(take, f"samples of the model itself (DDIM, {steps} steps)", "model")
 
 
 @contextmanager

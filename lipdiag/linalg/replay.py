@@ -149,14 +149,15 @@ def as_factor(step: Step) -> Step:
     if step.function in (aten.mul.Tensor, aten.mul.Scalar):
         factor = args[1]
     elif step.function is aten.div.Tensor:
-        factor = 1 / args[1]
+        factor = torch.ones((), dtype=slot.dtype, device=slot.device) / args[1]
     elif step.function is aten.neg.default:
         factor = -1
     elif step.function in ELEMENTWISE:
         ones = torch.empty_strided(slot.size, slot.stride, dtype=slot.dtype, device=slot.device).fill_(1)
         factor = step.function(ones, *args[1:], **step.kwargs)
-    same_type = not isinstance(factor, Tensor) or factor.ndim == 0 or factor.dtype == slot.dtype
-    return product(step, slot, factor) if factor is not None and same_type else step
+    if isinstance(factor, Tensor):
+        factor = factor.to(slot.dtype) if factor.ndim == 0 else factor if factor.dtype == slot.dtype else None
+    return step if factor is None else product(step, slot, factor)
 
 
 def product(step: Step, slot: Slot, factor) -> Step:

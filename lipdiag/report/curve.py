@@ -75,7 +75,7 @@ def curves(runs: list[Run], variable: str | None = None) -> list[Curve]:
     for run in runs:
         if not run.has(variable):
             raise UsageError(
-                f"{run.label} has no {variable}; measure it: `lipdiag measure {run.label} --quantity {variable} --out NEW.zarr`"
+                f"{run.label} has no {variable}; measure it with `lipdiag measure {run.checkpoint} --quantity {variable} --out NEW.zarr`"
             )
         if run.clock != runs[0].clock:
             raise UsageError(

@@ -47,10 +47,11 @@ def total(curve: Curve, end: float) -> float | None:
 def sentences(curves: Sequence[Curve]) -> list[str]:
     """What stands out in each run, and between a run without shared timesteps and one with."""
     found = [said for curve in curves for said in (shared_words(curve) if curve.run.shared else peak_words(curve))]
-    plains = [curve for curve in curves if not curve.run.shared]
-    for curve in curves:
-        if curve.run.shared and plains:
-            found += moved_words(plains[0], curve)
+    for number, curve in enumerate(curves):
+        if curve.run.shared:
+            # the twin is the nearest before it, else the first after it
+            twins = [*reversed(curves[:number]), *curves[number + 1 :]]
+            found += next((moved_words(twin, curve) for twin in twins if not twin.run.shared), [])
     return found
 
 
@@ -60,10 +61,10 @@ def peak_words(curve: Curve) -> list[str]:
     name = SPEEDS[curve.variable]
     if top is None:
         return [f"{curve.run.label}: {name} was measured nowhere."]
-    said = f"{curve.run.label}: {name} peaks at timestep {curve.run.timestep[top]:g} with {_value(curve, top)}"
+    said = f"{curve.run.label}: {name} peaks at timestep {curve.run.timestep[top]:.4g} with {_value(curve, top)}"
     if far is not None and far != top:
         ratio = curve.statistics.mean[top] / curve.statistics.mean[far]
-        said += f", {plain(ratio)} times its value at timestep {curve.run.timestep[far]:g} ({_value(curve, far)})"
+        said += f", {plain(ratio)} times its value at timestep {curve.run.timestep[far]:.4g} ({_value(curve, far)})"
     return [said + "."]
 
 

@@ -23,6 +23,9 @@ COORDINATES = ("timestep", "t", "alpha", "sigma", "logsnr", "dt_dtimestep", "dlo
 DULL_NAMES = ("ckpt", "checkpoint", "model", "last", "best", "latest", "ema")
 """Stems that say nothing about which model it is."""
 
+IN_MEMORY = "in memory"
+"""The checkpoint of a run whose model came from no file."""
+
 ZOOM = 0.15
 """Share of the time axis near t = 0 that is shown enlarged: 150 of 1000 timesteps."""
 
@@ -90,6 +93,12 @@ class Run:
         return _mapping(self.frozen.get("model"))
 
     @property
+    def checkpoint(self) -> str:
+        """What to give to `lipdiag measure` to measure this model again."""
+        known = str(self.dataset.attrs.get("checkpoint") or IN_MEMORY)
+        return "CKPT" if known == IN_MEMORY else known
+
+    @property
     def data(self) -> str:
         """What x0 was."""
         return str(self.dataset.attrs.get("data") or _mapping(self.frozen.get("data")).get("name") or "unknown data")
@@ -101,10 +110,14 @@ class Run:
         return int(np.prod(shape)) if shape else None
 
     @property
+    def own_unit(self) -> str:
+        """What one timestep is: `timestep`, `t`, `0.25 log(sigma/alpha)`."""
+        return str(self.dataset["timestep"].attrs.get("units") or "timestep")
+
+    @property
     def unit(self) -> str:
         """Of a derivative in the model's own time."""
-        own = str(self.dataset["timestep"].attrs.get("units") or "timestep")
-        return f"1/{own}" if own.isidentifier() else f"1/({own})"
+        return f"1/{self.own_unit}" if self.own_unit.isidentifier() else "1/timestep"
 
     def time(self, name: str) -> np.ndarray:
         """A coordinate along time."""
@@ -238,15 +251,15 @@ def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) 
         base, edges = sharing(str(_mapping(_mapping(dataset.attrs.get("frozen")).get("model")).get("clock") or ""))
         label = labels[number] if labels is not None else _unique(name(dataset, bool(edges)), [run.label for run in found])
         if not (dataset["done"] == 1).any():
-            raise UsageError(f"{label} has no finished draws yet; go on with `lipdiag measure {label}`")
+            raise UsageError(f"{label} has no finished draws yet; go on with the command that began it, `lipdiag measure`")
         found.append(Run(dataset, label, base, edges))
     return found
 
 
 def name(dataset: "xr.Dataset", shared: bool) -> str:
     """What to call a run: its checkpoint's name, else what its clock makes of it."""
-    path = PurePath(str(dataset.attrs.get("checkpoint") or "in memory"))
-    if str(path) == "in memory":
+    path = PurePath(str(dataset.attrs.get("checkpoint") or IN_MEMORY))
+    if str(path) == IN_MEMORY:
         return "E-TSDM" if shared else "model"
     stem = path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin") else path.name
     return f"{path.parent.name}/{stem}" if stem in DULL_NAMES and path.parent.name else stem

@@ -24,7 +24,13 @@ RAIL = 0.35
 """Height of the rail for exact zeros below the scale, in decades."""
 
 HEADROOM = 1.15
+TALLEST = 2.0
+"""How far above a mean the linear scale follows its interval, so that a few draws do not flatten all the rest."""
+
 POINTS_LINE, SMOOTH_LINE = "theory, point data", "theory, smooth data"
+LONGEST = 48
+"""Characters of a legend's text that fit the narrowest column."""
+
 POINTS = 72
 """In an inch."""
 
@@ -48,6 +54,11 @@ class Content:
     @property
     def shared(self) -> list[Run]:
         return [curve.run for curve in self.curves if curve.run.shared]
+
+    @property
+    def bounded(self) -> bool:
+        """Whether any mean has an interval, which takes two draws."""
+        return any(np.isfinite(curve.statistics.high[~curve.zero]).any() for curve in self.curves)
 
     @property
     def symbol(self) -> str:
@@ -161,7 +172,7 @@ def draw_near(axes: Any, content: Content, look: Style, zoom: float) -> None:
         stems(axes, x, curve, 0.0, number, look)
         zero(axes, x, np.where(curve.zero & inside, 0.0, np.nan), number, look)
         line(axes, x, np.where(curve.line, s.mean, np.nan), number, look)
-        shown = np.concatenate([s.mean[inside], s.high[inside], s.q95[inside]])
+        shown = np.concatenate([s.mean[inside], np.minimum(s.high, TALLEST * s.mean)[inside], s.q95[inside]])
         highest = max([highest, *shown[np.isfinite(shown)]])
     if content.theory is not None:
         draw_theory(axes, content.first.timestep if discrete else content.first.x, content, look)
@@ -268,9 +279,7 @@ def draw_rail(axes: Any, rail: float, bottom: float, top: float) -> None:
 
 def limits(content: Content) -> tuple[float, float]:
     """Of the logarithmic scale: all means, intervals and quantiles that are drawn, within five decades of the top."""
-    values = [
-        getattr(curve.statistics, name)[~curve.zero] for curve in content.curves for name in ("mean", "high", "q05", "q95")
-    ]
+    values = [getattr(curve.statistics, name)[~curve.zero] for curve in content.curves for name in ("mean", "q05", "q95")]
     found = np.concatenate(values)
     found = found[np.isfinite(found) & (found > 0)]
     if not found.size:
@@ -290,6 +299,7 @@ def ends(content: Content) -> tuple[float, float]:
 
 def draw_legend(picture: Picture, content: Content, look: Style) -> None:
     """One legend for both panels, above them, where it covers nothing."""
+    from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -308,19 +318,23 @@ def draw_legend(picture: Picture, content: Content, look: Style) -> None:
             entries.append((none, f"{owner}exactly 0"))
     if content.shared:
         entries.append((tuple(Patch(facecolor=shade) for shade in SHADES), "timesteps shared in a block"))
-    entries.append((Patch(facecolor="0.2", alpha=INTERVAL_OPACITY + QUANTILE_OPACITY), "95 % interval of the mean"))
+    if content.bounded:
+        entries.append((Patch(facecolor="0.2", alpha=INTERVAL_OPACITY + QUANTILE_OPACITY), "95 % interval of the mean"))
     entries.append((Patch(facecolor="0.2", alpha=QUANTILE_OPACITY), "5–95 % of the draws"))
     for name in theory_lines(content):
         formula = r": $\propto d\sigma/dt$" if name == SMOOTH_LINE else ""
         entries.append((Line2D([], [], **theory_style(name, look)), name + formula))
     handles, texts = zip(*entries, strict=True)
-    from matplotlib.legend_handler import HandlerTuple
-
-    lines = -(-len(texts) // look.legend)
-    picture.set_figheight(picture.get_figheight() + (1.3 * lines * look.small) / POINTS)
-    picture.legend(
-        handles, texts, loc="outside upper center", ncols=look.legend, handler_map={tuple: HandlerTuple(ndivide=None, pad=0)}
-    )
+    room = picture.get_figwidth() * picture.dpi
+    for columns in range(look.legend, 0, -1):
+        shorter = [text if columns > 1 or len(text) <= LONGEST else f"{text[: LONGEST - 1]}…" for text in texts]
+        tuples = {tuple: HandlerTuple(ndivide=None, pad=0)}
+        legend = picture.legend(handles, shorter, loc="outside upper center", ncols=columns, handler_map=tuples)
+        if columns == 1 or legend.get_window_extent().width <= room:
+            break
+        legend.remove()
+    lines = -(-len(texts) // columns)
+    picture.set_figheight(picture.get_figheight() + 1.3 * lines * look.small / POINTS)
 
 
 def rows(content: Content) -> list[Row]:
@@ -345,6 +359,7 @@ def words(content: Content) -> str:
     counts = counts[counts > 0].astype(int)
     number = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     size = f" over all {first.dimension} entries of a sample" if first.dimension else " over all entries of a sample"
+    own = "" if first.discrete or first.own_unit == "timestep" else f", where a timestep is {first.own_unit}"
     data = ", ".join(dict.fromkeys(curve.run.data for curve in content.curves))
     if content.curves[0].variable == "time_difference":
         other = f"t' = t {'+' if content.step > 0 else '-'} {abs(content.step):g}"
@@ -355,9 +370,10 @@ def words(content: Content) -> str:
             what += " (between the integer timesteps of training it is interpolation by the network)"
     sentences = [
         f"Rate of change of the noise prediction in time: {what}",
-        f"Euclidean norm{size}, unit {first.unit}",
-        f"Lines: mean of n = {number} draws of {data}; dark bands: 95 % interval of the mean (Student); "
-        "light bands: 5 to 95 % of the draws",
+        f"Euclidean norm{size}, unit {first.unit}{own}",
+        f"Lines: mean of n = {number} draws of {data}; "
+        + ("dark bands: 95 % interval of the mean (Student); " if content.bounded else "")
+        + "light bands: 5 to 95 % of the draws",
     ]
     for curve in content.curves:
         run = curve.run

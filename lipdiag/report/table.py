@@ -1,5 +1,6 @@
 """Runs as text for a terminal: a row for each of a dozen timesteps, then what stands out in words."""
 
+import functools
 import os
 import textwrap
 from collections.abc import Callable, Sequence
@@ -84,8 +85,8 @@ def alone(run: Run) -> str:
             left_out.append(name)
         else:
             columns.append(column)
-    note = "means over draws, +- half of the 95 % interval"
-    text = lines(f"{run.label}: {draws(run)} of {run.data}; {note}", columns)
+    note = "means, +- half of the 95 % interval"
+    text = lines(textwrap.fill(f"{run.label}: {draws(run)} of {run.data}; {note}{own_time(run)}", WIDTH), columns)
     return text + (textwrap.fill(f"\nNot shown: {', '.join(left_out)}.", WIDTH) if left_out else "")
 
 
@@ -105,16 +106,18 @@ def compared(found: Sequence[Curve]) -> str:
         if sum(column.width + 2 for column in [*columns, *extra]) <= WIDTH + 2:
             columns += extra
     kind = symbol(runs[0], found[0].variable)
-    heading = f"{kind} in {runs[0].unit}, Euclidean norm: mean +- half of its 95 % interval\n"
+    heading = f"{kind} in {runs[0].unit}, Euclidean norm: mean +- half of its 95 % interval{own_time(runs[0])}. "
     heading += "; ".join(f"{label}: {draws(run)} of {run.data}" for run, label in zip(runs, short, strict=True))
-    return lines(textwrap.fill(heading.replace("\n", ". "), WIDTH), columns)
+    return lines(textwrap.fill(heading, WIDTH), columns)
 
 
 def pick(runs: Sequence[Run]) -> np.ndarray:
     """About a dozen of the measured timesteps: 0, 1, 2, 5, 10, ..., the last, and the jumps of shared clocks."""
-    known = np.unique(np.concatenate([run.timestep for run in runs]))
+    everywhere = functools.reduce(np.intersect1d, [run.timestep for run in runs])
+    known = everywhere if everywhere.size >= len(TIMESTEPS) else functools.reduce(np.union1d, [run.timestep for run in runs])
     if not runs[0].discrete:
-        known = known if runs[0].time("t")[0] <= runs[0].time("t")[-1] and runs[0].timestep[0] <= runs[0].timestep[-1] else known[::-1]
+        if runs[0].timestep[0] > runs[0].timestep[-1]:  # a clock that runs backwards, such as log-SNR
+            known = known[::-1]
         return known[np.unique(np.linspace(0, known.size - 1, len(TIMESTEPS) + 2).round().astype(int))]
     scale = runs[0].count / 1000
     wanted = [*(k if k < 20 else k * scale for k in TIMESTEPS), known[-1]]
@@ -125,8 +128,13 @@ def pick(runs: Sequence[Run]) -> np.ndarray:
 
 def time_column(run: Run, times: np.ndarray) -> Column:
     jumps = set(run.timestep[run.jumps].tolist()) if run.has("time_difference") else set()
-    unit = "" if run.discrete else str(run.dataset["timestep"].attrs.get("units", ""))[:16]
-    return Column("timestep", unit, [f"{k:g}{JUMP if k in jumps else ' '}" for k in times])
+    digits = "g" if run.discrete else ".4g"
+    return Column("timestep", "", [f"{k:{digits}}{JUMP if k in jumps else ' '}" for k in times])
+
+
+def own_time(run: Run) -> str:
+    """What a timestep is, where it is no index."""
+    return "" if run.discrete or run.own_unit == "timestep" else f"; a timestep is {run.own_unit}"
 
 
 def symbol(run: Run, variable: str) -> str:
@@ -193,6 +201,6 @@ def spectral_words(run: Run) -> list[str]:
     width = float((run.dataset["spectral_norm_upper"] / run.dataset["spectral_norm"] - 1).max())
     confidence = float(run.dataset["spectral_norm_upper"].attrs.get("confidence", "0.99").split()[0])
     return [
-        f"{run.label}: the spectral norm of d eps/dx is largest at timestep {run.timestep[top]:g}, in [{plain(lower[top])}, "
+        f"{run.label}: the spectral norm of d eps/dx is largest at timestep {run.timestep[top]:.4g}, in [{plain(lower[top])}, "
         f"{plain(upper[top])}] on average; each draw's interval is at most {width:.1%} wide (at {confidence:.0%} confidence)."
     ]

@@ -100,8 +100,8 @@ def check_time_derivative(point: Point, findings: Findings) -> None:
     if not exact.any() and moved.max() > 0:
         raise CheckpointError(
             "the derivative of the network in its own timestep is exactly 0, yet its output changes by "
-            f"{moved.max():.3g} over one step: it rounds its timestep or cuts the gradient; measure the quotient alone: "
-            "--quantity time_difference --quantity loss"
+            f"{moved.max():.3g} over one step: it rounds its timestep or cuts the gradient; measure the quotient "
+            "alone: --quantity time_difference --quantity loss"
         )
     if not exact.any():
         findings.notes.append("the network does not depend on its timestep")

@@ -6,6 +6,7 @@ A tape can go wrong where memory is shared or written to, so most functions here
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -89,7 +90,7 @@ FUNCTIONS = {
         1, torch.zeros(2, 4, 6, 6, dtype=torch.long), x.square()
     ),
     "cat": lambda x: torch.cat([x, torch.ones_like(x), x.square()], dim=1),
-    "stack and unbind": lambda x: torch.stack([a * b for a, b in zip(x.unbind(1), x.flip(1).unbind(1), strict=True)]).mT,
+    "stack and unbind": lambda x: torch.stack([a * b for a, b in zip(x.unbind(1), x.mT.unbind(1), strict=True)]).mT,
     "split": lambda x: torch.cat([p * i for i, p in enumerate(x.sin().split([1, 3], dim=1), 1)], dim=1),
     "interpolate, nearest": lambda x: functional.interpolate(x.square(), scale_factor=2.0, mode="nearest"),
     "interpolate, bilinear": lambda x: functional.interpolate(x, size=(9, 4), mode="bilinear", antialias=True),
@@ -105,9 +106,12 @@ FUNCTIONS = {
         x.to(memory_format=torch.channels_last), torch.ones(4, 4, 3, 3, dtype=x.dtype)
     ).sigmoid(),
     "runs of factors": lambda x: ((((x * 2) / 3) * torch.ones(6, dtype=x.dtype)).neg() * x.detach().sin()) * 5 + x,
+    "factors of other types": lambda x: (
+        x / torch.tensor(3) * torch.tensor(0.3) / torch.tensor(0.7) / torch.arange(1, 7)
+    ),
     "a factor used twice": lambda x: (lambda y: y * 3 + y.mT)(x * 2),
     "attention": lambda x: functional.scaled_dot_product_attention(x, x.sin(), x.mT).transpose(1, 2).flatten(2) * 2,
-    "attention that reads x and a constant": lambda x: functional.scaled_dot_product_attention(x, torch.ones_like(x), x),
+    "attention to constants": lambda x: functional.scaled_dot_product_attention(x, torch.ones_like(x), x),
     "dropout not in training": lambda x: functional.dropout(x.square(), 0.5, training=False),
     "weight norm": lambda x: functional.linear(x, x[0, 0] / x[0, 0].norm(dim=1, keepdim=True)),
     "twice the same term": lambda x: (lambda y: y + y - 3 * (y - y))(x.sin()),
@@ -175,7 +179,8 @@ def buffer_with_time(x, t):
     out = torch.zeros_like(x)
     out[:, 0] = t[:, None, None]
     out[:, 1:] = x[:, 1:]
-    return out.square() + torch.cat([x[:, :2], t[:, None, None, None].expand(2, 2, 6, 6)], dim=1) - t[:, None, None, None]
+    t = t[:, None, None, None]
+    return out.square() + torch.cat([x[:, :2], t.expand(2, 2, 6, 6)], dim=1) - t
 
 
 TWO_INPUTS = {
@@ -183,7 +188,9 @@ TWO_INPUTS = {
     "a buffer for both": buffer_with_time,
     "scale and shift": lambda x, t: x.sin() * (1 + t.cos())[:, None, None, None] + t.exp()[:, None, None, None] + x,
     "a sum that is x, then changed": lambda x, t: (x + t[:, None, None, None]).mul_(3).add_(1),
-    "attention to time": lambda x, t: functional.scaled_dot_product_attention(x, x * t[:, None, None, None], t[:, None, None, None] + 0 * x),
+    "attention to time": lambda x, t: functional.scaled_dot_product_attention(
+        x, x * t[:, None, None, None], t[:, None, None, None].expand(2, 4, 6, 6)
+    ),
     "only t": lambda x, t: t.sin()[:, None] * torch.ones(2, 3, dtype=x.dtype),
     "only x": lambda x, t: x.sin(),
 }
@@ -225,21 +232,19 @@ def test_temporaries_are_freed_after_their_last_use():
     x = randn(*SHAPE)
     tape = record(f, (x,), (x,))[2]
 
-    class Watch(TorchDispatchMode):
-        alive: list = []
-        most = 0
+    alive, most = [], 0
 
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal alive, most
             out = func(*args, **(kwargs or {}))
-            self.alive = [s for s in self.alive if not s.expired()]
-            if isinstance(out, torch.Tensor):
-                self.alive.append(torch.multiprocessing.reductions.StorageWeakRef(out.untyped_storage()))
-            self.most = max(self.most, len({s.cdata for s in self.alive}))
+            alive = [s for s in alive if not s.expired()] + [StorageWeakRef(out.untyped_storage())]
+            most = max(most, len({s.cdata for s in alive}))
             return out
 
-    with Watch() as watch:
+    with Watch():
         tape(x)
-    assert watch.most <= 3
+    assert most <= 3
 
 
 def test_dead_code_is_dropped_and_runs_of_factors_are_one():
@@ -301,7 +306,7 @@ def test_what_cannot_be_replayed_is_refused(function, reason):
 def test_memory_read_as_another_type_out_of_sight_is_refused():
     v = randn(2, 3)
     unseen = v.view(torch.int64)
-    with Recorder([v]), pytest.raises(RecordingError, match="float64 is read as torch.int64"):
+    with Recorder([v]), pytest.raises(RecordingError, match=r"float64 is read as torch.int64"):
         unseen.clone()
 
 

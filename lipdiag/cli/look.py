@@ -1,0 +1,83 @@
+"""Commands that look: at a checkpoint, at runs, at the installation itself."""
+
+import json
+from pathlib import Path
+
+import click
+
+from ..errors import LipdiagError, UsageError
+from .options import describe_facts, everywhere
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option(
+    "--weights",
+    type=click.Choice(["ema", "raw"]),
+    default="ema",
+    show_default=True,
+    help="Which weights, where a checkpoint has both.",
+)
+@everywhere
+def inspect(checkpoint: str, weights: str, quiet: bool, as_json: bool) -> None:
+    """Say what a checkpoint is, how it will be read, and what is unknown."""
+    from .. import zoo
+
+    found = zoo.inspect(checkpoint, weights).to_dict()
+    click.echo(json.dumps(found) if as_json else describe_facts(found))
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=click.Path())
+@click.option("--figure", default="singularity", show_default=True, help="Which figure; see --list.")
+@click.option("--style", default="iclr", show_default=True, help="icml, iclr, neurips, cvpr, slides.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Files, .pdf .svg .png; repeatable.  [default: FIGURE.pdf, .svg and .png]",
+)
+@click.option("--list", "listing", is_flag=True, help="Name every figure, with a line.")
+@everywhere
+def plot(
+    runs: tuple[str, ...], figure: str, style: str, out: tuple[Path, ...], listing: bool, quiet: bool, as_json: bool
+) -> None:
+    """Draw a figure of one or several runs; no model is loaded."""
+    from .. import report
+
+    if listing:
+        for name, described in report.FIGURES.items():
+            click.echo(f"{name:<14}{described.line}")
+        return
+    if not runs:
+        raise UsageError("plot needs at least one run, the folder that `lipdiag measure` wrote")
+    from ..study.store import open_run
+
+    datasets = [open_run(run) for run in runs]
+    drawn = report.plot(datasets, figure=figure, style=style)
+    paths = out or tuple(Path(figure + suffix) for suffix in (".pdf", ".svg", ".png"))
+    for path in paths:
+        report.save(drawn, path)
+    if as_json:
+        click.echo(json.dumps({"files": [str(path) for path in paths]}))
+    elif not quiet:
+        click.echo("\n".join(str(path) for path in paths))
+
+
+@click.command()
+@everywhere
+def selftest(quiet: bool, as_json: bool) -> None:
+    """Test every estimator against every closed form, in seconds."""
+    from ..study.selftest import selftest as test
+
+    rows = list(test())
+    if as_json:
+        click.echo(json.dumps([row._asdict() for row in rows]))
+    elif not quiet:
+        click.echo(f"{'quantity':<24}{'truth':<26}{'error':>10}{'allowed':>10}")
+        for row in rows:
+            verdict = "ok" if row.passed else "FAILED"
+            click.echo(f"{row.quantity:<24}{row.truth:<26}{row.error:>10.1e}{row.allowed:>10.1e}  {verdict}")
+    failed = sum(not row.passed for row in rows)
+    if failed:
+        raise LipdiagError(f"{failed} of {len(rows)} self-tests failed; this installation's numbers cannot be trusted")

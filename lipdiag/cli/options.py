@@ -1,0 +1,153 @@
+"""What commands share: options, how refusals end, how runs are stopped, and facts in two columns."""
+
+import json
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import LipdiagError, StorageError, UsageError
+
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Refusals(click.Group):
+    """A group whose commands end a refusal in one sentence and the exit code of its kind."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LipdiagError as error:
+            if os.environ.get("LIPDIAG_DEBUG") or "--debug" in sys.argv:
+                raise
+            click.echo(f"lipdiag: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            ctx.exit(0)
+        except OSError as error:
+            if "--debug" in sys.argv:
+                raise
+            click.echo(f"lipdiag: {error.filename or ''}: {error.strerror or error}", err=True)
+            ctx.exit(StorageError.exit_code)
+
+
+def configure(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    """Take defaults from a TOML file; a key that is no option of the command is an error."""
+    if path is None:
+        return
+    import tomllib
+
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the configuration {path}: {error}") from error
+    known = {parameter.name: parameter for parameter in ctx.command.params}
+    aliases = {name.lstrip("-").replace("-", "_"): p for p in ctx.command.params for name in p.opts}
+    defaults = {}
+    for key, value in values.items():
+        parameter = aliases.get(key.replace("-", "_")) or known.get(key)
+        if parameter is None or parameter.name is None:
+            raise UsageError(
+                f"{path} sets {key!r}, which {ctx.info_name} does not know; known are {', '.join(sorted(aliases))}"
+            )
+        defaults[parameter.name] = value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def options(*decorators: Callable) -> Callable[[Callable], Callable]:
+    """Several options as one decorator, in the order given."""
+    return lambda command: reduce(lambda f, decorate: decorate(f), reversed(decorators), command)
+
+
+everywhere = options(
+    click.option(
+        "--config",
+        type=click.Path(dir_okay=False),
+        is_eager=True,
+        expose_value=False,
+        callback=configure,
+        help="Defaults from a TOML file.",
+    ),
+    click.option("--quiet", is_flag=True, help="No progress, no remarks."),
+    click.option("--json", "as_json", is_flag=True, help="One line of JSON on standard output instead of text."),
+    click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
+)
+reading = options(
+    click.option(
+        "--weights",
+        type=click.Choice(["ema", "raw"]),
+        default="ema",
+        show_default=True,
+        help="Which weights, where a checkpoint has both.",
+    ),
+    click.option("--schedule", metavar="TEXT", help='Overrides the file, e.g. "linear(0.0001, 0.02, 1000)".'),
+    click.option(
+        "--parameterization", metavar="TEXT", help="Overrides the file: eps, v, x0, velocity, score, edm(0.5)."
+    ),
+    click.option("--clock", metavar="TEXT", help='Overrides the file, e.g. "shared(timesteps(1000), 100, 5)".'),
+    click.option("--factory", metavar="PKG.MOD:FUNCTION", help="Your own Python function that makes the model."),
+    click.option("--shape", metavar="C,H,W", help="Of one sample, where a factory returns a bare network."),
+)
+computing = options(
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."),
+    click.option("--threads", type=click.IntRange(min=1), help="Processor threads."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
+)
+
+
+READING = ("weights", "schedule", "parameterization", "clock", "factory", "shape")
+
+
+def reading_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Options about how to read a checkpoint, as keywords; what was not given is left out."""
+    found = {name: given[name] for name in READING if given[name] is not None}
+    if "shape" in found:
+        try:
+            found["shape"] = tuple(int(size) for size in found["shape"].split(","))
+        except ValueError:
+            raise UsageError(f"--shape {found['shape']!r} is not a list of sizes, such as 3,32,32") from None
+    return found
+
+
+def use_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def stoppable() -> Iterator[dict[str, int]]:
+    """SIGTERM and SIGHUP end a run as Ctrl-C does: what is measured stays. Yields a dict that names the signal."""
+    received: dict[str, int] = {}
+
+    def stop(number: int, frame: Any) -> None:
+        received["signal"] = number
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def describe_facts(facts: dict[str, Any], width: int = 80) -> str:
+    """Names and values in two columns that fit a terminal; empty values are left out, long ones wrapped."""
+    lines = []
+    for name, value in facts.items():
+        if value in (None, [], {}, ""):
+            continue
+        parts = value if isinstance(value, list) and all(isinstance(part, str) for part in value) else [value]
+        text = "; ".join(part if isinstance(part, str) else json.dumps(part) for part in parts)
+        lines += textwrap.wrap(text, width, initial_indent=f"{name + ':':<18}", subsequent_indent=" " * 18)
+    return "\n".join(lines)

@@ -1,0 +1,115 @@
+"""What a run says of itself: the model, the data and the plan it belongs to, its axes and its columns."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..diffusion.continuous import slope
+from ..diffusion.predictor import NetworkPredictor, Predictor
+from ..diffusion.spelling import spell
+from . import store
+from .plan import Plan
+from .quantity import QUANTITIES, other_time
+
+NUMERICS = 1
+"""Raised whenever the same plan gives other numbers than before; runs of different numerics do not mix."""
+
+GROWS = ("draws", "max_draws", "tolerance")
+"""Fields of a plan that may change when a run is gone on with."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where x0 comes from: the sample of each draw, and what to call it."""
+
+    sample: Callable[[int], Tensor]
+    name: str
+    fingerprint: str
+
+
+def fingerprint(predictor: Predictor) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(predictor.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def describe(predictor: Predictor) -> dict[str, Any]:
+    """What a model is, for the record: everything that changes its numbers."""
+    network = getattr(predictor, "network", predictor)
+    return {
+        "network": type(network).__name__,
+        "weights_sha256": fingerprint(predictor),
+        "schedule": spell(predictor.schedule),
+        "parameterization": spell(predictor.parameterization) if isinstance(predictor, NetworkPredictor) else "eps",
+        "clock": spell(predictor.clock),
+        "shape": list(predictor.shape),
+    }
+
+
+def frozen(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarray) -> dict[str, Any]:
+    """All that must be the same for a run to be gone on with."""
+    asked = {key: value for key, value in json.loads(plan.json()).items() if key not in (*GROWS, "timesteps")}
+    return {
+        "model": describe(predictor),
+        "data": {"name": source.name, "sha256": source.fingerprint},
+        "plan": {**asked, "timesteps": timesteps.tolist()},
+        "numerics": NUMERICS,
+    }
+
+
+def coordinates(predictor: Predictor, timesteps: np.ndarray) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
+    """The time axis in every unit, and the factors between them."""
+    clock = predictor.clock.base
+    timestep = torch.from_numpy(timesteps)
+    t = clock.time(timestep)
+    alpha, sigma = predictor.schedule(t)
+    clock_rate = slope(clock, t)
+    logsnr, logsnr_rate = predictor.schedule.logsnr(t), slope(predictor.schedule.logsnr, t)
+    described = {
+        "timestep": (timestep, "the model's own time", clock.unit),
+        "t": (t, "unit time, 0 = data, 1 = noise", "1"),
+        "alpha": (alpha, "signal amplitude", "1"),
+        "sigma": (sigma, "noise level", "1"),
+        "logsnr": (logsnr, "2 log(alpha / sigma)", "1"),
+        "dt_dtimestep": (1 / clock_rate, "multiplies a derivative per t into one per timestep", "1/timestep"),
+        "dlogsnr_dtimestep": (
+            logsnr_rate / clock_rate,
+            "divides a derivative per timestep into one per log-SNR",
+            "1/timestep",
+        ),
+    }
+    return {
+        name: (value.detach().numpy(), {"long_name": what, "units": unit})
+        for name, (value, what, unit) in described.items()
+    }
+
+
+def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str, store.Column]:
+    """Every variable the plan fills, with its attributes."""
+    found = {}
+    for quantity in plan.quantities:
+        for name, variable in QUANTITIES[quantity].variables.items():
+            attributes = {
+                "long_name": variable.long_name,
+                "units": variable.units,
+                "norm": variable.norm,
+                "quantity": quantity,
+            }
+            if name == "time_difference":
+                first = torch.from_numpy(timesteps[:1])
+                distance = (other_time(predictor.clock, first, plan.step) - first).abs().item()
+                attributes["step"] = f"{distance:g} at the first timestep"
+            if name == "spectral_norm_upper":
+                attributes["confidence"] = f"{plan.confidence:g} for each draw and timestep"
+            found[name] = store.Column(attributes, ranks=plan.ranks if name.startswith("singular_values") else 0)
+    return found
