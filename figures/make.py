@@ -20,6 +20,11 @@ def timesteps() -> tuple[float, ...]:
     return tuple(sorted({*range(16), *BLOCK_ENDS, *resolve_timesteps("log:64", clock).tolist()}))
 
 
+def weights(run) -> str:
+    """The first digits of the checksum of a run's model."""
+    return run.attrs["frozen"]["model"]["weights_sha256"][:16]
+
+
 def main() -> None:
     plan = Plan(timesteps=timesteps(), draws=128, quantities=("time_derivative", "time_difference", "loss"))
     runs = [lipdiag.measure(model, plan=plan) for model in ("digits-ddpm", "digits-etsdm")]
@@ -32,7 +37,7 @@ def main() -> None:
         picture.caption,
         "",
         f"- made by `make figures` ({plan.draws} draws, seed {plan.seed}, {len(plan.timesteps)} timesteps)",
-        *(f"- {run.attrs['checkpoint']}: weights {run.attrs['frozen']['model']['weights_sha256'][:16]}" for run in runs),
+        *(f"- {run.attrs['checkpoint']}: weights {weights(run)}" for run in runs),
         f"- torch {version('torch')}, {platform.machine()} CPU, {datetime.now(UTC).date()}",
         "- the data drawn: `singularity.csv`",
         "",

@@ -25,6 +25,9 @@ from .study.plan import Plan
 if TYPE_CHECKING:
     import xarray as xr
 
+LARGEST_VALUE = 100.0
+"""Of x0: pictures lie in [-1, 1] and latents within a few tens; 255 is a picture that was not scaled."""
+
 MODEL_STEPS = 50
 """Sampler steps for x0 drawn from the model itself, at most."""
 
@@ -114,9 +117,19 @@ def resolve_source(model: Model, data: Any, seed: int) -> Source:
 
 
 def from_data(data: Any, seed: int) -> Source:
-    """Each draw takes one datum at random."""
+    """Each draw takes one datum at random.
+
+    Raises:
+        UsageError: If the values cannot be in a model's own range.
+    """
     from .study.draw import data_index
 
+    largest = max(float(data[i].abs().max()) for i in range(0, len(data), max(1, len(data) // 8)))
+    if largest > LARGEST_VALUE:
+        raise UsageError(
+            f"{data.name} holds values as large as {largest:g}, outside any model's own range (pictures are about -1 "
+            "to 1): scale the array; 8-bit pictures are scaled by themselves, floats are taken as they are"
+        )
     return Source(lambda i: data[data_index(seed, i, len(data))], data.name, data.fingerprint)
 
 

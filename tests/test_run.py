@@ -85,6 +85,11 @@ def test_an_interrupted_measurement_returns_what_was_measured(monkeypatch):
     assert found.attrs["launches"][0]["ended"] == "interrupted"
 
 
+def test_data_that_were_not_scaled_are_refused():
+    with pytest.raises(UsageError, match="as large as 255"):
+        lipdiag.measure("digits-ddpm", np.full((3, 1, 8, 8), 255.0, np.float32), PLAN, progress=False)
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "mps"])
 def test_a_device_that_is_not_at_hand_is_refused(name):
     with pytest.raises(UsageError, match="device"):

@@ -142,10 +142,10 @@ class Linearization:
         x, y = self.inputs[0], self.output
 
         def mv(v):
-            return self.jvp(v.reshape(x.shape)).flatten(1)
+            return self.jvp(v.reshape(x.shape)).reshape(len(x), -1)
 
         def vm(u):
-            return self.vjp(u.reshape(y.shape)).flatten(1)
+            return self.vjp(u.reshape(y.shape)).reshape(len(x), -1)
 
         return Operator(mv, vm, y[0].numel(), x[0].numel(), len(x), y.dtype, y.device)
 

@@ -73,25 +73,30 @@ class ForwardMode(Method):
 
 
 class DoubleBackward(Method):
-    """The derivative in u of J' u, on a graph that is built by the first product and kept."""
+    """The derivative in u of J' u, on a graph that is built by the first product and kept.
+
+    Where a derivative was itself computed out of autograd's sight this is silently wrong, so that the first product in
+    each set of inputs is compared with a reverse product: <J v, u> = <v, J' u>.
+    """
 
     name = label = "double backward"
-    graph: tuple[Tensor, Sequence[Tensor | None]] | None = None
+    graph: tuple[Tensor, Tensor, Sequence[Tensor], Sequence[Tensor | None]] | None = None
+
+    def __init__(self, f, inputs):
+        super().__init__(f, inputs)
+        self.verified: set[tuple[bool, ...]] = set()
 
     def __call__(self, tangents):
-        value = None
         if self.graph is None:
-            value, self.graph = self.build()
-        u, gradients = self.graph
-        moving = [
-            (g, v)
-            for g, v in zip(gradients, tangents, strict=True)
-            if v is not None and g is not None and g.requires_grad
-        ]
+            self.graph = self.build()
+        u, y, _, gradients = self.graph
+        moving = [(g, v) for g, v in zip(gradients, tangents, strict=True) if v is not None and g is not None]
         if not moving:
-            return Product(None, value)
+            return Product(None, y)
         g, v = zip(*moving, strict=True)
-        return Product(torch.autograd.grad(g, u, v, retain_graph=True, allow_unused=True)[0], value)
+        product = torch.autograd.grad(g, u, v, retain_graph=True)[0]
+        self.verify(product, tangents)
+        return Product(product, y)
 
     def build(self):
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
@@ -101,7 +106,26 @@ class DoubleBackward(Method):
             gradients: Sequence[Tensor | None] = [None for _ in inputs]
             if y.requires_grad:
                 gradients = torch.autograd.grad(y, inputs, u, create_graph=True, allow_unused=True)
-        return y.detach(), (u, gradients)
+        return u, y, inputs, gradients
+
+    def verify(self, product: Tensor, tangents: Tangents) -> None:
+        moving = tuple(v is not None for v in tangents)
+        if moving in self.verified or self.graph is None:
+            return
+        _, y, inputs, _ = self.graph
+        u = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(y)
+        pulled = torch.autograd.grad(y, inputs, u, retain_graph=True, allow_unused=True)
+        left = inner(product, u)
+        right = torch.zeros_like(left)
+        for g, v in zip(pulled, tangents, strict=True):
+            if g is not None and v is not None:
+                right += inner(g, v)
+        rounding = 100 * torch.finfo(y.dtype).eps * (size(product) * size(u)).double()
+        if ((left - right).abs() > 1e-3 * torch.maximum(left.abs(), right.abs()) + rounding).any():
+            raise RuntimeError(
+                "Backward derivatives of this function are not differentiable: <J v, u> is not <v, J' u>."
+            )
+        self.verified.add(moving)
 
 
 class FiniteDifferences(Method):
@@ -158,7 +182,12 @@ class FiniteDifferences(Method):
 
 def size(z: Tensor) -> Tensor:
     """The norm of each sample."""
-    return z.flatten(1).norm(dim=1)
+    return z.reshape(len(z), -1).norm(dim=1)
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of each sample, in float64."""
+    return (a * b).reshape(len(a), -1).sum(1).double()
 
 
 def along(a: Tensor, z: Tensor) -> Tensor:

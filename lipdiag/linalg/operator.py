@@ -81,9 +81,9 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *event"]) ->
     y, pull_back = torch.func.vjp(f, x)[:2]
 
     def mv(v):
-        return torch.func.jvp(f, (x,), (v.reshape(x.shape),))[1].flatten(1)
+        return torch.func.jvp(f, (x,), (v.reshape(x.shape),))[1].reshape(len(x), -1)
 
     def vm(u):
-        return pull_back(u.reshape(y.shape))[0].flatten(1)
+        return pull_back(u.reshape(y.shape))[0].reshape(len(x), -1)
 
     return Operator(mv, vm, y[0].numel(), x[0].numel(), len(x), y.dtype, x.device)

@@ -48,7 +48,7 @@ class Curve:
     def rows(self) -> list[Row]:
         """What is drawn, a row a timestep."""
         s, run = self.statistics, self.run
-        columns = {"timestep": run.timestep, "t": run.time("t"), "sigma": run.time("sigma"), "logsnr": run.time("logsnr")}
+        columns = {name: run.time(name) for name in ("timestep", "t", "sigma", "logsnr")}
         columns |= {"mean": s.mean, "low": s.low, "high": s.high, "q05": s.q05, "median": s.median, "q95": s.q95}
         columns |= {"max": s.max, "standard_error": s.standard_error}
         return [
@@ -72,14 +72,14 @@ def curves(runs: list[Run], variable: str | None = None) -> list[Curve]:
     if variable is None:
         held = [known for known in DERIVATIVES if all(run.has(known) for run in runs)]
         variable = held[0] if held else DERIVATIVES[0]
+    first = runs[0]
     for run in runs:
         if not run.has(variable):
+            again = f"lipdiag measure {run.checkpoint} --quantity {variable} --out NEW.zarr"
+            raise UsageError(f"{run.label} has no {variable}; measure it with `{again}`")
+        if run.clock != first.clock:
             raise UsageError(
-                f"{run.label} has no {variable}; measure it with `lipdiag measure {run.checkpoint} --quantity {variable} --out NEW.zarr`"
-            )
-        if run.clock != runs[0].clock:
-            raise UsageError(
-                f"{runs[0].label} and {run.label} count time differently ({runs[0].clock or 'unknown'}, {run.clock or 'unknown'}), "
-                "so that their derivatives have different units; show them one by one"
+                f"{first.label} and {run.label} count time differently ({first.clock or 'unknown'} and "
+                f"{run.clock or 'unknown'}), so that their derivatives have different units; show them one by one"
             )
     return [Curve(run, variable, run.statistics(variable)) for run in runs]

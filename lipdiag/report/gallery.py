@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import singularity as _singularity
 from ..errors import UsageError
 from .picture import Picture
+from .singularity import singularity
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,7 +27,7 @@ class FigureSpec:
 
 FIGURES = {
     "singularity": FigureSpec(
-        _singularity.singularity, "change of the noise prediction per timestep, the whole axis and the part near t = 0"
+        singularity, "change of the noise prediction per timestep, the whole axis and the part near t = 0"
     ),
 }
 
@@ -49,7 +49,7 @@ def plot(
         options: Of that figure.
 
     Returns:
-        A matplotlib figure of the preset's exact width; its `rows` are the data drawn, its `caption` the words under it.
+        A matplotlib figure of the preset's exact width; `rows` are the data drawn, `caption` the words under it.
 
     Raises:
         UsageError: If there is no such figure or style, or the runs lack what it shows.

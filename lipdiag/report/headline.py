@@ -38,7 +38,8 @@ def total(curve: Curve, end: float) -> float | None:
         return None
     inside = (run.timestep < end) & np.isfinite(curve.statistics.mean)
     if run.shared:
-        return float(curve.statistics.mean[inside & curve.jump].sum()) if (curve.zero | curve.jump)[inside].all() else None
+        still = (curve.zero | curve.jump)[inside].all()
+        return float(curve.statistics.mean[inside & curve.jump].sum()) if still else None
     if not inside.any() or run.timestep[inside][0] > 0 or run.timestep.max() < end - 1:
         return None
     return float(np.interp(np.arange(end), run.timestep, curve.statistics.mean).sum())
@@ -84,31 +85,33 @@ def shared_words(curve: Curve) -> list[str]:
         said.append(f"Where the change went is seen in time_difference alone: measure that of {run.label}.")
     elif curve.jump.any():
         places = ", ".join(f"{k:g}" for k in run.timestep[curve.jump])
-        said.append(f"It jumps between blocks, at {places}, by {', '.join(plain(value) for value in mean[curve.jump])}.")
+        heights = ", ".join(plain(value) for value in mean[curve.jump])
+        said.append(f"It jumps between blocks, at {places}, by {heights}.")
     if run.missing_jumps and curve.variable == "time_difference":
         said.append(f"Its jumps at {', '.join(map(str, run.missing_jumps))} were not measured.")
     everything = total(curve, run.end) if curve.variable == "time_difference" else None
     if everything is not None:
-        said.append(f"Mean over the timesteps below {run.end:g}: {plain(everything / run.end)}; largest: {plain(mean[curve.jump].max())}.")
+        average, largest = plain(everything / run.end), plain(mean[curve.jump].max())
+        said.append(f"Mean over the timesteps below {run.end:g}: {average}; largest: {largest}.")
     return [" ".join(said)]
 
 
-def moved_words(plain_curve: Curve, shared: Curve) -> list[str]:
+def moved_words(twin: Curve, shared: Curve) -> list[str]:
     """How much of the change below the end of sharing is left, and how its largest value compares."""
     if shared.variable != "time_difference" or not shared.jump.any():
         return []
     end = shared.run.end
-    before, after = total(plain_curve, end), total(shared, end)
+    before, after = total(twin, end), total(shared, end)
     said = []
     if before is not None and after is not None and before > 0:
         said.append(
-            f"Summed over the timesteps below {end:g}, K is {plain(before)} in {plain_curve.run.label} and {plain(after)} in "
-            f"{shared.run.label}: {after / before:.0%}, all of it in the jumps."
+            f"Summed over the timesteps below {end:g}, K is {plain(before)} in {twin.run.label} and {plain(after)} "
+            f"in {shared.run.label}: {after / before:.0%}, all of it in the jumps."
         )
-    top = peak(plain_curve)
-    if top is not None and plain_curve.statistics.mean[top] > 0:
-        ratio = shared.statistics.mean[shared.jump].max() / plain_curve.statistics.mean[top]
-        said.append(f"The largest jump is {plain(ratio)} times the peak of {plain_curve.run.label}.")
+    top = peak(twin)
+    if top is not None and twin.statistics.mean[top] > 0:
+        ratio = shared.statistics.mean[shared.jump].max() / twin.statistics.mean[top]
+        said.append(f"The largest jump is {plain(ratio)} times the peak of {twin.run.label}.")
     return [" ".join(said)] if said else []
 
 

@@ -25,7 +25,7 @@ def with_half_width(mean: float, half: float) -> str:
         return plain(mean)
     size = math.floor(math.log10(half))
     largest = math.floor(math.log10(max(abs(mean), half)))
-    if not -4 <= size or largest >= 5:
+    if size < -4 or largest >= 5:
         return f"{_short(f'{mean:.{min(4, max(1, largest - size))}e}')} +- {_short(f'{half:.0e}')}"
     decimals = max(0, 1 - size)
     return f"{mean:.{decimals}f} +- {half:.{decimals}f}"

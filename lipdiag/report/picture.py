@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import matplotlib.style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..errors import StorageError, UsageError
-from .style import FILE, SAVING, Style, applied
+from .style import Style, applied
 
 Row = dict[str, str | float | int]
 
@@ -35,24 +34,30 @@ UNDATED: dict[str, dict[str, None]] = {
 class Picture(Figure):
     """A matplotlib figure with its data and its caption; files of it are reproducible.
 
+    It is drawn in its own style too: matplotlib makes ticks, and looks many settings up, only then.
+
     Attributes:
+        style: The preset.
         rows: What is drawn, one row a point.
         caption: What the figure shows, for the paper.
     """
 
-    def __init__(self, **options: Any):
+    def __init__(self, style: Style, **options: Any):
         super().__init__(**options)
         FigureCanvasAgg(self)
+        self.style = style
         self.rows: list[Row] = []
         self.caption = ""
 
-    def savefig(self, fname: Any, **options: Any) -> None:  # type: ignore[override]
+    def draw(self, renderer: Any) -> None:
+        with applied(self.style):
+            super().draw(renderer)
+
+    def savefig(self, fname: Any, **options: Any) -> None:
         """As in matplotlib, with TrueType fonts in PDF, and without dates."""
         suffix = f".{options['format']}" if options.get("format") else Path(str(getattr(fname, "name", fname))).suffix
         metadata = {**UNDATED.get(suffix.lower(), {}), **(options.pop("metadata", None) or {})}
-        with matplotlib.style.context(["default", FILE]):
-            saving = {name: matplotlib.rcParams[name] for name in SAVING}
-        with matplotlib.rc_context(saving):
+        with applied(self.style):
             super().savefig(fname, metadata=metadata or None, **options)
 
     def contents(self, suffix: str, **options: Any) -> bytes:
@@ -75,7 +80,7 @@ def blank(style: Style, panels: int) -> tuple[Picture, list[Any]]:
     """
     columns = min(style.columns, panels)
     rows = math.ceil(panels / columns)
-    picture = Picture(figsize=(style.width, rows * style.panel), layout="constrained")
+    picture = Picture(style, figsize=(style.width, rows * style.panel), layout="constrained")
     axes = picture.subplots(rows, columns, squeeze=False)
     return picture, list(axes.flat)[:panels]
 
@@ -100,10 +105,7 @@ def save(figure: Figure, path: str | os.PathLike[str], data: Iterable[Mapping[st
     if suffix not in UNDATED:
         raise UsageError(f"cannot write a figure to {path}: its name must end in {', '.join(UNDATED)}")
     rows = list(figure.rows if data is None and isinstance(figure, Picture) else data or [])
-    if isinstance(figure, Picture):
-        content = figure.contents(suffix)
-    else:
-        content = _plain(figure, suffix)
+    content = figure.contents(suffix) if isinstance(figure, Picture) else _plain(figure, suffix)
     written = [_replace(path, content)]
     if rows:
         written.append(_replace(path.with_suffix(".csv"), table_text(rows).encode()))

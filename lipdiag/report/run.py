@@ -78,6 +78,10 @@ class Run:
         """Where sharing ends."""
         return self.edges[-1] if self.edges else 0.0
 
+    @cached_property
+    def variance_preserving(self) -> bool:
+        return bool(np.allclose(self.time("alpha") ** 2 + self.time("sigma") ** 2, 1, atol=1e-6))
+
     @property
     def discrete(self) -> bool:
         """Whether the model's time is an index."""
@@ -115,6 +119,11 @@ class Run:
         return str(self.dataset["timestep"].attrs.get("units") or "timestep")
 
     @property
+    def own_time(self) -> str:
+        """What a timestep is, to be said where the unit does not."""
+        return "" if self.own_unit.isidentifier() else f"a timestep is {self.own_unit}"
+
+    @property
     def unit(self) -> str:
         """Of a derivative in the model's own time."""
         return f"1/{self.own_unit}" if self.own_unit.isidentifier() else "1/timestep"
@@ -138,13 +147,13 @@ class Run:
         """Positive numbers that a logarithmic axis can show: index + 1, the noise level, or t."""
         return self.position(self.timestep)
 
-    def position(self, timestep: np.ndarray | float) -> np.ndarray:
+    def position(self, timestep: np.ndarray) -> np.ndarray:
         """Where a timestep lies on that axis."""
         if self.discrete:
             return np.asarray(timestep, dtype=np.float64) + 1
         order = np.argsort(self.timestep)
         along = np.exp(-self.time("logsnr") / 2) if self.by_noise else self.time("t")
-        return np.interp(timestep, self.timestep[order], along[order])
+        return np.asarray(np.interp(timestep, self.timestep[order], along[order]))
 
     @property
     def by_noise(self) -> bool:
@@ -165,16 +174,20 @@ class Run:
             return ZOOM
         return max(ZOOM * self.count, ZOOM_PAST_BLOCKS * self.end)
 
+    @property
+    def step(self) -> float | None:
+        """Distance of the two times of K in timesteps; None where it is a thousandth of unit time instead."""
+        step = _mapping(self.frozen.get("plan")).get("step")
+        return (1.0 if self.discrete else None) if step is None else float(step)
+
     @cached_property
     def other(self) -> tuple[np.ndarray, np.ndarray]:
         """The second times of K, as timesteps and as t."""
-        timestep, t = self.timestep, self.time("t")
-        step = _mapping(self.frozen.get("plan")).get("step")
+        timestep, t, step = self.timestep, self.time("t"), self.step
         order = np.argsort(t)
-        if step is None and not self.discrete:
+        if step is None:
             other_t = np.where(t + UNIT_STEP <= 1, t + UNIT_STEP, t - UNIT_STEP)
             return _interpolate(other_t, t[order], timestep[order]), other_t
-        distance = 1.0 if step is None else float(step)
         by_timestep = np.argsort(timestep)
 
         def time(timesteps: np.ndarray) -> np.ndarray:
@@ -182,9 +195,9 @@ class Run:
                 return (timesteps + 1) / self.count
             return _interpolate(timesteps, timestep[by_timestep], t[by_timestep])
 
-        later = time(timestep + distance)
+        later = time(timestep + step)
         inside = (later >= 0) & (later <= 1 + 1e-9)
-        other = np.where(inside, timestep + distance, timestep - distance)
+        other = np.where(inside, timestep + step, timestep - step)
         return other, time(other)
 
     def block(self, timestep: np.ndarray) -> np.ndarray:
@@ -243,15 +256,17 @@ def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) 
     for number, dataset in enumerate(datasets):
         if not isinstance(dataset, xr.Dataset):
             raise UsageError(
-                f"cannot show a {type(dataset).__name__}: give datasets, as lipdiag.measure or lipdiag.open_run returns them"
+                f"cannot show a {type(dataset).__name__}: give datasets, as lipdiag.measure and lipdiag.open_run return"
             )
         missing = [name for name in (*COORDINATES, "done") if name not in dataset.variables]
         if missing:
-            raise UsageError(f"this dataset is no lipdiag run: it lacks {', '.join(missing)}; make one with lipdiag.measure")
+            lacking = ", ".join(missing)
+            raise UsageError(f"this dataset is no lipdiag run, it lacks {lacking}; make one with lipdiag.measure")
         base, edges = sharing(str(_mapping(_mapping(dataset.attrs.get("frozen")).get("model")).get("clock") or ""))
-        label = labels[number] if labels is not None else _unique(name(dataset, bool(edges)), [run.label for run in found])
+        taken = [run.label for run in found]
+        label = labels[number] if labels is not None else _unique(name(dataset, bool(edges)), taken)
         if not (dataset["done"] == 1).any():
-            raise UsageError(f"{label} has no finished draws yet; go on with the command that began it, `lipdiag measure`")
+            raise UsageError(f"{label} has no finished draws yet; go on with the `lipdiag measure` that began it")
         found.append(Run(dataset, label, base, edges))
     return found
 
@@ -281,11 +296,11 @@ def sharing(clock: str) -> tuple[str, tuple[float, ...]]:
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "shared"):
             return clock, ()
         given: dict[str, Any] = {"end": 100.0, "blocks": 5, "edges": ()}
-        base = ast.unparse(call.args[0]) if call.args else next(ast.unparse(k.value) for k in call.keywords if k.arg == "clock")
+        of = call.args[0] if call.args else next(k.value for k in call.keywords if k.arg == "clock")
         given |= zip(given, (ast.literal_eval(value) for value in call.args[1:]), strict=False)
         given |= {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg != "clock"}
         edges = given["edges"] or np.linspace(0, given["end"], int(given["blocks"]) + 1)
-        return base, tuple(float(edge) for edge in edges)
+        return ast.unparse(of), tuple(float(edge) for edge in edges)
     except (SyntaxError, ValueError, TypeError, StopIteration):
         return clock, ()
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import matplotlib.style
@@ -10,10 +11,10 @@ import matplotlib.style
 from ..errors import UsageError
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-"""Okabe and Ito's, in an order whose first ones stay apart in grey. Named, not C0..C5: those change with the user's settings."""
+"""Okabe and Ito's, the first ones apart in grey. Not C0..C5, which are looked up in the user's settings when drawn."""
 
 MARKERS = ("o", "D", "s", "^", "v", "P")
-LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (4, 2)), "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
+DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 THEORY = "0.25"
 SHADES = ("0.915", "0.96")
 """Greys of neighbouring blocks."""
@@ -74,10 +75,6 @@ STYLES = {
 
 FILE = "lipdiag.report.lipdiag"
 
-SAVING = ("pdf.fonttype", "ps.fonttype", "svg.fonttype", "svg.hashsalt", "savefig.dpi", "savefig.bbox", "savefig.facecolor")
-"""What matplotlib reads when a file is written rather than when a figure is made."""
-
-
 def preset(name: str) -> Style:
     """The preset of that name.
 
@@ -100,6 +97,6 @@ def _scaled(style: Style) -> dict[str, float]:
     if style.scale == 1.0:
         return {}
     names = ("axes.linewidth", "lines.linewidth", "lines.markersize", "lines.markeredgewidth", "grid.linewidth")
-    ticks = [f"{axis}tick.{level}.{what}" for axis in "xy" for level in ("major", "minor") for what in ("width", "size")]
+    ticks = [f"{a}tick.{level}.{what}" for a in "xy" for level in ("major", "minor") for what in ("width", "size")]
     with matplotlib.style.context(["default", FILE]):
         return {name: style.scale * matplotlib.rcParams[name] for name in (*names, *ticks)}

@@ -1,7 +1,7 @@
 """Runs as text for a terminal: a row for each of a dozen timesteps, then what stands out in words."""
 
 import functools
-import os
+import itertools
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -71,7 +71,7 @@ def alone(run: Run) -> str:
             columns.append(Column(symbol(run, name), run.unit, means(Curve(run, name, run.statistics(name)), times)))
     if run.has("spectral_norm"):
         lower, upper = (of_times(run, name, times) for name in ("spectral_norm", "spectral_norm_upper"))
-        columns.append(Column("spectral norm", "[lower, upper]", [f"[{a}, {b}]" if a != "" else "" for a, b in zip(lower, upper, strict=True)]))
+        columns.append(Column("spectral norm", "[lower, upper]", intervals(lower, upper)))
     if run.has("loss"):
         columns.append(Column("loss", "", of_times(run, "loss", times)))
     shown = {*DERIVATIVES, "spectral_norm", "spectral_norm_upper", "spectral_norm_steps", "loss", "done"}
@@ -86,7 +86,8 @@ def alone(run: Run) -> str:
         else:
             columns.append(column)
     note = "means, +- half of the 95 % interval"
-    text = lines(textwrap.fill(f"{run.label}: {draws(run)} of {run.data}; {note}{own_time(run)}", WIDTH), columns)
+    heading = f"{run.label}: {draws(run)} of {run.data}; {note}{_after(run.own_time)}"
+    text = lines(textwrap.fill(heading, WIDTH), columns)
     return text + (textwrap.fill(f"\nNot shown: {', '.join(left_out)}.", WIDTH) if left_out else "")
 
 
@@ -102,11 +103,12 @@ def compared(found: Sequence[Curve]) -> str:
     if len(found) == 2:
         columns.append(Column("ratio", "2nd/1st", ratios(found[0], found[1], times)))
     for name, title in (("spectral_norm", "sp. norm"), ("loss", "loss")):
-        extra = [Column(title, label[:6], of_times(run, name, times)) for run, label in zip(runs, short, strict=True) if run.has(name)]
+        measured = [(run, label) for run, label in zip(runs, short, strict=True) if run.has(name)]
+        extra = [Column(title, label[:6], of_times(run, name, times)) for run, label in measured]
         if sum(column.width + 2 for column in [*columns, *extra]) <= WIDTH + 2:
             columns += extra
     kind = symbol(runs[0], found[0].variable)
-    heading = f"{kind} in {runs[0].unit}, Euclidean norm: mean +- half of its 95 % interval{own_time(runs[0])}. "
+    heading = f"{kind} in {runs[0].unit}, Euclidean norm: mean +- half of its 95 % interval{_after(runs[0].own_time)}. "
     heading += "; ".join(f"{label}: {draws(run)} of {run.data}" for run, label in zip(runs, short, strict=True))
     return lines(textwrap.fill(heading, WIDTH), columns)
 
@@ -114,7 +116,8 @@ def compared(found: Sequence[Curve]) -> str:
 def pick(runs: Sequence[Run]) -> np.ndarray:
     """About a dozen of the measured timesteps: 0, 1, 2, 5, 10, ..., the last, and the jumps of shared clocks."""
     everywhere = functools.reduce(np.intersect1d, [run.timestep for run in runs])
-    known = everywhere if everywhere.size >= len(TIMESTEPS) else functools.reduce(np.union1d, [run.timestep for run in runs])
+    anywhere = functools.reduce(np.union1d, [run.timestep for run in runs])
+    known = everywhere if everywhere.size >= len(TIMESTEPS) else anywhere
     if not runs[0].discrete:
         if runs[0].timestep[0] > runs[0].timestep[-1]:  # a clock that runs backwards, such as log-SNR
             known = known[::-1]
@@ -132,21 +135,23 @@ def time_column(run: Run, times: np.ndarray) -> Column:
     return Column("timestep", "", [f"{k:{digits}}{JUMP if k in jumps else ' '}" for k in times])
 
 
-def own_time(run: Run) -> str:
-    """What a timestep is, where it is no index."""
-    return "" if run.discrete or run.own_unit == "timestep" else f"; a timestep is {run.own_unit}"
+def _after(note: str) -> str:
+    return f"; {note}" if note else ""
 
 
 def symbol(run: Run, variable: str) -> str:
     if variable == "time_difference":
-        step = float((run.other[0] - run.timestep)[0])
-        return f"K(t, t{step:+g})" if run.discrete else "K(t, t')"
+        return f"K(t, t{run.step:+g})" if run.discrete else "K(t, t')"
     return SPEEDS.get(variable, variable)
 
 
 def means(curve: Curve, times: np.ndarray) -> list[str]:
     s = curve.statistics
     return _at(curve.run, times, lambda i: with_half_width(s.mean[i], s.half_width[i]))
+
+
+def intervals(lower: Sequence[str], upper: Sequence[str]) -> list[str]:
+    return [f"[{a}, {b}]" if a else "" for a, b in zip(lower, upper, strict=True)]
 
 
 def of_times(run: Run, name: str, times: np.ndarray) -> list[str]:
@@ -157,7 +162,7 @@ def of_times(run: Run, name: str, times: np.ndarray) -> list[str]:
 
 def ratios(first: Curve, second: Curve, times: np.ndarray) -> list[str]:
     """The second run's mean over the first one's."""
-    a, b = (dict(zip(curve.run.timestep.tolist(), curve.statistics.mean.tolist(), strict=True)) for curve in (first, second))
+    a, b = ({float(k): m for k, m in zip(c.run.timestep, c.statistics.mean, strict=True)} for c in (first, second))
     return [plain(b[k] / a[k]) if k in a and k in b and a[k] else "" for k in times.tolist()]
 
 
@@ -174,7 +179,8 @@ def draws(run: Run) -> str:
 
 def abbreviated(labels: Sequence[str]) -> list[str]:
     """Labels without the words they all begin with: digits-ddpm and digits-etsdm are ddpm and etsdm."""
-    common = os.path.commonprefix(list(labels))
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*labels, strict=False))
+    common = "".join(letters[0] for letters in same)
     cut = max(common.rfind(mark) for mark in "-_/ ") + 1
     return [label[cut:] or label for label in labels]
 
@@ -184,7 +190,10 @@ def lines(heading: str, columns: Sequence[Column]) -> str:
     rows = [[column.title for column in columns], [column.subtitle for column in columns]]
     rows += [[column.cells[i] for column in columns] for i in range(len(columns[0].cells))]
     gap = 3 if sum(column.width + 3 for column in columns) <= WIDTH else 2
-    text = [(" " * gap).join(f"{cell:>{column.width}}" for cell, column in zip(row, columns, strict=True)).rstrip() for row in rows]
+    widths = [column.width for column in columns]
+    text = [
+        (" " * gap).join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     marked = any(cell.endswith(JUMP) for cell in columns[0].cells)
     footnote = [f"{JUMP} last timestep of a block of shared ones: the next one lies in another block"] if marked else []
     return "\n".join([heading, "", *(line for line in text if line), *footnote])
@@ -201,6 +210,7 @@ def spectral_words(run: Run) -> list[str]:
     width = float((run.dataset["spectral_norm_upper"] / run.dataset["spectral_norm"] - 1).max())
     confidence = float(run.dataset["spectral_norm_upper"].attrs.get("confidence", "0.99").split()[0])
     return [
-        f"{run.label}: the spectral norm of d eps/dx is largest at timestep {run.timestep[top]:.4g}, in [{plain(lower[top])}, "
-        f"{plain(upper[top])}] on average; each draw's interval is at most {width:.1%} wide (at {confidence:.0%} confidence)."
+        f"{run.label}: the spectral norm of d eps/dx is largest at timestep {run.timestep[top]:.4g}, in "
+        f"[{plain(lower[top])}, {plain(upper[top])}] on average; each draw's interval is at most {width:.1%} wide "
+        f"(at {confidence:.0%} confidence)."
     ]

@@ -1,10 +1,11 @@
 """What the target of training would show, from the schedule alone.
 
 Write eps* for the exact noise prediction and ' for d/dt. At fixed x, d eps*/dt = sigma' d eps*/d sigma.
-Smooth data: as sigma -> 0 it tends to sigma' E|grad log q0|: the schedule's own factor sigma', in a height the data set.
+Smooth data: as sigma -> 0 it tends to sigma' E|grad log q0|, the schedule's own factor at a height the data set.
 Data near a manifold: every direction in which the data are thinner than sigma adds (sigma'/sigma)^2, so that points
 in d dimensions give sqrt(d) sigma'/sigma (root mean square); for the quotient of times t and t',
-eps* = (x - alpha x0) / sigma gives sqrt(d) |1 - sigma_t / sigma_t'| / |t' - t|.
+eps* = (x - alpha x0) / sigma gives sqrt(d) |1 - sigma_t / sigma_t'| / |t' - t|. Both leave out the data's own part,
+|alpha' x0| / sigma, which is small where alpha' -> 0 or alpha^2 + sigma^2 = 1 and is not for a straight path.
 
 sigma' comes from the stored d logsnr/dt: sigma'/sigma = alpha'/alpha - logsnr'/2, where alpha'/alpha =
 -sigma^2 (sigma'/sigma) / alpha^2 if alpha^2 + sigma^2 = 1, hence sigma'/sigma = -alpha^2 logsnr'/2 exactly.
@@ -62,7 +63,7 @@ def noise_level(run: Run) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarra
         # alpha = 0 at t = 1 leaves 0 * infinity, where sigma stands still
         speed = np.where(alpha > 0, -(alpha**2) * logsnr_speed / 2, 0.0)
     keep = np.isfinite(place) & np.isfinite(level)
-    if not np.allclose(alpha**2 + sigma**2, 1, atol=1e-6):
+    if not run.variance_preserving:
         spline = CubicSpline(place[keep], level[keep])
         return spline, spline(place, 1)
     keep &= np.isfinite(speed)

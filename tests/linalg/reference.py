@@ -28,4 +28,5 @@ def central_difference(f, inputs, tangents, h):
 
 def relative(a, b):
     """|a - b| / |b|, over everything."""
-    return float((a.double() - b.double()).norm() / b.double().norm())
+    a, b = a.detach().double(), b.detach().double()
+    return float((a - b).norm() / b.norm())

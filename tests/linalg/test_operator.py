@@ -3,21 +3,10 @@
 import pytest
 import torch
 
-from lipdiag.linalg.operator import Operator, dense, jacobian, symmetric_part, transpose
+from lipdiag.linalg.operator import dense, jacobian, symmetric_part, transpose
 
+from .matrices import operator
 from .networks import randn
-
-
-def operator(M) -> Operator:
-    """Matrices (batch, rows, columns) as an operator."""
-
-    def mv(v):
-        return (M @ v[..., None])[..., 0]
-
-    def vm(u):
-        return (M.mT @ u[..., None])[..., 0]
-
-    return Operator(mv, vm, M.shape[1], M.shape[2], len(M), M.dtype, M.device)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 3), (3, 3, 5), (1, 1, 1)])

@@ -1,5 +1,6 @@
 """Runs without a model: a dataset of the store's schema whose numbers are known in closed form."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,11 @@ Make = Callable[..., xr.Dataset]
 
 LOG_TIMES = np.unique(np.round(np.geomspace(1, 1000, 64))) - 1
 EDGES = (0, 20, 40, 60, 80, 100)
-UNITS = {"long_name": "K(t, t'): change of eps between two timesteps at fixed x", "units": "1/timestep", "norm": "Euclidean"}
+UNITS = {
+    "long_name": "K(t, t'): change of eps between two timesteps at fixed x",
+    "units": "1/timestep",
+    "norm": "Euclidean",
+}
 
 
 def linear_table(count: int = 1000) -> tuple[np.ndarray, np.ndarray]:
@@ -39,13 +44,12 @@ def make(
     ratio = np.append(sigma[:-1] / sigma[1:], sigma[-2] / sigma[-1])
     points = 8 * np.abs(1 - ratio)
     learned = height * points / (height + 0.03 * points) * 0.9 + 2e-3
-    between = np.full(1000, np.nan)
     logsnr = 2 * np.log(alpha / sigma)
     between = np.gradient(logsnr)
     value = learned.copy()
     if shared:
         value[:100] = 0
-        for first, last in zip(EDGES, EDGES[1:]):
+        for first, last in itertools.pairwise(EDGES):
             value[last - 1] = 0.5 * learned[first:last].sum()
     spread = np.exp(0.12 * generator.standard_normal((k.size, draws)))
     fields = {

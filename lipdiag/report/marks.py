@@ -1,0 +1,125 @@
+"""How curves, intervals, jumps, exact zeros and shared blocks are drawn, the same in every figure."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .curve import Curve
+from .picture import Picture
+from .run import Run
+from .style import COLOURS, DASHES, INTERVAL_OPACITY, MARKERS, QUANTILE_OPACITY, SHADES, Style
+
+LONGEST = 48
+"""Characters of a legend's text that fit the narrowest column."""
+
+POINTS = 72
+"""In an inch."""
+
+LINE_SPACING = 1.3
+
+
+def colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def stroke(number: int, look: Style) -> dict[str, Any]:
+    """Of a run's line: colour, dashes and marker, so that grey print tells runs apart too."""
+    return {
+        "color": colour(number),
+        "linestyle": DASHES[number % len(DASHES)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "markersize": 2.2 * look.scale,
+        "markeredgewidth": 0,
+    }
+
+
+def points(number: int, look: Style, hollow: bool) -> dict[str, Any]:
+    """Markers of jumps, or hollow ones of exact zeros."""
+    size, face, edge, width = (2.0, "white", colour(number), 0.6) if hollow else (4.2, colour(number), "0.15", 0.4)
+    return {
+        "marker": MARKERS[number % len(MARKERS)],
+        "markersize": size * look.scale,
+        "markerfacecolor": face,
+        "markeredgecolor": edge,
+        "markeredgewidth": width * look.scale,
+    }
+
+
+def line(axes: Any, x: np.ndarray, curve: Curve, number: int, look: Style) -> None:
+    """The means, where the curve is neither 0 nor a jump."""
+    y = np.where(curve.line, curve.statistics.mean, np.nan)
+    axes.plot(x, y, **stroke(number, look), zorder=4 + number / 10)
+
+
+def band(axes: Any, x: np.ndarray, curve: Curve, floor: float, number: int) -> None:
+    """Quantiles of draws, and on them the mean's interval."""
+    s = curve.statistics
+    for low, high, opacity in ((s.q05, s.q95, QUANTILE_OPACITY), (s.low, s.high, INTERVAL_OPACITY)):
+        bounded = curve.line & np.isfinite(low) & np.isfinite(high)
+        bottom, top = np.where(bounded, np.maximum(low, floor), np.nan), np.where(bounded, high, np.nan)
+        axes.fill_between(x, bottom, top, color=colour(number), alpha=opacity, zorder=2 + number / 10)
+
+
+def stems(axes: Any, x: np.ndarray, curve: Curve, floor: float, number: int, look: Style) -> None:
+    """Jumps: a stem up to the mean, a bar for the quantiles and a darker one for the interval."""
+    at, s = curve.jump, curve.statistics
+    if not at.any():
+        return
+    hue = colour(number)
+    axes.vlines(x[at], floor, s.mean[at], color=hue, linewidth=0.8 * look.scale, alpha=0.6, zorder=3)
+    for low, high, opacity in ((s.q05, s.q95, 0.45), (s.low, s.high, 0.7)):
+        bounded = at & np.isfinite(low) & np.isfinite(high)
+        bottom, width = np.maximum(low[bounded], floor), 3.2 * look.scale
+        axes.vlines(x[bounded], bottom, high[bounded], color=hue, linewidth=width, alpha=opacity, zorder=3)
+    axes.plot(x[at], s.mean[at], linestyle="none", **points(number, look, hollow=False), zorder=6)
+
+
+def zeros(axes: Any, x: np.ndarray, at: np.ndarray, height: float, number: int, look: Style) -> None:
+    """Exact zeros: hollow points, joined within a block."""
+    if at.any():
+        axes.plot(x, np.where(at, height, np.nan), **zero_stroke(number, look), clip_on=False, zorder=5)
+
+
+def zero_stroke(number: int, look: Style) -> dict[str, Any]:
+    return {"color": colour(number), "linewidth": 0.7 * look.scale, **points(number, look, hollow=True)}
+
+
+def shade(axes: Any, run: Run, shift: float = 0.0) -> None:
+    """The blocks of a run."""
+    # between the last timestep of a block and the first of the next
+    edges = np.array(run.edges) - 0.5 if run.discrete else np.array(run.edges)
+    places = run.position(edges) + shift
+    for number, (left, right) in enumerate(itertools.pairwise(places)):
+        axes.axvspan(left, right, facecolor=SHADES[number % 2], edgecolor="none", zorder=0)
+
+
+def rail(axes: Any, height: float, bottom: float, top: float) -> None:
+    """A place for exact zeros below a logarithmic scale, cut off from it, with 0 among the tick labels."""
+    axes.axhline(bottom, color="0.5", linewidth=0.5, linestyle=(0, (1, 1)), zorder=1)
+    decades = range(int(np.ceil(np.log10(bottom) - 1e-9)), int(np.floor(np.log10(top) + 1e-9)) + 1)
+    stride = 1 + len(decades) // 7
+    shown = [k for k in decades if k % stride == 0]
+    axes.set_yticks([height, *(10.0**k for k in shown)], ["0", *(f"$10^{{{k}}}$" for k in shown)])
+    minor = [m * 10.0**k for k in range(decades.start - 1, decades.stop) for m in range(1, 10)]
+    minor = [y for y in minor if bottom <= y <= top and y not in [10.0**k for k in shown]]
+    axes.set_yticks(minor, [], minor=True)
+
+
+def legend(picture: Picture, entries: Sequence[tuple[Any, str]], look: Style) -> None:
+    """One legend above all panels, where it covers nothing, in as many columns as fit; the picture grows by it."""
+    from matplotlib.legend_handler import HandlerTuple
+
+    handles, texts = zip(*entries, strict=True)
+    room = picture.get_figwidth() * picture.dpi
+    for columns in range(look.legend, 0, -1):
+        if columns == 1:
+            texts = tuple(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…" for text in texts)
+        tuples = {tuple: HandlerTuple(ndivide=None, pad=0)}
+        drawn = picture.legend(handles, texts, loc="outside upper center", ncols=columns, handler_map=tuples)
+        if columns == 1 or drawn.get_window_extent().width <= room:
+            break
+        drawn.remove()
+    rows = -(-len(texts) // columns)
+    picture.set_figheight(picture.get_figheight() + LINE_SPACING * rows * look.small / POINTS)

@@ -1,0 +1,112 @@
+"""Upper bounds: how often they hold over random starts, and their two ingredients against closed forms."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import beta as beta_law
+from scipy.stats import binom
+
+from lipdiag.linalg.certificate import least_overlap
+from lipdiag.linalg.lanczos import extreme_eigenvalues, singular_values
+from lipdiag.linalg.trace import rademacher, sphere
+
+from .matrices import operator, with_eigenvalues, with_singular_values
+
+RUNS = 400
+
+# Spectra like those of trained networks, nearly flat and clustered at the top; a decay; an outlier.
+SPECTRA = {
+    "flat": torch.linspace(1.05, 0.6, 100, dtype=torch.float64),
+    "decay": 0.9 ** torch.arange(100.0, dtype=torch.float64),
+    "outlier": torch.cat([torch.tensor([1.3], dtype=torch.float64), torch.linspace(1, 0.5, 99, dtype=torch.float64)]),
+}
+
+
+def assert_covers(upper, value: float, confidence: float):
+    """Up to rounding; fails by chance with probability 1e-4 if the coverage is exactly as stated."""
+    hits = int((upper >= value - 1e-12 * abs(value)).sum())
+    assert hits >= binom.ppf(1e-4, len(upper), confidence)
+
+
+@pytest.mark.parametrize("confidence", [0.99, 0.8])
+@pytest.mark.parametrize("steps", [4, 12, 30])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_coverage_for_singular_values(name, steps, confidence, generator):
+    """RUNS random starts, each on one of the same matrices."""
+    A = operator(with_singular_values(SPECTRA[name], 100, 100, batch=1).expand(RUNS, -1, -1))
+    found = singular_values(A, sphere((RUNS, 100), generator, dtype=A.dtype), steps, confidence=confidence)
+    assert_covers(found.upper, float(SPECTRA[name].max()), confidence)
+
+
+def test_at_99_percent_at_least_98_of_100_hold(generator):
+    """The promise of the package, at the depth where a study stops."""
+    A = operator(with_singular_values(SPECTRA["flat"], 100, 100, batch=1).expand(RUNS, -1, -1))
+    found = singular_values(A, sphere((RUNS, 100), generator, dtype=A.dtype), 100, width=0.05)
+    assert int((found.upper >= 1.05).sum()) >= 0.98 * RUNS
+    assert (found.upper <= 1.05 * found.values[:, 0]).all()
+
+
+@pytest.mark.parametrize("steps", [4, 12])
+def test_coverage_for_both_ends_of_a_spectrum(steps, generator):
+    values = torch.cat([torch.linspace(-1.9, 1, 98), torch.tensor([-2.0, 1.1])]).double().round(decimals=6)
+    A = operator(with_eigenvalues(values, batch=1).expand(RUNS, -1, -1))
+    found = extreme_eigenvalues(A, sphere((RUNS, 100), generator, dtype=A.dtype), steps, confidence=0.9)
+    assert_covers(found.upper, 1.1, 0.9)
+    assert_covers(-found.lower, 2.0, 0.9)
+
+
+def test_a_bound_that_holds_always_would_say_nothing(generator):
+    """At confidence 0.1 most bounds after three steps fail: they are not loose by an order of magnitude."""
+    A = operator(with_singular_values(SPECTRA["outlier"], 100, 100, batch=1).expand(RUNS, -1, -1))
+    found = singular_values(A, sphere((RUNS, 100), generator, dtype=A.dtype), 3, confidence=0.1)
+    assert int((found.upper >= 1.3).sum()) < 0.9 * RUNS
+
+
+def test_random_signs_void_the_bound(generator):
+    """A top vector on two coordinates is orthogonal to half of all sign vectors."""
+    diagonal = torch.linspace(1, 0.5, 100, dtype=torch.float64)
+    M = torch.diag(diagonal)
+    M[:2, :2] = torch.tensor([[1.5, 0.5], [0.5, 1.5]])  # 2 along (1, 1), 1 along (1, -1)
+    A = operator(M.expand(RUNS, -1, -1))
+    voided = singular_values(A, rademacher((RUNS, 100), generator, dtype=A.dtype), 12)
+    assert int((voided.upper < 2 - 1e-9).sum()) > 0.4 * RUNS
+    holding = singular_values(A, sphere((RUNS, 100), generator, dtype=A.dtype), 12)
+    assert_covers(holding.upper, 2.0, 0.99)
+
+
+@pytest.mark.parametrize("dimension", [2, 3, 50, 3072, 10**6])
+@pytest.mark.parametrize("risk", [0.5, 0.01, 1e-6])
+def test_the_least_overlap(dimension, risk):
+    """The squared overlap of a uniform vector with a fixed one follows Beta(1/2, (n - 1)/2)."""
+    law = beta_law(0.5, (dimension - 1) / 2)
+    assert math.isclose(law.cdf(least_overlap(dimension, risk) ** 2), risk, rel_tol=1e-9)
+
+
+def test_in_one_dimension_every_start_is_the_vector():
+    assert least_overlap(1, 0.01) == 1.0
+
+
+def test_the_bound_of_one_step_in_closed_form():
+    """After one step p(s^2) = (s^2 - alpha^2) / (alpha beta) and s q = s / alpha, whose roots are known."""
+    M = with_singular_values([2.0, 1.0, 0.5], 3, 3, batch=5)
+    A = operator(M)
+    start = sphere((5, 3), torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = singular_values(A, start, 1, confidence=0.9)
+    alpha = found.alpha1
+    u = found.image / alpha[:, None]
+    w = A.vm(u)
+    beta = (w - alpha[:, None] * start).norm(dim=1)
+    delta = least_overlap(3, 0.1)
+    by_p, by_q = (alpha**2 + alpha * beta / delta).sqrt(), alpha / delta
+    torch.testing.assert_close(found.upper, torch.minimum(by_p, by_q), rtol=1e-5, atol=0)
+    assert (found.upper >= torch.minimum(by_p, by_q)).all()
+
+
+def test_scale_does_not_matter():
+    """A bound is found to a few parts in a million, in numbers of any size."""
+    M = with_singular_values(SPECTRA["decay"], 100, 100, batch=2)
+    start = sphere((2, 100), torch.Generator().manual_seed(0), dtype=torch.float64)
+    one = singular_values(operator(M), start, 8).upper
+    for scale in (1e-120, 1e120):
+        torch.testing.assert_close(singular_values(operator(scale * M), start, 8).upper / scale, one, rtol=1e-6, atol=0)
