@@ -91,7 +91,7 @@ def random_weights(
 
 
 CONVOLUTIONAL: dict[str, Any] = {
-    "block_out_channels": (32, 64, 96),
+    "block_out_channels": (32, 64, 64),
     "layers_per_block": 1,
     "down_block_types": ("DownBlock2D",) * 3,
     "up_block_types": ("UpBlock2D",) * 3,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lipdiag.bench.cost import Cost
+from lipdiag.bench.cost import CASES, Cost
 from lipdiag.bench.goals import Goal
 from lipdiag.bench.rivals import Rival
 
@@ -80,7 +80,7 @@ def columns(result: Result, pairs: list[int]) -> Iterator[str]:
     yield f"{'':<25}" + "".join(f"{part:>27}" for part in forward)
     yield f"{'':<25}" + f"{'k':>7}{'floor':>6}{'took':>8}{'ratio':>6}" * len(pairs)
     found = {(cost.case, cost.pairs): cost for cost in result.costs}
-    for case in dict.fromkeys(cost.case for cost in result.costs):
+    for case in CASES if found else ():
         yield f"{case:<25}" + "".join(cell(found.get((case, p))) for p in pairs)
 
 
@@ -92,6 +92,9 @@ def cell(cost: Cost | None) -> str:
 
 
 def rivals(result: Result) -> Iterator[str]:
+    if not result.rivals:
+        yield "Rivals were left out for lack of time."
+        return
     yield f"Largest singular value at a median error of 5e-4, {result.rival_pairs} pairs"
     yield f"({result.reference})"
     yield f"{'':<46}{'products':>9}{'error':>8}{'F':>9}{'ratio':>8}"

@@ -53,6 +53,10 @@ class Picture(Figure):
         with applied(self.style):
             super().draw(renderer)
 
+    def get_tightbbox(self, *args: Any, **options: Any) -> Any:
+        with applied(self.style):
+            return super().get_tightbbox(*args, **options)
+
     def savefig(self, fname: Any, **options: Any) -> None:
         """As in matplotlib, with TrueType fonts in PDF, and without dates."""
         suffix = f".{options['format']}" if options.get("format") else Path(str(getattr(fname, "name", fname))).suffix

@@ -75,6 +75,7 @@ STYLES = {
 
 FILE = "lipdiag.report.lipdiag"
 
+
 def preset(name: str) -> Style:
     """The preset of that name.
 

@@ -108,7 +108,7 @@ def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str
             if name == "time_difference":
                 first = torch.from_numpy(timesteps[:1])
                 distance = (other_time(predictor.clock, first, plan.step) - first).abs().item()
-                attributes["step"] = f"{distance:g} at the first timestep"
+                attributes["step"] = distance  # at the first timestep; the same everywhere for an index
             if name == "spectral_norm_upper":
                 attributes["confidence"] = f"{plan.confidence:g} for each draw and timestep"
             found[name] = store.Column(attributes, ranks=plan.ranks if name.startswith("singular_values") else 0)

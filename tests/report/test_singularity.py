@@ -13,6 +13,7 @@ from lipdiag.errors import UsageError
 from lipdiag.report import STYLES, plot
 from lipdiag.report.marks import colour
 from lipdiag.report.singularity import singularity
+from lipdiag.report.style import applied
 
 from .conftest import EDGES, linear_table
 
@@ -46,7 +47,9 @@ def test_line_is_the_mean_over_draws(pair, ddpm, panel):
 def test_jumps_are_drawn_where_the_blocks_end(pair, etsdm, panel):
     x, y = drawn(pair.axes[panel], 1, hollow=False, joined=False)
     np.testing.assert_array_equal(x, BLOCK_ENDS + (1 - panel))
-    np.testing.assert_allclose(y, etsdm["time_difference"].sel(time=np.isin(etsdm["timestep"], BLOCK_ENDS)).mean("draw"))
+    np.testing.assert_allclose(
+        y, etsdm["time_difference"].sel(time=np.isin(etsdm["timestep"], BLOCK_ENDS)).mean("draw")
+    )
 
 
 def test_exact_zeros_lie_at_zero_on_the_linear_scale_and_below_all_else_on_the_logarithmic_one(pair, etsdm):
@@ -108,7 +111,13 @@ def test_the_derivative_of_a_shared_model_has_no_jumps(ddpm, etsdm):
 
 
 def test_caption_says_draws_norm_unit_data_and_what_is_by_construction(pair):
-    for words in ("n = 64 draws of digits", "95 % interval", "Euclidean norm", "1/timestep", "exactly 0 by construction"):
+    for words in (
+        "n = 64 draws of digits",
+        "95 % interval",
+        "Euclidean norm",
+        "1/timestep",
+        "exactly 0 by construction",
+    ):
         assert words in pair.caption
     assert "theory of the training target, not of the network" in pair.caption
 
@@ -125,6 +134,11 @@ def test_width_is_exact_and_nothing_overlaps_or_is_cut(ddpm, etsdm, style):
     (box,) = re.findall(rb"/MediaBox \[ ?0 0 ([\d.]+)", picture.contents(".pdf"))
     assert float(box) == pytest.approx(72 * STYLES[style].width, abs=0.01)
     picture.canvas.draw()
+    with applied(STYLES[style]):
+        assert_apart(picture)
+
+
+def assert_apart(picture) -> None:
     whole, legend = picture.bbox, picture.legends[0].get_window_extent()
     boxes = [axes.get_tightbbox() for axes in picture.axes]
     for box in (legend, *boxes):
