@@ -14,10 +14,12 @@ from click.testing import CliRunner
 
 from lipdiag.bench import spectrum
 from lipdiag.bench.__main__ import main
-from lipdiag.bench.cost import CASES, Cost, Laps, interleaved
+from lipdiag.bench.cost import CASES, Batch, Cost, Laps, interleaved
 from lipdiag.bench.goals import Goal
+from lipdiag.bench.networks import SUBJECTS
 from lipdiag.bench.rivals import Rival
 from lipdiag.bench.table import Result, text
+from lipdiag.linalg.lanczos import singular_values
 from lipdiag.linalg.operator import Operator
 from lipdiag.study.plan import Plan
 from lipdiag.study.quantity import QUANTITIES
@@ -44,33 +46,45 @@ def test_ratios_are_finite(quick):
     assert quick[0]["rivals"][0]["ratio"] == 1
 
 
-def test_products_are_those_of_the_formulas(quick):
-    """k forward and k reverse products for the norm, one for each time derivative, one for each probe, and no more."""
+def products(case: str, k: int) -> tuple[int, int]:
+    """Forward and reverse: k and k for the norm, one for each time derivative, one for each probe, and no more."""
     probes = Plan().probes
+    return {
+        "time_derivative": (1, 0),
+        "time_difference": (0, 0),
+        "trajectory_derivative": (1, 0),
+        "spectral_norm": (k, k),
+        "singular_values": (k, k),
+        "one_sided_lipschitz": (k, k),
+        "squared_frobenius_norm": (k + probes, k),
+        "trace": (k + probes, k),
+        "asymmetry": (k + probes, k + probes + 1),
+        "stein": (0, 0),
+        "loss": (0, 0),
+        "the defaults": (k + 1, k),
+        "the full report": (k + probes + 1, k),
+    }[case]
+
+
+def test_products_are_those_of_the_formulas(quick):
     for cost in quick[0]["costs"]:
-        k = cost["krylov_steps"]
-        products = {
-            "time_derivative": (1, 0),
-            "time_difference": (0, 0),
-            "trajectory_derivative": (1, 0),
-            "spectral_norm": (k, k),
-            "singular_values": (k, k),
-            "one_sided_lipschitz": (k, k),
-            "squared_frobenius_norm": (k + probes, k),
-            "trace": (k + probes, k),
-            "asymmetry": (k + probes, k + probes + 1),
-            "stein": (0, 0),
-            "loss": (0, 0),
-            "the defaults": (k + 1, k),
-            "the full report": (k + probes + 1, k),
-        }[cost["case"]]
-        assert (cost["forward_products"], cost["reverse_products"]) == products, cost["case"]
+        expected = products(cost["case"], cost["krylov_steps"])
+        assert (cost["forward_products"], cost["reverse_products"]) == expected, cost["case"]
         evaluations = 1 if "time_difference" in CASES[cost["case"]] else 0
-        assert cost["floor"] == 1 + sum(products) + evaluations
-        assert (k >= 8) == bool(products[1])
-    assert all(
-        cost["floor"] == 2 * cost["krylov_steps"] + 4 for cost in quick[0]["costs"] if cost["case"] == "the full report"
-    )
+        assert cost["floor"] == 1 + sum(expected) + evaluations
+        assert (cost["krylov_steps"] >= 8) == bool(expected[1])
+        if cost["case"] == "the full report":
+            assert cost["floor"] == 2 * cost["krylov_steps"] + 4
+
+
+def test_what_is_priced_and_not_run_has_the_products_of_the_formulas():
+    batch = Batch(SUBJECTS["digits"](), 8)
+    full = batch.cost("the full report", rounds=1, limit=0.0)
+    for case, names in CASES.items():
+        if any("krylov" in QUANTITIES[name].needs for name in names):
+            cost = batch.counted(case, full)
+            assert (cost.forward_products, cost.reverse_products) == products(case, full.krylov_steps), case
+            assert 0 < cost.passes < math.inf
 
 
 def test_every_rival_is_there_at_the_same_error(quick):
@@ -149,8 +163,6 @@ def test_krylov_steps_are_the_fewest_that_reach_the_error(operators):
     A, operator, start = operators
     steps = int(spectrum.krylov(spectrum.spectrum(operator, start, 60)).products / 2)
     truth = torch.from_numpy(np.linalg.norm(A.numpy(), 2, axis=(1, 2)))
-    from lipdiag.linalg.lanczos import singular_values
-
     for k, enough in ((steps, True), (steps - 1, False)):
         error = (singular_values(operator, start, k).values[:, 0] / truth - 1).abs().quantile(0.5)
         assert (error <= spectrum.ERROR) == enough

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 TILE = {"cpu": 2**18}  # scores in a tile: one megabyte in float32
 LARGE_TILE = 2**25
+NARROW = 16  # features, up to which a processor multiplies (queries, keys) by (keys, features) faster transposed
 
 
 def scaled_dot_product_attention(
@@ -42,16 +43,20 @@ def scaled_dot_product_attention(
         repeats = query.shape[-3] // key.shape[-3]
         values[1:] = (z.repeat_interleave(repeats, -3) for z in values[1:])
         tangents[1:] = (z if z is None else z.repeat_interleave(repeats, -3) for z in tangents[1:])
-    dy = attention_tangent(*tangents, *values, attn_mask, is_causal, c, y.stride())
+    dy = torch.ops.lipdiag.attention_tangent(*tangents, *values, attn_mask, is_causal, c, y.stride())
     return forward_ad.make_dual(y, dy)
 
 
-@torch.library.custom_op(
+# An operator of its own, so that what records a pass sees one linear map and not its tiles. Defined by the plain means:
+# torch.library.custom_op would load a compiler, for a second, with the first call.
+torch.library.define(
     "lipdiag::attention_tangent",
-    mutates_args=(),
-    schema="(Tensor? dq, Tensor? dk, Tensor? dv, Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale,"
+    "(Tensor? dq, Tensor? dk, Tensor? dv, Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale,"
     " int[] stride) -> Tensor",
 )
+
+
+@torch.library.impl("lipdiag::attention_tangent", "CompositeExplicitAutograd")
 def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, stride):
     """do of the formula above, for tensors (..., tokens, features); a tangent of None is zero.
 
@@ -72,7 +77,7 @@ def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, stride):
     tile = TILE.get(q.device.type, LARGE_TILE)
     heads = max(1, tile // (queries * keys))
     rows = queries if heads > 1 else max(1, min(queries, tile // keys))
-    do = torch.empty(len(q), queries, v.shape[-1], dtype=v.dtype, device=v.device)
+    do = v.new_zeros(len(q), queries, v.shape[-1])
     for i in range(0, len(q), heads):
         h = slice(i, i + heads)
         kt, dkt, vs, dvs = k[h].mT, None if dk is None else dk[h].mT, v[h], None if dv is None else dv[h]
@@ -92,14 +97,19 @@ def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, stride):
             ds = None if dq is None else torch.bmm(dq[h, r], kt, out=s)
             if dkt is not None:
                 ds = torch.bmm(qs, dkt, out=s) if ds is None else ds.baddbmm_(qs, dkt)
-            out = do[h, r]
             if ds is not None:
-                torch.bmm(torch._softmax_backward_data(ds, p, -1, p.dtype), vs, out=out)
+                add_product(do[h, r], torch._softmax_backward_data(ds, p, -1, p.dtype), vs)
             if dvs is not None:
-                out.baddbmm_(p, dvs, beta=0 if ds is None else 1)
+                add_product(do[h, r], p, dvs)
     do = do.view(*leading, queries, v.shape[-1])
-    return (
-        do
-        if do.stride() == tuple(stride)
-        else torch.empty_strided(do.shape, stride, dtype=do.dtype, device=do.device).copy_(do)
-    )
+    if do.stride() == tuple(stride):
+        return do
+    return torch.empty_strided(do.shape, stride, dtype=do.dtype, device=do.device).copy_(do)
+
+
+def add_product(out, weights, values):
+    """Adds weights @ values to `out`."""
+    if values.device.type == "cpu" and values.shape[-1] <= NARROW:
+        out += torch.bmm(values.mT, weights.mT).mT
+    else:
+        out.baddbmm_(weights, values)

@@ -184,16 +184,13 @@ class Run:
     def other(self) -> tuple[np.ndarray, np.ndarray]:
         """The second times of K, as timesteps and as t."""
         timestep, t, step = self.timestep, self.time("t"), self.step
-        order = np.argsort(t)
+        rate = self.time("dt_dtimestep")
         if step is None:
             other_t = np.where(t + UNIT_STEP <= 1, t + UNIT_STEP, t - UNIT_STEP)
-            return _interpolate(other_t, t[order], timestep[order]), other_t
-        by_timestep = np.argsort(timestep)
+            return _interpolate(other_t, t, timestep, 1 / rate), other_t
 
         def time(timesteps: np.ndarray) -> np.ndarray:
-            if self.discrete:
-                return (timesteps + 1) / self.count
-            return _interpolate(timesteps, timestep[by_timestep], t[by_timestep])
+            return (timesteps + 1) / self.count if self.discrete else _interpolate(timesteps, timestep, t, rate)
 
         later = time(timestep + step)
         inside = (later >= 0) & (later <= 1 + 1e-9)
@@ -309,12 +306,11 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _interpolate(x: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Piecewise linear, continued beyond both ends by the outermost slopes."""
-    inside = np.interp(x, known, values)
+def _interpolate(x: np.ndarray, known: np.ndarray, values: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    """A function of known values and slopes at x, cubic between them and beyond."""
+    from scipy.interpolate import CubicHermiteSpline
+
     if known.size < 2:
-        return inside
-    for end, neighbour, beyond in ((0, 1, x < known[0]), (-1, -2, x > known[-1])):
-        slope = (values[neighbour] - values[end]) / (known[neighbour] - known[end])
-        inside = np.where(beyond, values[end] + slope * (x - known[end]), inside)
-    return inside
+        return values + slopes * (x - known)
+    order = np.argsort(known)
+    return np.asarray(CubicHermiteSpline(known[order], values[order], slopes[order])(x))

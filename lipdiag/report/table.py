@@ -20,7 +20,7 @@ WIDTH = 80
 TIMESTEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 """Of an index axis of 1000; on another axis as many places, evenly spaced."""
 
-SIDE_BY_SIDE = 4
+SIDE_BY_SIDE = 3
 """Runs in one table."""
 
 JUMP = "*"
@@ -88,7 +88,7 @@ def alone(run: Run) -> str:
     note = "means, +- half of the 95 % interval"
     heading = f"{run.label}: {draws(run)} of {run.data}; {note}{_after(run.own_time)}"
     text = lines(textwrap.fill(heading, WIDTH), columns)
-    return text + (textwrap.fill(f"\nNot shown: {', '.join(left_out)}.", WIDTH) if left_out else "")
+    return "\n".join([text, textwrap.fill(f"Not shown: {', '.join(left_out)}.", WIDTH)] if left_out else [text])
 
 
 def compared(found: Sequence[Curve]) -> str:

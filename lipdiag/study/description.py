@@ -99,7 +99,7 @@ def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str
     found = {}
     for quantity in plan.quantities:
         for name, variable in QUANTITIES[quantity].variables.items():
-            attributes = {
+            attributes: dict[str, Any] = {
                 "long_name": variable.long_name,
                 "units": variable.units,
                 "norm": variable.norm,

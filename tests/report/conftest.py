@@ -78,6 +78,20 @@ def make(
     return xr.Dataset(variables, coordinates, {"frozen": frozen, "data": "digits", "checkpoint": checkpoint})
 
 
+def dataset_of(
+    axis: dict[str, np.ndarray], model: dict, step: float | None = None, unit: str = "timestep"
+) -> xr.Dataset:
+    """A run with a given time axis, three draws, and K = 1 everywhere."""
+    times = axis["timestep"].size
+    ones = np.ones((times, 3))
+    coordinates = {
+        name: ("time", values, {"units": unit} if name == "timestep" else {}) for name, values in axis.items()
+    }
+    variables = {"time_difference": (("time", "draw"), ones, UNITS), "done": (("time", "draw"), ones.astype("int8"))}
+    attributes = {"frozen": {"model": model, "data": {"name": "ones"}, "plan": {"step": step}}}
+    return xr.Dataset(variables, {**coordinates, "draw": np.arange(3)}, attributes)
+
+
 @pytest.fixture(scope="session")
 def run() -> Make:
     """Makes runs; see `make`."""

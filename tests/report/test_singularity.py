@@ -17,6 +17,9 @@ from lipdiag.report.style import applied
 
 from .conftest import EDGES, linear_table
 
+DIFFERENT = {look: name for name, look in STYLES.items()}.values()
+"""Presets without those that equal another."""
+
 BLOCK_ENDS = np.array(EDGES[1:]) - 1
 
 
@@ -29,10 +32,10 @@ def drawn(axes, number: int, hollow: bool, joined: bool) -> tuple[np.ndarray, np
     """x and y of a run's line, of its jumps (not joined), or of its exact zeros (hollow)."""
     for line in axes.lines:
         edges = {line.get_color(), line.get_markerfacecolor()}
-        if colour(number) in edges and (line.get_markerfacecolor() == "white") == hollow:
-            if (line.get_linestyle() != "None") == joined:
-                x, y = line.get_data()
-                return np.asarray(x)[np.isfinite(y)], np.asarray(y)[np.isfinite(y)]
+        kind = (line.get_markerfacecolor() == "white", line.get_linestyle() != "None")
+        if colour(number) in edges and kind == (hollow, joined):
+            x, y = line.get_data()
+            return np.asarray(x)[np.isfinite(y)], np.asarray(y)[np.isfinite(y)]
     raise AssertionError("no such line")
 
 
@@ -83,7 +86,7 @@ def test_theory_lines_are_the_schedules_own(pair, ddpm):
     _, sigma = linear_table()
     k = ddpm["timestep"].values.astype(int)[:-1]
     dashed, dotted = (line.get_data() for line in pair.axes[1].lines if line.get_color() == "0.25")
-    np.testing.assert_allclose(dashed[1][:-1], 8 * (1 - sigma[k] / sigma[k + 1]), rtol=2e-4)
+    np.testing.assert_allclose(dashed[1][:-1], 8 * (1 - sigma[k] / sigma[k + 1]), rtol=1e-3)
     rise = dotted[1][:-1] / (sigma[k + 1] - sigma[k])
     np.testing.assert_allclose(rise, rise[0], rtol=3e-3)
     mean = ddpm["time_difference"].values.mean(1)
@@ -127,12 +130,10 @@ def test_caption_names_jumps_that_were_not_measured(run):
     assert "jumps at timesteps 59, 79, 99" in picture.caption
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", DIFFERENT)
 def test_width_is_exact_and_nothing_overlaps_or_is_cut(ddpm, etsdm, style):
     picture = plot([ddpm, etsdm], style=style, labels=["a DDPM", "the same with shared timesteps"])
     assert picture.get_size_inches()[0] == STYLES[style].width
-    (box,) = re.findall(rb"/MediaBox \[ ?0 0 ([\d.]+)", picture.contents(".pdf"))
-    assert float(box) == pytest.approx(72 * STYLES[style].width, abs=0.01)
     picture.canvas.draw()
     with applied(STYLES[style]):
         assert_apart(picture)
@@ -155,7 +156,7 @@ def assert_apart(picture) -> None:
             assert not any(a.overlaps(b) for i, a in enumerate(shown) for b in shown[:i])
 
 
-@pytest.mark.parametrize("style", [name for name in STYLES if name != "slides"])
+@pytest.mark.parametrize("style", [name for name in DIFFERENT if name != "slides"])
 def test_text_is_readable_at_print_size(ddpm, style):
     picture = plot(ddpm, style=style)
     sizes = {text.get_fontsize() for text in picture.findobj(matplotlib.text.Text) if text.get_text()}
@@ -169,9 +170,10 @@ def test_every_axis_has_a_label_with_its_unit(ddpm, variable):
         assert axes.get_ylabel().endswith("[1/timestep]")
 
 
-@pytest.mark.parametrize("suffix", [".pdf", ".svg", ".png"])
-def test_same_data_same_bytes_whatever_the_user_set(ddpm, etsdm, suffix):
-    first = plot([ddpm, etsdm]).contents(suffix)
+def test_same_data_same_bytes_whatever_the_user_set(ddpm, etsdm):
+    files = [".pdf", ".svg", ".png"]
+    picture = plot([ddpm, etsdm])
+    first = [picture.contents(suffix) for suffix in files]
     with matplotlib.rc_context(
         {
             "font.size": 20,
@@ -184,7 +186,8 @@ def test_same_data_same_bytes_whatever_the_user_set(ddpm, etsdm, suffix):
             "figure.facecolor": "yellow",
         }
     ):
-        assert plot([ddpm, etsdm]).contents(suffix) == first
+        again = plot([ddpm, etsdm])
+        assert [again.contents(suffix) for suffix in files] == first
 
 
 def test_settings_of_the_user_are_left_alone(ddpm):
@@ -193,8 +196,10 @@ def test_settings_of_the_user_are_left_alone(ddpm):
     assert dict(matplotlib.rcParams) == before
 
 
-def test_pdf_embeds_truetype_fonts(ddpm):
-    content = plot(ddpm).contents(".pdf")
+def test_pdf_has_the_exact_width_truetype_fonts_and_no_date(ddpm):
+    content = plot(ddpm, style="cvpr-wide").contents(".pdf")
+    (width,) = re.findall(rb"/MediaBox \[ ?0 0 ([\d.]+)", content)
+    assert float(width) == pytest.approx(72 * 6.875, abs=0.01)
     assert b"/FontFile2" in content
     assert b"/Type3" not in content
     assert b"CreationDate" not in content
