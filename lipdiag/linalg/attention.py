@@ -56,13 +56,12 @@ torch.library.define(
 )
 
 
-@torch.library.impl("lipdiag::attention_tangent", "CompositeExplicitAutograd")
 def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, stride):
     """do of the formula above, for tensors (..., tokens, features); a tangent of None is zero.
 
     The result has the strides of o, as a tangent must, which fused kernels give to suit what follows.
     """
-    leading = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    leading = torch.broadcast_tensors(*(z[..., 0, 0] for z in (q, k, v)))[0].shape
     queries, keys = q.shape[-2], k.shape[-2]
 
     def flat(z):
@@ -105,6 +104,9 @@ def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, stride):
     if do.stride() == tuple(stride):
         return do
     return torch.empty_strided(do.shape, stride, dtype=do.dtype, device=do.device).copy_(do)
+
+
+torch.library.impl("lipdiag::attention_tangent", "CompositeExplicitAutograd", attention_tangent)
 
 
 def add_product(out, weights, values):

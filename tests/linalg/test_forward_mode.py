@@ -49,6 +49,7 @@ OPERATIONS = {
     "bmm": lambda x: torch.bmm(x[:, 0], x[:, 1]) + torch.bmm(x[:, 0], W[:2, 0].to(x).repeat(1, 2, 2)),
     "einsum": lambda x: torch.einsum("bchw,dcij->bdhw", x, W.to(x)) * torch.einsum("bchw,bchw->", x, x),
     "sums": lambda x: (1 + x - b[:4, None, None].to(x)) + (b.to(x) - x) + torch.sub(x, 2) + (3 - x) + x.add(x, alpha=2),
+    "sums with a factor": lambda x: torch.add(b.to(x), x, alpha=3) + x.sub(b.to(x), alpha=2) + torch.sub(2, x, alpha=5),
     "sum that broadcasts": lambda x: x[:, :1] + W[:4, 0, 0, 0, None, None].to(x),
     "sum of one in place later": lambda x: (lambda y: (y.mul_(3), x * y)[1])(x + 1),
     "products": lambda x: 2 * x * b.to(x) * x / 3 / b.to(x) / (2 + x.square()),

@@ -74,7 +74,35 @@ def input_in_place(x):
     return x.mul_(2).sin_().add_(x)
 
 
+class Buffered(torch.autograd.Function):
+    """3 x (in the first row also + 2 x), whose jvp writes its tangent into memory of its own that it has views of."""
+
+    @staticmethod
+    def forward(x):
+        y = 3 * x
+        y[0] += 2 * x[0]
+        return y
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def jvp(ctx, dx):
+        out = torch.zeros(dx.shape, dtype=dx.dtype)
+        early = out.view(-1)[: dx[0].numel()]
+        out[:] = dx
+        early.add_(dx[0].flatten())
+        return out + out.view_as(dx) + dx
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = 3 * gradient
+        return torch.cat([gradient[:1] * 5 / 3, gradient[1:]])
+
+
 FUNCTIONS = {
+    "a jvp with memory of its own": lambda x: Buffered.apply(x.sin()),
     "in place on views": view_of_a_sum,
     "copies and their views": sum_then_views_used_twice,
     "in place on the input": input_in_place,
