@@ -199,8 +199,9 @@ def launch(ready: study.Study) -> dict[str, Any]:
     """Provenance of this launch."""
     device = next((p.device for p in ready.predictor.parameters()), torch.device("cpu"))
     names = ("lipdiag", "torch", "numpy", "diffusers", "zarr", "xarray")
+    program = Path(sys.argv[0]).name
     return {
-        "argv": sys.argv[:],
+        "argv": ["jupyter"] if program.startswith("ipykernel") else [program, *sys.argv[1:]],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"

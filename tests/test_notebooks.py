@@ -25,5 +25,6 @@ def test_notebook_is_committed_with_its_outputs(path):
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
     text = path.read_text()
+    assert "site-packages" not in text
     assert "/root/" not in text
     assert "/home/" not in text
