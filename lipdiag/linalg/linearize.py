@@ -128,8 +128,8 @@ class Linearization:
 
     def _reverse_graph(self) -> tuple[Tensor, Tensor]:
         with torch.enable_grad(), Frozen():
-            x = self.inputs[0].clone().requires_grad_()
-            y = one_tensor(self.f(x.view_as(x), *self.inputs[1:]))
+            x = self.inputs[0].detach().requires_grad_()
+            y = one_tensor(self.f(x, *self.inputs[1:]))
         if self._output is None:
             self._output = y.detach()
         return x, y
@@ -173,7 +173,11 @@ def linearize(
     chain = [_BY_NAME[name] for name in methods]
     if record and ForwardMode in chain:
         chain.insert(chain.index(ForwardMode), Recorded)
-    return Linearization(f, x, t, chain)
+
+    def on_copies(*inputs):
+        return f(*(z.clone() for z in inputs))  # which f may write to
+
+    return Linearization(on_copies, x, t, chain)
 
 
 class Frozen(TorchFunctionMode):

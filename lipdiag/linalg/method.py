@@ -1,4 +1,4 @@
-"""Ways to forward products J dx + f_t dt of a function f, each from (f, inputs) and called with tangents.
+"""Ways to forward products J dx + f_t dt of a function f, each made of (f, inputs) and called with tangents.
 
   forward mode        exact, over dual numbers; recorded once and replayed, or one pass a product
   double backward     exact; J' u is linear in u, so differentiating it backward once more, in u, gives J v
@@ -100,8 +100,8 @@ class DoubleBackward(Method):
 
     def build(self):
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
-            inputs = [z.detach().clone().requires_grad_() for z in self.inputs]
-            y = one_tensor(self.f(*(z.view_as(z) for z in inputs)))
+            inputs = [z.detach().requires_grad_() for z in self.inputs]
+            y = one_tensor(self.f(*inputs))
             u = torch.zeros_like(y, requires_grad=True)
             gradients: Sequence[Tensor | None] = [None for _ in inputs]
             if y.requires_grad:

@@ -28,6 +28,13 @@ def into_a_buffer(x):
     return out * early.sum()
 
 
+def overwritten_between_factors(x):
+    h = x.sin()
+    y = h * 2
+    h.mul_(5)
+    return y * 3 + h
+
+
 def into_empty_memory(x):
     out = torch.empty_like(x)
     out.copy_(x.cos())
@@ -75,7 +82,7 @@ def input_in_place(x):
 
 
 class Buffered(torch.autograd.Function):
-    """3 x (in the first row also + 2 x), whose jvp writes its tangent into memory of its own that it has views of."""
+    """3 x (in the first row also + 2 x), whose jvp adds its tangent to memory of its own that it has views of."""
 
     @staticmethod
     def forward(x):
@@ -91,7 +98,7 @@ class Buffered(torch.autograd.Function):
     def jvp(ctx, dx):
         out = torch.zeros(dx.shape, dtype=dx.dtype)
         early = out.view(-1)[: dx[0].numel()]
-        out[:] = dx
+        out += dx
         early.add_(dx[0].flatten())
         return out + out.view_as(dx) + dx
 
@@ -101,16 +108,40 @@ class Buffered(torch.autograd.Function):
         return torch.cat([gradient[:1] * 5 / 3, gradient[1:]])
 
 
+class Early(torch.autograd.Function):
+    """The identity, whose jvp uses fresh memory before its tangent is copied there."""
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def jvp(ctx, dx):
+        out = torch.ops.aten._new_zeros_with_same_feature_meta(dx, dx)
+        early = out * 2
+        return out.copy_(dx) + early
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.clone()
+
+
 FUNCTIONS = {
     "a jvp with memory of its own": lambda x: Buffered.apply(x.sin()),
     "in place on views": view_of_a_sum,
     "copies and their views": sum_then_views_used_twice,
+    "a view of a copy, then the original": lambda x: (lambda y: (y + 1).mT * 3 + y.exp().mT)(x.sin()),
     "in place on the input": input_in_place,
     "in place on a transpose": transposed_operand_in_place,
     "written into a buffer": into_a_buffer,
     "written into empty memory": into_empty_memory,
     "a constant overwritten later": constant_overwritten_later,
     "a value overwritten later": value_overwritten_later,
+    "a value overwritten between factors": overwritten_between_factors,
     "activations in place": IN_PLACE,
     "slices assigned": lambda x: (lambda y: (y.__setitem__((slice(None), 0), x[:, 1].exp()), y)[1])(x.sin()),
     "index_put": lambda x: x.sin().index_put((torch.tensor([0, 1]),), x.cos()[:2] * 3),
@@ -135,8 +166,11 @@ FUNCTIONS = {
     ).sigmoid(),
     "runs of factors": lambda x: ((((x * 2) / 3) * torch.ones(6, dtype=x.dtype)).neg() * x.detach().sin()) * 5 + x,
     "factors of other types": lambda x: (
-        x / torch.tensor(3) * torch.tensor(0.3) / torch.tensor(0.7) / torch.arange(1, 7)
+        x * torch.tensor(0.3) * torch.tensor(0.7) / torch.tensor(3) / torch.arange(1, 7)
     ),
+    "a sum with its own transpose": lambda x: (lambda y: y + y.mT)(x.sin()),
+    "read by address": lambda x: torch.as_strided(x[0, 1:].sin() * 2, (2, 3), (3, 1), 4),
+    "a jvp that reads what it copies to": lambda x: Early.apply(x.sin()),
     "a factor used twice": lambda x: (lambda y: y * 3 + y.mT)(x * 2),
     "attention": lambda x: functional.scaled_dot_product_attention(x, x.sin(), x.mT).transpose(1, 2).flatten(2) * 2,
     "attention to constants": lambda x: functional.scaled_dot_product_attention(x, torch.ones_like(x), x),
@@ -218,6 +252,9 @@ TWO_INPUTS = {
     "a sum that is x, then changed": lambda x, t: (x + t[:, None, None, None]).mul_(3).add_(1),
     "attention to time": lambda x, t: functional.scaled_dot_product_attention(
         x, x * t[:, None, None, None], t[:, None, None, None].expand(2, 4, 6, 6)
+    ),
+    "a sum that outlives its term": lambda x, t: (lambda y: (lambda s: y * 3 + s.exp())(y + t[:, None, None, None]))(
+        x.sin()
     ),
     "only t": lambda x, t: t.sin()[:, None] * torch.ones(2, 3, dtype=x.dtype),
     "only x": lambda x, t: x.sin(),
