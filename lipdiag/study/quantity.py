@@ -74,9 +74,12 @@ def other_time(clock: Clock, timestep: Tensor, step: float | None) -> Tensor:
         t = clock.base.time(timestep)
         return clock.base(torch.where(t + 1e-3 <= 1, t + 1e-3, t - 1e-3))
     distance = 1.0 if step is None else step
-    later = clock.base.time(timestep + distance)
-    inside = (later >= 0) & (later <= 1 + 1e-12)
-    return torch.where(inside, timestep + distance, timestep - distance)
+    other = timestep + distance
+    later = clock.base.time(other)
+    # A clock may end where its schedule does and tell its last timestep from there on: a way that is not travelled.
+    travelled = (clock.base(later) - other).abs() <= 1e-6 * abs(distance)
+    inside = (later >= 0) & (later <= 1 + 1e-12) & travelled
+    return torch.where(inside, other, timestep - distance)
 
 
 @torch.no_grad()
