@@ -75,7 +75,7 @@ def measure(
 
     Quantities: time_derivative, time_difference, trajectory_derivative,
     spectral_norm, singular_values, one_sided_lipschitz, squared_frobenius_norm,
-    trace, asymmetry, stein, loss.
+    trace, asymmetry, stein, loss, sensitivity.
     """
     from ..run import prepared
     from ..study.plan import Plan

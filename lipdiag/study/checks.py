@@ -59,7 +59,7 @@ def check(point: Point) -> Findings:
     asked = set(point.plan.quantities)
     if asked & {"time_derivative", "trajectory_derivative"}:
         check_time_derivative(point, findings)
-    if any(QUANTITIES[name].needs for name in asked) or "trajectory_derivative" in asked:
+    if any(QUANTITIES[name].needs for name in asked) or asked & {"trajectory_derivative", "sensitivity"}:
         check_jacobian(point, findings)
     return findings
 

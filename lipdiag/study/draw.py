@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-ROLES = {"data": 0, "noise": 1, "start": 2, "probe": 3, "model_sample": 4}
+ROLES = {"data": 0, "noise": 1, "start": 2, "probe": 3, "model_sample": 4, "perturbation": 5}
 """Append only: a number here is part of every stored result."""
 
 
@@ -32,6 +32,12 @@ def noise(seed: int, draw: int, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
 def start(seed: int, draw: int, size: int) -> Float[Tensor, " size"]:
     """A direction uniform on the unit sphere, from which the Krylov space of a draw grows."""
     v = torch.from_numpy(generator(seed, "start", draw).standard_normal(size))
+    return v / v.norm()
+
+
+def perturbation(seed: int, draw: int, size: int) -> Float[Tensor, " size"]:
+    """A direction uniform on the unit sphere, in which x is changed."""
+    v = torch.from_numpy(generator(seed, "perturbation", draw).standard_normal(size))
     return v / v.norm()
 
 

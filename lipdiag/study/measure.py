@@ -20,7 +20,8 @@ from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..errors import LipdiagError, RunError
 from . import checks, statistics, store
 from .description import Source, columns, coordinates, frozen
-from .plan import Layout, Plan, Unit, resolve_timesteps, units
+from .layout import Layout, Unit, units
+from .plan import Plan, resolve_timesteps
 from .point import Point, points
 from .quantity import QUANTITIES, measure_point, passes, recorded
 
@@ -124,7 +125,7 @@ def prepare(
         UsageError: If the plan's timesteps do not fit the model.
     """
     timesteps = resolve_timesteps(plan.timesteps, predictor.clock)
-    layout = Layout.of(plan, len(timesteps), int(np.prod(predictor.shape)))
+    layout = Layout.of(plan.batch, len(timesteps), int(np.prod(predictor.shape)))
     description = frozen(predictor, source, plan, timesteps)
     run = None
     if out is not None and out.exists():

@@ -18,13 +18,6 @@ from ..errors import UsageError
 CONTINUOUS_RANGE = (1e-3, 0.999)
 """Where `log:N` starts and ends in t for a model of continuous time: its ends proper have no log-SNR."""
 
-MOST_PAIRS = 256
-MOST_DRAWS = 8
-"""Draws of one timestep in a micro-batch: enough to pool a variance, few enough to mix timesteps."""
-
-PAIR_BUDGET = 32 * 3 * 32 * 32
-"""Numbers of x in a micro-batch: 32 pairs at 3x32x32, where a batch fills a processor (see `make bench`)."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -184,45 +177,3 @@ def logarithmic(number: int, clock: Clock) -> np.ndarray:
                 found[nearest], free[nearest] = jump, False
         found.sort()
     return found
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How (timestep, draw) pairs are cut into units, each one chunk of the store and one micro-batch.
-
-    It follows from the shapes and the plan alone, never from the machine, so that a run's numbers do too.
-    """
-
-    times: int
-    draws: int
-
-    @classmethod
-    def of(cls, plan: Plan, times: int, numbers: int) -> "Layout":
-        """Layout for `times` timesteps of samples that hold `numbers` numbers each."""
-        pairs = plan.batch or max(1, min(MOST_PAIRS, PAIR_BUDGET // numbers))
-        draws = min(MOST_DRAWS, pairs)
-        return cls(times=max(1, min(times, pairs // draws)), draws=draws)
-
-    @property
-    def pairs(self) -> int:
-        return self.times * self.draws
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A block of timesteps by a block of draws: what is measured, written and marked done together."""
-
-    times: slice
-    draws: slice
-
-
-def units(layout: Layout, times: int, draws: range) -> list[Unit]:
-    """Units that cover the given draws at all times: draws outside, times inside.
-
-    An interrupted run then has every timestep, with fewer draws.
-    """
-    return [
-        Unit(slice(i, min(i + layout.times, times)), slice(j, min(j + layout.draws, draws.stop)))
-        for j in range(draws.start, draws.stop, layout.draws)
-        for i in range(0, times, layout.times)
-    ]

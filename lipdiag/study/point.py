@@ -35,6 +35,7 @@ class Point:
         start: Directions uniform on the sphere.
         probes: Rademacher vectors, float64.
         record: Whether enough products will follow to pay for recording them.
+        perturbation: Unit directions in which x is changed, where `sensitivity` is asked for.
     """
 
     predictor: Predictor
@@ -47,6 +48,7 @@ class Point:
     start: Float[Tensor, "batch n"]
     probes: Float[Tensor, "probes batch n"]
     record: bool = True
+    perturbation: Float[Tensor, "batch n"] | None = None
 
     @cached_property
     def linearization(self) -> Linearization:
@@ -115,6 +117,11 @@ def points(
     start = torch.stack([draw.start(plan.seed, i, n) for i in draws])
     probes = torch.stack([draw.probes(plan.seed, i, plan.probes, n) for i in draws], 1)
 
+    perturbation = None
+    if "sensitivity" in plan.quantities:
+        drawn = torch.stack([draw.perturbation(plan.seed, i, n) for i in draws])
+        perturbation = drawn.repeat(times, 1).to(device)
+
     timestep = torch.tensor(timesteps, dtype=torch.float64).repeat_interleave(number)
     t = predictor.clock.base.time(timestep)
     clock_rate = slope(predictor.clock.base, t)
@@ -137,4 +144,5 @@ def points(
         start=start.repeat(times, 1).to(device),
         probes=probes.repeat(1, times, 1).to(device),
         record=record,
+        perturbation=perturbation,
     )

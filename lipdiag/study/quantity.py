@@ -21,6 +21,7 @@ from ..linalg.operator import Operator, symmetric_part
 from ..linalg.trace import hutchinson_squared_frobenius_norm, hutchinson_trace
 from .plan import Plan
 from .point import Point
+from .sensitivity import PASSES, STEPS, transported
 
 Pairs = Float[Tensor, " batch"]
 Values = dict[str, Tensor]
@@ -163,6 +164,12 @@ def loss(point: Point) -> Values:
     return {"loss": norms(point.eps.double() - point.noise.double()).square() / point.noise[0].numel()}
 
 
+def sensitivity(point: Point) -> Values:
+    if point.perturbation is None:
+        raise ValueError("this point was made for a plan without sensitivity")
+    return {"sensitivity": norms(transported(point, point.perturbation, STEPS))}
+
+
 def one_pass(plan: Plan, k: int) -> int:
     return 1
 
@@ -261,6 +268,17 @@ QUANTITIES: dict[str, Quantity] = {
         loss,
         {"loss": Variable("squared error of the predicted noise, averaged over entries", "1", "mean square")},
         no_pass,
+    ),
+    "sensitivity": Quantity(
+        sensitivity,
+        {
+            "sensitivity": Variable(
+                f"change of the sample, of DDIM in {STEPS} steps from here, per change of x in a random direction",
+                "1",
+                L2,
+            )
+        },
+        lambda plan, k: PASSES,
     ),
 }
 

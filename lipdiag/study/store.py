@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunError, StorageError
-from .plan import Layout, Unit
+from .layout import Layout, Unit
 
 FORMAT = "lipdiag run"
 FORMAT_VERSION = 1

@@ -2,10 +2,13 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+
+from lipdiag.study.store import FORMAT, FORMAT_VERSION
 
 Make = Callable[..., xr.Dataset]
 
@@ -90,6 +93,13 @@ def dataset_of(
     variables = {"time_difference": (("time", "draw"), ones, UNITS), "done": (("time", "draw"), ones.astype("int8"))}
     attributes = {"frozen": {"model": model, "data": {"name": "ones"}, "plan": {"step": step}}}
     return xr.Dataset(variables, {**coordinates, "draw": np.arange(3)}, attributes)
+
+
+def write(dataset: xr.Dataset, path: Path) -> Path:
+    """A dataset as a run on disk, in the store's own format."""
+    attributes = {**dataset.attrs, "format": FORMAT, "format_version": FORMAT_VERSION}
+    dataset.assign_attrs(attributes).to_zarr(path, zarr_format=3, consolidated=False)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import pytest
 
 from lipdiag.diffusion.clock import Shared, Timesteps, Unit
 from lipdiag.errors import UsageError
-from lipdiag.study.plan import Layout, Plan, logarithmic, resolve_timesteps, units
+from lipdiag.study.plan import Plan, logarithmic, resolve_timesteps
 
 
 @pytest.mark.parametrize("number", [1, 2, 7, 64, 300, 999, 1000, 5000])
@@ -74,20 +74,3 @@ def test_bad_plans_are_refused(changes, words):
 
 def test_a_variable_names_its_quantity():
     assert Plan(quantities=("denoising_bound", "one_sided_lipschitz")).quantities == ("one_sided_lipschitz",)
-
-
-@pytest.mark.parametrize(
-    ("times", "draws", "numbers"), [(64, 64, 64), (5, 3, 3072), (64, 10, 3 * 256 * 256), (1, 1, 4)]
-)
-def test_units_cover_every_pair_once_in_whole_chunks(times, draws, numbers):
-    layout = Layout.of(Plan(), times, numbers)
-    seen = np.zeros((times, draws), int)
-    for unit in units(layout, times, range(draws)):
-        seen[unit.times, unit.draws] += 1
-        assert unit.times.start % layout.times == 0
-        assert unit.draws.start % layout.draws == 0
-    assert (seen == 1).all()
-
-
-def test_the_layout_does_not_depend_on_the_number_of_draws():
-    assert Layout.of(Plan(draws=1), 64, 64) == Layout.of(Plan(draws=1000), 64, 64)

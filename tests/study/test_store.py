@@ -8,7 +8,7 @@ import pytest
 
 from lipdiag.errors import RunError, StorageError
 from lipdiag.study import store
-from lipdiag.study.plan import Layout, units
+from lipdiag.study.layout import Layout, units
 
 LAYOUT = Layout(times=2, draws=4)
 TIMES, DRAWS = 5, 8

@@ -1,0 +1,79 @@
+"""How a change of x at one timestep is carried to the sample: the sampler's own derivative.
+
+DDIM from time t to an earlier s is x <- a x + b eps(x, t) with a = alpha_s / alpha_t and b = sigma_s - a sigma_t, so a
+change v of x becomes v <- a v + b J v. From the pair's own time the sampler takes `STEPS` such steps to the data, and
+the length of what becomes of a random unit vector is the sensitivity there. As the steps get shorter, it tends to
+the derivative of the probability-flow map.
+
+References:
+    Song, Meng & Ermon, Denoising diffusion implicit models, 2021. https://arxiv.org/abs/2010.02502
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..diffusion.clock import Clock
+from ..diffusion.continuous import Schedule
+from ..linalg.linearize import METHODS, linearize
+from .point import Point
+
+STEPS = 20
+"""From any timestep to the data; where there are fewer integer timesteps on the way, some stand still."""
+
+PASSES = 2 * STEPS
+"""A step is one evaluation and one Jacobian product, both at another x: neither is shared with any quantity."""
+
+LAST_LOGSNR = 2 * math.log(1e3)
+"""Where a model of continuous time takes its last step to the data: at sigma / alpha = 1e-3."""
+
+LEAST_AMPLITUDE = 2.0**-12
+"""Of the signal: a schedule that ends in pure noise has none, and DDIM divides by it."""
+
+
+def path(clock: Clock, schedule: Schedule, t: Float[Tensor, " batch"], steps: int) -> Float[Tensor, "steps batch"]:
+    """Times at which the sampler evaluates the model, from t on falling towards the data.
+
+    Evenly spaced in integer timesteps for a model of these, and in the log signal-to-noise ratio for the others.
+
+    Args:
+        clock: The model's; what it shares is not looked at.
+        schedule: The model's.
+        t: Where each sampler starts.
+        steps: How many evaluations.
+    """
+    share = torch.arange(steps, dtype=torch.float64, device=t.device)[:, None] / steps
+    if clock.discrete:
+        left = (clock.base(t) + 1) * (1 - share)
+        found = clock.base.time(torch.ceil(left - 1e-9) - 1)
+    else:
+        first = schedule.logsnr(t)
+        found = schedule.time(first + share * (LAST_LOGSNR - first))
+    return torch.cat([t[None], torch.minimum(found[1:], t)])
+
+
+def coefficients(
+    alpha: Float[Tensor, "steps batch"], sigma: Float[Tensor, "steps batch"]
+) -> tuple[Float[Tensor, "steps batch"], Float[Tensor, "steps batch"]]:
+    """a and b of each step x <- a x + b eps of DDIM along these amplitudes; the last step ends at alpha 1, sigma 0."""
+    alpha = alpha.clamp_min(LEAST_AMPLITUDE)
+    a = torch.cat([alpha[1:], torch.ones_like(alpha[:1])]) / alpha
+    return a, torch.cat([sigma[1:], torch.zeros_like(sigma[:1])]) - a * sigma
+
+
+def transported(point: Point, direction: Float[Tensor, "batch n"], steps: int) -> Float[Tensor, "batch *event"]:
+    """What the sampler makes of a small change of x along a direction, per unit of it; float64."""
+    times = path(point.predictor.clock, point.predictor.schedule, point.t, steps)
+    a, b = coefficients(*point.predictor.schedule(times))
+    expand = (-1, *[1] * (point.x.ndim - 1))
+    x, v = point.x.double(), direction.double().reshape(point.x.shape)
+    methods = METHODS
+    for t, kept, added in zip(times, a, b, strict=True):
+        line = linearize(point.predictor, x.to(point.x.dtype), t, methods, record=False)
+        product = line.jvp(dx=v.to(point.x.dtype)).double()
+        x = kept.view(expand) * x + added.view(expand) * line.output.double()
+        v = kept.view(expand) * v + added.view(expand) * product
+        methods = METHODS[METHODS.index(line.method) :]  # what failed once is not tried at every step
+    return v
