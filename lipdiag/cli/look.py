@@ -49,11 +49,11 @@ def plot(
         for name, described in report.FIGURES.items():
             click.echo(f"{name:<14}{described.line}")
         return
+    if figure not in report.FIGURES:
+        raise UsageError(f"there is no figure {figure!r}; known are {', '.join(report.FIGURES)}")
     if not runs:
-        raise UsageError("plot needs at least one run, the folder that `lipdiag measure` wrote")
-    from ..study.store import open_run
-
-    datasets = [open_run(run) for run in runs]
+        raise UsageError("plot needs at least one run, the folder that `lipdiag measure` wrote (more: --list)")
+    datasets = [report.open_source(run, report.FIGURES[figure].source) for run in runs]
     drawn = report.plot(datasets, figure=figure, style=style)
     paths = out or tuple(Path(figure + suffix) for suffix in (".pdf", ".svg", ".png"))
     for path in paths:

@@ -75,7 +75,8 @@ def measure(
 
     Quantities: time_derivative, time_difference, trajectory_derivative,
     spectral_norm, singular_values, one_sided_lipschitz, squared_frobenius_norm,
-    trace, asymmetry, stein, loss, sensitivity.
+    trace, asymmetry, stein, loss, sensitivity; for their figures: pairs, swap,
+    vectors, embedding.
     """
     from ..run import prepared
     from ..study.plan import Plan

@@ -14,13 +14,15 @@ _HOMES = {
     "save": "picture",
     "Picture": "picture",
     "STYLES": "style",
+    "open_source": "source",
 }
 
-__all__ = ["FIGURES", "STYLES", "FigureSpec", "Picture", "caption", "plot", "save"]
+__all__ = ["FIGURES", "STYLES", "FigureSpec", "Picture", "caption", "open_source", "plot", "save"]
 
 if TYPE_CHECKING:
     from .gallery import FIGURES, FigureSpec, caption, plot
     from .picture import Picture, save
+    from .source import open_source
     from .style import STYLES
 
 

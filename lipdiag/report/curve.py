@@ -5,12 +5,14 @@ from functools import cached_property
 
 import numpy as np
 
-from ..errors import UsageError
 from .picture import Row
-from .run import Run, Statistics
+from .run import Run, Statistics, same_time
 
 DERIVATIVES = ("time_difference", "time_derivative")
 """In order of preference: a model of integer timesteps was trained on the quotient alone."""
+
+QUOTIENTS = ("time_difference", "embedding_difference")
+"""Variables that compare two times, and so reach over the edges of blocks."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Curve:
     @cached_property
     def jump(self) -> np.ndarray:
         """Where the quotient reaches over the edge of a block."""
-        if self.variable != "time_difference":
+        if self.variable not in QUOTIENTS:
             return np.zeros_like(self.zero)
         return self.run.jumps & ~self.zero
 
@@ -72,14 +74,7 @@ def curves(runs: list[Run], variable: str | None = None) -> list[Curve]:
     if variable is None:
         held = [known for known in DERIVATIVES if all(run.has(known) for run in runs)]
         variable = held[0] if held else DERIVATIVES[0]
-    first = runs[0]
     for run in runs:
-        if not run.has(variable):
-            again = f"lipdiag measure {run.checkpoint} --quantity {variable} --out NEW.zarr"
-            raise UsageError(f"{run.label} has no {variable}; measure it with `{again}`")
-        if run.clock != first.clock:
-            raise UsageError(
-                f"{first.label} and {run.label} count time differently ({first.clock or 'unknown'} and "
-                f"{run.clock or 'unknown'}), so that their derivatives have different units; show them one by one"
-            )
+        run.demand([variable], variable)
+    same_time(runs)
     return [Curve(run, variable, run.statistics(variable)) for run in runs]

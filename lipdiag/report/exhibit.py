@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .curve import Curve, curves
+from . import wording
+from .curve import QUOTIENTS, Curve, curves
 from .picture import Row
 from .run import Run, read
 from .theory import Theory, theory
@@ -18,7 +19,11 @@ ANCHOR = 0.1
 """The t at which the curve for smooth data, whose height theory leaves open, is put onto the measured one."""
 
 POINT_DATA, SMOOTH_DATA = "theory, point data", "theory, smooth data"
-SYMBOLS = {"time_difference": r"$K(t,\,t^\prime)$", "time_derivative": r"$\|\partial_t\,\epsilon_\theta\|_2$"}
+SYMBOLS = {
+    "time_difference": r"$K(t,\,t^\prime)$",
+    "time_derivative": r"$\|\partial_t\,\epsilon_\theta\|_2$",
+    "embedding_difference": r"$\|\Delta e\|_2\,/\,|\Delta t|$",
+}
 
 
 @dataclass(frozen=True)
@@ -90,18 +95,13 @@ class Exhibit:
 
     def caption(self) -> str:
         """Words for under the figure: what is drawn, of what, in which norm and unit, from how many draws."""
-        blocks = [sentence for curve in self.curves for sentence in _blocks(curve)]
-        return ". ".join([*self._measured(), *blocks, *self._theory()]) + "."
+        shared = [sentence for curve in self.curves for sentence in blocks(curve)]
+        return wording.caption([*self._measured(), *shared, *self._theory()])
 
     def _measured(self) -> list[str]:
         first = self.first
-        counts = np.concatenate([curve.statistics.count for curve in self.curves])
-        counts = counts[counts > 0].astype(int)
-        number = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-        entries = f"all {first.dimension} entries" if first.dimension else "all entries"
-        own = f", where {first.own_time}" if first.own_time else ""
-        data = ", ".join(dict.fromkeys(curve.run.data for curve in self.curves))
-        bands = "dark bands: 95 % interval of the mean (Student); " if self.bounded else ""
+        number = wording.draws((c.statistics.count for c in self.curves), [c.run for c in self.curves])
+        bands = f"dark bands: {wording.INTERVAL}; " if self.bounded else ""
         if self.variable == "time_difference":
             what = "K(t, t') = |eps(x_t, t) - eps(x_t, t')|_2 / |t - t'| with x_t noised to level t and "
             what += f"t' = t + {first.step:g} in timesteps" if first.step else "t' a thousandth of the time axis later"
@@ -111,8 +111,8 @@ class Exhibit:
                 what += " (between the integer timesteps of training it is the network's interpolation)"
         return [
             f"Rate of change of the noise prediction in time: {what}",
-            f"Euclidean norm over {entries} of a sample, unit {first.unit}{own}",
-            f"Lines: mean of n = {number} draws of {data}; {bands}light bands: 5 to 95 % of the draws",
+            f"{wording.norm(first)}, unit {first.unit}{wording.own_time(first)}",
+            f"Lines: mean of {number}; {bands}light bands: 5 to 95 % of the draws",
         ]
 
     def _theory(self) -> list[str]:
@@ -130,7 +130,7 @@ class Exhibit:
         return [sentence]
 
 
-def _blocks(curve: Curve) -> list[str]:
+def blocks(curve: Curve) -> list[str]:
     """What sharing did to a curve."""
     run, said = curve.run, []
     if run.shared and (curve.jump.any() or curve.zero.any()):
@@ -141,7 +141,7 @@ def _blocks(curve: Curve) -> list[str]:
         if curve.jump.any():
             sentence += ", and the large markers are the jumps from one block to the next"
         said.append(sentence)
-    if run.missing_jumps and curve.variable == "time_difference":
+    if run.missing_jumps and curve.variable in QUOTIENTS:
         said.append(f"Not measured: {run.label}'s jumps at timesteps {', '.join(map(str, run.missing_jumps))}")
     return said
 

@@ -5,8 +5,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from .derivatives import derivatives
+from .distribution import distribution
+from .embedding import embedding
+from .jacobian import jacobian, spectrum
+from .jumps import jumps
+from .matrix import pairs, swap
 from .picture import Picture
+from .quality import quality
+from .samples import samples
+from .schedules import schedules
 from .singularity import singularity
+from .training import training
+from .vectors import vectors
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,16 +30,29 @@ class FigureSpec:
     Attributes:
         draw: Datasets -> the picture; also takes `labels`, `style` and options of its own.
         line: What it shows.
+        source: What it is drawn from: `run`, `samples`, `training` or `quality`.
     """
 
     draw: Callable[..., Picture]
     line: str
+    source: str = "run"
 
 
 FIGURES = {
-    "singularity": FigureSpec(
-        singularity, "change of the noise prediction per timestep, the whole axis and the part near t = 0"
-    ),
+    "singularity": FigureSpec(singularity, "K(t, t+1) or |d eps/dt| over all t and near 0 (the paper's Fig. 1)"),
+    "jumps": FigureSpec(jumps, "E-TSDM's jumps against its twin's summed K, block by block"),
+    "derivatives": FigureSpec(derivatives, "partial derivative in t against the total one on trajectories"),
+    "pairs": FigureSpec(pairs, "K(t, t') of every pair of timesteps"),
+    "swap": FigureSpec(swap, "loss at t of a network that is told t'"),
+    "distribution": FigureSpec(distribution, "spread over draws, and the largest draw"),
+    "jacobian": FigureSpec(jacobian, "spectral norm with its bound, one-sided, Frobenius, trace"),
+    "spectrum": FigureSpec(spectrum, "leading singular values of the Jacobian"),
+    "vectors": FigureSpec(vectors, "leading singular vectors as images"),
+    "schedules": FigureSpec(schedules, "alpha, sigma, log-SNR with its ends, and their rates"),
+    "embedding": FigureSpec(embedding, "how fast the network's embedding of time moves"),
+    "samples": FigureSpec(samples, "images (give the .npz of `lipdiag sample`)", "samples"),
+    "training": FigureSpec(training, "loss, gradient, K in training (give a training's folder)", "training"),
+    "quality": FigureSpec(quality, "FID and KID over steps (give what `lipdiag evaluate` wrote)", "quality"),
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .curve import Curve
 from .picture import Picture
-from .run import Run
+from .run import Run, Statistics
 from .style import COLOURS, DASHES, INTERVAL_OPACITY, MARKERS, QUANTILE_OPACITY, SHADES, Style
 
 LONGEST = 48
@@ -18,6 +18,8 @@ POINTS = 72
 """In an inch."""
 
 LINE_SPACING = 1.3
+LEGEND_ROW = 0.15
+"""Of a panel's height, for a row of a legend inside it."""
 
 
 def colour(number: int) -> str:
@@ -57,9 +59,50 @@ def band(axes: Any, x: np.ndarray, curve: Curve, floor: float, number: int) -> N
     """Quantiles of draws, and on them the mean's interval."""
     s = curve.statistics
     for low, high, opacity in ((s.q05, s.q95, QUANTILE_OPACITY), (s.low, s.high, INTERVAL_OPACITY)):
-        bounded = curve.line & np.isfinite(low) & np.isfinite(high)
-        bottom, top = np.where(bounded, np.maximum(low, floor), np.nan), np.where(bounded, high, np.nan)
-        axes.fill_between(x, bottom, top, color=colour(number), alpha=opacity, zorder=2 + number / 10)
+        fill(axes, x, np.where(curve.line, low, np.nan), high, number, opacity, floor)
+
+
+def fill(
+    axes: Any,
+    x: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    number: int,
+    opacity: float = INTERVAL_OPACITY,
+    floor: float = -np.inf,
+) -> None:
+    """A band where both its bounds are finite, cut at a floor."""
+    bounded = np.isfinite(low) & np.isfinite(high)
+    bottom, top = np.where(bounded, np.maximum(low, floor), np.nan), np.where(bounded, high, np.nan)
+    axes.fill_between(x, bottom, top, color=colour(number), alpha=opacity, zorder=2 + number / 10)
+
+
+def mean(axes: Any, x: np.ndarray, s: Statistics, number: int, look: Style, spread: bool = True) -> None:
+    """A mean with its interval and, below it, the quantiles of draws."""
+    floor = float(np.nanmin(np.where(s.mean > 0, s.mean, np.nan))) / 100 if axes.get_yscale() == "log" else -np.inf
+    if spread:
+        fill(axes, x, s.q05, s.q95, number, QUANTILE_OPACITY, floor)
+    fill(axes, x, s.low, s.high, number, INTERVAL_OPACITY, floor)
+    axes.plot(x, s.mean, **stroke(number, look), zorder=4 + number / 10)
+
+
+def bar(axes: Any, x: np.ndarray, s: Statistics, number: int, look: Style) -> None:
+    """Single means with their intervals as bars."""
+    bounded = np.isfinite(s.low) & np.isfinite(s.high)
+    ends = np.where(bounded, s.low, s.mean), np.where(bounded, s.high, s.mean)
+    axes.plot(x, s.mean, linestyle="none", **points(number, look, hollow=False), zorder=4)
+    # in front, for it is often narrower than the marker
+    axes.vlines(x, *ends, color="0.1", linewidth=0.9 * look.scale, zorder=5)
+
+
+def band_entries(spread: bool = True) -> list[tuple[Any, str]]:
+    """Of the legend: what the bands are."""
+    from matplotlib.patches import Patch
+
+    light = Patch(facecolor="0.2", alpha=QUANTILE_OPACITY)
+    dark = Patch(facecolor="0.2", alpha=INTERVAL_OPACITY + QUANTILE_OPACITY * spread)
+    found = [(dark, "95 % interval of the mean")]
+    return [*found, (light, "5 to 95 % of the draws")] if spread else found
 
 
 def stems(axes: Any, x: np.ndarray, curve: Curve, floor: float, number: int, look: Style) -> None:
@@ -123,3 +166,31 @@ def legend(picture: Picture, entries: Sequence[tuple[Any, str]], look: Style) ->
         drawn.remove()
     rows = -(-len(texts) // columns)
     picture.set_figheight(picture.get_figheight() + LINE_SPACING * rows * look.small / POINTS)
+
+
+def handle(number: int, look: Style) -> Any:
+    """Of a run in a legend: its line with its marker."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **stroke(number, look))
+
+
+def inside(axes: Any) -> None:
+    """A legend of the panel's own lines at its top, on room made for it."""
+    handles, _ = axes.get_legend_handles_labels()
+    bottom, top = axes.get_ylim()
+    headroom = LEGEND_ROW * -(-len(handles) // 2)
+    if axes.get_yscale() == "log":
+        axes.set_ylim(bottom, top * (top / bottom) ** headroom)
+    else:
+        axes.set_ylim(bottom, top + headroom * (top - bottom))
+    axes.legend(loc="upper center", ncols=2, handlelength=2.4, columnspacing=0.8)
+
+
+def chosen(x: np.ndarray, usable: np.ndarray, number: int) -> list[int]:
+    """A few indices of usable places, evenly spaced on a logarithmic scale, the first and the last among them."""
+    places = np.flatnonzero(usable)
+    if not places.size:
+        return []
+    wanted = np.geomspace(x[places[0]], x[places[-1]], number)
+    return sorted({int(places[np.abs(np.log(x[places] / w)).argmin()]) for w in wanted})

@@ -85,17 +85,25 @@ def blank(style: Style, panels: int) -> tuple[Picture, list[Any]]:
     columns = min(style.columns, panels)
     rows = math.ceil(panels / columns)
     picture = Picture(style, figsize=(style.width, rows * style.panel), layout="constrained")
-    axes = picture.subplots(rows, columns, squeeze=False)
-    return picture, list(axes.flat)[:panels]
+    axes = list(picture.subplots(rows, columns, squeeze=False).flat)
+    for empty in axes[panels:]:
+        empty.remove()
+    return picture, axes[:panels]
 
 
-def save(figure: Figure, path: str | os.PathLike[str], data: Iterable[Mapping[str, Any]] | None = None) -> list[Path]:
+def save(
+    figure: Figure,
+    path: str | os.PathLike[str],
+    data: Iterable[Mapping[str, Any]] | None = None,
+    dpi: float | None = None,
+) -> list[Path]:
     """Write a figure, and the data it shows as CSV beside it.
 
     Args:
         figure: Any figure; one of `plot` brings its data.
         path: Ends in `.pdf`, `.svg` or `.png`.
         data: Rows of the CSV file, where the figure does not bring its own.
+        dpi: Of a `.png`; by default 300.
 
     Returns:
         The files written.
@@ -109,7 +117,8 @@ def save(figure: Figure, path: str | os.PathLike[str], data: Iterable[Mapping[st
     if suffix not in UNDATED:
         raise UsageError(f"cannot write a figure to {path}: its name must end in {', '.join(UNDATED)}")
     rows = list(figure.rows if data is None and isinstance(figure, Picture) else data or [])
-    content = figure.contents(suffix) if isinstance(figure, Picture) else _plain(figure, suffix)
+    resolution = {} if dpi is None else {"dpi": dpi}
+    content = figure.contents(suffix, **resolution) if isinstance(figure, Picture) else _plain(figure, suffix)
     written = [_replace(path, content)]
     if rows:
         written.append(_replace(path.with_suffix(".csv"), table_text(rows).encode()))

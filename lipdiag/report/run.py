@@ -220,14 +220,67 @@ class Run:
     def has(self, variable: str) -> bool:
         return variable in self.dataset.data_vars
 
+    def demand(self, variables: Sequence[str], quantity: str, options: str = "") -> None:
+        """Refuse, with the command that helps, a run that lacks variables.
+
+        Args:
+            variables: Names in the dataset.
+            quantity: What to ask `lipdiag measure` for.
+            options: More of that command, each with a space before it.
+
+        Raises:
+            UsageError: If one is missing.
+        """
+        for variable in variables:
+            if not self.has(variable):
+                asked = f"lipdiag measure {self.checkpoint} --quantity {quantity}{options} --out NEW.zarr"
+                raise UsageError(f"{self.label} has no {variable}; measure it with `{asked}`")
+
+    def values(self, variable: str) -> np.ndarray:
+        """(time, draw) numbers; NaN where a draw is not done."""
+        return np.asarray(self.dataset[variable].where(self.dataset["done"] == 1).values, dtype=np.float64)
+
     def statistics(self, variable: str, level: float = 0.95) -> Statistics:
         """Statistics of a variable over the draws that are done."""
-        from ..study.statistics import summarize
+        return _statistics(self.dataset[[variable, "done"]], variable, level)
 
-        with np.errstate(invalid="ignore"):
-            table = summarize(self.dataset[[variable, "done"]], level)[variable]
-        columns = {str(name): table.sel(statistic=name).values for name in table["statistic"].values}
-        return Statistics(**{name: columns[name] for name in Statistics.__dataclass_fields__})
+
+def over_draws(values: np.ndarray, level: float = 0.95) -> Statistics:
+    """Statistics of derived numbers.
+
+    Args:
+        values: (row, draw); columns with NaN are left out of their row.
+        level: Of the mean's interval.
+    """
+    import xarray as xr
+
+    dims = ("row", "draw")
+    table = xr.Dataset({"value": (dims, values), "done": (dims, np.isfinite(values).astype("int8"))})
+    return _statistics(table, "value", level)
+
+
+def _statistics(dataset: "xr.Dataset", variable: str, level: float) -> Statistics:
+    from ..study.statistics import summarize
+
+    with np.errstate(invalid="ignore"):
+        table = summarize(dataset, level)[variable]
+    columns = {str(name): table.sel(statistic=name).values for name in table["statistic"].values}
+    return Statistics(**{name: columns[name] for name in Statistics.__dataclass_fields__})
+
+
+def same_time(runs: Sequence[Run]) -> None:
+    """Refuse runs whose time is counted in different units.
+
+    Raises:
+        UsageError: If they differ.
+    """
+    first = runs[0]
+    for run in runs:
+        if run.clock != first.clock:
+            raise UsageError(
+                f"{first.label} and {run.label} count time differently ({first.clock or 'unknown'} and "
+                f"{run.clock or 'unknown'}), so that their derivatives have different units; show them one by one"
+            )
 
 
 def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) -> list[Run]:

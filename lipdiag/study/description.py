@@ -16,6 +16,7 @@ from ..diffusion.spelling import spell
 from . import store
 from .plan import Plan
 from .quantity import QUANTITIES, other_time
+from .vectors import ranks
 
 NUMERICS = 1
 """Raised whenever the same plan gives other numbers than before; runs of different numerics do not mix."""
@@ -97,6 +98,8 @@ def coordinates(predictor: Predictor, timesteps: np.ndarray) -> dict[str, tuple[
 def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str, store.Column]:
     """Every variable the plan fills, with its attributes."""
     found = {}
+    entries = int(np.prod(predictor.shape))
+    sizes = {"rank": ranks(plan, entries), "other": len(timesteps), "entry": entries}
     for quantity in plan.quantities:
         for name, variable in QUANTITIES[quantity].variables.items():
             attributes: dict[str, Any] = {
@@ -111,5 +114,5 @@ def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str
                 attributes["step"] = distance  # at the first timestep; the same everywhere for an index
             if name == "spectral_norm_upper":
                 attributes["confidence"] = f"{plan.confidence:g} for each draw and timestep"
-            found[name] = store.Column(attributes, ranks=plan.ranks if name.startswith("singular_values") else 0)
+            found[name] = store.Column(attributes, {extra: sizes[extra] for extra in variable.dimensions})
     return found

@@ -19,20 +19,24 @@ from ..diffusion.clock import Clock
 from ..linalg.lanczos import extreme_eigenvalues
 from ..linalg.operator import Operator, symmetric_part
 from ..linalg.trace import hutchinson_squared_frobenius_norm, hutchinson_trace
+from .embedding import embedding
+from .pairs import columns, pairs, swap
 from .plan import Plan
 from .point import Point
 from .sensitivity import PASSES, STEPS, transported
+from .vectors import vectors
 
 Pairs = Float[Tensor, " batch"]
 Values = dict[str, Tensor]
 
 
 class Variable(NamedTuple):
-    """How a dataset variable is described: what it is, its unit, its norm, and whether its mean is meaningful."""
+    """How a dataset variable is described: what it is, its unit, its norm, and its dimensions after time and draw."""
 
     long_name: str
     units: str
     norm: str
+    dimensions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,9 @@ def no_pass(plan: Plan, k: int) -> int:
 
 KRYLOV = frozenset({"krylov"})
 L2 = "Euclidean, over all entries of a sample"
+L2_EMBEDDING = "Euclidean, over all entries of the embedding"
 SPECTRAL = "operator norm, Euclidean to Euclidean"
+RANKS = ("rank",)
 
 QUANTITIES: dict[str, Quantity] = {
     "time_derivative": Quantity(
@@ -215,11 +221,40 @@ QUANTITIES: dict[str, Quantity] = {
     "singular_values": Quantity(
         singular_values,
         {
-            "singular_values": Variable("leading singular values of d eps / d x, lower bounds", "1", SPECTRAL),
-            "singular_values_residual": Variable("distance to a true singular value, at most", "1", SPECTRAL),
+            "singular_values": Variable("leading singular values of d eps / d x, lower bounds", "1", SPECTRAL, RANKS),
+            "singular_values_residual": Variable("distance to a true singular value, at most", "1", SPECTRAL, RANKS),
         },
         no_pass,
         KRYLOV,
+    ),
+    "vectors": Quantity(
+        vectors,
+        {
+            "vector_singular_values": Variable("singular values of the vectors, lower bounds", "1", SPECTRAL, RANKS),
+            "vector_residuals": Variable("distance to a true singular value, at most", "1", SPECTRAL, RANKS),
+            "right_singular_vectors": Variable("directions in x", "1", "unit length", ("rank", "entry")),
+            "left_singular_vectors": Variable("directions in eps", "1", "unit length", ("rank", "entry")),
+        },
+        lambda plan, k: 2 * k,
+        frozenset({"many products"}),
+    ),
+    "pairs": Quantity(
+        pairs,
+        {"pair_difference": Variable("|eps(x_t, t) - eps(x_t, t')|, t' along `other`", "1", L2, ("other",))},
+        columns,
+    ),
+    "swap": Quantity(
+        swap,
+        {"swap_loss": Variable("loss at t of a network told t', along `other`", "1", "mean square", ("other",))},
+        columns,
+    ),
+    "embedding": Quantity(
+        embedding,
+        {
+            "embedding_difference": Variable("change of the embedding of time", "1/timestep", L2_EMBEDDING),
+            "embedding_norm": Variable("size of the embedding of time", "1", L2_EMBEDDING),
+        },
+        lambda plan, k: 2,
     ),
     "one_sided_lipschitz": Quantity(
         one_sided_lipschitz,

@@ -95,8 +95,8 @@ def summarize(dataset, level: float = 0.95):
     names = ["mean", "standard_error", "low", "high", "median", "q05", "q25", "q75", "q95", "max", "count"]
     out = {}
     for name, variable in dataset.data_vars.items():
-        if name == "done" or "draw" not in variable.dims:
-            continue
+        if name == "done" or "draw" not in variable.dims or "entry" in variable.dims:
+            continue  # entries of vectors whose sign is arbitrary have no mean
         values = variable.transpose(*[d for d in variable.dims if d != "draw"], "draw")
         mask = done.broadcast_like(values).transpose(*values.dims)
         rows = zip(

@@ -14,7 +14,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ MISSING, DONE, QUARANTINED = 0, 1, 2
 
 @dataclass(frozen=True)
 class Column:
-    """A variable to be stored: its attributes, and how many ranks each entry has (0 for a single number)."""
+    """A variable to be stored: its attributes, and the dimensions it has after time and draw, with their sizes."""
 
     attributes: dict[str, Any]
-    ranks: int = 0
+    extent: dict[str, int] = field(default_factory=dict)
 
 
 class Store:
@@ -194,14 +194,14 @@ def create(
             draw[:] = np.arange(draws)
             chunks = (layout.times, layout.draws)
             for name, column in columns.items():
-                ranks = (column.ranks,) if column.ranks else ()
+                extent = tuple(column.extent.values())
                 group.create_array(
                     name,
-                    shape=(times, draws, *ranks),
-                    chunks=(*chunks, *ranks),
+                    shape=(times, draws, *extent),
+                    chunks=(*chunks, *extent),
                     dtype="float64",
                     fill_value=np.nan,
-                    dimension_names=("time", "draw", *(("rank",) if ranks else ())),
+                    dimension_names=("time", "draw", *column.extent),
                     attributes={**column.attributes, "coordinates": " ".join(coordinates)},
                     **common,
                 )

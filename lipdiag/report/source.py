@@ -1,0 +1,113 @@
+"""What is given on the command line -> a dataset: a run, a file of samples, a training's folder, an evaluation."""
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import RunError, StorageError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+LOG, MEASURED = "log.csv", "measure.csv"
+
+
+def open_source(path: str | Path, kind: str) -> "xr.Dataset":
+    """What a figure of that kind is drawn from.
+
+    Args:
+        path: A run, an `.npz` file, a training's folder, or an evaluation.
+        kind: `run`, `samples`, `training` or `quality`.
+
+    Raises:
+        RunError: If it is something else.
+        StorageError: If it cannot be read.
+    """
+    from ..study.store import open_run
+
+    path = Path(path)
+    readers = {"run": open_run, "samples": open_samples, "training": open_training, "quality": open_quality}
+    try:
+        return readers[kind](path)
+    except FileNotFoundError as error:
+        raise RunError(f"{error.filename or path} is missing; this figure needs {NEEDED[kind]}") from None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+NEEDED = {
+    "run": "a run, the folder that `lipdiag measure` wrote",
+    "samples": "the .npz file that `lipdiag sample` wrote",
+    "training": f"the folder that `lipdiag train` wrote, with its {LOG}",
+    "quality": "the store that `lipdiag evaluate` wrote",
+}
+
+
+def open_samples(path: Path) -> "xr.Dataset":
+    """The one array of images in a file, as (sample, channel, row, column) in [-1, 1]."""
+    import xarray as xr
+
+    if path.is_dir():
+        raise RunError(f"{path} is a folder; this figure needs {NEEDED['samples']}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files} if hasattr(file, "files") else {"samples": file}
+    except (ValueError, EOFError, KeyError) as error:
+        raise RunError(f"{path} is no file of samples ({error}); this figure needs {NEEDED['samples']}") from error
+    found = {name: array for name, array in arrays.items() if array.ndim == 4}
+    if len(found) != 1 and "samples" not in found:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing"
+        raise RunError(f"{path} holds {shapes}, and not one array of images; this figure needs {NEEDED['samples']}")
+    images = found.get("samples", next(iter(found.values())))
+    if images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
+        images = np.moveaxis(images, -1, 1)
+    values = images.astype(np.float64) / 127.5 - 1 if images.dtype == np.uint8 else images.astype(np.float64)
+    return xr.Dataset({"samples": (("sample", "channel", "row", "column"), values)}, attrs={"name": path.stem})
+
+
+def open_training(path: Path) -> "xr.Dataset":
+    """A training's log, with K measured on the way where there is any."""
+    import xarray as xr
+
+    log = table(path / LOG, ("step", "loss", "learning_rate", "gradient_norm"))
+    variables: dict[str, tuple] = {name: ("step", log[name]) for name in ("loss", "learning_rate", "gradient_norm")}
+    coordinates = {"step": log["step"]}
+    if (path / MEASURED).exists():
+        found = table(path / MEASURED, ("step", "timestep", "mean", "standard_error"))
+        steps, timesteps = np.unique(found["step"]), np.unique(found["timestep"])
+        at = np.searchsorted(steps, found["step"]), np.searchsorted(timesteps, found["timestep"])
+        for name in ("mean", "standard_error"):
+            values = np.full((steps.size, timesteps.size), np.nan)
+            values[at] = found[name]
+            variables[name] = (("measured", "timestep"), values)
+        coordinates |= {"measured": steps, "timestep": timesteps}
+    return xr.Dataset(variables, coordinates, {"name": path.resolve().name})
+
+
+def table(path: Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Columns of numbers; the last line may be half written."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    missing = [name for name in needed if not rows or name not in rows[0]]
+    if missing:
+        raise RunError(f"{path} lacks {', '.join(missing)}; this figure needs {NEEDED['training']}")
+    whole = [row for row in rows if all(row.get(name) not in (None, "") for name in needed)]
+    try:
+        return {name: np.array([float(row[name]) for row in whole]) for name in needed}
+    except ValueError as error:
+        raise RunError(f"{path} holds what is no number ({error}); this figure needs {NEEDED['training']}") from None
+
+
+def open_quality(path: Path) -> "xr.Dataset":
+    import xarray as xr
+
+    if not (path / "zarr.json").exists():
+        raise RunError(f"{path} is no evaluation; this figure needs {NEEDED['quality']}")
+    try:
+        dataset = xr.open_dataset(path, engine="zarr", chunks=None).load()
+    except Exception as error:  # zarr raises many types for a damaged store
+        raise RunError(f"{path} is damaged: {error}; evaluate again with another --out") from error
+    name = dataset.attrs.get("checkpoint")
+    return dataset.assign_attrs(name=dataset.attrs.get("name") or (Path(str(name)).name if name else path.stem))
