@@ -90,7 +90,7 @@ def create(
                     attributes={"long_name": meaning, "coordinates": " ".join(coordinates)},
                     **common,
                 )
-            frozen = {
+            frozen: dict[str, Any] = {
                 "format": FORMAT,
                 "format_version": FORMAT_VERSION,
                 "layout": {"times": layout.times, "draws": layout.draws},

@@ -7,7 +7,7 @@ are skipped, so that running again is resuming.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..diffusion.predictor import NetworkPredictor, Predictor
+from ..diffusion.predictor import Predictor
 from ..errors import IncompleteError, LipdiagError, RunError, StorageError
 from . import checks, statistics, store
 from .creation import create
@@ -85,31 +85,6 @@ class Progress:
     message: str = ""
 
 
-@contextmanager
-def evaluating(predictor: Predictor, plan: Plan) -> Iterator[Predictor]:
-    """The predictor in eval mode, without gradients for weights, its network in the plan's dtype; all undone after."""
-    network = predictor.network if isinstance(predictor, NetworkPredictor) else None
-    modes = [(module, module.training) for module in predictor.modules()]
-    gradients = [(parameter, parameter.requires_grad) for parameter in predictor.parameters()]
-    dtypes = {p.dtype for p in network.parameters()} if isinstance(network, torch.nn.Module) else set()
-    before = dtypes.pop() if len(dtypes) == 1 else None
-    saved = None
-    if isinstance(network, torch.nn.Module) and before is not None and before != plan.torch_dtype:
-        saved = {name: value.clone() for name, value in network.state_dict().items()}
-        torch.nn.Module.to(network, plan.torch_dtype)  # a library's own `to` may keep parts back
-    predictor.eval().requires_grad_(False)
-    try:
-        yield predictor
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, wanted in gradients:
-            parameter.requires_grad_(wanted)
-        if saved is not None and isinstance(network, torch.nn.Module):
-            torch.nn.Module.to(network, before)
-            network.load_state_dict(saved)
-
-
 def prepare(
     predictor: Predictor,
     source: Source,
@@ -118,17 +93,19 @@ def prepare(
     resume: bool = True,
     attributes: dict[str, Any] | None = None,
     shard: tuple[int, int] = (0, 1),
+    retry: bool = False,
 ) -> Study:
     """Resolve a plan on a model and find or make its run.
 
     Args:
-        predictor: The model; see `evaluating`.
+        predictor: The model; see `arithmetic.evaluating`.
         source: Where x0 comes from.
         plan: What to measure.
         out: The run's folder; None keeps it in memory.
         resume: Whether an existing run may be gone on with.
         attributes: More to record in a new run.
         shard: (i, N): measure every N-th unit from the i-th.
+        retry: Whether units that were given up are tried again.
 
     Raises:
         RunError: If `out` holds something else, or a run of another plan, model or data.
@@ -157,6 +134,10 @@ def prepare(
         )
     layout = run.layout
     run.grow(plan.draws)
+    if retry:
+        for unit in units(layout, len(timesteps), range(run.draws)):
+            if run.given_up(unit):
+                run.retry(unit)
     return Study(predictor, source, plan, timesteps, layout, run, shard, batch=layout.pairs, tries=run.attempts())
 
 
