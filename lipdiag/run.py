@@ -1,5 +1,6 @@
 """From a checkpoint, data and a plan to a dataset: what the command line and Jupyter both call."""
 
+import os
 import platform
 import sys
 import time
@@ -19,6 +20,7 @@ from .diffusion.predictor import NetworkPredictor, Predictor
 from .diffusion.schedule import Table
 from .errors import UsageError
 from .study import measure as study
+from .study.arithmetic import arithmetic, evaluating
 from .study.description import Source
 from .study.plan import Plan
 
@@ -39,7 +41,10 @@ def resolve_device(name: str) -> torch.device:
         UsageError: If it is not at hand, or has no float64, which schedules need near t = 0.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        rank = os.environ.get("LOCAL_RANK", "0")  # torchrun: workers of one machine share its devices
+        return torch.device("cuda", int(rank) % torch.cuda.device_count() if rank.isdecimal() else 0)
     try:
         device = torch.device(name)
         if device.type == "mps":
@@ -167,9 +172,24 @@ def prepared(
     resume: bool = True,
     device: str = "auto",
     shard: tuple[int, int] = (0, 1),
+    retry: bool = False,
+    deterministic: bool = False,
     **overrides: Any,
 ) -> Iterator[study.Study]:
-    """A study ready to run: model loaded, checked and timed, run made or found; see `measure` for the arguments."""
+    """A study ready to run: model loaded, checked and timed, run made or found; see `measure` for the arguments.
+
+    Args:
+        model: As `predictor` of `measure`.
+        data: As for `measure`.
+        plan: As for `measure`.
+        out: As for `measure`.
+        resume: As for `measure`.
+        device: As for `measure`.
+        shard: (i, N): every N-th unit from the i-th.
+        retry: Whether units that were given up are tried again.
+        deterministic: Whether only kernels that give the same bits every time may run, at a fixed micro-batch.
+        overrides: As for `measure`.
+    """
     plan = plan or Plan()
     if plan.tolerance is not None and shard != (0, 1):
         raise UsageError("a tolerance needs all draws in one process; give --draws instead, or leave --shard out")
@@ -177,7 +197,7 @@ def prepared(
     predictor = found.predictor
     place = resolve_device(device)
     home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
-    with study.evaluating(predictor, plan):
+    with evaluating(predictor, plan), arithmetic(deterministic):
         predictor.to(place)
         try:
             source = resolve_source(found, data, plan.seed)
@@ -186,8 +206,9 @@ def prepared(
                 "checkpoint": str(model) if isinstance(model, str | Path) else "in memory",
             }
             ready = study.prepare(
-                predictor, source, plan, None if out is None else Path(out), resume, attributes, shard
+                predictor, source, plan, None if out is None else Path(out), resume, attributes, shard, retry
             )
+            ready.halving = not deterministic
             ready.notes += found.notes
             study.start(ready)
             yield ready
@@ -208,6 +229,7 @@ def launch(ready: study.Study) -> dict[str, Any]:
         else platform.processor() or platform.machine(),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
     }
 

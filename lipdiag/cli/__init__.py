@@ -8,6 +8,7 @@ import click
 
 from .look import inspect, plot, selftest
 from .measure import demo, measure
+from .merge import merge
 from .options import Refusals
 from .train import train
 
@@ -24,5 +25,5 @@ def main() -> None:
     """
 
 
-for command in (inspect, measure, plot, train, demo, selftest):
+for command in (inspect, measure, merge, plot, train, demo, selftest):
     main.add_command(command)

@@ -1,6 +1,7 @@
 """Commands that measure: a model of the user's, and the embedded pair."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -8,10 +9,8 @@ from typing import Any
 
 import click
 
-from ..errors import IncompleteError, NonFiniteError, UsageError
+from ..errors import UsageError
 from .options import (
-    INTERRUPTED,
-    TERMINATED,
     computing,
     describe_facts,
     everywhere,
@@ -20,6 +19,8 @@ from .options import (
     stoppable,
     use_threads,
 )
+from .outcome import report_run, verify_finite, verify_units, waiting_for_others
+from .shard import launched_shard, read_shard
 
 
 def default_out(checkpoint: str) -> Path:
@@ -60,14 +61,28 @@ def default_out(checkpoint: str) -> Path:
 )
 @click.option("--resume/--no-resume", default=True, help="Go on with a run that exists.  [default: resume]")
 @click.option(
-    "--shard", default="0/1", show_default=True, metavar="I/N", help="Measure only every N-th unit, from the I-th."
+    "--shard",
+    metavar="I/N",
+    help="Measure only every N-th unit, from the I-th.  [default: 0/1, or RANK/WORLD_SIZE under torchrun]",
 )
+@click.option("--retry", is_flag=True, help="Try again what was given up after two crashes.")
+@click.option("--deterministic", is_flag=True, help="Only kernels that give the same bits every time.")
+@click.option("--verify", type=click.IntRange(min=1), metavar="N", help="Measure N finished units again and compare.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and its cost, measure nothing.")
 @computing
 @reading
 @everywhere
 def measure(
-    checkpoint: str | None, out: Path | None, data: str | None, resume: bool, shard: str, dry_run: bool, **given: Any
+    checkpoint: str | None,
+    out: Path | None,
+    data: str | None,
+    resume: bool,
+    shard: str | None,
+    retry: bool,
+    deterministic: bool,
+    verify: int | None,
+    dry_run: bool,
+    **given: Any,
 ) -> None:
     """Measure how fast a model's noise prediction changes in time and space.
 
@@ -78,6 +93,8 @@ def measure(
     trace, asymmetry, stein, loss, sensitivity; for their figures: pairs, swap,
     vectors, embedding.
     """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the device is first used
     from ..run import prepared
     from ..study.plan import Plan
 
@@ -100,19 +117,17 @@ def measure(
     quantities = {"quantities": given["quantities"]} if given["quantities"] else {}
     plan = Plan(**{name: given[name] for name in names}, **quantities)
     out = out or default_out(checkpoint or given["factory"].partition(":")[2])
+    if verify and not out.exists():
+        raise UsageError(f"there is no run {out} to verify; measure it first")
+    part = read_shard(shard) if shard else launched_shard()
+    how = {"shard": part, "retry": retry, "deterministic": deterministic, **reading_options(given)}
     with (
         stoppable() as received,
-        prepared(
-            checkpoint,
-            data,
-            plan,
-            None if dry_run else out,
-            resume,
-            given["device"],
-            read_shard(shard),
-            **reading_options(given),
-        ) as ready,
+        prepared(checkpoint, data, plan, None if dry_run else out, resume, given["device"], **how) as ready,
     ):
+        if verify:
+            verify_units(ready, out, verify, as_json)
+            return
         if not quiet:
             click.echo(describe_cost(ready, None if dry_run else out), err=True)
         if dry_run:
@@ -125,21 +140,13 @@ def measure(
             return
         finished = carry_out(ready, quiet)
         conclude(ready, quiet)
-    report_run(out, as_json)
     if not finished:
         click.echo(f"lipdiag: interrupted; the same command goes on with {out}", err=True)
-        raise SystemExit(TERMINATED if received.get("signal") == signal.SIGTERM else INTERRUPTED)
+        raise SystemExit(128 + received.get("signal", signal.SIGINT))
+    if waiting_for_others(out, part, as_json):
+        return
+    report_run(out, as_json)
     verify_finite(out)
-
-
-def read_shard(text: str) -> tuple[int, int]:
-    try:
-        part, whole = (int(number) for number in text.split("/"))
-    except ValueError:
-        raise UsageError(f"--shard {text!r} is not I/N, such as 0/4") from None
-    if not 0 <= part < whole:
-        raise UsageError(f"--shard {text} is out of range; I runs from 0 to N - 1")
-    return part, whole
 
 
 def carry_out(ready: Any, quiet: bool) -> bool:
@@ -184,48 +191,6 @@ def conclude(ready: Any, quiet: bool) -> None:
         click.echo(note, err=True)
 
 
-def report_run(out: Path, as_json: bool) -> None:
-    """The table of a run, or its summary as a line of JSON."""
-    from ..study.statistics import summarize
-    from ..study.store import open_run
-
-    dataset = open_run(out)
-    if not as_json:
-        from ..report.table import table
-
-        click.echo(table([dataset]))
-        return
-    summary = summarize(dataset)
-    values = {
-        name: {str(s): v.sel(statistic=s).values.tolist() for s in ("mean", "low", "high", "max")}
-        for name, v in summary.items()
-    }
-    line = {"run": str(out), "timestep": summary["timestep"].values.tolist(), **values}
-    click.echo(json.dumps(line).replace("NaN", "null").replace("-Infinity", "null").replace("Infinity", "null"))
-
-
-def verify_finite(out: Path) -> None:
-    """End with the right exit code where a finished run holds numbers that are none, or lacks units."""
-    import numpy as np
-
-    from ..study.store import QUARANTINED, open_run
-
-    dataset = open_run(out)
-    done = dataset["done"].values
-    if (done == QUARANTINED).any():
-        raise IncompleteError(f"{(done == QUARANTINED).sum()} pairs were given up after two tries; see `done` in {out}")
-    for name, variable in dataset.data_vars.items():
-        if name == "done" or variable.dims[:2] != ("time", "draw"):
-            continue
-        bad = ~np.isfinite(variable.values) & (done == 1).reshape(*done.shape, *[1] * (variable.ndim - 2))
-        if bad.any():
-            time, draw = np.argwhere(bad)[0][:2]
-            raise NonFiniteError(
-                f"{bad.sum()} values of {name} in {out} are not finite, first at timestep "
-                f"{dataset['timestep'].values[time]:g}, draw {draw}; they are stored as they are"
-            )
-
-
 @click.command()
 @click.option(
     "--out", type=click.Path(path_type=Path), default="demo", show_default=True, help="A folder for runs and figure."
@@ -250,7 +215,7 @@ def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
             conclude(ready, quiet)
             timesteps = tuple(ready.timesteps.tolist())  # both models at the same times, block edges included
         if not finished:
-            raise SystemExit(TERMINATED if received.get("signal") == signal.SIGTERM else INTERRUPTED)
+            raise SystemExit(128 + received.get("signal", signal.SIGINT))
         runs.insert(0, run)
     datasets = [open_run(run) for run in runs]
     drawn = report.plot(datasets, figure="singularity")

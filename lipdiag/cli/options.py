@@ -16,7 +16,6 @@ import click
 from ..errors import LipdiagError, StorageError, UsageError
 
 INTERRUPTED = 130
-TERMINATED = 143
 
 
 class Refusals(click.Group):
@@ -32,6 +31,8 @@ class Refusals(click.Group):
             ctx.exit(error.exit_code)
         except BrokenPipeError:
             ctx.exit(0)
+        except KeyboardInterrupt as interrupt:
+            ctx.exit(128 + getattr(interrupt, "number", signal.SIGINT))
         except OSError as error:
             if "--debug" in sys.argv:
                 raise
@@ -124,16 +125,29 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, by any of the signals that ask a program to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 @contextmanager
 def stoppable() -> Iterator[dict[str, int]]:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does: what is measured stays. Yields a dict that names the signal."""
+    """SIGTERM and SIGHUP end a run as Ctrl-C does: what is measured stays. Yields a dict that names the signal.
+
+    A second signal ends the process on the spot.
+    """
     received: dict[str, int] = {}
 
     def stop(number: int, frame: Any) -> None:
+        if received:
+            os._exit(128 + number)
         received["signal"] = number
-        raise KeyboardInterrupt
+        raise Stopped(number)
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield received
     finally:

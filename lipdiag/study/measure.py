@@ -5,10 +5,9 @@ run as a generator that yields after each unit; the caller draws bars and may st
 are skipped, so that running again is resuming.
 """
 
-import gc
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..diffusion.predictor import NetworkPredictor, Predictor
-from ..errors import LipdiagError, RunError
+from ..diffusion.predictor import Predictor
+from ..errors import IncompleteError, LipdiagError, RunError, StorageError
 from . import checks, statistics, store
+from .creation import create
 from .description import Source, columns, coordinates, frozen
 from .layout import Layout, Unit, units
+from .microbatch import in_batches
 from .plan import Plan, resolve_timesteps
 from .point import Point, points
 from .quantity import QUANTITIES, measure_point, passes, recorded
+
+TRIES = 2
+"""Launches that may die in a unit before it is given up."""
 
 
 @dataclass
@@ -34,7 +38,8 @@ class Study:
         timesteps: In the model's own unit.
         layout: How pairs are cut into units.
         krylov_steps: Most steps any unit took so far.
-        batch: (draw, timestep) pairs at once; shrinks when memory runs out.
+        batch: (draw, timestep) pairs at once; shrinks when memory runs out, where `halving` allows it.
+        tries: (times, draws) of launches that began a missing pair before this one and did not come back.
         forward_seconds: Of one forward pass of one unit.
         findings: Of the checks before the start.
     """
@@ -53,6 +58,12 @@ class Study:
     krylov_steps: int = 0
     seconds: float = 0.0
     pairs: int = 0
+    tries: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int8))
+    halving: bool = True
+
+    def tried(self, unit: Unit) -> int:
+        """How many launches died in a unit, as far as was known when this one began."""
+        return int(self.tries[unit.times, unit.draws].max(initial=0))
 
     @property
     def floor(self) -> int:
@@ -75,31 +86,6 @@ class Progress:
     message: str = ""
 
 
-@contextmanager
-def evaluating(predictor: Predictor, plan: Plan) -> Iterator[Predictor]:
-    """The predictor in eval mode, without gradients for weights, its network in the plan's dtype; all undone after."""
-    network = predictor.network if isinstance(predictor, NetworkPredictor) else None
-    modes = [(module, module.training) for module in predictor.modules()]
-    gradients = [(parameter, parameter.requires_grad) for parameter in predictor.parameters()]
-    dtypes = {p.dtype for p in network.parameters()} if isinstance(network, torch.nn.Module) else set()
-    before = dtypes.pop() if len(dtypes) == 1 else None
-    saved = None
-    if isinstance(network, torch.nn.Module) and before is not None and before != plan.torch_dtype:
-        saved = {name: value.clone() for name, value in network.state_dict().items()}
-        torch.nn.Module.to(network, plan.torch_dtype)  # a library's own `to` may keep parts back
-    predictor.eval().requires_grad_(False)
-    try:
-        yield predictor
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, wanted in gradients:
-            parameter.requires_grad_(wanted)
-        if saved is not None and isinstance(network, torch.nn.Module):
-            torch.nn.Module.to(network, before)
-            network.load_state_dict(saved)
-
-
 def prepare(
     predictor: Predictor,
     source: Source,
@@ -108,17 +94,19 @@ def prepare(
     resume: bool = True,
     attributes: dict[str, Any] | None = None,
     shard: tuple[int, int] = (0, 1),
+    retry: bool = False,
 ) -> Study:
     """Resolve a plan on a model and find or make its run.
 
     Args:
-        predictor: The model; see `evaluating`.
+        predictor: The model; see `arithmetic.evaluating`.
         source: Where x0 comes from.
         plan: What to measure.
         out: The run's folder; None keeps it in memory.
         resume: Whether an existing run may be gone on with.
         attributes: More to record in a new run.
         shard: (i, N): measure every N-th unit from the i-th.
+        retry: Whether units that were given up are tried again.
 
     Raises:
         RunError: If `out` holds something else, or a run of another plan, model or data.
@@ -127,19 +115,12 @@ def prepare(
     timesteps = resolve_timesteps(plan.timesteps, predictor.clock)
     layout = Layout.of(plan.batch, len(timesteps), int(np.prod(predictor.shape)))
     description = frozen(predictor, source, plan, timesteps)
-    run = None
     if out is not None and out.exists():
         if not resume:
             raise RunError(f"{out} exists; give another --out, or go on with it (leave --no-resume out)")
         run = store.open_store(out)
-        changed = store.differences(run.attributes.get("frozen", {}), description)
-        if changed:
-            raise RunError(
-                f"{out} is another run: {'; '.join(changed[:5])}; give another --out, or the plan it was made with"
-            )
-        layout = run.layout
-    if run is None:
-        run = store.create(
+    else:
+        run = create(
             out,
             layout,
             plan.draws,
@@ -147,8 +128,18 @@ def prepare(
             columns(plan, predictor, timesteps),
             {"frozen": description, "launches": [], **(attributes or {})},
         )
+    changed = store.differences(run.attributes.get("frozen", {}), description)
+    if changed:
+        raise RunError(
+            f"{out} is another run: {'; '.join(changed[:5])}; give another --out, or the plan it was made with"
+        )
+    layout = run.layout
     run.grow(plan.draws)
-    return Study(predictor, source, plan, timesteps, layout, run, shard, batch=layout.pairs)
+    if retry:
+        for unit in units(layout, len(timesteps), range(run.draws)):
+            if run.given_up(unit):
+                run.retry(unit)
+    return Study(predictor, source, plan, timesteps, layout, run, shard, batch=layout.pairs, tries=run.attempts())
 
 
 def start(study: Study) -> None:
@@ -200,15 +191,14 @@ def run(study: Study) -> Iterator[Progress]:
     message = ""
     for target in targets:
         study.store.grow(target)
-        todo = units(study.layout, times, range(seen, target))
-        for number, unit in enumerate(todo):
-            if number % study.shard[1] != study.shard[0]:
-                continue
+        todo = units(study.layout, times, range(seen, target))[study.shard[0] :: study.shard[1]]
+        for unit in sorted(todo, key=study.tried):  # what may have killed a launch comes last
             if not study.store.complete(unit):
-                study.store.write(unit, measure_unit(study, unit))
-            for name in headlines:
-                values = study.store.read(name, unit)
-                moments[name].add(unit.times, values if values.ndim == 2 else values[..., 0])
+                attempt(study, unit)
+            if not study.store.given_up(unit):
+                for name in headlines:
+                    values = study.store.read(name, unit)
+                    moments[name].add(unit.times, values if values.ndim == 2 else values[..., 0])
             done += (unit.times.stop - unit.times.start) * (unit.draws.stop - unit.draws.start)
             yield Progress(done, times * target, message)
         # the next look starts at a whole block, so that no unit is measured twice
@@ -230,57 +220,57 @@ def run(study: Study) -> Iterator[Progress]:
             )
 
 
+def attempt(study: Study, unit: Unit) -> None:
+    """Measure a unit and store it, or give it up where that has killed two launches.
+
+    Raises:
+        IncompleteError: If the model fails on this unit.
+    """
+    tries = study.tried(unit)
+    where = (
+        f"timesteps {study.timesteps[unit.times][0]:g} to {study.timesteps[unit.times][-1]:g}, "
+        f"draws {unit.draws.start} to {unit.draws.stop - 1}"
+    )
+    if tries >= TRIES:
+        study.store.give_up(unit)
+        study.notes.append(f"given up after {tries} launches that did not come back from it: {where}")
+        return
+    if study.store.marked(unit):
+        study.notes.append(f"damaged on disk, measured again: {where}")
+    study.store.begin(unit, tries + 1)
+    try:
+        study.store.write(unit, measure_unit(study, unit))
+    except (LipdiagError, KeyboardInterrupt):
+        with suppress(StorageError):
+            study.store.begin(unit, tries)  # an orderly end is no fault of the unit
+        raise
+    except Exception as error:  # whatever a model may raise
+        words = str(error).splitlines()[0] if str(error) else ""
+        what = "tries it once more, after the rest" if tries + 1 < TRIES else "gives it up and measures the rest"
+        raise IncompleteError(
+            f"the model failed with {type(error).__name__} ({words[:200]}) at {where}; the same command {what}"
+        ) from error
+
+
 def measure_unit(study: Study, unit: Unit) -> dict[str, np.ndarray]:
     """All variables of a unit, each (times, draws) or (times, draws, ranks).
-
-    When memory runs out the micro-batch is halved and the whole unit is done again.
 
     Raises:
         LipdiagError: If not even one pair fits in memory.
     """
-    draws = range(unit.draws.start, unit.draws.stop)
-    timesteps = study.timesteps[unit.times].tolist()
-    while True:
-        try:
-            began = time.perf_counter()
-            rows, across = _block(study.batch, len(draws))
-            parts = [
-                [_measure(study, timesteps[i : i + rows], draws[j : j + across]) for j in range(0, len(draws), across)]
-                for i in range(0, len(timesteps), rows)
-            ]
-            study.seconds += time.perf_counter() - began
-            study.pairs += len(timesteps) * len(draws)
-            values = {
-                name: np.concatenate([np.concatenate([part[name] for part in row], 1) for row in parts], 0)
-                for name in parts[0][0]
-            }
-            if "spectral_norm_steps" in values:
-                study.krylov_steps = max(study.krylov_steps, int(values["spectral_norm_steps"].max()))
-            return values
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            if study.batch == 1:
-                raise LipdiagError(
-                    f"out of memory with a single (draw, timestep) pair of shape {study.predictor.shape}; "
-                    "use a machine with more memory, or fewer quantities"
-                ) from None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        study.batch = max(1, study.batch // 2)
-        study.notes.append(f"out of memory: the micro-batch was halved to {study.batch} pairs")
-
-
-def _block(batch: int, draws: int) -> tuple[int, int]:
-    """Timesteps and draws of a micro-batch of at most `batch` pairs: timesteps are split first."""
-    return (batch // draws, draws) if batch >= draws else (1, batch)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error is one of the many ways in which memory runs out."""
-    known = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in known)
+    began = time.perf_counter()
+    timesteps, draws = study.timesteps[unit.times].tolist(), range(unit.draws.start, unit.draws.stop)
+    values, batch = in_batches(
+        lambda some, these: _measure(study, some, these), timesteps, draws, study.batch, study.halving
+    )
+    if batch < study.batch:
+        study.notes.append(f"out of memory: the micro-batch was halved to {batch} pairs")
+        study.batch = batch
+    study.seconds += time.perf_counter() - began
+    study.pairs += len(timesteps) * len(draws)
+    if "spectral_norm_steps" in values:
+        study.krylov_steps = max(study.krylov_steps, int(values["spectral_norm_steps"].max()))
+    return values
 
 
 def _measure(study: Study, timesteps: list[float], draws: range) -> dict[str, np.ndarray]:
@@ -291,8 +281,5 @@ def _measure(study: Study, timesteps: list[float], draws: range) -> dict[str, np
 
 def finish(study: Study, launch: dict[str, Any]) -> None:
     """Record a launch and what it found in the run."""
-    launches = [
-        *study.store.attributes.get("launches", []),
-        {**launch, "notes": study.notes, "method": study.findings.method},
-    ]
-    study.store.record(launches=launches, plan=asdict(study.plan) | {"timesteps": study.timesteps.tolist()})
+    facts = {**launch, "notes": study.notes, "method": study.findings.method}
+    study.store.record([facts], plan=asdict(study.plan) | {"timesteps": study.timesteps.tolist()})

@@ -10,10 +10,9 @@ import errno
 import json
 import os
 import shutil
-import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunError, StorageError
+from .folder import check
 from .layout import Layout, Unit
 
-FORMAT = "lipdiag run"
-FORMAT_VERSION = 1
 MISSING, DONE, QUARANTINED = 0, 1, 2
+MARKS = {
+    "done": "0 missing, 1 done, 2 quarantined",
+    "attempts": "launches that began this pair and have not finished it; those that are alive count too",
+}
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,28 @@ class Store:
     def draws(self) -> int:
         return int(self.group["done"].shape[1])
 
+    def marked(self, unit: Unit) -> bool:
+        """Whether a unit counts as done (or given up), all of it."""
+        return bool((self.group["done"][unit.times, unit.draws] != MISSING).all())
+
     def complete(self, unit: Unit) -> bool:
-        """Whether all of a unit is done (or given up) and its chunks can be read back."""
-        if (self.group["done"][unit.times, unit.draws] == MISSING).any():
+        """Whether all of a unit is given up, or done and its chunks can be read back."""
+        try:
+            marks = self.group["done"][unit.times, unit.draws]
+        except (ValueError, OSError, RuntimeError):
+            return False  # its own checksum: nothing is known of the unit
+        if (marks == MISSING).any():
             return False
-        return all(self._readable(name, unit) for name in self.variables)
+        return bool((marks == QUARANTINED).any()) or all(self._readable(name, unit) for name in self.variables)
 
     @property
     def variables(self) -> list[str]:
-        return [name for name, array in self.group.arrays() if array.ndim >= 2 and name != "done"]
+        return [name for name, array in self._arrays() if array.ndim >= 2 and name not in MARKS]
+
+    def _arrays(self) -> list[tuple[str, Any]]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zarr remarks on the temporary files that killed workers leave
+            return list(self.group.arrays())
 
     def _readable(self, name: str, unit: Unit) -> bool:
         array = self.group[name]
@@ -75,6 +90,39 @@ class Store:
         except (ValueError, OSError, RuntimeError):
             return False
         return True
+
+    def attempts(self) -> np.ndarray:
+        """(times, draws): how many launches began a pair that is still missing."""
+        if "attempts" not in self.group:
+            return np.zeros(self.group["done"].shape, np.int8)
+        try:
+            return np.where(self.group["done"][:] == MISSING, self.group["attempts"][:], 0)
+        except (ValueError, OSError, RuntimeError):  # a damaged mark forgets the tries, at the price of one more
+            return np.zeros(self.group["done"].shape, np.int8)
+
+    def begin(self, unit: Unit, attempt: int) -> None:
+        """Note that a launch begins a unit, as the attempt of that number: should it die, the next one can tell."""
+        if "attempts" in self.group:
+            self._mark("attempts", unit, attempt)
+
+    def give_up(self, unit: Unit) -> None:
+        """Quarantine a unit that kills whoever measures it."""
+        self._mark("done", unit, QUARANTINED)
+
+    def given_up(self, unit: Unit) -> bool:
+        return bool((self.group["done"][unit.times, unit.draws] == QUARANTINED).any())
+
+    def retry(self, unit: Unit) -> None:
+        """Make a unit that was given up missing again."""
+        self.begin(unit, 0)
+        self._mark("done", unit, MISSING)
+
+    def _mark(self, name: str, unit: Unit, value: int) -> None:
+        import zarr
+
+        # an all-zero chunk must be a file too: where it is not written, the old one stays
+        with writing(self.path), zarr.config.set({"array.write_empty_chunks": True}):
+            self.group[name][unit.times, unit.draws] = value
 
     def write(self, unit: Unit, values: dict[str, np.ndarray]) -> None:
         """Store a unit's values, then its mark.
@@ -94,22 +142,47 @@ class Store:
         return self.group[name][unit.times, unit.draws]
 
     def grow(self, draws: int) -> None:
-        """Make room for more draws."""
-        if draws <= self.draws:
+        """Make room for more draws; a growth that was cut short is completed."""
+        if all(array.shape[1] >= draws for _, array in self._arrays() if array.ndim >= 2):
             return
-        with writing(self.path):
-            for _, array in self.group.arrays():
-                if array.ndim >= 2:
+        with writing(self.path), self._alone():
+            for _, array in self._arrays():
+                if array.ndim >= 2 and array.shape[1] < draws:
                     array.resize((array.shape[0], draws, *array.shape[2:]))
-            self.group["draw"].resize((draws,))
-            self.group["draw"][:] = np.arange(draws)
+            if self.group["draw"].shape[0] < draws:
+                self.group["draw"].resize((draws,))
+            self.group["draw"][:] = np.arange(self.group["draw"].shape[0])
             self._consolidate()
 
-    def record(self, **attributes: Any) -> None:
-        """Add or replace attributes of the run."""
-        with writing(self.path):
+    def record(self, launches: Sequence[dict[str, Any]] = (), **attributes: Any) -> None:
+        """Add launches to those on record, and add or replace other attributes of the run."""
+        with writing(self.path), self._alone():
+            if launches:
+                attributes["launches"] = [*self.group.attrs.get("launches", []), *launches]
             self.group.attrs.update(attributes)
             self._consolidate()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One worker at a time reads, changes and writes a run's metadata.
+
+        Units need no lock, and a file system without locks risks no more than a launch missing on record.
+        """
+        import zarr
+
+        if self.path is None:
+            yield
+            return
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            with suppress(ImportError, OSError):
+                import fcntl
+
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            self.group = zarr.open_group(str(self.path), mode="r+", zarr_format=3, use_consolidated=False)
+            yield
+        finally:
+            os.close(folder)
 
     def _consolidate(self) -> None:
         """Copy all metadata into the group's own file, where xarray looks for them first."""
@@ -120,12 +193,8 @@ class Store:
             self.group = zarr.consolidate_metadata(self.group.store)
 
     def dataset(self):
-        """The run as an `xarray.Dataset`; from disk its values are read when they are used."""
-        import xarray as xr
-
-        if self.path is not None:
-            return open_run(self.path)
-        return xr.open_dataset(self.group.store, engine="zarr", chunks=None).load()
+        """The run as an `xarray.Dataset`, its values in memory."""
+        return open_run(self.path) if self.path is not None else _dataset(self.group.store)
 
 
 @contextmanager
@@ -141,145 +210,47 @@ def writing(path: Path | None) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {error.strerror or error}{hint}") from error
 
 
-def create(
-    path: Path | None,
-    layout: Layout,
-    draws: int,
-    coordinates: dict[str, tuple[np.ndarray, dict[str, Any]]],
-    columns: dict[str, Column],
-    attributes: dict[str, Any],
-) -> Store:
-    """A new, empty run, at `path` or in memory.
-
-    It is made under another name and renamed, so that a run exists whole or not at all.
-
-    Args:
-        path: A folder that does not exist yet; None keeps the run in memory.
-        layout: Chunks.
-        draws: Room for this many.
-        coordinates: Name -> (values along time, attributes).
-        columns: The variables.
-        attributes: Frozen description of the run.
-
-    Raises:
-        StorageError: If it cannot be written.
-    """
-    import zarr
-    from zarr.codecs import Crc32cCodec
-
-    times = len(next(iter(coordinates.values()))[0])
-    staging = None if path is None else path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with writing(path):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            group = zarr.open_group(
-                zarr.storage.MemoryStore() if staging is None else str(staging), mode="w", zarr_format=3
-            )
-            common: dict[str, Any] = {"compressors": [Crc32cCodec()]}
-            for name, (values, described) in coordinates.items():
-                array = group.create_array(
-                    name,
-                    shape=(times,),
-                    chunks=(times,),
-                    dtype="float64",
-                    dimension_names=("time",),
-                    attributes=described,
-                    **common,
-                )
-                array[:] = values
-            draw = group.create_array(
-                "draw", shape=(draws,), chunks=(1 << 16,), dtype="int64", dimension_names=("draw",), **common
-            )
-            draw[:] = np.arange(draws)
-            chunks = (layout.times, layout.draws)
-            for name, column in columns.items():
-                extent = tuple(column.extent.values())
-                group.create_array(
-                    name,
-                    shape=(times, draws, *extent),
-                    chunks=(*chunks, *extent),
-                    dtype="float64",
-                    fill_value=np.nan,
-                    dimension_names=("time", "draw", *column.extent),
-                    attributes={**column.attributes, "coordinates": " ".join(coordinates)},
-                    **common,
-                )
-            group.create_array(
-                "done",
-                shape=(times, draws),
-                chunks=chunks,
-                dtype="int8",
-                dimension_names=("time", "draw"),
-                attributes={"long_name": "0 missing, 1 done, 2 quarantined", "coordinates": " ".join(coordinates)},
-                **common,
-            )
-            frozen = {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "layout": {"times": layout.times, "draws": layout.draws},
-            }
-            store = Store(group, staging)
-            store.record(**frozen, **attributes)
-            if staging is not None and path is not None:
-                os.rename(staging, path)
-                store = open_store(path)
-        finally:
-            if staging is not None:
-                shutil.rmtree(staging, ignore_errors=True)
-    return store
-
-
-def _checked(path: Path) -> dict[str, Any]:
-    """Attributes of the run at `path`."""
-    try:
-        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
-    except FileNotFoundError:
-        raise RunError(
-            f"{path} is no lipdiag run: it has no zarr.json; give another --out, or the folder of a run"
-        ) from None
-    except PermissionError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is no lipdiag run: its zarr.json cannot be read ({type(error).__name__})") from error
-    if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
-        raise RunError(f"{path} is a zarr store that lipdiag did not make; give another --out, or the folder of a run")
-    version = attributes.get("format_version")
-    if type(version) is not int or version > FORMAT_VERSION:
-        raise RunError(
-            f"{path} was made by a newer lipdiag (format {version}, this one reads {FORMAT_VERSION}); update lipdiag"
-        )
-    return attributes
-
-
 def open_store(path: Path) -> Store:
     """An existing run, to be gone on with.
 
     Raises:
-        RunError: If `path` is something else, or a newer format.
+        RunError: If `path` is something else, is damaged, or of a newer format.
     """
     import zarr
 
-    _checked(path)
+    check(path)
     try:
-        return Store(zarr.open_group(str(path), mode="r+", use_consolidated=False), path)
+        return Store(zarr.open_group(str(path), mode="r+", zarr_format=3, use_consolidated=False), path)
     except Exception as error:  # zarr raises many types for a damaged store
         raise RunError(f"{path} is damaged: {error}; measure again with another --out") from error
 
 
 def open_run(path: str | Path):
-    """A run as an `xarray.Dataset` whose values are read when they are used.
+    """A run as an `xarray.Dataset`, its values in memory, every checksum verified.
 
     Raises:
         RunError: If `path` is no run, is damaged, or was made by a newer lipdiag.
     """
+    path = Path(path)
+    check(path)
+    try:
+        return _dataset(path)
+    except Exception as error:  # as above
+        words = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise RunError(
+            f"{path} is damaged: {words}; the command that measured it finds the damage and measures that part again"
+        ) from error
+
+
+def _dataset(place: Any):
     import xarray as xr
 
-    _checked(Path(path))
-    try:
-        return xr.open_dataset(Path(path), engine="zarr", chunks=None)
-    except Exception as error:  # as above
-        raise RunError(f"{path} is damaged: {error}; measure again with another --out") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of metadata not consolidated, where a worker was killed before that
+        found = xr.open_dataset(
+            place, engine="zarr", zarr_format=3, chunks=None, mask_and_scale=False, decode_times=False
+        )
+        return found.load().drop_vars("attempts", errors="ignore")
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lipdiag.study.store import FORMAT, FORMAT_VERSION
+from lipdiag.study.folder import FORMAT, FORMAT_VERSION
 
 Make = Callable[..., xr.Dataset]
 

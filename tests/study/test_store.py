@@ -8,6 +8,7 @@ import pytest
 
 from lipdiag.errors import RunError, StorageError
 from lipdiag.study import store
+from lipdiag.study.creation import create
 from lipdiag.study.layout import Layout, units
 
 LAYOUT = Layout(times=2, draws=4)
@@ -15,7 +16,7 @@ TIMES, DRAWS = 5, 8
 
 
 def new(path):
-    return store.create(
+    return create(
         path,
         LAYOUT,
         DRAWS,

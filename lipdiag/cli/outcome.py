@@ -1,0 +1,94 @@
+"""How a measurement ends: its table, its verdict, and its comparison with itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import IncompleteError, LipdiagError, NonFiniteError, UsageError
+
+
+def report_run(out: Path, as_json: bool) -> None:
+    """The table of a run, or its summary as a line of JSON."""
+    from ..study.statistics import summarize
+    from ..study.store import open_run
+
+    dataset = open_run(out)
+    if not as_json:
+        from ..report.table import table
+
+        click.echo(table([dataset]))
+        return
+    summary = summarize(dataset)
+    values = {
+        name: {str(s): v.sel(statistic=s).values.tolist() for s in ("mean", "low", "high", "max")}
+        for name, v in summary.items()
+    }
+    line = {"run": str(out), "timestep": summary["timestep"].values.tolist(), **values}
+    click.echo(json.dumps(line).replace("NaN", "null").replace("-Infinity", "null").replace("Infinity", "null"))
+
+
+def verify_finite(out: Path) -> None:
+    """End with the right exit code where a finished run holds numbers that are none, or lacks units."""
+    import numpy as np
+
+    from ..study.store import QUARANTINED, open_run
+
+    dataset = open_run(out)
+    done = dataset["done"].values
+    if (done == QUARANTINED).any():
+        raise IncompleteError(f"{(done == QUARANTINED).sum()} pairs were given up after two tries; see `done` in {out}")
+    for name, variable in dataset.data_vars.items():
+        if name == "done" or variable.dims[:2] != ("time", "draw"):
+            continue
+        bad = ~np.isfinite(variable.values) & (done == 1).reshape(*done.shape, *[1] * (variable.ndim - 2))
+        if bad.any():
+            time, draw = np.argwhere(bad)[0][:2]
+            raise NonFiniteError(
+                f"{bad.sum()} values of {name} in {out} are not finite, first at timestep "
+                f"{dataset['timestep'].values[time]:g}, draw {draw}; they are stored as they are"
+            )
+
+
+def waiting_for_others(out: Path, part: tuple[int, int], as_json: bool) -> bool:
+    """Say how far the run is where other shards have not finished theirs.
+
+    The last one to finish reports the run and judges it: were an earlier one to end with an error, torchrun would stop
+    the others.
+    """
+    if part == (0, 1):
+        return False
+    from ..study.store import open_run
+
+    done = open_run(out)["done"].values
+    missing = int((done == 0).sum())
+    if missing:
+        facts = {"run": str(out), "shard": f"{part[0]}/{part[1]}", "pairs": done.size, "missing": missing}
+        said = f"shard {facts['shard']} is finished; {missing} of {done.size} pairs of {out} are still to come"
+        click.echo(json.dumps(facts) if as_json else said)
+    return bool(missing)
+
+
+def verify_units(ready: Any, out: Path, count: int, as_json: bool) -> None:
+    """Measure finished units again, say how they compare, and refuse the run if they do not."""
+    from ..run import launch
+    from ..study import verify
+
+    exact = verify.comparable(ready.store.attributes.get("launches", []), launch(ready))
+    allowed = 0.0 if exact else verify.TOLERANCE[ready.plan.dtype]
+    found = list(verify.recompute(ready, count, seed=ready.pairs))
+    if not found:
+        raise UsageError(f"{out} holds no finished unit to verify; measure it first")
+    worst = max(found, key=lambda unit: unit.difference)
+    equal = sum(unit.equal for unit in found)
+    facts = {"run": str(out), "units": len(found), "equal": equal, "largest_difference": worst.difference}
+    reason = "the same device, libraries and micro-batch" if exact else "another device, library or micro-batch"
+    if worst.difference > allowed:
+        raise LipdiagError(
+            f"{worst.variable} of {out} differs by {worst.difference:.2g} when it is measured again with {reason}, "
+            f"where {allowed:.0e} is allowed: the run, the model or this machine changed; measure with another --out"
+        )
+    said = f"{len(found)} units of {out} measured again with {reason}: {equal} equal bit for bit, "
+    said += f"the largest relative difference is {worst.difference:.1e}"
+    click.echo(json.dumps(facts) if as_json else said)

@@ -1,0 +1,62 @@
+"""Some units of a finished run measured again, to see whether this machine gives the numbers that are stored.
+
+On one kind of device, with the same libraries and micro-batch, they are the same bit for bit. Elsewhere rounding
+differs, and with it the Krylov steps taken: then values must agree to `TOLERANCE`.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .layout import Unit, units
+from .measure import Study, measure_unit
+from .merge import bits
+
+TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
+"""Largest relative difference between devices, by the arithmetic of the plan."""
+
+
+class Recomputed(NamedTuple):
+    """A unit measured again."""
+
+    unit: Unit
+    equal: bool
+    variable: str
+    difference: float
+
+
+def recompute(study: Study, count: int, seed: int) -> Iterator[Recomputed]:
+    """Measure `count` finished units again, chosen at random, and compare each with what is stored.
+
+    Bits must agree where the last launch on record had the same device, libraries and threads as this one;
+    `difference` is the largest relative one of any variable, 0 where all bits agree.
+    """
+    times = len(study.timesteps)
+    finished = [u for u in units(study.layout, times, range(study.plan.draws)) if study.store.complete(u)]
+    finished = [u for u in finished if not study.store.given_up(u)]
+    chosen = np.random.default_rng(seed).permutation(len(finished))[:count]
+    for unit in (finished[i] for i in sorted(chosen)):
+        again = measure_unit(study, unit)
+        worst, name = max((difference(study.store.read(name, unit), value), name) for name, value in again.items())
+        yield Recomputed(unit, worst == 0, name, worst)
+
+
+def difference(stored: np.ndarray, again: np.ndarray) -> float:
+    """Largest relative difference; 0 for equal bits, infinite where only one is finite."""
+    if (bits(stored) == bits(again)).all():
+        return 0.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gap = np.abs(stored - again) / np.maximum(np.abs(stored), np.abs(again))
+    gap = np.where(np.isnan(stored) & np.isnan(again) | (stored == again), 0.0, np.nan_to_num(gap, nan=np.inf))
+    return max(float(gap.max()), np.finfo(float).tiny)
+
+
+def comparable(launches: list[dict[str, Any]], here: dict[str, Any]) -> bool:
+    """Whether every launch on record had this device, these libraries and no halved micro-batch."""
+    same = ("device", "device_type", "threads", "versions")
+    return all(
+        all(launch.get(key) == here.get(key) for key in same)
+        and not any("halved" in note for note in launch.get("notes", []))
+        for launch in launches
+    )
