@@ -138,7 +138,7 @@ class RawOutput(Predictor):
 
     function = "raw"
 
-    def __init__(self, predictor: NetworkPredictor):
+    def __init__(self, predictor: Predictor):
         if not isinstance(predictor, NetworkPredictor):
             raise UsageError(f"A {type(predictor).__name__} has no raw output; give one around a network.")
         super().__init__(predictor.schedule, predictor.clock, predictor.shape)
