@@ -90,8 +90,8 @@ FAMILIES = {
     ),
     "PixArtTransformer2DModel": Family(
         TRANSFORMER | {
-            "attention_head_dim": 12, "out_channels": 8, "num_layers": 1, "cross_attention_dim": 24, "caption_channels": 12,
-            "use_additional_conditions": True,
+            "attention_head_dim": 12, "out_channels": 8, "num_layers": 1, "cross_attention_dim": 24,
+            "caption_channels": 12, "use_additional_conditions": True,
         },
         diffusers.DDIMScheduler(),
         lambda n, x, c: n(
@@ -200,7 +200,7 @@ def saved(tmp_path):
         network = cls(**family.config).eval()
         with torch.no_grad():  # some of a fresh network's weights are zero, which would hide its dependence on time
             for weight in network.parameters():
-                weight.add_(0.1 * torch.randn(weight.shape))
+                weight.add_(0.03 * torch.randn(weight.shape))
         part = "unet" if "UNet" in name else "transformer"
         network.save_pretrained(tmp_path / part)
         family.scheduler.save_pretrained(tmp_path / "scheduler")
