@@ -127,23 +127,30 @@ class Sigma(Clock):
 
 @dataclass(frozen=True)
 class LogSigma(Clock):
-    """The logarithm of the noise-to-signal ratio times a scale; EDM's networks take log(sigma) / 4."""
+    """The logarithm of a multiple of the noise-to-signal ratio, times a scale.
+
+    EDM's networks take log(sigma) / 4, those with its VE preconditioner log(sigma / 2), consistency models
+    250 log(sigma).
+    """
 
     schedule: Schedule
     scale: float = 0.25
+    factor: float = 1.0
 
     def __post_init__(self):
         _require_positive(self.scale, "log_sigma")
+        _require_positive(self.factor, "log_sigma")
 
     @property
     def unit(self) -> str:
-        return "log(sigma/alpha)" if self.scale == 1 else f"{self.scale:g} log(sigma/alpha)"
+        ratio = "sigma/alpha" if self.factor == 1 else f"{self.factor:g} sigma/alpha"
+        return f"log({ratio})" if self.scale == 1 else f"{self.scale:g} log({ratio})"
 
     def forward(self, t):
-        return -self.scale / 2 * self.schedule.logsnr(t)
+        return self.scale * (math.log(self.factor) - self.schedule.logsnr(t) / 2)
 
     def inverse(self, timestep):
-        return self.schedule.time(-2 / self.scale * timestep)
+        return self.schedule.time(2 * math.log(self.factor) - 2 / self.scale * timestep)
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,39 @@ class LogSNR(Clock):
 
     def inverse(self, timestep):
         return self.schedule.time(timestep)
+
+
+@dataclass(frozen=True)
+class Reversed(Clock):
+    """A bounded clock read backwards, from noise to data: 1 - t for SiT and torchcfm, whose time 1 is the data."""
+
+    clock: Clock
+
+    def __post_init__(self):
+        if not isinstance(self.clock, Timesteps | Unit):
+            raise UsageError(
+                f"Got {type(self.clock).__name__.lower()} to be reversed; only timesteps and unit have two ends, so "
+                "give one of these."
+            )
+
+    @property
+    def _ends(self) -> float:
+        """The sum of the first timestep and the last."""
+        return self.clock.count - 1 if isinstance(self.clock, Timesteps) else self.clock.scale
+
+    @property
+    def unit(self) -> str:
+        return f"{self.clock.unit}, from noise to data"
+
+    @property
+    def discrete(self) -> bool:
+        return self.clock.discrete
+
+    def forward(self, t):
+        return self._ends - self.clock.forward(t)
+
+    def inverse(self, timestep):
+        return self.clock.inverse(self._ends - timestep)
 
 
 @dataclass(frozen=True)
@@ -261,5 +301,6 @@ CLOCKS: dict[str, type[Clock]] = {
     "sigma": Sigma,
     "log_sigma": LogSigma,
     "log_snr": LogSNR,
+    "reversed": Reversed,
     "shared": Shared,
 }

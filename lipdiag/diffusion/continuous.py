@@ -235,3 +235,26 @@ class ShiftedCosine(Schedule):
 
     def inverse(self, logsnr):
         return torch.atan(self.shift * torch.exp(-logsnr / 2)) / (math.pi / 2)
+
+
+@dataclass(frozen=True)
+class Normalized(Schedule):
+    """Another schedule with x divided by its own root mean square sqrt(sigma_data^2 alpha^2 + sigma^2).
+
+    What an EDM network sees: its preconditioner multiplies x by c_in = 1 / sqrt(sigma_data^2 + sigma^2), so in these
+    coordinates the network's input is x itself. At equal log-SNR a Jacobian in EDM's own x is c_in times this one.
+    """
+
+    of: Schedule
+    sigma_data: float = 0.5
+
+    def __post_init__(self):
+        require(0 < self.sigma_data < math.inf, self, "sigma_data is positive, usually 0.5")
+
+    def amplitudes(self, t):
+        alpha, sigma = self.of.amplitudes(t)
+        norm = torch.hypot(self.sigma_data * alpha, sigma)
+        return alpha / norm, sigma / norm
+
+    def inverse(self, logsnr):
+        return self.of.inverse(logsnr)

@@ -41,6 +41,12 @@ def velocity(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     return schedule.rates(t)
 
 
+def data_velocity(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Minus velocity, x0 - eps on the straight schedule: of flows from noise to data (SiT, torchcfm)."""
+    dalpha, dsigma = schedule.rates(t)
+    return -dalpha, -dsigma
+
+
 def score(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     """-eps / sigma, the gradient of the log density of x."""
     _, sigma = schedule(t)
@@ -77,6 +83,7 @@ PARAMETERIZATIONS: dict[str, Parameterization | type[Edm]] = {
     "x0": x0,
     "v": v,
     "velocity": velocity,
+    "data_velocity": data_velocity,
     "score": score,
     "edm": Edm,
 }

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lipdiag.diffusion.clock import Clock
 from lipdiag.diffusion.parameterization import Parameterization, convert, eps
 from lipdiag.diffusion.schedule import Schedule
-from lipdiag.errors import CheckpointError
+from lipdiag.errors import CheckpointError, UsageError
 
 
 class Predictor(nn.Module, ABC):
@@ -26,8 +26,10 @@ class Predictor(nn.Module, ABC):
         schedule: Amplitudes of signal and noise.
         clock: t to the model's own time.
         shape: Shape of one sample.
+        function: What is measured: "eps", the noise, or "raw", the network's own output.
     """
 
+    function = "eps"
     schedule: Schedule
     clock: Clock
     shape: tuple[int, ...]
@@ -61,7 +63,7 @@ class NetworkPredictor(Predictor):
         clock: The time it is told.
         shape: Shape of one sample.
         conditioning: Further keyword arguments; tensors among them have a leading dimension of 1 or of the batch, and
-            move with the module.
+            move with the module. A name such as added_cond_kwargs/time_ids is an entry of a dictionary.
     """
 
     def __init__(
@@ -90,12 +92,22 @@ class NetworkPredictor(Predictor):
         return {**self._fixed, **tensors}
 
     def conditioned(self, x, t, timestep):
-        conditioning = {
-            name: value.expand(len(x), *value.shape[1:])
-            if isinstance(value, Tensor) and value.shape[:1] == (1,)
-            else value
-            for name, value in self.conditioning.items()
-        }
+        y = self.output(x, timestep)
+        return convert(y, x, t, self.schedule, self.parameterization, eps).to(x.dtype)
+
+    def output(
+        self, x: Float[Tensor, "batch *event"], timestep: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch *event"]:
+        """What the network itself says of x when it is told `timestep`, without a learned variance."""
+        conditioning: dict[str, Any] = {}
+        for name, value in self.conditioning.items():
+            if isinstance(value, Tensor) and value.shape[:1] == (1,):
+                value = value.expand(len(x), *value.shape[1:])
+            *outer, last = name.split("/")
+            place = conditioning
+            for key in outer:
+                place = place.setdefault(key, {})
+            place[last] = value
         # bfloat16 has no 999: it would tell the network 1000.
         y = self.network(x, timestep.to(torch.promote_types(x.dtype, torch.float32)), **conditioning)
         y = getattr(y, "sample", y)
@@ -109,4 +121,28 @@ class NetworkPredictor(Predictor):
                 f"Got {got} from the network for x of shape {tuple(x.shape)}; it returns a tensor of x's shape or of "
                 f"twice its channels, so wrap the network."
             )
-        return convert(y, x, t, self.schedule, self.parameterization, eps).to(x.dtype)
+        return y
+
+
+class RawOutput(Predictor):
+    """A network's own output in the place of the noise, in its own input x and its own time.
+
+    The conversion to eps multiplies by coefficients of t, 1/sigma among them, and adds a multiple of x: its Jacobian
+    and its derivative in time differ from the network's by these factors, which grow without bound towards the data.
+    Measured side by side they tell which part is the network's. Only what is a derivative or a difference of the output
+    means the same here; what compares with the true noise (loss, stein) does not.
+
+    Args:
+        predictor: Around the network.
+    """
+
+    function = "raw"
+
+    def __init__(self, predictor: Predictor):
+        if not isinstance(predictor, NetworkPredictor):
+            raise UsageError(f"A {type(predictor).__name__} has no raw output; give one around a network.")
+        super().__init__(predictor.schedule, predictor.clock, predictor.shape)
+        self.predictor = predictor
+
+    def conditioned(self, x, t, timestep):
+        return self.predictor.output(x, timestep).to(x.dtype)

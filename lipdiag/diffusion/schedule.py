@@ -8,6 +8,7 @@ from lipdiag.diffusion.continuous import (
     VP,
     Cosine,
     Karras,
+    Normalized,
     Schedule,
     ShiftedCosine,
     Straight,
@@ -39,6 +40,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "shifted_cosine": ShiftedCosine,
     "karras": Karras,
     "straight": Straight,
+    "normalized": Normalized,
 }
 
 __all__ = ["SCHEDULES", "Schedule", "Table", *(kind.__name__ for kind in SCHEDULES.values())]

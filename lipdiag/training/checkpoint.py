@@ -319,6 +319,7 @@ def assemble(
     schedule: str | Schedule | None = None,
     parameterization: str | Parameterization | None = None,
     clock: str | Clock | None = None,
+    shape: tuple[int, ...] | None = None,
 ) -> NetworkPredictor:
     """The predictor a checkpoint describes; what is given here replaces what its files tell.
 
@@ -338,14 +339,15 @@ def assemble(
             raise CheckpointError(f"{shown(checkpoint.path)} does not tell its {name}: give it by --{name}.")
         else:
             parts[name] = understood(told, registry, checkpoint.path, name)
-    if checkpoint.shape is None:
-        raise CheckpointError(f"{shown(checkpoint.path)} does not tell the shape of its samples: use --factory.")
+    shape = shape or checkpoint.shape
+    if shape is None:
+        raise CheckpointError(f"{shown(checkpoint.path)} does not tell the shape of its samples: give it by --shape.")
     with torch.random.fork_rng(devices=[]):  # the first weights are overwritten: they cost the caller no random numbers
         network = create_network(checkpoint.network, checkpoint.network_config, checkpoint.path)
     fit(network, checkpoint.state, checkpoint.path)
     if checkpoint.network in TIME_BY_KEYWORD:
         network = TimeByKeyword(network)
-    predictor = NetworkPredictor(network, **parts, shape=checkpoint.shape, conditioning=checkpoint.conditioning)
+    predictor = NetworkPredictor(network, **parts, shape=shape, conditioning=checkpoint.conditioning)
     return predictor.eval().requires_grad_(False)
 
 

@@ -19,6 +19,13 @@ def diffusers_class(name: str) -> type[nn.Module]:
     return getattr(diffusers, name)
 
 
+TIME_BY_KEYWORD = (  # their second argument is another one
+    "PixArtTransformer2DModel",
+    "SD3Transformer2DModel",
+    "FluxTransformer2DModel",
+    "SanaTransformer2DModel",
+    "AuraFlowTransformer2DModel",
+)
 # The only classes that the name in a file can lead to.
 NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
     name: partial(diffusers_class, name)
@@ -26,11 +33,10 @@ NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
         "UNet2DModel",
         "UNet2DConditionModel",
         "DiTTransformer2DModel",
-        "SD3Transformer2DModel",
-        "FluxTransformer2DModel",
+        "Lumina2Transformer2DModel",
+        *TIME_BY_KEYWORD,
     )
 }
-TIME_BY_KEYWORD = ("SD3Transformer2DModel", "FluxTransformer2DModel")  # their second argument is another one
 
 
 class TimeByKeyword(nn.Module):

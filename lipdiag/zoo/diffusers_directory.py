@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lipdiag.errors import CheckpointError
 from lipdiag.training.checkpoint import Checkpoint, choose, file_digest, folder_digest, read_weights
-from lipdiag.training.files import read_json, shown
+from lipdiag.training.files import LARGEST_JSON, open_regular, parse_json, read_all, read_json, shown
 from lipdiag.training.networks import NETWORKS
 from lipdiag.training.tensors import read_tensors, refuse
+from lipdiag.zoo.conditioning import blank
 from lipdiag.zoo.scheduler import Told, told
 
 PARTS = ("unet", "transformer")
@@ -51,25 +51,44 @@ def read(path: Path, weights: str = "ema") -> Checkpoint:
         CheckpointError: If the folder lacks a part, or a part is damaged.
     """
     folder, weights, available = model_folder(path, weights)
+    state, digests = read_state(folder)
+    kind = "diffusers pipeline" if (path / "model_index.json").exists() else "diffusers model"
+    return described(path, folder, kind, state, digests, weights, available)
+
+
+def described(
+    path: Path,
+    folder: Path,
+    kind: str,
+    state: dict[str, Tensor],
+    digests: dict[str, str],
+    weights: str,
+    available: tuple[str, ...],
+) -> Checkpoint:
+    """Weights together with what the config in `folder`, and the scheduler's near it, say of them."""
     config = read_json(folder / "config.json")
     name = str(config.get("_class_name"))
     arguments, notes = network_arguments(name, config, folder)
-    state, digests = read_state(folder)
-    scheduler = scheduler_file(path, folder)
+    scheduler = scheduler_file(path if path.is_dir() else folder, folder)
     if scheduler is None:
         from_scheduler = Told(None, None, None, (f"there is no {SCHEDULER}",))
     else:
-        content = read_json(scheduler)
+        content = read_scheduler(scheduler)
         try:
-            from_scheduler = told(content, name)
+            from_scheduler = told(content, name, arguments)
         except (ValueError, TypeError, OverflowError) as error:
             refuse(scheduler, f"describes no schedule that can be used ({shown(error)})", error)
-        digests[SCHEDULER] = file_digest(scheduler)
-    digests["config.json"] = file_digest(folder / "config.json")
-    inputs, input_notes = conditioning(name, arguments)
+        digests = digests | {SCHEDULER: file_digest(scheduler)}
+    digests = digests | {"config.json": file_digest(folder / "config.json")}
+    try:
+        inputs, input_notes = blank(name, arguments)
+    except (KeyError, TypeError, ValueError) as error:
+        refuse(folder, f"has a config from which no {name} can be built ({shown(error)})", error)
+    if event_shape(name, arguments, inputs) is not None and name == "FluxTransformer2DModel":
+        notes = (*notes, "x is packed tokens, (tokens, channels): pack latents as diffusers' Flux pipelines do")
     return Checkpoint(
         path=str(path),
-        kind="diffusers pipeline" if (path / "model_index.json").exists() else "diffusers model",
+        kind=kind,
         network=name,
         network_config=arguments,
         state=state,
@@ -79,7 +98,7 @@ def read(path: Path, weights: str = "ema") -> Checkpoint:
         schedule=from_scheduler.schedule,
         parameterization=from_scheduler.parameterization,
         clock=from_scheduler.clock,
-        shape=event_shape(arguments),
+        shape=event_shape(name, arguments, inputs),
         conditioning=inputs,
         notes=(*notes, *from_scheduler.notes, *input_notes),
     )
@@ -96,6 +115,13 @@ def model_folder(path: Path, weights: str) -> tuple[Path, str, tuple[str, ...]]:
     available = ("ema", "raw") if averaged.is_dir() else ("as stored",)
     chosen = choose(available, weights, path)
     return averaged if chosen == "ema" else path / part, chosen, available
+
+
+def read_scheduler(file: Path) -> dict[str, Any]:
+    """A scheduler's config; diffusers writes -Infinity, which JSON does not know, for a bound that is not there."""
+    with open_regular(file) as opened:
+        text = read_all(opened, file, LARGEST_JSON)
+    return parse_json(text.replace(b": -Infinity", b": null"), str(file))
 
 
 def scheduler_file(path: Path, folder: Path) -> Path | None:
@@ -154,26 +180,12 @@ def read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, digests
 
 
-def event_shape(arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+def event_shape(name: str, arguments: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> tuple[int, ...] | None:
     """The shape of one sample, where the network's arguments tell it."""
     size, channels = arguments.get("sample_size"), arguments.get("in_channels")
+    if name == "FluxTransformer2DModel":
+        return (len(inputs["img_ids"]), arguments.get("in_channels", 64))
     sides = [size, size] if type(size) is int else size
     if type(channels) is not int or not isinstance(sides, list) or not all(type(side) is int for side in sides):
         return None
     return (channels, *sides)
-
-
-def conditioning(name: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Inputs beside x and the time that stand for "no condition", and the note that says which they are."""
-    inputs: dict[str, Tensor] = {}
-    if name == "DiTTransformer2DModel":
-        inputs["class_labels"] = torch.tensor([arguments.get("num_embeds_ada_norm") or 1000])
-    elif name == "UNet2DModel" and (arguments.get("num_class_embeds") or arguments.get("class_embed_type")):
-        inputs["class_labels"] = torch.zeros(1, dtype=torch.long)
-    elif name == "UNet2DConditionModel" and type(arguments.get("cross_attention_dim", 1280)) is int:
-        inputs["encoder_hidden_states"] = torch.zeros(1, 77, arguments.get("cross_attention_dim", 1280))
-    elif name == "SD3Transformer2DModel":
-        inputs["encoder_hidden_states"] = torch.zeros(1, 77, arguments.get("joint_attention_dim", 4096))
-        inputs["pooled_projections"] = torch.zeros(1, arguments.get("pooled_projection_dim", 2048))
-    what = {key: f"{key} = {value.flatten()[0].item():g}" for key, value in inputs.items()}
-    return inputs, (f"conditioned on {' and '.join(what.values())} throughout",) if what else ()

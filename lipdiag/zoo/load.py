@@ -4,9 +4,12 @@ Each format is one file here with `recognizes(path)` and `read(path, weights)`; 
 everything foreign is already in lipdiag's words, and `assemble` makes the predictor of it.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from lipdiag.diffusion.clock import Clock
 from lipdiag.diffusion.parameterization import Parameterization
@@ -19,6 +22,7 @@ from lipdiag.training.data import ASSETS
 from lipdiag.training.files import shown
 from lipdiag.training.tensors import refuse, weights_dtype
 from lipdiag.zoo import diffusers_directory
+from lipdiag.zoo.conditioning import given
 
 EMBEDDED = ("digits-ddpm", "digits-etsdm")
 
@@ -74,6 +78,8 @@ def load(
     schedule: str | Schedule | None = None,
     parameterization: str | Parameterization | None = None,
     clock: str | Clock | None = None,
+    shape: tuple[int, ...] | None = None,
+    **told: Any,
 ) -> NetworkPredictor:
     """The predictor in a checkpoint, in eval mode, on the CPU.
 
@@ -83,20 +89,41 @@ def load(
         schedule: In place of what the files tell; text as on the command line, or the object.
         parameterization: Likewise.
         clock: Likewise.
+        shape: Likewise.
+        told: `conditioning`, `label` and `original_config`, as in `read`.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, of no known format, or does not tell all that is needed.
     """
-    return assemble(read(path, weights), schedule, parameterization, clock)
+    return assemble(read(path, weights, **told), schedule, parameterization, clock, shape)
 
 
-def read(path: str | Path, weights: str = "ema") -> Checkpoint:
+def read(
+    path: str | Path,
+    weights: str = "ema",
+    conditioning: str | Path | Mapping[str, Tensor] | None = None,
+    label: int | None = None,
+    original_config: str | Path | None = None,
+) -> Checkpoint:
     """What a checkpoint's files hold, whatever its format.
 
+    Args:
+        path: As in `load`.
+        weights: As in `load`.
+        conditioning: Further inputs of the network in place of the blank ones, tensors by keyword or a file of them.
+        label: The class that the network is told.
+        original_config: What the file itself does not tell: a folder of diffusers' with the network's config.json, or a
+            JSON file of the flags that the model was trained with.
+
     Raises:
+        UsageError: If the network takes no such input.
         CheckpointError: If the checkpoint is missing, damaged, or of no known format.
     """
-    path = Path(path)
+    return given(found(Path(path), weights, original_config), conditioning, label)
+
+
+def found(path: Path, weights: str, original_config: str | Path | None) -> Checkpoint:
+    """A checkpoint of whatever format."""
     if not path.exists() and str(path) in EMBEDDED:
         path = ASSETS / str(path)
     if path.is_dir():
@@ -116,14 +143,14 @@ def read(path: str | Path, weights: str = "ema") -> Checkpoint:
     return checkpoint.read(path, weights)
 
 
-def inspect(path: str | Path, weights: str = "ema") -> Inspection:
+def inspect(path: str | Path, weights: str = "ema", **told: Any) -> Inspection:
     """What a checkpoint's files tell, without building the network.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, or of no known format.
     """
-    found = read(path, weights)
-    told = {name: getattr(found, name) for name in ("schedule", "parameterization", "clock", "shape")}
+    found = read(path, weights, **told)
+    facts = {name: getattr(found, name) for name in ("schedule", "parameterization", "clock", "shape")}
     return Inspection(
         path=found.path,
         kind=found.kind,
@@ -136,6 +163,6 @@ def inspect(path: str | Path, weights: str = "ema") -> Inspection:
         sha256=found.sha256,
         training=found.training,
         notes=found.notes,
-        unknown=tuple(name for name, value in told.items() if value is None),
-        **told,
+        unknown=tuple(name for name, value in facts.items() if value is None),
+        **facts,
     )

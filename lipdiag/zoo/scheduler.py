@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lipdiag.diffusion.clock import LogSigma, Sigma, Timesteps, Unit
+from lipdiag.diffusion.clock import LogSigma, Reversed, Sigma, Timesteps, Unit
+from lipdiag.diffusion.parameterization import Edm
 from lipdiag.diffusion.schedule import (
     VE,
     Discrete,
     Karras,
     Linear,
+    Normalized,
     ScaledLinear,
     Sigmoid,
     SquaredCosine,
@@ -24,7 +26,7 @@ from lipdiag.diffusion.schedule import (
 )
 from lipdiag.diffusion.spelling import spell
 
-PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "velocity"}
+PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
 
 @dataclass(frozen=True)
@@ -37,27 +39,29 @@ class Told:
     notes: tuple[str, ...] = ()
 
 
-def told(config: Mapping[str, Any], network: str) -> Told:
+def told(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any] | None = None) -> Told:
     """What a scheduler's config tells about the network trained with it.
 
     Args:
         config: Of scheduler_config.json; absent keys have diffusers' defaults.
         network: The network's class, on which the unit of a flow's time depends.
+        arguments: Of the class.
     """
     name = str(config.get("_class_name", ""))
     count = int(config.get("num_train_timesteps", 1000))
-    if name.startswith("FlowMatch"):
-        # Flux's own pipeline divides the scheduler's timestep by 1000, SD3's does not.
-        clock = Unit() if network == "FluxTransformer2DModel" else Unit(float(count))
-        return Told(spell(Straight()), "velocity", spell(clock))
+    if name.startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction":
+        return flow(network, count, arguments or {})
     if name.startswith("ScoreSdeVe"):
         ve = VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0)))
         return Told(spell(ve), "score", spell(Sigma(ve)))
     if name.startswith("EDM"):
         karras = Karras(*(float(config.get(key, value)) for key, value in EDM.items()))
-        # The network sees x / sqrt(sigma^2 + sigma_data^2), which no parameterization of the output can say.
-        note = "an EDM network's input is scaled by its noise level: give it by a factory that does so"
-        return Told(spell(karras), None, spell(LogSigma(karras)), (note,))
+        scale = float(config.get("sigma_data", 0.5))
+        if config.get("prediction_type", "epsilon") != "epsilon":
+            note = f"the prediction type {config['prediction_type']!r} of {name} is unknown"
+            return Told(spell(Normalized(karras, scale)), None, spell(LogSigma(karras)), (note,))
+        note = "x is what the network sees, EDM's x / sqrt(sigma_data^2 + sigma^2)"
+        return Told(spell(Normalized(karras, scale)), spell(Edm(scale)), spell(LogSigma(karras)), (note,))
     if "beta_schedule" not in config and config.get("trained_betas") is None and "beta_start" not in config:
         return Told(None, None, None, (f"the scheduler {name or 'without a name'} is unknown",))
     prediction = str(config.get("prediction_type", "epsilon"))
@@ -67,6 +71,20 @@ def told(config: Mapping[str, Any], network: str) -> Told:
         return Told(None, PREDICTIONS.get(prediction), spell(Timesteps(count)), (*notes, unknown_betas(config)))
     table = ZeroTerminalSNR(table) if config.get("rescale_betas_zero_snr") else table
     return Told(spell(table), PREDICTIONS.get(prediction), spell(Timesteps(table.timesteps)), tuple(notes))
+
+
+def flow(network: str, count: int, arguments: Mapping[str, Any]) -> Told:
+    """What the straight path means for a network: which number it is told, and which way its velocity points.
+
+    diffusers' pipelines count from 0 to 1000 and convert that for each network: Flux and AuraFlow are told t/1000,
+    Lumina 2 is told 1 - t/1000 and says minus the velocity, the others are told t itself.
+    """
+    straight = spell(Straight())
+    if network == "Lumina2Transformer2DModel":
+        return Told(straight, "data_velocity", spell(Reversed(Unit())))
+    if network in ("FluxTransformer2DModel", "AuraFlowTransformer2DModel"):
+        return Told(straight, "velocity", spell(Unit()))
+    return Told(straight, "velocity", spell(Unit(float(count) * float(arguments.get("timestep_scale", 1.0)))))
 
 
 EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}

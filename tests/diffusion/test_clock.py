@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from lipdiag.diffusion.clock import CLOCKS, LogSigma, LogSNR, Shared, Sigma, Timesteps, Unit
+from lipdiag.diffusion.clock import CLOCKS, LogSigma, LogSNR, Reversed, Shared, Sigma, Timesteps, Unit
 from lipdiag.diffusion.continuous import slope
 from lipdiag.diffusion.schedule import VE, VP, Cosine, Karras, Linear
 from lipdiag.errors import UsageError
@@ -20,8 +20,11 @@ PLAIN = [
     Sigma(Linear()),
     LogSigma(Karras()),
     LogSigma(VP(), 1.0),
+    LogSigma(VE(), 1.0, 0.5),
     LogSNR(VP()),
     LogSNR(Linear()),
+    Reversed(Unit()),
+    Reversed(Timesteps(40)),
 ]
 SHARED = [
     Shared(Timesteps()),

@@ -3,10 +3,29 @@
 import pytest
 import torch
 
-from lipdiag.diffusion.parameterization import PARAMETERIZATIONS, Edm, convert, edm, eps, score, v, velocity, x0
+from lipdiag.diffusion.parameterization import (
+    PARAMETERIZATIONS,
+    Edm,
+    convert,
+    data_velocity,
+    edm,
+    eps,
+    score,
+    v,
+    velocity,
+    x0,
+)
 from lipdiag.diffusion.schedule import VE, VP, Cosine, Karras, Linear, ScaledLinear, Straight, ZeroTerminalSNR
 
-KINDS = {"eps": eps, "x0": x0, "v": v, "velocity": velocity, "score": score, "edm": Edm(0.5)}
+KINDS = {
+    "eps": eps,
+    "x0": x0,
+    "v": v,
+    "velocity": velocity,
+    "data_velocity": data_velocity,
+    "score": score,
+    "edm": Edm(0.5),
+}
 SCHEDULES = [VP(), VE(), Karras(), Straight(), Cosine(), Linear(), ZeroTerminalSNR(ScaledLinear())]
 
 
@@ -22,6 +41,7 @@ def truths(schedule, t, data, noise):
         "x0": data,
         "v": alpha * noise - sigma * data,
         "velocity": dalpha * data + dsigma * noise,
+        "data_velocity": -dalpha * data - dsigma * noise,
         "score": -noise / sigma,
         "edm": (data - c_skip * (data + s * noise)) / c_out,
     }

@@ -9,9 +9,9 @@ from torch import nn
 from lipdiag.diffusion.clock import Shared, Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import eps, v, velocity, x0
-from lipdiag.diffusion.predictor import NetworkPredictor
+from lipdiag.diffusion.predictor import NetworkPredictor, RawOutput
 from lipdiag.diffusion.schedule import VP, Linear, Straight
-from lipdiag.errors import CheckpointError
+from lipdiag.errors import CheckpointError, UsageError
 
 T = torch.tensor([0.02, 0.5, 1.0], dtype=torch.float64)
 
@@ -115,3 +115,19 @@ def test_sharing_changes_what_is_told_and_nothing_else():
     y = NetworkPredictor(network, Linear(), x0, Shared(Timesteps(), 100, 5), (1,))(x, t)
     assert network.seen[1].tolist() == [20, 20, 20]
     torch.testing.assert_close(y, x / Linear()(t)[1][:, None])
+
+
+def test_the_raw_output_and_the_noise_differ_by_the_conversion_s_factors():
+    """For y = M x + c k the raw derivatives are M and c; those of eps = (x - alpha y) / sigma, by hand, are others."""
+    M = torch.tensor([[2.0, 1.0], [0.0, 3.0]], dtype=torch.float64)
+    network = NetworkPredictor(lambda x, k: x @ M.T + k[:, None], Linear(), x0, Timesteps(), (2,))
+    raw, x = RawOutput(network), torch.tensor([[0.3, -1.0]], dtype=torch.float64)
+    t = torch.tensor([0.4], dtype=torch.float64)
+    alpha, sigma = Linear()(t)
+    assert (raw.function, network.function, raw.schedule, raw.shape) == ("raw", "eps", Linear(), (2,))
+    torch.testing.assert_close(raw(x, t), x @ M.T + 399)
+    jacobians = [torch.func.jacrev(lambda x, p=p: p(x, t)[0])(x)[:, 0] for p in (raw, network)]
+    torch.testing.assert_close(jacobians[0], M)
+    torch.testing.assert_close(jacobians[1], (torch.eye(2, dtype=torch.float64) - alpha * M) / sigma)
+    with pytest.raises(UsageError, match="no raw output"):
+        RawOutput(raw)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipdiag.diffusion.clock import CLOCKS, LogSigma, LogSNR, Shared, Sigma, Timesteps, Unit
-from lipdiag.diffusion.parameterization import PARAMETERIZATIONS, Edm, eps, score, v, velocity, x0
+from lipdiag.diffusion.clock import CLOCKS, LogSigma, LogSNR, Reversed, Shared, Sigma, Timesteps, Unit
+from lipdiag.diffusion.parameterization import PARAMETERIZATIONS, Edm, data_velocity, eps, score, v, velocity, x0
 from lipdiag.diffusion.schedule import (
     SCHEDULES,
     VE,
@@ -16,6 +16,7 @@ from lipdiag.diffusion.schedule import (
     Discrete,
     Karras,
     Linear,
+    Normalized,
     Quadratic,
     ScaledLinear,
     ShiftedCosine,
@@ -44,17 +45,20 @@ SPELLINGS = [
     (ShiftedCosine(0.25), "shifted_cosine(0.25)", SCHEDULES),
     (Karras(), "karras(0.002, 80, 7)", SCHEDULES),
     (Straight(), "straight()", SCHEDULES),
+    (Normalized(Karras()), "normalized(karras(0.002, 80, 7), 0.5)", SCHEDULES),
     (Timesteps(), "timesteps(1000)", CLOCKS),
     (Unit(), "unit(1)", CLOCKS),
     (Sigma(VE()), "sigma(ve(0.01, 50))", CLOCKS),
-    (LogSigma(Karras()), "log_sigma(karras(0.002, 80, 7), 0.25)", CLOCKS),
+    (LogSigma(Karras()), "log_sigma(karras(0.002, 80, 7), 0.25, 1)", CLOCKS),
     (LogSNR(Cosine()), "log_snr(cosine(0.008))", CLOCKS),
+    (Reversed(Unit()), "reversed(unit(1))", CLOCKS),
     (Shared(Timesteps()), "shared(timesteps(1000), 100, 5)", CLOCKS),
     (Shared(Timesteps(), 9, edges=(0, 5, 9)), "shared(timesteps(1000), 9, 2, (0, 5, 9))", CLOCKS),
     (eps, "eps", PARAMETERIZATIONS),
     (x0, "x0", PARAMETERIZATIONS),
     (v, "v", PARAMETERIZATIONS),
     (velocity, "velocity", PARAMETERIZATIONS),
+    (data_velocity, "data_velocity", PARAMETERIZATIONS),
     (score, "score", PARAMETERIZATIONS),
     (Edm(), "edm(0.5)", PARAMETERIZATIONS),
 ]

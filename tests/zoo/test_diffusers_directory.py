@@ -240,7 +240,7 @@ def test_an_argument_of_another_version_is_ignored_and_said(saved):
     [
         ({"beta_schedule": "laplace"}, ("schedule",), "laplace"),
         ({"prediction_type": "novel"}, ("parameterization",), "novel"),
-        ({"_class_name": "EDMEulerScheduler"}, ("parameterization",), "factory"),
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}, ("parameterization",), "EDMEuler"),
         (
             {"_class_name": "UnCLIPScheduler", "beta_schedule": ..., "beta_start": ...},
             ("schedule", "parameterization", "clock"), "UnCLIP",
