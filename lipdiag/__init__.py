@@ -16,6 +16,9 @@ _HOMES = {
     "open_run": "study.store",
     "summarize": "study.statistics",
     "plot": "report",
+    "report": "report",
+    "advise": "report",
+    "explore": "report",
     "Plan": "study.plan",
     "Predictor": "diffusion.predictor",
     "NetworkPredictor": "diffusion.predictor",
@@ -26,18 +29,22 @@ __all__ = [
     "Plan",
     "Predictor",
     "__version__",
+    "advise",
+    "explore",
     "inspect",
     "load",
     "measure",
     "open_run",
     "plot",
+    "report",
     "save",
     "summarize",
 ]
 
 if TYPE_CHECKING:
+    from . import report
     from .diffusion.predictor import NetworkPredictor, Predictor
-    from .report import plot
+    from .report import advise, explore, plot
     from .run import measure
     from .study.plan import Plan
     from .study.statistics import summarize

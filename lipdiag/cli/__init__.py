@@ -10,6 +10,7 @@ from .look import inspect, plot, selftest
 from .measure import demo, measure
 from .merge import merge
 from .options import Refusals
+from .report import advise, report
 from .train import train
 
 
@@ -25,5 +26,5 @@ def main() -> None:
     """
 
 
-for command in (inspect, measure, merge, plot, train, demo, selftest):
+for command in (inspect, measure, merge, plot, report, advise, train, demo, selftest):
     main.add_command(command)

@@ -1,9 +1,15 @@
-"""Datasets -> figures and tables; no model is ever loaded.
+"""Datasets -> figures, tables and pages; no model is ever loaded.
 
-Every public name is imported when it is first used, so that a table costs no plotting library.
+Every public name is imported when it is first used, so that a table costs no plotting library. The package is also the
+function that writes a page, `lipdiag.report(runs, "report.html")`.
 """
 
+import os
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
@@ -15,11 +21,29 @@ _HOMES = {
     "Picture": "picture",
     "STYLES": "style",
     "open_source": "source",
+    "advise": "advice",
+    "explore": "explore",
 }
 
-__all__ = ["FIGURES", "STYLES", "FigureSpec", "Picture", "caption", "open_source", "plot", "save"]
+__all__ = [
+    "FIGURES",
+    "STYLES",
+    "FigureSpec",
+    "Picture",
+    "advise",
+    "caption",
+    "explore",
+    "open_source",
+    "plot",
+    "report",
+    "save",
+]
 
 if TYPE_CHECKING:
+    import xarray as xr
+
+    from .advice import advise
+    from .explore import explore
     from .gallery import FIGURES, FigureSpec, caption, plot
     from .picture import Picture, save
     from .source import open_source
@@ -36,3 +60,22 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class Report(ModuleType):
+    """This package, which can be called."""
+
+    def __call__(
+        self,
+        runs: "xr.Dataset | Sequence[xr.Dataset]",
+        path: str | os.PathLike[str] = "report.html",
+        labels: Sequence[str] | None = None,
+    ) -> Path:
+        """Write a page about one or several runs; see `page.report`."""
+        from .page import report
+
+        return report(runs, path, labels)
+
+
+report = sys.modules[__name__]
+report.__class__ = Report
