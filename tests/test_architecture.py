@@ -10,7 +10,7 @@ ALLOWED = {
     "linalg": set(),
     "diffusion": {"errors"},
     "study": {"diffusion", "linalg", "errors"},
-    "training": {"diffusion", "errors"},
+    "training": {"diffusion", "distributed", "errors", "linalg"},
     "quality": {"diffusion", "errors"},
     "zoo": {"diffusion", "training", "errors"},
     "report": {"errors", "study"},

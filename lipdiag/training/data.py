@@ -7,7 +7,9 @@ Nothing is cropped or resized: resampling changes the small-scale structure that
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lipdiag.errors import UsageError
+from lipdiag.training.shipped import SHIPPED
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+GREY = ("1", "L", "LA", "I", "I;16", "F")
 
 
 class Data(ABC):
-    """Samples of one shape, read one at a time."""
+    """Samples of one shape, read one at a time, and the class of each where that is known."""
 
     name: str
     shape: tuple[int, ...]
+    labels: np.ndarray | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -42,6 +47,14 @@ class Data(ABC):
     def fingerprint(self) -> str:
         """SHA-256 over every stored value, in hexadecimal."""
 
+    def check(self) -> None:
+        """Look for what would end a training in its middle, as far as that can be seen at little cost.
+
+        Raises:
+            UsageError: If something is found.
+        """
+        return
+
 
 @dataclass(frozen=True, eq=False)
 class Array(Data):
@@ -53,6 +66,7 @@ class Array(Data):
         shape: The shape of one sample, with as many elements as an item of `values`.
         order: Axes of an item of `values` in the order of `shape`, or () where they agree.
         half: Half of the largest 8-bit value.
+        labels: The class of each sample.
     """
 
     name: str
@@ -60,6 +74,7 @@ class Array(Data):
     shape: tuple[int, ...]
     order: tuple[int, ...] = ()
     half: float = 127.5
+    labels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -110,12 +125,31 @@ class Folder(Data):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         return digest.hexdigest()
 
+    def check(self) -> None:
+        """Read the head of every file, some 50 microseconds each: size, and grey among colours."""
+        wrong: dict[str, list[Path]] = {"of another size": [], "grey": []}
+        for file in self.files:
+            with opened(file) as image:
+                if image.size != (self.shape[2], self.shape[1]):
+                    wrong["of another size"].append(file)
+                elif image.mode in GREY and self.shape[0] > 1:
+                    wrong["grey"].append(file)
+        for what, files in wrong.items():
+            if files:
+                channels, height, width = self.shape
+                raise UsageError(
+                    f"Of the {len(self.files)} pictures below {self.name}, {len(files)} are {what}, such as "
+                    f"{files[0]}, where the model needs {height} x {width} pixels of {channels} channels: convert or "
+                    "remove them."
+                )
+
 
 def dataset(name: str | Path, shape: tuple[int, ...] | None = None) -> Data:
-    """The data set called `name`: "digits", a folder of pictures, a .npy file, or a .npz file with one array.
+    """The data set called `name`: "digits", one that a package ships, a folder of pictures, a .npy or a .npz file.
 
     Args:
-        name: A name or a path; a path that exists wins over the name of the embedded set.
+        name: A name or a path; a path that exists wins over a name. A .npz file holds one array, and may hold one
+            called labels.
         shape: The model's event shape. Without it, the data's own: pictures are RGB unless the first one is grey.
 
     Raises:
@@ -125,13 +159,17 @@ def dataset(name: str | Path, shape: tuple[int, ...] | None = None) -> Data:
     if path.is_dir():
         return folder(path, shape)
     if path.exists():
-        return array(str(name), read_array(path), shape)
+        values, labels = read_arrays(path)
+        return replace(array(str(name), values, shape), labels=labels)
     if str(name) == "digits":
         with np.load(ASSETS / "digits.npz", allow_pickle=False) as file:
             return array("digits", file["images"], shape, half=8.0)
+    if str(name) in SHIPPED:
+        values, labels = SHIPPED[str(name)].load()
+        return replace(array(str(name), values, shape), labels=labels)
     raise UsageError(
         f"There is no data called {str(name)!r}: give a folder of pictures, a .npy file, a .npz file with one array, "
-        "or the name of the embedded set, digits."
+        f"or a name among digits, {', '.join(SHIPPED)}."
     )
 
 
@@ -150,41 +188,55 @@ def folder(path: Path, shape: tuple[int, ...] | None) -> Folder:
 
 def picture(file: Path, channels: int | None = None) -> np.ndarray:
     """The pixels of a picture, (height, width, channels) in 0..255, converted to so many channels."""
+    with opened(file) as image:
+        pixels = np.asarray(image.convert(MODES[channels] if channels else "L" if image.mode in GREY else "RGB"))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Any]:
+    """A picture, its head read and its pixels not yet."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as image:
-            grey = image.mode in ("1", "L", "I", "I;16", "F")
             if image.mode.startswith(("I", "F")):
                 # Pillow clips 16-bit values at 255 without a word.
                 raise UsageError(f"{file} has more than 8 bits a channel: save the pictures as a .npy array of floats.")
-            pixels = np.asarray(image.convert(MODES[channels] if channels else "L" if grey else "RGB"))
+            yield image
     except UsageError:
         raise
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(f"{file} cannot be read as a picture ({error}): remove or repair it.") from error
-    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def read_array(path: Path) -> np.ndarray:
-    """The one array of a .npy or .npz file; a .npy file stays on disk until it is indexed."""
+def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """The samples of a .npy or .npz file, and labels if there are any; a .npy file stays on disk until indexed."""
     try:
         # A pickled object in an array file is code that its author chose.
         loaded: Any = np.load(path, allow_pickle=False, mmap_mode="r")
         if isinstance(loaded, np.ndarray):
-            return loaded
+            return loaded, None
         with loaded:
-            if len(loaded.files) != 1:
+            samples = [name for name in loaded.files if name != "labels"]
+            if len(samples) != 1:
                 raise UsageError(
                     f"{path} holds {len(loaded.files)} arrays ({', '.join(loaded.files) or 'none'}) where one is "
-                    "expected: save the samples alone."
+                    "expected: save the samples alone, or with their labels."
                 )
-            return np.asarray(loaded[loaded.files[0]])
+            values = np.asarray(loaded[samples[0]])
+            labels = np.asarray(loaded["labels"]) if "labels" in loaded.files else None
     except UsageError:
         raise
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         reason = "an empty file" if path.stat().st_size == 0 else str(error).splitlines()[0]
         raise UsageError(f"{path} cannot be read as a .npy or .npz array ({reason}).") from error
+    if labels is not None and (labels.shape != values.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0):
+        raise UsageError(
+            f"{path} has labels of shape {labels.shape} and type {labels.dtype} for {len(values)} samples: give each "
+            "sample one integer from 0 on."
+        )
+    return values, labels
 
 
 def array(name: str, values: np.ndarray, shape: tuple[int, ...] | None, half: float = 127.5) -> Array:

@@ -5,41 +5,34 @@ at uniform timesteps: integers where the clock counts them, else times uniform i
 follows from (seed, step): a run that is stopped and resumed equals one that is not, and two recipes that differ in
 the clock alone see the same samples, timesteps and noise. The noise level is never shared, only the network's own time.
 
-References:
-    Ho, Jain & Abbeel, Denoising diffusion probabilistic models, 2020. https://arxiv.org/abs/2006.11239
-    Yang et al., Lipschitz singularities in diffusion models (E-TSDM), 2024. https://arxiv.org/abs/2306.11251
+Several processes that have joined (`lipdiag.distributed`) take equal parts of each batch and average their gradients:
+up to rounding, and without dropout, the model is the one that a single process trains.
 """
 
+import contextlib
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from lipdiag.diffusion.clock import CLOCKS, Clock
-from lipdiag.diffusion.parameterization import PARAMETERIZATIONS, eps
+from lipdiag import distributed
+from lipdiag.diffusion.clock import CLOCKS
+from lipdiag.diffusion.parameterization import PARAMETERIZATIONS
 from lipdiag.diffusion.predictor import NetworkPredictor
-from lipdiag.diffusion.schedule import SCHEDULES
+from lipdiag.diffusion.schedule import SCHEDULES, Table
 from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import CheckpointError, NonFiniteError, RunError, UsageError
 from lipdiag.training.data import Data, dataset
 from lipdiag.training.networks import create_network
+from lipdiag.training.objective import Batch, classes, draw, loss, seed
 from lipdiag.training.recipe import Recipe
 
-SMALLEST_TIME = 1e-5  # of continuous clocks: at t = 0 there is no noise to predict
-
-
-class Batch(NamedTuple):
-    """What one step is trained on."""
-
-    x0: Float[Tensor, "batch *event"]
-    noise: Float[Tensor, "batch *event"]
-    t: Float[Tensor, "batch"]
+AHEAD = 3  # batches that are drawn, each by a thread, while a step computes
 
 
 @dataclass(frozen=True)
@@ -96,29 +89,100 @@ def train(
         NonFiniteError: If the loss or a gradient is no longer finite.
     """
     samples = dataset(recipe.data, recipe.shape) if data is None else data
+    device, part = torch.device(device), check_step(recipe, samples, torch.device(device))
     predictor = build(recipe).to(device).train()
     ema = copy.deepcopy(predictor).eval().requires_grad_(False)
     weights = dict(predictor.network.named_parameters())
     optimizer = torch.optim.AdamW(weights.values(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     first = 0 if snapshot is None else restore(snapshot, predictor.network, ema.network, optimizer)
-    for step in range(first, recipe.steps):
+    learner = called_through(predictor, recipe, device)
+    base = predictor.clock.base
+    batches = drawn_ahead(lambda step: draw(recipe, samples, base, step, part), first, recipe.steps, device)
+    dropout = "dropout" + (str(distributed.rank()) if distributed.rank() else "")
+    for step, batch in enumerate(batches, first):
         rate = learning_rate(recipe, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
-            torch.manual_seed(seed(recipe.seed, "dropout", step))
-            value = loss(predictor, draw(recipe, samples, predictor.clock.base, step))
-            optimizer.zero_grad()
-            value.backward()
+        optimizer.zero_grad()
+        pieces = batch.pieces(recipe.accumulate) if recipe.accumulate > 1 else [batch]
+        values = []
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed(recipe.seed, dropout, step))
+            for piece in pieces:
+                with together(learner.network, piece is pieces[-1]):
+                    value = loss(learner, piece, recipe.penalty, recipe.precision) / len(pieces)
+                    value.backward()
+                values.append(value.detach())
         norm = nn.utils.clip_grad_norm_(weights.values(), recipe.clip)
-        if not (value.isfinite() and norm.isfinite()):
+        (found,) = distributed.mean([torch.stack(values).sum().item()])
+        if not (math.isfinite(found) and norm.isfinite()):
             raise NonFiniteError(
-                f"The training is no longer finite at step {step + 1} (loss {value.item()}, gradient {norm.item()}): "
+                f"The training is no longer finite at step {step + 1} (loss {found}, gradient {norm.item()}): "
                 "lower learning_rate or raise warmup, and check the data's range."
             )
         optimizer.step()
         average(ema.network, predictor.network, min(recipe.ema_decay, (1 + step) / (10 + step)))
-        yield State(step + 1, value.item(), rate, norm.item(), predictor, ema, optimizer)
+        yield State(step + 1, found, rate, norm.item(), predictor, ema, optimizer)
+
+
+def check_step(recipe: Recipe, data: Data, device: torch.device) -> slice:
+    """The part of each batch that this process takes, once the recipe can be trained so.
+
+    Raises:
+        UsageError: If the batch cannot be cut, labels are missing or too large, or the device lacks the precision.
+    """
+    shares, pieces = distributed.size(), recipe.accumulate
+    if recipe.batch % (shares * pieces):
+        raise UsageError(
+            f"A batch of {recipe.batch} cannot be cut into equal parts for {shares} processes times {pieces} pieces: "
+            f"choose a batch that {shares * pieces} divides."
+        )
+    if recipe.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UsageError("This device does not compute in bfloat16: leave precision at float32.")
+    if recipe.compile and recipe.penalty:
+        raise UsageError("The penalty takes derivatives that a compiled network does not give: leave compile at false.")
+    if classes(recipe) and (data.labels is None or data.labels.max() >= classes(recipe)):
+        found = "without labels" if data.labels is None else f"with labels up to {data.labels.max()}"
+        raise UsageError(f"The network is told one of {classes(recipe)} classes, and {data.name} comes {found}.")
+    share = recipe.batch // shares
+    return slice(distributed.rank() * share, (distributed.rank() + 1) * share)
+
+
+def called_through(predictor: NetworkPredictor, recipe: Recipe, device: torch.device) -> NetworkPredictor:
+    """The predictor with its network called through what the step needs; the weights are the same."""
+    network: nn.Module = predictor.network
+    if recipe.compile:
+        network = torch.compile(network)  # type: ignore[assignment]
+    if distributed.size() > 1:
+        network = nn.parallel.DistributedDataParallel(network, [device] if device.type == "cuda" else None)
+    told = predictor.clock, predictor.shape, predictor.conditioning
+    return NetworkPredictor(network, predictor.schedule, predictor.parameterization, *told)
+
+
+def together(network: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+    """Where a backward pass averages its gradients over the processes, which once a step is enough."""
+    alone = not isinstance(network, nn.parallel.DistributedDataParallel)
+    return contextlib.nullcontext() if alone or last else network.no_sync()
+
+
+def drawn_ahead(drawing: Callable[[int], Batch], first: int, last: int, device: torch.device) -> Iterator[Batch]:
+    """The batches of the steps from `first` to before `last` in turn, each drawn while others are trained on."""
+
+    def prepared(step: int) -> Batch:
+        batch = drawing(step)
+        return Batch(*(v if v is None else v.pin_memory() for v in batch)) if device.type == "cuda" else batch
+
+    with ThreadPoolExecutor(AHEAD, "batch") as pool:
+        waiting = deque(pool.submit(prepared, step) for step in range(first, min(first + AHEAD, last)))
+        try:
+            for step in range(first, last):
+                batch = waiting.popleft().result()
+                if step + AHEAD < last:
+                    waiting.append(pool.submit(prepared, step + AHEAD))
+                yield batch
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def build(recipe: Recipe) -> NetworkPredictor:
@@ -129,48 +193,18 @@ def build(recipe: Recipe) -> NetworkPredictor:
             network = create_network(recipe.network, recipe.network_config, f"the recipe {recipe.name}")
         except CheckpointError as error:
             raise UsageError(str(error)) from error
+    schedule, clock = parse(recipe.schedule, SCHEDULES), parse(recipe.clock, CLOCKS)
+    count = getattr(clock.base, "count", None)
+    if isinstance(schedule, Table) and clock.discrete and count != schedule.timesteps:
+        raise UsageError(
+            f"The schedule {recipe.schedule} has {schedule.timesteps} timesteps and the clock {recipe.clock} counts "
+            f"{count}: give both the same number."
+        )
+    # A network that is told classes is measured and sampled as of the first one, unless another is given.
+    told = {"class_labels": torch.zeros(1, dtype=torch.long)} if classes(recipe) else None
     return NetworkPredictor(
-        network,
-        parse(recipe.schedule, SCHEDULES),
-        parse(recipe.parameterization, PARAMETERIZATIONS),
-        parse(recipe.clock, CLOCKS),
-        recipe.shape,
+        network, schedule, parse(recipe.parameterization, PARAMETERIZATIONS), clock, recipe.shape, told
     )
-
-
-def seed(root: int, role: str, step: int) -> int:
-    """A seed for one role in one step, so that no stream of random numbers runs through a training."""
-    return int(np.random.SeedSequence([root, *role.encode(), step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def draw(recipe: Recipe, data: Data, clock: Clock, step: int) -> Batch:
-    """The batch of one step, from the seed, the step and the clock without sharing."""
-    generator = torch.Generator().manual_seed(seed(recipe.seed, "batch", step))
-    indices = torch.randint(len(data), (recipe.batch,), generator=generator)
-    x0 = torch.stack([data[index] for index in indices.tolist()])
-    noise = torch.randn(x0.shape, generator=generator)
-    uniform = torch.rand(recipe.batch, generator=generator, dtype=torch.float64)
-    count = getattr(clock, "count", None)
-    t = clock.time((uniform * count).floor()) if clock.discrete and count else uniform.clamp(min=SMALLEST_TIME)
-    return Batch(x0, noise, t)
-
-
-def loss(predictor: NetworkPredictor, batch: Batch) -> Float[Tensor, ""]:
-    """The mean squared error of the network's own output, at each sample's own noise level, whatever is shared."""
-    x0, noise, t = batch
-    device = next(predictor.parameters()).device
-
-    def column(values: Tensor) -> Tensor:
-        return values.to(x0.dtype).view(-1, *[1] * (x0.ndim - 1))
-
-    alpha, sigma = map(column, predictor.schedule(t))
-    a, b = map(column, predictor.parameterization(predictor.schedule, t))
-    x, target = alpha * x0 + sigma * noise, a * x0 + b * noise
-    # Of a network said to predict the noise, the output comes back as it is. Its own prediction turned into noise and
-    # back would be lost where alpha = 0, and its digits where sigma is small.
-    told = predictor.clock, predictor.shape, predictor.conditioning
-    raw = NetworkPredictor(predictor.network, predictor.schedule, eps, *told)
-    return (raw(x.to(device), t.to(device)) - target.to(device)).square().mean()
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

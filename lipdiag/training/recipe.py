@@ -11,6 +11,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from lipdiag.errors import UsageError
+from lipdiag.training.unets import CIFAR10, DIGITS, EMOJI, FULL256, MNIST
+
+PRECISIONS = ("float32", "bfloat16")
+MANNER = ("accumulate", "compile")
+"""Fields that change how steps are computed, and the model by rounding only: a training may go on with others."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +32,18 @@ class Recipe:
         parameterization: What the network predicts.
         clock: The network's own time; a shared one makes an E-TSDM model.
         steps: Optimizer steps.
-        batch: Samples a step.
+        batch: Samples a step, over all processes.
+        flip: Whether every other sample, at random, is mirrored along its last axis.
+        penalty: Weight of the mean square of the output's derivative in the timestep, added to the loss.
         learning_rate: At its highest, after the warm-up; it falls to 0 along half a cosine.
         warmup: Steps of linear increase of the learning rate.
         weight_decay: Of AdamW.
         clip: Largest norm of the gradient.
         ema_decay: Of the exponential moving average of the weights, min(ema_decay, (1 + step) / (10 + step)) early on.
         seed: Of the first weights, the samples, the timesteps and the noise.
+        precision: Of the network's layers: "bfloat16" leaves it to autocast which ones; weights stay float32.
+        accumulate: Pieces that a process takes its share of the batch in, to need less memory.
+        compile: Whether the network goes through torch.compile.
     """
 
     name: str
@@ -52,6 +62,11 @@ class Recipe:
     clip: float = 1.0
     ema_decay: float = 0.999
     seed: int = 0
+    flip: bool = False
+    penalty: float = 0.0
+    precision: str = "float32"
+    accumulate: int = 1
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -71,16 +86,20 @@ def check(name: str, value: Any) -> None:
     Raises:
         UsageError: If not.
     """
-    if name in ("steps", "batch"):
+    if name in ("steps", "batch", "accumulate"):
         good, allowed = type(value) is int and value > 0, "a positive integer"
     elif name in ("warmup", "seed"):
         good, allowed = type(value) is int and value >= 0, "an integer of at least 0"
     elif name in ("learning_rate", "clip"):
         good, allowed = type(value) in (int, float) and 0 < value < math.inf, "a positive number"
-    elif name == "weight_decay":
+    elif name in ("weight_decay", "penalty"):
         good, allowed = type(value) in (int, float) and 0 <= value < math.inf, "a number of at least 0"
     elif name == "ema_decay":
         good, allowed = type(value) in (int, float) and 0 <= value < 1, "a number in [0, 1)"
+    elif name in ("flip", "compile"):
+        good, allowed = type(value) is bool, "true or false"
+    elif name == "precision":
+        good, allowed = value in PRECISIONS, " or ".join(PRECISIONS)
     elif name == "shape":
         sizes = value if isinstance(value, (tuple, list)) else ()
         good = len(sizes) > 0 and all(type(size) is int and size > 0 for size in sizes)
@@ -125,24 +144,19 @@ def set_fields(recipe: Recipe, settings: Iterable[str]) -> Recipe:
 
 
 RECIPES = {
-    "digits": Recipe(
-        name="digits",
-        data="digits",
-        shape=(1, 8, 8),
-        network="UNet2DModel",
-        network_config={
-            "sample_size": 8,
-            "in_channels": 1,
-            "out_channels": 1,
-            "block_out_channels": [32, 32],
-            "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-            "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-            "layers_per_block": 1,
-            "attention_head_dim": 16,
-            "norm_num_groups": 8,
-            "resnet_time_scale_shift": "scale_shift",
-        },
-        steps=6_000,
-        learning_rate=4e-3,
-    ),
-}
+    recipe.name: recipe
+    for recipe in (
+        Recipe("digits", "digits", (1, 8, 8), "UNet2DModel", DIGITS, steps=6_000, learning_rate=4e-3),
+        Recipe("mnist", "mnist", (1, 28, 28), "UNet2DModel", MNIST, steps=20_000, batch=128),
+        Recipe("emoji", "emoji", (3, 32, 32), "UNet2DModel", EMOJI, steps=40_000, learning_rate=5e-4, flip=True),
+        # Batch, learning rate, warm-up, flips and averaging of Ho, Jain & Abbeel, 2020, appendix B.
+        Recipe(
+            "cifar10", "cifar10", (3, 32, 32), "UNet2DModel", CIFAR10,
+            steps=800_000, batch=128, learning_rate=2e-4, warmup=5_000, ema_decay=0.9999, flip=True,
+        ),
+        Recipe(
+            "full256", "full256", (3, 256, 256), "UNet2DModel", FULL256,
+            steps=500_000, batch=64, learning_rate=2e-5, warmup=5_000, ema_decay=0.9999, flip=True,
+        ),
+    )
+}  # fmt: skip

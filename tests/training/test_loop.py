@@ -9,7 +9,8 @@ import torch
 
 from lipdiag.errors import NonFiniteError, RunError, UsageError
 from lipdiag.training.data import dataset
-from lipdiag.training.loop import build, draw, learning_rate, loss, train
+from lipdiag.training.loop import build, learning_rate, train
+from lipdiag.training.objective import draw, loss
 from lipdiag.training.recipe import set_fields
 
 
@@ -109,7 +110,7 @@ def test_the_twins_differ_in_the_clock_alone(recipe):
 def test_a_batch_is_data_noise_and_every_timestep_alike(recipe):
     # 8000 timesteps in 20 bins: chi-square with 19 degrees of freedom exceeds 49.6 with probability 1.6e-4.
     recipe, data = dataclasses.replace(recipe, batch=8000), dataset("digits")
-    x0, noise, t = draw(recipe, data, build(recipe).clock, 0)
+    x0, noise, t, _ = draw(recipe, data, build(recipe).clock, 0)
     k = t * 1000 - 1
     torch.testing.assert_close(k, k.round(), rtol=0, atol=1e-9)
     assert 0 <= k.min().round() <= k.max().round() <= 999
