@@ -1,0 +1,180 @@
+"""The evaluation on disk: how good a model's samples are, one number a sampler and a seed.
+
+Dimensions `sampler` (names such as "ddim:20") and `seed`. A cell that is not evaluated yet is NaN in every variable.
+Cells of two evaluations with the same sampler and seed started from the same noise, so that their differences are
+paired. The file is small and written as a whole: under another name first, which then takes the place of the old one.
+This module needs no torch.
+"""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lipdiag.errors import RunError, StorageError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FORMAT = "lipdiag-quality/1"
+VARIABLES = {
+    "fid": "Frechet distance of the features of samples and data",
+    "kid": "kernel distance (unbiased squared MMD, cubic kernel) of the features of samples and data",
+    "kid_standard_error": "of kid, over the draw of the samples and the data",
+    "nearest_ratio": "median distance from a sample to the nearest datum, over that among the data themselves",
+    "copies": "samples nearer to a datum than a quarter of the data's own median nearest distance",
+    "seconds": "what sampling took",
+}
+COMPARABLE = ("format_version", "extractor", "extractor_sha256", "n", "n_real", "data", "data_sha256", "sha256")
+COMPARABLE += ("schedule", "parameterization", "clock", "dtype")
+"""Attributes that all cells of one evaluation share."""
+
+
+def new(samplers: Sequence[str], seeds: Sequence[int], attributes: Mapping[str, Any]) -> "xr.Dataset":
+    """An evaluation without any number in it."""
+    import xarray as xr
+
+    empty = np.full((len(samplers), len(seeds)), np.nan)
+    return xr.Dataset(
+        {name: (("sampler", "seed"), empty.copy(), {"long_name": line}) for name, line in VARIABLES.items()},
+        {"sampler": np.array(samplers, dtype=object), "seed": np.asarray(seeds, dtype=np.int64)},
+        {"format_version": FORMAT, **attributes},
+    )
+
+
+def missing(dataset: "xr.Dataset") -> Iterator[tuple[str, int]]:
+    """Sampler and seed of every cell without a number, all samplers of one seed before the next seed."""
+    for seed in dataset["seed"].values.tolist():
+        for sampler in dataset["sampler"].values.tolist():
+            if np.isnan(dataset["seconds"].sel(sampler=sampler, seed=seed)):
+                yield sampler, seed
+
+
+def grown(old: "xr.Dataset", asked: "xr.Dataset", path: Path) -> "xr.Dataset":
+    """The old evaluation with room for the samplers and seeds that are asked for; its numbers are kept.
+
+    Raises:
+        RunError: If the two are not of the same model, data, extractor and size.
+    """
+    for name in COMPARABLE:
+        there, here = old.attrs.get(name), asked.attrs.get(name)
+        if there != here:
+            raise RunError(f"{path} has {name} {there} where {here} is asked for now: give another --out.")
+    samplers = list(dict.fromkeys([*old["sampler"].values.tolist(), *asked["sampler"].values.tolist()]))
+    seeds = sorted({*old["seed"].values.tolist(), *asked["seed"].values.tolist()})
+    return old.reindex(sampler=samplers, seed=seeds)
+
+
+def open_evaluation(path: str | Path) -> "xr.Dataset":
+    """An evaluation, in memory.
+
+    Raises:
+        RunError: If there is none at `path`, it is damaged, or was made by a newer lipdiag.
+    """
+    import xarray as xr
+
+    path = Path(path)
+    home = path if path.exists() or not beside(path, "old").exists() else beside(path, "old")
+    try:
+        attributes = json.loads((home / "zarr.json").read_text())["attributes"]
+        version = attributes.get("format_version")
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"There is no evaluation {path}: give the folder that `lipdiag evaluate` wrote.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is no evaluation: its zarr.json cannot be read ({type(error).__name__}).") from error
+    if version != FORMAT:
+        made = "a newer lipdiag made it" if str(version).startswith("lipdiag-quality/") else "it is something else"
+        raise RunError(f"{path} is no evaluation that this lipdiag reads, {FORMAT}: {made}.")
+    try:
+        with xr.open_dataset(home, engine="zarr", chunks=None) as dataset:
+            return dataset.load()
+    except Exception as error:  # zarr raises many types for a damaged store
+        raise RunError(f"{path} is damaged ({error}): evaluate again with another --out.") from error
+
+
+def write(dataset: "xr.Dataset", path: str | Path) -> None:
+    """Put an evaluation at `path`, in place of what is there.
+
+    A kill between the two renames leaves the old one under its other name, where `open_evaluation` finds it.
+
+    Raises:
+        StorageError: If it cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    staging, aside = beside(path, f"{os.getpid()}"), beside(path, "old")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # version 3 of the format has no word on consolidation; xarray asks
+                dataset.to_zarr(staging, mode="w", zarr_format=3, consolidated=True)
+            if path.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(path, aside)
+            os.rename(staging, path)
+            shutil.rmtree(aside, ignore_errors=True)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def beside(path: Path, name: str) -> Path:
+    """A hidden name in the same folder, so that renaming never copies."""
+    return path.with_name(f".{path.name}.{name}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def table(dataset: "xr.Dataset") -> str:
+    """Mean and standard error over the seeds, a row a sampler, in at most 80 columns, with what it takes to read it."""
+    about = dataset.attrs
+    extractor = about["extractor"]
+    fid, kid = f"FID[{extractor}]", f"1000 KID[{extractor}]"
+    wide = max(20, len(kid) + 2)
+    lines = [f"{'sampler':<12}{fid:>{wide}}{kid:>{wide}}{'nearest':>10}{'copies':>8}{'seeds':>7}"]
+    for sampler in dataset["sampler"].values.tolist():
+        row = dataset.sel(sampler=sampler)
+        done = int(row["seconds"].notnull().sum())
+        numbers = [mean_and_error(row["fid"].values), mean_and_error(1000 * row["kid"].values)]
+        cells = "".join(f"{text:>{wide}}" for text in numbers)
+        nearest, copies = mean_of(row["nearest_ratio"].values), mean_of(row["copies"].values)
+        lines.append(f"{sampler:<12}{cells}{nearest:>10.3f}{copies:>8.1f}{done:>7}")
+    floor = f"{about['floor_fid']:.4g}", f"{1000 * about['floor_kid']:.3g}"
+    lines.append(f"{'data':<12}" + "".join(f"{text:>{wide}}" for text in floor) + f"{1:>10.3f}")
+    lines.append(
+        f"\nmean +- standard error over seeds; n = {about['n']} samples against {about['n_real']} data; the row data is"
+        f"\n{about['floor_n']} data against {about['floor_n']} others: a FID falls with n and has such a floor."
+    )
+    if about["n"] <= about["features"]:
+        lines.append(
+            f"n is not above the {about['features']} features: the covariance is singular, FID is far too high."
+        )
+    return "\n".join(lines)
+
+
+def mean_and_error(values: np.ndarray) -> str:
+    """The mean of the finite values and its standard error, which one value alone does not have."""
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    return f"{values.mean():.4g} +- {values.std(ddof=1) / np.sqrt(len(values)):.2g}"
+
+
+def mean_of(values: np.ndarray) -> float:
+    """The mean of the values that are there, NaN of none."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")
