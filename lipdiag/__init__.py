@@ -16,6 +16,7 @@ _HOMES = {
     "open_run": "study.store",
     "summarize": "study.statistics",
     "plot": "report",
+    "compare": "report.comparison",
     "Plan": "study.plan",
     "Predictor": "diffusion.predictor",
     "NetworkPredictor": "diffusion.predictor",
@@ -26,6 +27,7 @@ __all__ = [
     "Plan",
     "Predictor",
     "__version__",
+    "compare",
     "inspect",
     "load",
     "measure",
@@ -38,6 +40,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .diffusion.predictor import NetworkPredictor, Predictor
     from .report import plot
+    from .report.comparison import compare
     from .run import measure
     from .study.plan import Plan
     from .study.statistics import summarize

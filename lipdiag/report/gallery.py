@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from .compare_figure import compare_figure
 from .picture import Picture
 from .singularity import singularity
 
@@ -29,6 +30,7 @@ FIGURES = {
     "singularity": FigureSpec(
         singularity, "change of the noise prediction per timestep, the whole axis and the part near t = 0"
     ),
+    "compare": FigureSpec(compare_figure, "a model and its remedy: K, ratio, loss, sensitivity (runs two a pair)"),
 }
 
 
