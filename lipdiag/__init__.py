@@ -19,6 +19,7 @@ _HOMES = {
     "report": "report",
     "advise": "report",
     "explore": "report",
+    "compare": "report.comparison",
     "Plan": "study.plan",
     "Predictor": "diffusion.predictor",
     "NetworkPredictor": "diffusion.predictor",
@@ -30,6 +31,7 @@ __all__ = [
     "Predictor",
     "__version__",
     "advise",
+    "compare",
     "explore",
     "inspect",
     "load",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from . import report
     from .diffusion.predictor import NetworkPredictor, Predictor
     from .report import advise, explore, plot
+    from .report.comparison import compare
     from .run import measure
     from .study.plan import Plan
     from .study.statistics import summarize

@@ -6,6 +6,7 @@ that needs it, so that `--help` is quick.
 
 import click
 
+from .compare import compare
 from .look import inspect, plot, selftest
 from .measure import demo, measure
 from .merge import merge
@@ -26,5 +27,5 @@ def main() -> None:
     """
 
 
-for command in (inspect, measure, merge, plot, report, advise, train, demo, selftest):
+for command in (inspect, measure, merge, plot, compare, report, advise, train, demo, selftest):
     main.add_command(command)

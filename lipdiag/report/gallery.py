@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from .compare_figure import compare_figure
 from .derivatives import derivatives
 from .distribution import distribution
 from .embedding import embedding
@@ -40,6 +41,7 @@ class FigureSpec:
 
 FIGURES = {
     "singularity": FigureSpec(singularity, "K(t, t+1) or |d eps/dt| over all t and near 0 (the paper's Fig. 1)"),
+    "compare": FigureSpec(compare_figure, "a model and its remedy: K, ratio, loss, sensitivity"),
     "jumps": FigureSpec(jumps, "E-TSDM's jumps against its twin's summed K, block by block"),
     "derivatives": FigureSpec(derivatives, "partial derivative in t against the total one on trajectories"),
     "pairs": FigureSpec(pairs, "K(t, t') of every pair of timesteps"),
