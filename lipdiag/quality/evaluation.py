@@ -43,7 +43,7 @@ def new(samplers: Sequence[str], seeds: Sequence[int], attributes: Mapping[str, 
     empty = np.full((len(samplers), len(seeds)), np.nan)
     return xr.Dataset(
         {name: (("sampler", "seed"), empty.copy(), {"long_name": line}) for name, line in VARIABLES.items()},
-        {"sampler": np.array(samplers, dtype=object), "seed": np.asarray(seeds, dtype=np.int64)},
+        {"sampler": list(samplers), "seed": np.asarray(seeds, dtype=np.int64)},
         {"format_version": FORMAT, **attributes},
     )
 
@@ -93,7 +93,7 @@ def open_evaluation(path: str | Path) -> "xr.Dataset":
         raise RunError(f"{path} is no evaluation that this lipdiag reads, {FORMAT}: {made}.")
     try:
         with xr.open_dataset(home, engine="zarr", chunks=None) as dataset:
-            return dataset.load()
+            return dataset.load().assign_coords(sampler=np.array(dataset["sampler"].values.tolist()))[list(VARIABLES)]
     except Exception as error:  # zarr raises many types for a damaged store
         raise RunError(f"{path} is damaged ({error}): evaluate again with another --out.") from error
 
@@ -107,6 +107,8 @@ def write(dataset: "xr.Dataset", path: str | Path) -> None:
         StorageError: If it cannot be written; what was there before is untouched.
     """
     path = Path(path)
+    # text of any length, because zarr's version 3 does not define text of a fixed one
+    dataset = dataset.assign_coords(sampler=dataset["sampler"].values.astype(object))
     staging, aside = beside(path, f"{os.getpid()}"), beside(path, "old")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
