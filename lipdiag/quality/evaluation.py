@@ -43,7 +43,7 @@ def new(samplers: Sequence[str], seeds: Sequence[int], attributes: Mapping[str, 
     empty = np.full((len(samplers), len(seeds)), np.nan)
     return xr.Dataset(
         {name: (("sampler", "seed"), empty.copy(), {"long_name": line}) for name, line in VARIABLES.items()},
-        {"sampler": np.array(samplers, dtype=object), "seed": np.asarray(seeds, dtype=np.int64)},
+        {"sampler": list(samplers), "seed": np.asarray(seeds, dtype=np.int64)},
         {"format_version": FORMAT, **attributes},
     )
 
@@ -71,6 +71,11 @@ def grown(old: "xr.Dataset", asked: "xr.Dataset", path: Path) -> "xr.Dataset":
     return old.reindex(sampler=samplers, seed=seeds)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something at `path`, or was when a kill came between the two renames of `write`."""
+    return path.exists() or beside(path, "old").exists()
+
+
 def open_evaluation(path: str | Path) -> "xr.Dataset":
     """An evaluation, in memory.
 
@@ -80,7 +85,7 @@ def open_evaluation(path: str | Path) -> "xr.Dataset":
     import xarray as xr
 
     path = Path(path)
-    home = path if path.exists() or not beside(path, "old").exists() else beside(path, "old")
+    home = beside(path, "old") if exists(path) and not path.exists() else path
     try:
         attributes = json.loads((home / "zarr.json").read_text())["attributes"]
         version = attributes.get("format_version")
@@ -93,7 +98,7 @@ def open_evaluation(path: str | Path) -> "xr.Dataset":
         raise RunError(f"{path} is no evaluation that this lipdiag reads, {FORMAT}: {made}.")
     try:
         with xr.open_dataset(home, engine="zarr", chunks=None) as dataset:
-            return dataset.load()
+            return dataset.load().assign_coords(sampler=np.array(dataset["sampler"].values.tolist()))[list(VARIABLES)]
     except Exception as error:  # zarr raises many types for a damaged store
         raise RunError(f"{path} is damaged ({error}): evaluate again with another --out.") from error
 
@@ -107,6 +112,8 @@ def write(dataset: "xr.Dataset", path: str | Path) -> None:
         StorageError: If it cannot be written; what was there before is untouched.
     """
     path = Path(path)
+    # text of any length, because zarr's version 3 does not define text of a fixed one
+    dataset = dataset.assign_coords(sampler=dataset["sampler"].values.astype(object))
     staging, aside = beside(path, f"{os.getpid()}"), beside(path, "old")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,27 +147,26 @@ def writing(path: Path) -> Iterator[None]:
 def table(dataset: "xr.Dataset") -> str:
     """Mean and standard error over the seeds, a row a sampler, in at most 80 columns, with what it takes to read it."""
     about = dataset.attrs
-    extractor = about["extractor"]
-    fid, kid = f"FID[{extractor}]", f"1000 KID[{extractor}]"
-    wide = max(20, len(kid) + 2)
-    lines = [f"{'sampler':<12}{fid:>{wide}}{kid:>{wide}}{'nearest':>10}{'copies':>8}{'seeds':>7}"]
+    name = about["extractor"] if len(about["extractor"]) <= 10 else "*"
+    lines = [f"{'sampler':<11}{f'FID[{name}]':>20}{f'1000 KID[{name}]':>23}{'nearest':>10}{'copies':>8}{'seeds':>7}"]
     for sampler in dataset["sampler"].values.tolist():
         row = dataset.sel(sampler=sampler)
-        done = int(row["seconds"].notnull().sum())
-        numbers = [mean_and_error(row["fid"].values), mean_and_error(1000 * row["kid"].values)]
-        cells = "".join(f"{text:>{wide}}" for text in numbers)
+        fid, kid = mean_and_error(row["fid"].values), mean_and_error(1000 * row["kid"].values)
         nearest, copies = mean_of(row["nearest_ratio"].values), mean_of(row["copies"].values)
-        lines.append(f"{sampler:<12}{cells}{nearest:>10.3f}{copies:>8.1f}{done:>7}")
-    floor = f"{about['floor_fid']:.4g}", f"{1000 * about['floor_kid']:.3g}"
-    lines.append(f"{'data':<12}" + "".join(f"{text:>{wide}}" for text in floor) + f"{1:>10.3f}")
-    lines.append(
-        f"\nmean +- standard error over seeds; n = {about['n']} samples against {about['n_real']} data; the row data is"
-        f"\n{about['floor_n']} data against {about['floor_n']} others: a FID falls with n and has such a floor."
-    )
-    if about["n"] <= about["features"]:
-        lines.append(
-            f"n is not above the {about['features']} features: the covariance is singular, FID is far too high."
-        )
+        done = int(row["seconds"].notnull().sum())
+        lines.append(f"{sampler:<11}{fid:>20}{kid:>23}{nearest:>10.3f}{copies:>8.1f}{done:>7}")
+    fid, kid = f"{about['floor_fid']:.4g}", f"{1000 * about['floor_kid']:.4g}"
+    lines.append(f"{'data':<11}{fid:>20}{kid:>23}{1:>10.3f}")
+    n, data, size = about["n"], about["n_real"], about["floor_n"]
+    lines += [
+        "",
+        f"Mean +- standard error over seeds; n = {n} samples against {data} data. The row data is",
+        f"{size} data against the {data - size} others: a FID is biased upwards, the more for smaller n.",
+    ]
+    if n <= about["features"]:
+        lines.append(f"n does not exceed the {about['features']} features: singular covariance, FID far too high.")
+    if name == "*":
+        lines.append(f"* {about['extractor']}")
     return "\n".join(lines)
 
 

@@ -1,19 +1,25 @@
 """Samples of a model: diffusers' own update rules where diffusers has the schedule, a plain DDIM elsewhere.
 
-DDIM follows the probability-flow trajectory of x = alpha x0 + sigma eps. In x / alpha it reads
+The model is always told the time of its own clock; alpha and sigma are those of the true time, so that a shared clock
+coarsens what the network is told and never how much noise there is.
 
-    d(x / alpha) = eps(x, t) d(sigma / alpha),
-
-and one explicit Euler step of it, eps held fixed, is the rule of DDIM: first order in the step. The last step goes to
-sigma = 0. The model is always told the time of its own clock; alpha and sigma are those of the true time, so that a
-shared clock coarsens what the network is told and never how much noise there is.
+Of a table of T betas "ddim" and "ddpm" take the timesteps round(i T / steps), i = steps - 1, ..., 0, as diffusers does
+by default where `steps` divides T: the last one is the first of the table, and with few steps the first one stands
+clearly below pure noise. "dpm" and "unipc" take round((i + 1) T / steps) - 1, from the very noise on. "euler" takes
+equal steps of t, 1 to 0, of the straight schedule. All go from their last time to sigma = 0.
 
 References:
+    Ho, Jain & Abbeel, Denoising diffusion probabilistic models, 2020. https://arxiv.org/abs/2006.11239
     Song, Meng & Ermon, Denoising diffusion implicit models, 2021. https://arxiv.org/abs/2010.02502
+    Lu et al., DPM-Solver++, 2022. https://arxiv.org/abs/2211.01095
+    Zhao et al., UniPC, 2023. https://arxiv.org/abs/2302.04867
 """
 
+import copy
 import itertools
 import warnings
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -21,18 +27,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lipdiag.diffusion.parameterization import convert, eps, velocity
 from lipdiag.diffusion.predictor import Predictor
-from lipdiag.diffusion.schedule import Table
+from lipdiag.diffusion.schedule import Schedule, Straight, Table
 from lipdiag.errors import UsageError
 
-# With `leading` spacing DDIM and DDPM never begin where alpha = 0.
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True, "timestep_spacing": "leading"}),
-    "ddpm": ("DDPMScheduler", {"clip_sample": False, "timestep_spacing": "leading"}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
     "dpm": ("DPMSolverMultistepScheduler", {"final_sigmas_type": "zero", "timestep_spacing": "trailing"}),
+    "unipc": ("UniPCMultistepScheduler", {"final_sigmas_type": "zero", "timestep_spacing": "trailing"}),
+    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
 }
 STREAM = 7  # the key of this use of the seed: other random numbers of the same seed have other keys
-LARGEST_RATIO = 1e3  # of sigma to alpha, and of alpha to sigma, between which the plain DDIM steps
+LARGEST_RATIO = 1e3  # of sigma to alpha, and of alpha to sigma, between which eps and x tell the data
 
 
 @torch.no_grad()
@@ -45,6 +53,7 @@ def sample(
     noise: Float[Tensor, "n *event"] | None = None,
     sampler: str = "ddim",
     batch: int = 256,
+    advance: Callable[[int], object] | None = None,
 ) -> Float[Tensor, "n *event"]:
     """Samples of the model, x0, on the predictor's device and in its dtype.
 
@@ -53,12 +62,14 @@ def sample(
     Args:
         predictor: The model.
         n: How many samples; as many as there is `noise`, if that is given.
-        steps: Evaluations of the model per sample; for a table of T betas a divisor of T.
+        steps: Evaluations of the model per sample; for a table of T betas at most T.
         seed: Of the first noise, and of the noise that "ddpm" adds.
         noise: The first noise, standard normal, in place of the seed's.
-        sampler: "ddim" (deterministic, first order), "dpm" (DPM-Solver++, deterministic, second order) or "ddpm"
-            (ancestral); a schedule without a table has "ddim" alone.
+        sampler: "ddim" (deterministic, first order), "dpm" (DPM-Solver++ 2M, deterministic, second order), "unipc"
+            (UniPC, deterministic, second order), "ddpm" (ancestral), or "euler" (flow matching, first order). A
+            schedule without a table has "ddim", the straight one also "euler".
         batch: Samples evaluated together.
+        advance: Called with the number of evaluations that were made since its last call.
 
     Raises:
         UsageError: If the schedule has no such sampler, or cannot be cut into so many steps.
@@ -69,21 +80,45 @@ def sample(
         noise = torch.stack([normal(seed, i, predictor.shape) for i in range(n)])
     if (n is not None and n != len(noise)) or tuple(noise.shape[1:]) != predictor.shape:
         raise UsageError(f"Got noise of shape {tuple(noise.shape)} where {n or 'n'} times {predictor.shape} is needed.")
-    if sampler not in SAMPLERS:
-        raise UsageError(f"There is no sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}.")
-    if not isinstance(predictor.schedule, Table) and sampler != "ddim":
-        raise UsageError(f"{sampler} needs a schedule with a table of betas: use ddim for this one.")
-    if steps < 1:
-        raise UsageError(f"Got {steps} steps: at least 1 is needed.")
+    if batch < 1:
+        raise UsageError(f"Got a batch of {batch}: at least 1 sample is needed.")
+    require_sampler(predictor.schedule, sampler, steps)
     device, dtype = placement(predictor, noise)
     parts = []
     for first in range(0, len(noise), batch):
         x = noise[first : first + batch].to(device, dtype)
+        generators = [torch.Generator().manual_seed(stream(seed, first + i, 1)) for i in range(len(x))]
         if isinstance(predictor.schedule, Table):
-            parts.append(by_diffusers(predictor, x, steps, sampler, seed, first))
+            path = by_table(predictor, x, steps, sampler, generators)
+        elif sampler == "euler":
+            path = by_flow(predictor, x, steps)
         else:
-            parts.append(ddim(predictor, x, times(predictor, steps)))
+            path = ddim(predictor, x, times(predictor, steps))
+        for x in path:
+            if advance is not None:
+                advance(len(x))
+        parts.append(x)
     return torch.cat(parts)
+
+
+def require_sampler(schedule: Schedule, sampler: str, steps: int) -> None:
+    """Refuse a sampler that a schedule does not have, or a number of steps that cannot be.
+
+    Raises:
+        UsageError: In that case.
+    """
+    table = isinstance(schedule, Table)
+    possible = [name for name in SAMPLERS if name != "euler"] if table else ["ddim"]
+    possible += ["euler"] if isinstance(schedule, Straight) else []
+    if sampler not in SAMPLERS:
+        raise UsageError(f"There is no sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}.")
+    if sampler not in possible:
+        kind = "a table of betas" if table else f"the schedule {type(schedule).__name__}, which has no table of betas,"
+        raise UsageError(f"{sampler} does not fit {kind}: choose {' or '.join(possible)}.")
+    if steps < 1:
+        raise UsageError(f"Got {steps} steps: at least 1 is needed.")
+    if isinstance(schedule, Table) and steps > schedule.timesteps:
+        raise UsageError(f"Got {steps} steps: the table has {schedule.timesteps} timesteps, so take at most these.")
 
 
 def stream(seed: int, index: int, role: int) -> int:
@@ -105,32 +140,61 @@ def placement(predictor: Predictor, noise: Tensor) -> tuple[torch.device, torch.
     return noise.device, noise.dtype
 
 
-def by_diffusers(
-    predictor: Predictor, x: Float[Tensor, "batch *event"], steps: int, sampler: str, seed: int, first: int
-) -> Float[Tensor, "batch *event"]:
-    """Samples by one of diffusers' schedulers, from standard normal x; `first` counts the samples before these."""
+def by_table(predictor: Predictor, x: Tensor, steps: int, sampler: str, generators: list[torch.Generator]):
+    """The states after each step of one of diffusers' schedulers for tables of betas, from standard normal x."""
     import diffusers
 
     schedule = predictor.schedule
     assert isinstance(schedule, Table)
     count = schedule.timesteps
-    if count % steps:
-        raise UsageError(f"Got {steps} steps for a table of {count}: choose a divisor of {count}, for equal steps.")
     name, options = SAMPLERS[sampler]
-    betas = schedule.betas.tolist()
-    scheduler: Any = getattr(diffusers, name)(count, trained_betas=betas, **options)
+    scheduler: Any = getattr(diffusers, name)(count, trained_betas=schedule.betas.tolist(), **options)
     # diffusers multiplies in float32, where 1 - alpha^2 of the first timesteps has lost its digits.
     grid = torch.arange(1, count + 1, dtype=torch.float64) / count
     scheduler.alphas_cumprod = (schedule(grid)[0] ** 2).clamp(min=2**-24)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of numpy, at how diffusers turns tensors into arrays
-        scheduler.set_timesteps(steps)
-    generators = [torch.Generator().manual_seed(stream(seed, first + i, 1)) for i in range(len(x))]
-    for k in scheduler.timesteps:
+        if sampler == "ddpm":
+            scheduler.set_timesteps(timesteps=leading(count, steps))
+        else:
+            scheduler.set_timesteps(steps)
+    if sampler == "ddim":
+        scheduler.timesteps = torch.tensor(leading(count, steps))
+    extra = {} if sampler == "unipc" else {"generator": generators}
+    for k, after in itertools.zip_longest(scheduler.timesteps, scheduler.timesteps[1:], fillvalue=-1):
+        if sampler == "ddim":
+            # It takes k - T // steps as the timestep that follows, which holds for equal steps alone. As a fraction,
+            # T over the gap at hand, `steps` makes this the timestep that does follow.
+            scheduler.num_inference_steps = Fraction(count, int(k - after))
         t = ((k.double() + 1) / count).to(x.device).expand(len(x))
         eps = predictor(scheduler.scale_model_input(x, k), t)
-        x = scheduler.step(eps, k, x, generator=generators).prev_sample.to(x.dtype)
-    return x
+        x = scheduler.step(eps, k, x, **extra).prev_sample.to(x.dtype)
+        yield x
+
+
+def leading(count: int, steps: int) -> list[int]:
+    """Timesteps i count / steps, rounded, falling to 0."""
+    return [round(Fraction(i * count, steps)) for i in reversed(range(steps))]
+
+
+def by_flow(predictor: Predictor, x: Tensor, steps: int):
+    """The states after each of diffusers' Euler steps along the velocity eps - x0, from standard normal x."""
+    import diffusers
+
+    name, options = SAMPLERS["euler"]
+    scheduler: Any = getattr(diffusers, name)(**options)
+    scheduler.set_timesteps(sigmas=[i / steps for i in range(steps, 0, -1)])
+    # The network's own words are asked for, and not the noise: at t = 1 the noise, which is x, says nothing of v.
+    source = getattr(predictor, "parameterization", eps)
+    if source != eps:
+        predictor = copy.copy(predictor)
+        predictor.parameterization = eps  # type: ignore[assignment]  # and so nothing is converted
+    latest = 1.0 if source == velocity else LARGEST_RATIO / (1 + LARGEST_RATIO)
+    for i, k in enumerate(scheduler.timesteps):
+        t = torch.full((len(x),), min((steps - i) / steps, latest), dtype=torch.float64, device=x.device)
+        y = convert(predictor(x, t), x, t, predictor.schedule, source, velocity)
+        x = scheduler.step(y, k, x).prev_sample.to(x.dtype)
+        yield x
 
 
 def times(predictor: Predictor, steps: int) -> Float[Tensor, " steps"]:
@@ -141,14 +205,19 @@ def times(predictor: Predictor, steps: int) -> Float[Tensor, " steps"]:
     return predictor.schedule.time(torch.linspace(low, high, steps, dtype=torch.float64))
 
 
-def ddim(
-    predictor: Predictor, noise: Float[Tensor, "batch *event"], grid: Float[Tensor, " steps"]
-) -> Float[Tensor, "batch *event"]:
-    """The end of the trajectory that starts at sigma * noise at the first of the times, one evaluation at each."""
+def ddim(predictor: Predictor, noise: Tensor, grid: Float[Tensor, " steps"]):
+    """The states after each step of a plain DDIM that starts at sigma * noise at the first of the times.
+
+    DDIM follows the probability-flow trajectory of x = alpha x0 + sigma eps. In x / alpha it reads
+
+        d(x / alpha) = eps(x, t) d(sigma / alpha),
+
+    and one explicit Euler step of it, eps held fixed, is the rule of DDIM: first order in the step.
+    """
     alphas, sigmas = (c.tolist() for c in predictor.schedule(grid))
     x = sigmas[0] * noise
     for i, t in enumerate(grid):
         eps = predictor(x, t.to(x.device).expand(len(x)))
         alpha, sigma = (alphas[i + 1], sigmas[i + 1]) if i + 1 < len(grid) else (1.0, 0.0)
         x = alpha / alphas[i] * x + (sigma - alpha * sigmas[i] / alphas[i]) * eps
-    return x
+        yield x

@@ -1,0 +1,136 @@
+"""How good a model's samples are: sampler by sampler and seed by seed, into an evaluation that can be gone on with."""
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lipdiag.diffusion.predictor import Predictor
+from lipdiag.errors import NonFiniteError, UsageError
+from lipdiag.quality import evaluation
+from lipdiag.quality.extractor import Extractor
+from lipdiag.quality.metric import COPY, frechet, kernel, nearest, own_distance, require_torchmetrics
+from lipdiag.quality.sample import require_sampler, sample
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SPLITS = 4  # of the data into halves, over which the floor is averaged
+
+
+def parse_sampler(text: str) -> tuple[str, int]:
+    """Name and steps out of "ddim:20"."""
+    found = re.fullmatch(r"([a-z]+):([0-9]{1,7})", text)
+    if not found:
+        raise UsageError(f"Got the sampler {text!r}: write its name and its steps, such as ddim:20.")
+    return found[1], int(found[2])
+
+
+def evaluate(
+    predictor: Predictor,
+    data: Float[Tensor, "data *event"],
+    extractor: Extractor,
+    samplers: Sequence[str] = ("ddim:20", "dpm:20"),
+    n: int = 1000,
+    seeds: Sequence[int] = (0, 1, 2),
+    out: str | Path | None = None,
+    *,
+    batch: int = 256,
+    attributes: Mapping[str, Any] | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> "xr.Dataset":
+    """FID, KID and near-copies of a model's samples, by sampler and seed.
+
+    Sample i of a seed starts from the same noise for every sampler and every model, so that differences are paired.
+
+    Cost: n * steps evaluations of the model a sampler and seed.
+
+    Args:
+        predictor: The model.
+        data: What samples are compared with, and what the model may have learned by heart.
+        extractor: The features of FID and KID; near-copies are looked for among the samples themselves.
+        samplers: Names with steps, such as "ddim:20".
+        n: Samples a sampler and seed.
+        seeds: Of the samples' first noise.
+        out: A folder, written after each sampler and seed; what it holds already is kept. None keeps all in memory.
+        batch: Samples evaluated together.
+        attributes: Provenance to be kept beside the numbers.
+        advance: Called with the number of evaluations of the model made since its last call.
+
+    Raises:
+        UsageError: If there are too few samples or data, or a sampler does not fit the model.
+        RunError: If `out` holds an evaluation of something else.
+        NonFiniteError: If a sample is not finite; what was evaluated before is kept.
+    """
+    require_torchmetrics()
+    for text in samplers:
+        require_sampler(predictor.schedule, *parse_sampler(text))
+    if n < 8 or len(data) < 16:
+        raise UsageError(f"Got {n} samples and {len(data)} data: at least 8 and 16 are needed.")
+    asked = evaluation.new(list(dict.fromkeys(samplers)), sorted(set(seeds)), attributes or {})
+    features = extractor(data)
+    asked.attrs |= {
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+        "features": features.shape[1],
+        "n": n,
+        "n_real": len(data),
+        "copy": COPY,
+    }
+    path = None if out is None else Path(out)
+    dataset = asked
+    if path is not None and evaluation.exists(path):
+        dataset = evaluation.grown(evaluation.open_evaluation(path), asked, path)
+    if "floor_fid" not in dataset.attrs:
+        dataset.attrs |= floor(features, n)
+    scale = own_distance(data)
+    todo = list(evaluation.missing(dataset))
+    wanted = {(text, seed) for text in samplers for seed in seeds}
+    for text, seed in todo:
+        if (text, seed) not in wanted:
+            continue
+        name, steps = parse_sampler(text)
+        began = time.perf_counter()
+        x = sample(predictor, n, steps, seed, sampler=name, batch=batch, advance=advance)
+        seconds = time.perf_counter() - began
+        if not x.isfinite().all():
+            raise NonFiniteError(
+                f"{int((~x.isfinite()).flatten(1).any(1).sum())} of {n} samples by {text} from seed {seed} are not "
+                "finite: look at the model with lipdiag doctor."
+            )
+        found = extractor(x)
+        distance = nearest(x.to(data.device), data)
+        kid = kernel(features, found, seed)
+        values = {
+            "fid": frechet(features, found),
+            "kid": kid.value,
+            "kid_standard_error": kid.standard_error,
+            "nearest_ratio": float(distance.median() / scale),
+            "copies": float((distance < COPY * scale).sum()),
+            "seconds": seconds,
+        }
+        for key, value in values.items():
+            dataset[key].loc[{"sampler": text, "seed": seed}] = value
+        if path is not None:
+            evaluation.write(dataset, path)
+    return dataset
+
+
+def floor(features: Float[Tensor, "n d"], n: int) -> dict[str, float | int]:
+    """FID and KID of data against the rest of the data: what samples would have that are as good as data.
+
+    n data, but half of them at most, against all others; the mean over random splits.
+    """
+    size = min(n, len(features) // 2)
+    fids, kids = [], []
+    for k in range(SPLITS):
+        order = torch.randperm(len(features), generator=torch.Generator().manual_seed(k))
+        some, rest = features[order[:size]], features[order[size:]]
+        fids.append(frechet(rest, some))
+        kids.append(kernel(rest, some, k).value)
+    return {"floor_fid": sum(fids) / SPLITS, "floor_kid": sum(kids) / SPLITS, "floor_n": size}
