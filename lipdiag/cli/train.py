@@ -34,6 +34,14 @@ MOST_STEPS = 50
 @click.option("--out", type=click.Path(path_type=Path), help="The checkpoint, a folder.  [default: the recipe's name]")
 @click.option("--measure-every", type=click.IntRange(min=1), metavar="N", help="Log K(t, t+1) every N steps.")
 @click.option("--sample-every", type=click.IntRange(min=1), metavar="N", help="Draw a grid of samples every N steps.")
+@click.option(
+    "--snapshot-every",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How much a crash may cost.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the recipe, its size and its cost, train nothing.")
 @computing
 @everywhere
@@ -46,6 +54,7 @@ def train(
     out: Path | None,
     measure_every: int | None,
     sample_every: int | None,
+    snapshot_every: float,
     dry_run: bool,
     device: str,
     threads: int | None,
@@ -61,7 +70,7 @@ def train(
 
     from .. import distributed
     from ..training.recipe import RECIPES, set_fields
-    from ..training.session import shared
+    from ..training.session import session, shared
 
     if name not in RECIPES:
         raise UsageError(f"there is no recipe {name!r}; known are {', '.join(RECIPES)}")
@@ -89,9 +98,8 @@ def train(
         torch.cuda.set_device(place)
     leader = int(os.environ.get("RANK", "0")) == 0
     with stopped_by_signals() as stopped:
-        finished = train_under_a_bar(
-            recipe, place, out, quiet or not leader, stopped, measure_every or 0, sample_every or 0
-        )
+        states = session(recipe, out, place, lambda: bool(stopped), measure_every or 0, snapshot_every)
+        finished = under_a_bar(states, recipe.steps, quiet or not leader, out, sample_every or 0)
     if not finished:
         if leader:
             click.echo(f"lipdiag: stopped; the same command goes on with {out}", err=True)
@@ -113,29 +121,24 @@ def stopped_by_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def train_under_a_bar(
-    recipe: Any, device: Any, out: Path, quiet: bool, stopped: list[int], measure_every: int, sample_every: int
-) -> bool:
-    """Train with a bar on standard error; whether the training came to its end."""
+def under_a_bar(states: Iterator[Any], steps: int, quiet: bool, out: Path, sample_every: int) -> bool:
+    """Go through a training with a bar on standard error; whether it came to its end."""
     from tqdm import tqdm
 
     from .. import distributed
-    from ..training.session import session
 
     step, smooth = 0, None
-    with tqdm(
-        total=recipe.steps, unit="step", desc="training", file=sys.stderr, disable=quiet, dynamic_ncols=True
-    ) as bar:
-        for state in session(recipe, out, device, lambda: bool(stopped), measure_every):
+    with tqdm(total=steps, unit="step", desc="training", file=sys.stderr, disable=quiet, dynamic_ncols=True) as bar:
+        for state in states:
             smooth = state.loss if smooth is None else 0.98 * smooth + 0.02 * state.loss
             if step == 0:
                 bar.initial = bar.n = state.step - 1  # steps that were done before do not count as fast ones
-            bar.update(state.step - bar.n)
-            bar.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
             step = state.step
+            bar.update(step - bar.n)
+            bar.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
             if sample_every and step % sample_every == 0 and distributed.rank() == 0:
                 save_samples(state.ema, out / f"samples-{step:07d}.png")
-    return step == recipe.steps
+    return step == steps
 
 
 def save_samples(predictor: Any, path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lipdiag.training.loop import build
-from lipdiag.training.objective import Batch, classes, loss
+from lipdiag.training.objective import Batch, loss
 from lipdiag.training.recipe import Recipe
 
 COPIES = 5  # of the weights: themselves, gradients, two moments, average

@@ -36,7 +36,7 @@ RECIPE = "recipe.json"
 LOG = "log.csv"
 DIFFERENCE = "difference.csv"
 MEASURED = 64  # draws of each row of the log of differences
-SECONDS_BETWEEN_SNAPSHOTS = 60.0
+SNAPSHOT_SECONDS = 60.0
 
 
 def session(
@@ -45,6 +45,7 @@ def session(
     device: torch.device | str = "cpu",
     stop: Callable[[], bool] = lambda: False,
     measure_every: int = 0,
+    snapshot_seconds: float = SNAPSHOT_SECONDS,
 ) -> Iterator[State]:
     """Train by a recipe into a folder, one state a step; leaves a checkpoint that `load` reads.
 
@@ -54,6 +55,7 @@ def session(
         device: Where to train.
         stop: Asked after each step; when it says so in any process, a snapshot is kept and all end early.
         measure_every: Steps from one measurement of the averaged model's differences to the next; 0 for none.
+        snapshot_seconds: Time from one snapshot to the next, at least.
 
     Raises:
         RunError: If the folder holds a training by another recipe, or a finished one.
@@ -66,7 +68,9 @@ def session(
         data.check()
         snapshot = resume(recipe, out)
         distributed.anywhere(False)  # nobody writes before all have read
-        writer = Writer(recipe, out, data, snapshot, measure_every) if distributed.rank() == 0 else None
+        writer = None
+        if distributed.rank() == 0:
+            writer = Writer(recipe, out, data, snapshot, measure_every, snapshot_seconds)
         state = None
         with writer or ExitStack():
             try:
@@ -98,12 +102,20 @@ class Writer:
         data: It is trained on.
         snapshot: It goes on from.
         measure_every: Steps between rows of differences; 0 for none.
+        snapshot_seconds: Time between snapshots, at least.
     """
 
     def __init__(
-        self, recipe: Recipe, out: Path, data: Data, snapshot: dict[str, Tensor] | None, measure_every: int
+        self,
+        recipe: Recipe,
+        out: Path,
+        data: Data,
+        snapshot: dict[str, Tensor] | None,
+        measure_every: int,
+        snapshot_seconds: float,
     ) -> None:
-        self.recipe, self.out, self.data, self.measure_every = recipe, out, data, measure_every
+        self.recipe, self.out, self.data = recipe, out, data
+        self.measure_every, self.snapshot_seconds = measure_every, snapshot_seconds
         make_folder(out)
         atomic_write(out / RECIPE, json_text(recipe.to_dict()).encode())
         step = 0 if snapshot is None else int(snapshot["step"])
@@ -132,7 +144,7 @@ class Writer:
                 self.differences.write(state.step, *row)
         if last:
             self.save(state, seconds)
-        elif stopping or time.monotonic() - self.written > SECONDS_BETWEEN_SNAPSHOTS:
+        elif stopping or time.monotonic() - self.written >= self.snapshot_seconds:
             self.keep(state)
 
     def keep(self, state: State) -> None:
