@@ -1,8 +1,11 @@
 """The command that trains."""
 
 import json
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +14,35 @@ import click
 from ..errors import UsageError
 from .options import INTERRUPTED, computing, describe_facts, everywhere, use_threads
 
+SAMPLES = 16
+MOST_STEPS = 50
+
 
 @click.command()
-@click.option("--recipe", "name", default="digits", show_default=True, help="What to train on what.")
+@click.option("--recipe", "name", default="digits", show_default=True, help="digits, mnist, emoji, cifar10, full256.")
 @click.option(
     "--etsdm",
     is_flag=False,
-    flag_value="100,5",
+    flag_value="default",
     metavar="[END,BLOCKS]",
-    help="Share timesteps below END in BLOCKS blocks (alone: 100,5), or edges:0,5,15,40,100.",
+    help="Share timesteps below END in BLOCKS blocks, or edges:0,5,15,40,100. Alone: a tenth of the timesteps in 5 "
+    "blocks, 100,5 of 1000.",
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps.  [default: the recipe's]")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a field of the recipe; repeatable.")
 @click.option("--data", help="Train on this instead of the recipe's data.")
 @click.option("--out", type=click.Path(path_type=Path), help="The checkpoint, a folder.  [default: the recipe's name]")
-@click.option("--dry-run", is_flag=True, help="Show the recipe and its size, train nothing.")
+@click.option("--measure-every", type=click.IntRange(min=1), metavar="N", help="Log K(t, t+1) every N steps.")
+@click.option("--sample-every", type=click.IntRange(min=1), metavar="N", help="Draw a grid of samples every N steps.")
+@click.option(
+    "--snapshot-every",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How much a crash may cost.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the recipe, its size and its cost, train nothing.")
 @computing
 @everywhere
 def train(
@@ -35,6 +52,9 @@ def train(
     changes: tuple[str, ...],
     data: str | None,
     out: Path | None,
+    measure_every: int | None,
+    sample_every: int | None,
+    snapshot_every: float,
     dry_run: bool,
     device: str,
     threads: int | None,
@@ -42,11 +62,15 @@ def train(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train a small DDPM, or its E-TSDM twin that differs in the clock alone."""
+    """Train a DDPM, or its E-TSDM twin that differs in the clock alone.
+
+    Under torchrun (python -m torch.distributed.run ... -m lipdiag train ...) the processes share each batch.
+    """
     from dataclasses import replace
 
+    from .. import distributed
     from ..training.recipe import RECIPES, set_fields
-    from ..training.session import parameters, shared
+    from ..training.session import session, shared
 
     if name not in RECIPES:
         raise UsageError(f"there is no recipe {name!r}; known are {', '.join(RECIPES)}")
@@ -54,40 +78,92 @@ def train(
     recipe = replace(recipe, steps=steps or recipe.steps, data=data or recipe.data)
     if etsdm is not None:
         recipe = shared(recipe, etsdm)
+    if sample_every and (len(recipe.shape) != 3 or recipe.shape[0] not in (1, 3)):
+        raise UsageError(f"--sample-every draws pictures of 1 or 3 channels, and a sample has the shape {recipe.shape}")
     out = out or Path(f"{name}-{'ddpm' if etsdm is None else 'etsdm'}")
     use_threads(threads)
-    if dry_run:
-        facts = {**recipe.to_dict(), "parameters": parameters(recipe), "out": str(out)}
-        click.echo(json.dumps(facts) if as_json else describe_facts(facts))
-        return
     from ..run import resolve_device
 
-    finished = train_under_a_bar(recipe, resolve_device(device), out, quiet)
+    place = resolve_device(device)
+    if dry_run:
+        from ..training.estimate import estimate
+
+        facts = {**recipe.to_dict(), **estimate(recipe, place), "out": str(out)}
+        click.echo(json.dumps(facts) if as_json else describe_facts(facts))
+        return
+    if distributed.launched() and place.type == "cuda":
+        import torch
+
+        place = torch.device("cuda", distributed.local_rank())
+        torch.cuda.set_device(place)
+    leader = int(os.environ.get("RANK", "0")) == 0
+    with stopped_by_signals() as stopped:
+        states = session(recipe, out, place, lambda: bool(stopped), measure_every or 0, snapshot_every)
+        finished = under_a_bar(states, recipe.steps, quiet or not leader, out, sample_every or 0)
     if not finished:
-        click.echo(f"lipdiag: stopped; the same command goes on with {out}", err=True)
+        if leader:
+            click.echo(f"lipdiag: stopped; the same command goes on with {out}", err=True)
         raise SystemExit(INTERRUPTED)
-    click.echo(json.dumps({"checkpoint": str(out)}) if as_json else f"wrote {out}; next: lipdiag measure {out}")
+    if leader:
+        click.echo(json.dumps({"checkpoint": str(out)}) if as_json else f"wrote {out}; next: lipdiag measure {out}")
 
 
-def train_under_a_bar(recipe: Any, device: Any, out: Path, quiet: bool) -> bool:
-    """Train with a bar on standard error; a signal ends the training after the step it is in."""
-    from tqdm import tqdm
-
-    from ..training.session import session
-
+@contextmanager
+def stopped_by_signals() -> Iterator[list[int]]:
+    """A list that signals append to, so that a training can end after the step it is in."""
     stopped: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     previous = {number: signal.signal(number, lambda *_: stopped.append(1)) for number in numbers}
-    bar = tqdm(total=recipe.steps, unit="step", desc="training", file=sys.stderr, disable=quiet, dynamic_ncols=True)
-    step, smooth = 0, None
     try:
-        for state in session(recipe, out, device, lambda: bool(stopped)):
-            smooth = state.loss if smooth is None else 0.98 * smooth + 0.02 * state.loss
-            bar.update(state.step - step)
-            bar.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
-            step = state.step
+        yield stopped
     finally:
-        bar.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return step == recipe.steps
+
+
+def under_a_bar(states: Iterator[Any], steps: int, quiet: bool, out: Path, sample_every: int) -> bool:
+    """Go through a training with a bar on standard error; whether it came to its end."""
+    from tqdm import tqdm
+
+    from .. import distributed
+
+    step, smooth = 0, None
+    with tqdm(total=steps, unit="step", desc="training", file=sys.stderr, disable=quiet, dynamic_ncols=True) as bar:
+        for state in states:
+            smooth = state.loss if smooth is None else 0.98 * smooth + 0.02 * state.loss
+            if step == 0:
+                bar.initial = bar.n = state.step - 1  # steps that were done before do not count as fast ones
+            step = state.step
+            bar.update(step - bar.n)
+            bar.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
+            if sample_every and step % sample_every == 0 and distributed.rank() == 0:
+                save_samples(state.ema, out / f"samples-{step:07d}.png")
+    return step == steps
+
+
+def save_samples(predictor: Any, path: Path) -> None:
+    """A grid of samples of a model of pictures, the same first noise at every step of the training."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from ..quality.sample import sample
+    from ..training.files import atomic_write
+
+    channels = predictor.shape[0]
+    if len(predictor.shape) != 3 or channels not in (1, 3):
+        raise UsageError(
+            f"--sample-every draws pictures of 1 or 3 channels, and a sample has the shape {predictor.shape}"
+        )
+    count = getattr(predictor.clock.base, "count", MOST_STEPS)
+    steps = max(steps for steps in range(1, MOST_STEPS + 1) if count % steps == 0)
+    x = sample(predictor, SAMPLES, steps).float().cpu().clamp(-1, 1).add(1).mul(127.5).round().byte().numpy()
+    side = round(SAMPLES**0.5)
+    channels, height, width = predictor.shape
+    grid = x.reshape(side, side, channels, height, width).transpose(0, 3, 1, 4, 2)
+    picture = Image.fromarray(np.squeeze(grid.reshape(side * height, side * width, channels)))
+    scale = max(1, 256 // (side * height))
+    buffer = io.BytesIO()
+    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(buffer, "PNG")
+    atomic_write(path, buffer.getvalue())

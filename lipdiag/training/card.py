@@ -1,7 +1,7 @@
 """A model card: what a trained model is, how it was made, and how its output moves with the timestep.
 
-The table shows K(k, k + 1) = mean over x of ||eps(x, k) - eps(x, k + 1)||, x drawn at k. With data on a finite set of
-points and sigma -> 0 the exact noise is (x - alpha x0) / sigma, so K(k, k + 1) -> sqrt(d) (1 - sigma_k / sigma_(k+1)).
+With data on a finite set of points and sigma -> 0 the exact noise is (x - alpha x0) / sigma, so that K(k, k + 1) of
+the table goes to sqrt(d) (1 - sigma_k / sigma_(k+1)).
 """
 
 import json
@@ -14,10 +14,10 @@ import torch
 
 from lipdiag.diffusion.predictor import Predictor
 from lipdiag.training.data import Data
+from lipdiag.training.difference import DRAWS, differences, edges
 from lipdiag.training.recipe import RECIPES, Recipe
+from lipdiag.training.shipped import SHIPPED
 
-TIMESTEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 900)
-DRAWS = 256
 DIGITS = """The data are the 1797 handwritten digits of the test part of E. Alpaydin and C. Kaynak, *Optical
 Recognition of Handwritten Digits*, UCI Machine Learning Repository, 1998 (https://doi.org/10.24432/C50P49), licensed
 under CC BY 4.0, as distributed with scikit-learn: 8 x 8 pixels, grey values 0..16, seen by the model as value/8 - 1."""
@@ -41,6 +41,7 @@ def model_card(recipe: Recipe, predictor: Predictor, facts: Mapping[str, Any], d
         f"{recipe.steps} steps of AdamW, {recipe.batch} samples each, learning rate {recipe.learning_rate:g} after "
         f"{recipe.warmup} steps of warm-up and\ndown to 0 along a cosine, gradient clipped at {recipe.clip:g}"
     )
+    penalty = f" plus {recipe.penalty:g} times that of its derivative in the timestep" if recipe.penalty else ""
     clock = (
         "The clock is shared (E-TSDM): near the data the network is told only in which block its timestep lies, while\n"
         "the noise level of its input is the true one. Inside a block the output does not move with the timestep, by\n"
@@ -57,6 +58,8 @@ def model_card(recipe: Recipe, predictor: Predictor, facts: Mapping[str, Any], d
     rights = "Weights: Apache-2.0."
     if recipe.data == "digits":
         rights = f"Weights: Apache-2.0. Data: CC BY 4.0.\n\n{DIGITS}"
+    elif recipe.data in SHIPPED:
+        rights = f"Weights: Apache-2.0.\n\n{SHIPPED[recipe.data].rights}"
     return f"""---
 license: apache-2.0
 library_name: lipdiag
@@ -78,7 +81,7 @@ It is made for demonstrating and testing lipdiag, not for its pictures.
 
     {command(recipe)}
 
-{steps}, seed {recipe.seed}; uniform timesteps, mean squared error.
+{steps}, seed {recipe.seed}; uniform timesteps, mean squared error{penalty}.
 The stored weights are the exponential moving average (decay {recipe.ema_decay:g}).
 The mean loss over the last steps was {facts["loss"]:.5f}.
 {made}
@@ -133,30 +136,10 @@ def text(value: object) -> str:
 
 def table(predictor: Predictor, data: Data) -> str:
     """K(k, k + 1) at some timesteps and at the edges of shared blocks, as a Markdown table."""
-    clock = predictor.clock.base
-    count = getattr(clock, "count", None)
-    if not clock.discrete or count is None:
+    if not predictor.clock.base.discrete:
         return "The timesteps of this model are continuous: `lipdiag measure` measures their derivative."
-    edges = [int(edge) - 1 for edge in getattr(predictor.clock, "bounds", ()) if edge > 0]
+    marked = edges(predictor)
     rows = ["| k | K(k, k + 1) | standard error |", "|---|---|---|"]
-    for k in sorted({k for k in (*TIMESTEPS, *edges) if k < count - 1}):
-        mean, error = difference(predictor, data, k)
-        rows.append(f"| {k}{' (edge)' if k in edges else ''} | {mean:.4f} | {error:.4f} |")
+    for k, mean, error in differences(predictor, data):
+        rows.append(f"| {k}{' (edge)' if k in marked else ''} | {mean:.4f} | {error:.4f} |")
     return "\n".join([*rows, "", f"Mean of the Euclidean norm over {DRAWS} draws of data and noise."])
-
-
-@torch.no_grad()
-def difference(predictor: Predictor, data: Data, k: int, draws: int = DRAWS) -> tuple[float, float]:
-    """K(k, k + 1) of an index model, the mean over draws of data and noise at k, and its standard error."""
-    generator = torch.Generator().manual_seed(0)
-    indices = torch.randint(len(data), (draws,), generator=generator)
-    x0 = torch.stack([data[index] for index in indices.tolist()])
-    noise = torch.randn(x0.shape, generator=generator)
-    clock = predictor.clock.base
-    now, then = (clock.time(torch.full((draws,), float(step), dtype=torch.float64)) for step in (k, k + 1))
-    alpha, sigma = (c.view(-1, *[1] * (x0.ndim - 1)).to(x0.dtype) for c in predictor.schedule(now))
-    x = alpha * x0 + sigma * noise
-    device: torch.device | str = next((weight.device for weight in predictor.parameters()), torch.device("cpu"))
-    x, now, then = x.to(device), now.to(device), then.to(device)
-    norms = (predictor(x, then) - predictor(x, now)).flatten(1).norm(dim=1).double()
-    return norms.mean().item(), norms.std().item() / math.sqrt(draws)

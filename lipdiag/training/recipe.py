@@ -157,6 +157,7 @@ RECIPES = {
         Recipe(
             "full256", "full256", (3, 256, 256), "UNet2DModel", FULL256,
             steps=500_000, batch=64, learning_rate=2e-5, warmup=5_000, ema_decay=0.9999, flip=True,
+            precision="bfloat16", accumulate=4,
         ),
     )
 }  # fmt: skip

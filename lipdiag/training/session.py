@@ -1,31 +1,42 @@
 """A training into a folder: gone on with where it stopped, saved when it ends.
 
-The folder holds `recipe.json` and, while the training runs, `snapshot.safetensors` with everything the next step
-needs. All that is random follows from (seed, step), so a stopped and resumed training equals one that was not.
+The folder holds `recipe.json`, the logs and, while the training runs, `snapshot.safetensors` with everything the next
+step needs. All that is random follows from (seed, step), so a stopped and resumed training equals one that was not.
+Of several processes the one of rank 0 writes.
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from lipdiag import distributed
 from lipdiag.diffusion.clock import CLOCKS, Shared
 from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import RunError, UsageError
+from lipdiag.linalg.linearize import out_of_memory
 from lipdiag.training.card import model_card
 from lipdiag.training.checkpoint import json_text, save
-from lipdiag.training.data import dataset
+from lipdiag.training.data import Data, dataset
+from lipdiag.training.difference import differences
 from lipdiag.training.files import atomic_write, make_folder, read_json
-from lipdiag.training.loop import State, build, train
-from lipdiag.training.recipe import Recipe
+from lipdiag.training.log import DIFFERENCES, LOSSES, Log
+from lipdiag.training.loop import State, train
+from lipdiag.training.recipe import MANNER, Recipe
 from lipdiag.training.tensors import read_tensors
 
 SNAPSHOT = "snapshot.safetensors"
 RECIPE = "recipe.json"
-SECONDS_BETWEEN_SNAPSHOTS = 60.0
+LOG = "log.csv"
+DIFFERENCE = "difference.csv"
+MEASURED = 64  # draws of each row of the log of differences
+SNAPSHOT_SECONDS = 60.0
 
 
 def session(
@@ -33,6 +44,8 @@ def session(
     out: Path,
     device: torch.device | str = "cpu",
     stop: Callable[[], bool] = lambda: False,
+    measure_every: int = 0,
+    snapshot_seconds: float = SNAPSHOT_SECONDS,
 ) -> Iterator[State]:
     """Train by a recipe into a folder, one state a step; leaves a checkpoint that `load` reads.
 
@@ -40,39 +53,114 @@ def session(
         recipe: What to train.
         out: The folder; one that holds an unfinished training of the same recipe is gone on with.
         device: Where to train.
-        stop: Asked after each step; when it says so, a snapshot is kept and the training ends early.
+        stop: Asked after each step; when it says so in any process, a snapshot is kept and all end early.
+        measure_every: Steps from one measurement of the averaged model's differences to the next; 0 for none.
+        snapshot_seconds: Time from one snapshot to the next, at least.
 
     Raises:
         RunError: If the folder holds a training by another recipe, or a finished one.
         StorageError: If the folder cannot be written.
+        UsageError: If the data cannot be used, or a batch needs more memory than there is; a snapshot is kept.
     """
-    snapshot = resume(recipe, out)
-    make_folder(out)
-    atomic_write(out / RECIPE, json_text(recipe.to_dict()).encode())
-    kept = began = time.monotonic()
-    losses: list[float] = []
-    for state in train(recipe, device=device, snapshot=snapshot):
-        losses = [*losses[-499:], state.loss]
-        yield state
-        last = state.step == recipe.steps
+    parent = os.getppid()
+    with distributed.joined(device):
+        data = dataset(recipe.data, recipe.shape)
+        data.check()
+        snapshot = resume(recipe, out)
+        distributed.anywhere(False)  # nobody writes before all have read
+        writer = None
+        if distributed.rank() == 0:
+            writer = Writer(recipe, out, data, snapshot, measure_every, snapshot_seconds)
+        state = None
+        with writer or ExitStack():
+            try:
+                for state in train(recipe, data, device, snapshot):
+                    stopping = distributed.anywhere(stop() or distributed.orphaned(parent))
+                    if writer is not None:
+                        writer.take(state, stopping)
+                    yield state
+                    if stopping:
+                        return
+            except Exception as error:
+                if writer is not None and state is not None and state.step < recipe.steps:
+                    writer.keep(state)
+                if not out_of_memory(error):
+                    raise
+                raise UsageError(
+                    f"A step on {recipe.batch} samples needs more memory than there is: take the batch in more "
+                    f"pieces by --set accumulate={2 * recipe.accumulate}, which goes on from where this stopped, or "
+                    "lower batch."
+                ) from error
+
+
+class Writer:
+    """What a training leaves in its folder.
+
+    Args:
+        recipe: It is trained by.
+        out: The folder.
+        data: It is trained on.
+        snapshot: It goes on from.
+        measure_every: Steps between rows of differences; 0 for none.
+        snapshot_seconds: Time between snapshots, at least.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        data: Data,
+        snapshot: dict[str, Tensor] | None,
+        measure_every: int,
+        snapshot_seconds: float,
+    ) -> None:
+        self.recipe, self.out, self.data = recipe, out, data
+        self.measure_every, self.snapshot_seconds = measure_every, snapshot_seconds
+        make_folder(out)
+        atomic_write(out / RECIPE, json_text(recipe.to_dict()).encode())
+        step = 0 if snapshot is None else int(snapshot["step"])
+        self.open = ExitStack()
+        self.log = self.open.enter_context(Log(out / LOG, LOSSES, step))
+        kept = measure_every or (out / DIFFERENCE).exists()
+        self.differences = self.open.enter_context(Log(out / DIFFERENCE, DIFFERENCES, step)) if kept else None
+        self.before = self.log.last["seconds"]
+        self.began = self.written = time.monotonic()
+        self.losses: list[float] = []
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.open.close()
+
+    def take(self, state: State, stopping: bool) -> None:
+        """Log a state, and keep it if it is time to, or save it if it is the last."""
+        seconds = self.before + time.monotonic() - self.began
+        self.losses = [*self.losses[-499:], state.loss]
+        self.log.write(state.step, state.loss, state.learning_rate, state.gradient_norm, round(seconds, 3))
+        last = state.step == self.recipe.steps
+        if self.differences is not None and self.measure_every and (state.step % self.measure_every == 0 or last):
+            for row in differences(state.ema, self.data, MEASURED):
+                self.differences.write(state.step, *row)
         if last:
-            facts = {"recipe": recipe.to_dict(), "loss": sum(losses) / len(losses), "seconds": time.monotonic() - began}
-            save(out, state.ema, weights="ema", data=recipe.data, training=facts)
-            card = model_card(recipe, state.ema, facts, dataset(recipe.data, recipe.shape))
-            atomic_write(out / "README.md", card.encode())
-            (out / SNAPSHOT).unlink(missing_ok=True)
-        elif stop() or time.monotonic() - kept > SECONDS_BETWEEN_SNAPSHOTS:
-            keep(state, out)
-            kept = time.monotonic()
-            if stop():
-                return
+            self.save(state, seconds)
+        elif stopping or time.monotonic() - self.written >= self.snapshot_seconds:
+            self.keep(state)
 
+    def keep(self, state: State) -> None:
+        """Write all that is needed to go on from a state."""
+        from safetensors.torch import save as serialize
 
-def keep(state: State, out: Path) -> None:
-    """Write all that is needed to go on from a state."""
-    from safetensors.torch import save as serialize
+        atomic_write(self.out / SNAPSHOT, serialize(state.snapshot()))
+        self.written = time.monotonic()
 
-    atomic_write(out / SNAPSHOT, serialize(state.snapshot()))
+    def save(self, state: State, seconds: float) -> None:
+        """Write the checkpoint and its card."""
+        loss = sum(self.losses) / len(self.losses)
+        facts = {"recipe": self.recipe.to_dict(), "loss": loss, "seconds": seconds}
+        save(self.out, state.ema, weights="ema", data=self.recipe.data, training=facts)
+        atomic_write(self.out / "README.md", model_card(self.recipe, state.ema, facts, self.data).encode())
+        (self.out / SNAPSHOT).unlink(missing_ok=True)
 
 
 def resume(recipe: Recipe, out: Path) -> dict[str, Any] | None:
@@ -81,12 +169,12 @@ def resume(recipe: Recipe, out: Path) -> dict[str, Any] | None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(f"{out} exists and is no training; give another --out")
         return None
-    stored, asked = read_json(out / RECIPE), recipe.to_dict()
-    changed = [
-        f"{key} is {stored.get(key)!r} there and {asked[key]!r} here" for key in asked if stored.get(key) != asked[key]
-    ]
+    defaults = {item.name: item.default for item in dataclasses.fields(Recipe)}  # of fields that are newer than it
+    stored, asked = defaults | read_json(out / RECIPE), recipe.to_dict()
+    changed = [f"{key} is {stored[key]!r} there and {asked[key]!r} here" for key in asked if stored[key] != asked[key]]
+    changed = [text for text in changed if text.split()[0] not in MANNER]
     if changed:
-        raise RunError(f"{out} holds a training by another recipe ({'; '.join(changed[:3])}); give another --out")
+        raise RunError(f"{out} holds a training by another recipe ({'; '.join(changed)}); give another --out")
     if not (out / SNAPSHOT).exists():
         if (out / "config.json").exists():
             raise RunError(f"{out} holds this training, finished; give another --out to train again")
@@ -95,14 +183,26 @@ def resume(recipe: Recipe, out: Path) -> dict[str, Any] | None:
 
 
 def shared(recipe: Recipe, spelling: str) -> Recipe:
-    """The recipe's E-TSDM twin, from `END,BLOCKS` or `edges:0,5,15,40,100`: another clock, nothing else.
+    """The recipe's E-TSDM twin: another clock, nothing else.
+
+    Args:
+        recipe: Without sharing.
+        spelling: `END,BLOCKS`, or `edges:0,5,15,40,100`, both in the clock's own timesteps, or "default": the first
+            tenth of the timesteps in 5 blocks, 100,5 where there are 1000.
 
     Raises:
-        UsageError: If the spelling is neither.
+        UsageError: If the spelling is none of these, blocks do not divide, or edges do not lie within the timesteps.
     """
     base = parse(recipe.clock, CLOCKS)
+    if isinstance(base, Shared):
+        raise UsageError(f"The recipe's clock {recipe.clock} is shared already: leave out --etsdm, or set the clock.")
+    first, final = (base(torch.tensor(t, dtype=torch.float64)).item() for t in (0.0, 1.0))
+    if base.discrete:
+        first, final = 0.0, final + 1
     try:
-        if spelling.startswith("edges:"):
+        if spelling == "default":
+            clock = Shared(base, final / 10, 5)
+        elif spelling.startswith("edges:"):
             edges = tuple(float(edge) for edge in spelling[6:].split(","))
             clock = Shared(base, edges[-1], edges=edges)
         else:
@@ -112,9 +212,15 @@ def shared(recipe: Recipe, spelling: str) -> Recipe:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"--etsdm {spelling!r} is neither END,BLOCKS such as 100,5 nor edges:0,5,15,40,100") from error
+    low, high = min(first, final), max(first, final)
+    if not all(low <= edge <= high for edge in clock.bounds):
+        raise UsageError(
+            f"--etsdm {spelling!r} has edges {clock.bounds} where timesteps go from {first:g} to {final:g}: "
+            "give edges between these."
+        )
+    if base.discrete and not clock.edges and clock.end % clock.blocks:
+        raise UsageError(
+            f"--etsdm {spelling!r}: {clock.end:g} timesteps do not divide into {clock.blocks} equal blocks; choose "
+            "numbers that do, or give edges:0,...,END."
+        )
     return dataclasses.replace(recipe, clock=spell(clock))
-
-
-def parameters(recipe: Recipe) -> int:
-    """How many weights the recipe's network has."""
-    return sum(parameter.numel() for parameter in build(recipe).network.parameters())

@@ -9,8 +9,9 @@ import torch
 from lipdiag.diffusion.clock import Shared, Timesteps
 from lipdiag.diffusion.exact import Empirical
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.training.card import command, difference, limit, model_card, table
+from lipdiag.training.card import command, limit, model_card, table
 from lipdiag.training.data import Array, dataset
+from lipdiag.training.difference import difference
 from lipdiag.training.loop import build
 from lipdiag.training.recipe import RECIPES, set_fields
 

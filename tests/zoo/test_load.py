@@ -9,9 +9,9 @@ import torch
 from lipdiag import zoo
 from lipdiag.diffusion.clock import Shared, Timesteps
 from lipdiag.errors import CheckpointError
-from lipdiag.training.card import difference
 from lipdiag.training.checkpoint import save
 from lipdiag.training.data import ASSETS, dataset
+from lipdiag.training.difference import difference
 from lipdiag.training.recipe import RECIPES
 
 
