@@ -85,7 +85,7 @@ def plot(
     if figure not in FIGURES:
         raise UsageError(f"there is no figure {figure!r}; known are {', '.join(FIGURES)}")
     datasets = [runs] if isinstance(runs, xr.Dataset) else list(runs)
-    return FIGURES[figure].draw(*datasets, style=style, labels=labels, **options)
+    return FIGURES[figure].draw(*datasets, style=style, labels=labels, **options).settle()
 
 
 def caption(runs: "xr.Dataset | Sequence[xr.Dataset]", figure: str = "singularity", **options: Any) -> str:

@@ -64,6 +64,12 @@ class Picture(Figure):
         with applied(self.style):
             super().savefig(fname, metadata=metadata or None, **options)
 
+    def settle(self) -> "Picture":
+        """Lay the figure out once and for all, rather than again for every file."""
+        self.draw_without_rendering()
+        self.set_layout_engine("none")
+        return self
+
     def contents(self, suffix: str, **options: Any) -> bytes:
         """The file of this figure, `.pdf`, `.svg` or `.png`."""
         buffer = io.BytesIO()

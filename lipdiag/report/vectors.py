@@ -49,7 +49,7 @@ def vectors(
         raise UsageError(f"draw {draw} is not done at all timesteps of {run.label}; give one of {done.tolist()}")
     values, residuals = (run.dataset[name].values[:, draw] for name in ("vector_singular_values", "vector_residuals"))
     times = marks.chosen(run.x, np.isfinite(values[:, 0]), TIMES)
-    ranks = min(RANKS, values.shape[1])
+    ranks = min(RANKS if look.columns > 1 else RANKS - 1, values.shape[1])
     with applied(look):
         picture = Picture(look, figsize=(look.width, 1), layout="constrained")
         cell = (look.width - 0.5) / (2 * ranks)
