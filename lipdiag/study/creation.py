@@ -69,14 +69,14 @@ def create(
             draw[:] = np.arange(draws)
             chunks = (layout.times, layout.draws)
             for name, column in columns.items():
-                ranks = (column.ranks,) if column.ranks else ()
+                extent = tuple(column.extent.values())
                 group.create_array(
                     name,
-                    shape=(times, draws, *ranks),
-                    chunks=(*chunks, *ranks),
+                    shape=(times, draws, *extent),
+                    chunks=(*chunks, *extent),
                     dtype="float64",
                     fill_value=np.nan,
-                    dimension_names=("time", "draw", *(("rank",) if ranks else ())),
+                    dimension_names=("time", "draw", *column.extent),
                     attributes={**column.attributes, "coordinates": " ".join(coordinates)},
                     **common,
                 )

@@ -111,5 +111,5 @@ def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str
                 attributes["step"] = distance  # at the first timestep; the same everywhere for an index
             if name == "spectral_norm_upper":
                 attributes["confidence"] = f"{plan.confidence:g} for each draw and timestep"
-            found[name] = store.Column(attributes, ranks=plan.ranks if name.startswith("singular_values") else 0)
+            found[name] = store.Column(attributes, {"rank": plan.ranks} if name.startswith("singular_values") else {})
     return found

@@ -89,7 +89,7 @@ def like(path: Path, source: Store, draws: int) -> Store:
     columns = {
         name: Column(
             {key: value for key, value in array.attrs.items() if key != "coordinates"},
-            ranks=array.shape[2] if array.ndim == 3 else 0,
+            dict(zip(array.metadata.dimension_names[2:], array.shape[2:], strict=True)),
         )
         for name, array in arrays.items()
         if array.ndim >= 2 and name not in MARKS

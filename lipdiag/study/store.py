@@ -13,7 +13,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Column:
-    """A variable to be stored: its attributes, and how many ranks each entry has (0 for a single number)."""
+    """A variable to be stored: its attributes, and the dimensions it has after time and draw, with their sizes."""
 
     attributes: dict[str, Any]
-    ranks: int = 0
+    extent: dict[str, int] = field(default_factory=dict)
 
 
 class Store:
@@ -58,8 +58,11 @@ class Store:
         return int(self.group["done"].shape[1])
 
     def marked(self, unit: Unit) -> bool:
-        """Whether a unit counts as done (or given up), all of it."""
-        return bool((self.group["done"][unit.times, unit.draws] != MISSING).all())
+        """Whether a unit was said to be done, all of it, or the mark that says so cannot be read."""
+        try:
+            return bool((self.group["done"][unit.times, unit.draws] != MISSING).all())
+        except (ValueError, OSError, RuntimeError):
+            return True
 
     def complete(self, unit: Unit) -> bool:
         """Whether all of a unit is given up, or done and its chunks can be read back."""
@@ -110,7 +113,10 @@ class Store:
         self._mark("done", unit, QUARANTINED)
 
     def given_up(self, unit: Unit) -> bool:
-        return bool((self.group["done"][unit.times, unit.draws] == QUARANTINED).any())
+        try:
+            return bool((self.group["done"][unit.times, unit.draws] == QUARANTINED).any())
+        except (ValueError, OSError, RuntimeError):
+            return False
 
     def retry(self, unit: Unit) -> None:
         """Make a unit that was given up missing again."""

@@ -21,7 +21,7 @@ def new(path):
         LAYOUT,
         DRAWS,
         {"timestep": (np.arange(TIMES) * 1.0, {"units": "step"})},
-        {"k": store.Column({"units": "1"}), "s": store.Column({"units": "1"}, ranks=3)},
+        {"k": store.Column({"units": "1"}), "s": store.Column({"units": "1"}, {"rank": 3})},
         {"frozen": {"seed": 0}, "launches": []},
     )
 
