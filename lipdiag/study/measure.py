@@ -158,8 +158,19 @@ def start(study: Study) -> None:
     few = points(study.predictor, study.plan, study.source.sample, middle.tolist(), range(2), record=False)
     study.findings = checks.check(few)
     study.notes += study.findings.notes
-    first = units(study.layout, len(study.timesteps), range(study.plan.draws))[0]
-    point = _point(study, study.timesteps[first.times].tolist(), range(first.draws.start, first.draws.stop))
+    every = units(study.layout, len(study.timesteps), range(study.plan.draws))
+    first = min((unit for unit in every if not study.store.marked(unit)), key=study.tried, default=None)
+    if first is not None:
+        study.store.begin(first, study.tried(first) + 1)
+    with suppress(Exception):  # a model that fails here fails in its unit, where it is dealt with
+        study.forward_seconds = forward_seconds(study, first or every[0])
+    if first is not None:
+        study.store.begin(first, study.tried(first))
+
+
+def forward_seconds(study: Study, unit: Unit) -> float:
+    """Seconds of one forward pass of a whole unit: the least of three."""
+    point = _point(study, study.timesteps[unit.times].tolist(), range(unit.draws.start, unit.draws.stop))
     seconds = []
     with torch.no_grad():
         for _ in range(3):
@@ -167,7 +178,7 @@ def start(study: Study) -> None:
             study.predictor(point.x, point.t)
             _synchronize(point.x.device)
             seconds.append(time.perf_counter() - began)
-    study.forward_seconds = min(seconds) * study.layout.pairs / point.x.shape[0]
+    return min(seconds) * study.layout.pairs / point.x.shape[0]
 
 
 def _synchronize(device: torch.device) -> None:

@@ -253,10 +253,15 @@ def _dataset(place: Any):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata not consolidated, where a worker was killed before that
-        found = xr.open_dataset(
-            place, engine="zarr", zarr_format=3, chunks=None, mask_and_scale=False, decode_times=False
-        )
-        return found.load().drop_vars("attempts", errors="ignore")
+        return xr.open_dataset(
+            place,
+            engine="zarr",
+            zarr_format=3,
+            chunks=None,
+            mask_and_scale=False,
+            decode_times=False,
+            drop_variables=["attempts"],
+        ).load()
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

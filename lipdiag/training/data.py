@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -19,9 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lipdiag.errors import UsageError
+from lipdiag.training.files import shown
 
 ASSETS = Path(__file__).parents[1] / "assets"
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+LARGEST_PICTURE = 2**25  # pixels
+LARGEST_UNPACKED = 2**30  # bytes that a compressed array may grow by
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -150,24 +153,29 @@ def folder(path: Path, shape: tuple[int, ...] | None) -> Folder:
 
 def picture(file: Path, channels: int | None = None) -> np.ndarray:
     """The pixels of a picture, (height, width, channels) in 0..255, converted to so many channels."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        # Pillow knows formats that are programs, and would start an interpreter for one under a picture's name.
+        with Image.open(file, formats=FORMATS) as image:
             grey = image.mode in ("1", "L", "I", "I;16", "F")
             if image.mode.startswith(("I", "F")):
                 # Pillow clips 16-bit values at 255 without a word.
                 raise UsageError(f"{file} has more than 8 bits a channel: save the pictures as a .npy array of floats.")
+            if image.width * image.height > LARGEST_PICTURE:
+                raise UsageError(f"{file} has {image.width} x {image.height} pixels, too many for any model here.")
             pixels = np.asarray(image.convert(MODES[channels] if channels else "L" if grey else "RGB"))
     except UsageError:
         raise
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{file} cannot be read as a picture ({error}): remove or repair it.") from error
+    except Exception as error:  # a broken picture can fail in any way
+        raise UsageError(f"{shown(file)} cannot be read as a picture ({shown(error)}): remove or repair it.") from error
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def read_array(path: Path) -> np.ndarray:
     """The one array of a .npy or .npz file; a .npy file stays on disk until it is indexed."""
+    if not path.is_file():  # a pipe would be waited for
+        raise UsageError(f"{shown(path)} is not a regular file: give a .npy or .npz file, or a folder of pictures.")
     try:
         # A pickled object in an array file is code that its author chose.
         loaded: Any = np.load(path, allow_pickle=False, mmap_mode="r")
@@ -179,12 +187,15 @@ def read_array(path: Path) -> np.ndarray:
                     f"{path} holds {len(loaded.files)} arrays ({', '.join(loaded.files) or 'none'}) where one is "
                     "expected: save the samples alone."
                 )
+            packed, unpacked = path.stat().st_size, max(info.file_size for info in loaded.zip.infolist())
+            if unpacked > packed + LARGEST_UNPACKED:
+                raise UsageError(f"{path} unpacks from {packed} bytes to {unpacked}: save the samples as a .npy file.")
             return np.asarray(loaded[loaded.files[0]])
     except UsageError:
         raise
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        reason = "an empty file" if path.stat().st_size == 0 else str(error).splitlines()[0]
-        raise UsageError(f"{path} cannot be read as a .npy or .npz array ({reason}).") from error
+    except Exception as error:  # as with pictures
+        reason = "an empty file" if path.stat().st_size == 0 else shown(str(error).partition("\n")[0])
+        raise UsageError(f"{shown(path)} cannot be read as a .npy or .npz array ({reason}).") from error
 
 
 def array(name: str, values: np.ndarray, shape: tuple[int, ...] | None, half: float = 127.5) -> Array:
