@@ -132,7 +132,7 @@ def check_arrays(path: Path, arrays: dict[str, Any], size: int) -> None:
                 and not array.get("storage_transformers")
                 and all(type(n) is int and n >= 0 for n in shape)
                 and all(type(n) is int and n > 0 for n in chunks)
-                and 0 < len(shape) == len(chunks) <= 3
+                and 0 < len(shape) == len(chunks) <= 5
             )
             claimed += math.prod(shape) * BYTES[array["data_type"]]
             chunk = math.prod(chunks) * BYTES[array["data_type"]]

@@ -27,7 +27,10 @@ from .point import Point, points
 from .quantity import QUANTITIES, measure_point, passes, recorded
 
 TRIES = 2
-"""Launches that may die in a unit before it is given up."""
+"""Attempts that may die or fail in a unit before it is given up."""
+
+MOST_FAILURES = 2
+"""Units on which a model may fail before it has succeeded on one."""
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Study:
         layout: How pairs are cut into units.
         krylov_steps: Most steps any unit took so far.
         batch: (draw, timestep) pairs at once; shrinks when memory runs out, where `halving` allows it.
-        tries: (times, draws) of launches that began a missing pair before this one and did not come back.
+        tries: First timestep and draw of a unit that is missing -> attempts that died or failed.
         forward_seconds: Of one forward pass of one unit.
         findings: Of the checks before the start.
     """
@@ -58,12 +61,12 @@ class Study:
     krylov_steps: int = 0
     seconds: float = 0.0
     pairs: int = 0
-    tries: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int8))
+    tries: dict[tuple[int, int], int] = field(default_factory=dict)
     halving: bool = True
 
     def tried(self, unit: Unit) -> int:
-        """How many launches died in a unit, as far as was known when this one began."""
-        return int(self.tries[unit.times, unit.draws].max(initial=0))
+        """How many attempts at a unit died before this launch, or failed in it."""
+        return self.tries.get((unit.times.start, unit.draws.start), 0)
 
     @property
     def floor(self) -> int:
@@ -135,11 +138,15 @@ def prepare(
         )
     layout = run.layout
     run.grow(plan.draws)
+    every, tries = units(layout, len(timesteps), range(run.draws)), {}
     if retry:
-        for unit in units(layout, len(timesteps), range(run.draws)):
-            if run.given_up(unit):
-                run.retry(unit)
-    return Study(predictor, source, plan, timesteps, layout, run, shard, batch=layout.pairs, tries=run.attempts())
+        for unit in (unit for unit in every if run.given_up(unit)):
+            run.retry(unit)
+    attempts = run.attempts()
+    for unit in every:
+        if number := int(attempts[unit.times, unit.draws].max()):
+            tries[unit.times.start, unit.draws.start] = number
+    return Study(predictor, source, plan, timesteps, layout, run, shard, batch=layout.pairs, tries=tries)
 
 
 def start(study: Study) -> None:
@@ -152,8 +159,19 @@ def start(study: Study) -> None:
     few = points(study.predictor, study.plan, study.source.sample, middle.tolist(), range(2), record=False)
     study.findings = checks.check(few)
     study.notes += study.findings.notes
-    first = units(study.layout, len(study.timesteps), range(study.plan.draws))[0]
-    point = _point(study, study.timesteps[first.times].tolist(), range(first.draws.start, first.draws.stop))
+    every = units(study.layout, len(study.timesteps), range(study.plan.draws))
+    first = min((unit for unit in every if not study.store.marked(unit)), key=study.tried, default=None)
+    if first is not None:
+        study.store.begin(first, study.tried(first) + 1)
+    with suppress(Exception):  # a model that fails here fails in its unit, where it is dealt with
+        study.forward_seconds = forward_seconds(study, first or every[0])
+    if first is not None:
+        study.store.begin(first, study.tried(first))
+
+
+def forward_seconds(study: Study, unit: Unit) -> float:
+    """Seconds of one forward pass of a whole unit: the least of three."""
+    point = _point(study, study.timesteps[unit.times].tolist(), range(unit.draws.start, unit.draws.stop))
     seconds = []
     with torch.no_grad():
         for _ in range(3):
@@ -161,7 +179,7 @@ def start(study: Study) -> None:
             study.predictor(point.x, point.t)
             _synchronize(point.x.device)
             seconds.append(time.perf_counter() - began)
-    study.forward_seconds = min(seconds) * study.layout.pairs / point.x.shape[0]
+    return min(seconds) * study.layout.pairs / point.x.shape[0]
 
 
 def _synchronize(device: torch.device) -> None:
@@ -192,9 +210,11 @@ def run(study: Study) -> Iterator[Progress]:
     for target in targets:
         study.store.grow(target)
         todo = units(study.layout, times, range(seen, target))[study.shard[0] :: study.shard[1]]
-        for unit in sorted(todo, key=study.tried):  # what may have killed a launch comes last
-            if not study.store.complete(unit):
-                attempt(study, unit)
+        todo.sort(key=study.tried)  # what may have killed a launch comes last
+        for unit in todo:
+            if not study.store.complete(unit) and not attempt(study, unit):
+                todo.append(unit)
+                continue
             if not study.store.given_up(unit):
                 for name in headlines:
                     values = study.store.read(name, unit)
@@ -220,11 +240,14 @@ def run(study: Study) -> Iterator[Progress]:
             )
 
 
-def attempt(study: Study, unit: Unit) -> None:
-    """Measure a unit and store it, or give it up where that has killed two launches.
+def attempt(study: Study, unit: Unit) -> bool:
+    """Measure a unit and store it, or give it up where two attempts have failed.
+
+    Returns:
+        Whether that settles it; False if the model raised an error and the unit is to be tried again after the rest.
 
     Raises:
-        IncompleteError: If the model fails on this unit.
+        IncompleteError: If the model raised an error on the first units, and on all of them.
     """
     tries = study.tried(unit)
     where = (
@@ -233,8 +256,8 @@ def attempt(study: Study, unit: Unit) -> None:
     )
     if tries >= TRIES:
         study.store.give_up(unit)
-        study.notes.append(f"given up after {tries} launches that did not come back from it: {where}")
-        return
+        study.notes.append(f"given up after {tries} attempts that died or failed: {where}")
+        return True
     if study.store.marked(unit):
         study.notes.append(f"damaged on disk, measured again: {where}")
     study.store.begin(unit, tries + 1)
@@ -245,11 +268,14 @@ def attempt(study: Study, unit: Unit) -> None:
             study.store.begin(unit, tries)  # an orderly end is no fault of the unit
         raise
     except Exception as error:  # whatever a model may raise
-        words = str(error).splitlines()[0] if str(error) else ""
-        what = "tries it once more, after the rest" if tries + 1 < TRIES else "gives it up and measures the rest"
-        raise IncompleteError(
-            f"the model failed with {type(error).__name__} ({words[:200]}) at {where}; the same command {what}"
-        ) from error
+        words = str(error).splitlines()[0][:200] if str(error) else ""
+        failure = f"the model failed with {type(error).__name__} ({words}) at {where}"
+        study.notes.append(failure)
+        study.tries[unit.times.start, unit.draws.start] = tries + 1
+        if not study.pairs and len(study.tries) > MOST_FAILURES:
+            raise IncompleteError(f"{failure}, as on every unit before; nothing could be measured") from error
+        return False
+    return True
 
 
 def measure_unit(study: Study, unit: Unit) -> dict[str, np.ndarray]:

@@ -58,8 +58,11 @@ class Store:
         return int(self.group["done"].shape[1])
 
     def marked(self, unit: Unit) -> bool:
-        """Whether a unit counts as done (or given up), all of it."""
-        return bool((self.group["done"][unit.times, unit.draws] != MISSING).all())
+        """Whether a unit was said to be done, all of it, or the mark that says so cannot be read."""
+        try:
+            return bool((self.group["done"][unit.times, unit.draws] != MISSING).all())
+        except (ValueError, OSError, RuntimeError):
+            return True
 
     def complete(self, unit: Unit) -> bool:
         """Whether all of a unit is given up, or done and its chunks can be read back."""
@@ -110,7 +113,10 @@ class Store:
         self._mark("done", unit, QUARANTINED)
 
     def given_up(self, unit: Unit) -> bool:
-        return bool((self.group["done"][unit.times, unit.draws] == QUARANTINED).any())
+        try:
+            return bool((self.group["done"][unit.times, unit.draws] == QUARANTINED).any())
+        except (ValueError, OSError, RuntimeError):
+            return False
 
     def retry(self, unit: Unit) -> None:
         """Make a unit that was given up missing again."""
@@ -247,10 +253,15 @@ def _dataset(place: Any):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata not consolidated, where a worker was killed before that
-        found = xr.open_dataset(
-            place, engine="zarr", zarr_format=3, chunks=None, mask_and_scale=False, decode_times=False
-        )
-        return found.load().drop_vars("attempts", errors="ignore")
+        return xr.open_dataset(
+            place,
+            engine="zarr",
+            zarr_format=3,
+            chunks=None,
+            mask_and_scale=False,
+            decode_times=False,
+            drop_variables=["attempts"],
+        ).load()
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

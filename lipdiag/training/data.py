@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,10 +20,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lipdiag.errors import UsageError
+from lipdiag.training.files import shown
 from lipdiag.training.shipped import SHIPPED
 
 ASSETS = Path(__file__).parents[1] / "assets"
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+LARGEST_PICTURE = 2**25  # pixels
+LARGEST_UNPACKED = 2**30  # bytes that a compressed array may grow by
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 GREY = ("1", "L", "LA", "I", "I;16", "F")
 
@@ -196,22 +199,27 @@ def picture(file: Path, channels: int | None = None) -> np.ndarray:
 @contextmanager
 def opened(file: Path) -> Iterator[Any]:
     """A picture, its head read and its pixels not yet."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        # Pillow knows formats that are programs, and would start an interpreter for one under a picture's name.
+        with Image.open(file, formats=FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 # Pillow clips 16-bit values at 255 without a word.
                 raise UsageError(f"{file} has more than 8 bits a channel: save the pictures as a .npy array of floats.")
+            if image.width * image.height > LARGEST_PICTURE:
+                raise UsageError(f"{file} has {image.width} x {image.height} pixels, too many for any model here.")
             yield image
     except UsageError:
         raise
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{file} cannot be read as a picture ({error}): remove or repair it.") from error
+    except Exception as error:  # a broken picture can fail in any way
+        raise UsageError(f"{shown(file)} cannot be read as a picture ({shown(error)}): remove or repair it.") from error
 
 
 def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The samples of a .npy or .npz file, and labels if there are any; a .npy file stays on disk until indexed."""
+    if not path.is_file():  # a pipe would be waited for
+        raise UsageError(f"{shown(path)} is not a regular file: give a .npy or .npz file, or a folder of pictures.")
     try:
         # A pickled object in an array file is code that its author chose.
         loaded: Any = np.load(path, allow_pickle=False, mmap_mode="r")
@@ -224,13 +232,16 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
                     f"{path} holds {len(loaded.files)} arrays ({', '.join(loaded.files) or 'none'}) where one is "
                     "expected: save the samples alone, or with their labels."
                 )
+            packed, unpacked = path.stat().st_size, max(info.file_size for info in loaded.zip.infolist())
+            if unpacked > packed + LARGEST_UNPACKED:
+                raise UsageError(f"{path} unpacks from {packed} bytes to {unpacked}: save the samples as a .npy file.")
             values = np.asarray(loaded[samples[0]])
             labels = np.asarray(loaded["labels"]) if "labels" in loaded.files else None
     except UsageError:
         raise
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        reason = "an empty file" if path.stat().st_size == 0 else str(error).splitlines()[0]
-        raise UsageError(f"{path} cannot be read as a .npy or .npz array ({reason}).") from error
+    except Exception as error:  # as with pictures
+        reason = "an empty file" if path.stat().st_size == 0 else shown(str(error).partition("\n")[0])
+        raise UsageError(f"{shown(path)} cannot be read as a .npy or .npz array ({reason}).") from error
     if labels is not None and (labels.shape != values.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0):
         raise UsageError(
             f"{path} has labels of shape {labels.shape} and type {labels.dtype} for {len(values)} samples: give each "

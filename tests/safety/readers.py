@@ -1,0 +1,136 @@
+"""Every way a stranger's file gets in: a good file of each kind, how it is read, and how it may be refused."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import lipdiag
+from lipdiag import zoo
+from lipdiag.errors import CheckpointError, LipdiagError, RunError, StorageError, UsageError
+from lipdiag.study.plan import Plan
+from lipdiag.study.store import open_run, open_store
+from lipdiag.training.data import dataset
+from lipdiag.training.files import read_json
+from lipdiag.training.tensors import read_tensors
+
+STATE = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.float16)}
+NETWORK = {
+    "sample_size": 4, "in_channels": 1, "out_channels": 1, "block_out_channels": [4], "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "norm_num_groups": 2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A way in: `make` writes a good file or folder, `read` reads one."""
+
+    name: str
+    suffix: str
+    make: Callable[[Path], Any]
+    read: Callable[[Path], Any]
+    refusals: tuple[type[LipdiagError], ...]
+    cost: float = 1.0
+
+
+def archive(content: object = None) -> bytes:
+    """What torch.save writes."""
+    buffer = io.BytesIO()
+    torch.save(STATE if content is None else content, buffer)
+    return buffer.getvalue()
+
+
+def make_safetensors(path: Path) -> None:
+    from safetensors.torch import save
+
+    path.write_bytes(save(STATE, {"note": "x"}))
+
+
+def model():
+    from diffusers import UNet2DModel
+
+    from lipdiag.diffusion.clock import Timesteps
+    from lipdiag.diffusion.parameterization import eps
+    from lipdiag.diffusion.schedule import Linear
+
+    return lipdiag.NetworkPredictor(UNet2DModel(**NETWORK), Linear(), eps, Timesteps(1000), (1, 4, 4))
+
+
+def make_diffusers(path: Path) -> None:
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    UNet2DModel(**NETWORK).save_pretrained(path)
+    DDPMScheduler(1000).save_pretrained(path)
+
+
+def make_run(path: Path) -> None:
+    plan = Plan(timesteps="0,500", draws=4, batch=4, quantities=("loss",))
+    data = np.random.default_rng(0).normal(size=(5, 1, 4, 4)).astype(np.float32)
+    from ..networks import predictor
+
+    lipdiag.measure(predictor(), data, plan, path, progress=False, device="cpu")
+
+
+def read_run(path: Path) -> None:
+    lipdiag.summarize(open_run(path))
+    open_store(path)
+
+
+def make_pictures(path: Path) -> None:
+    from PIL import Image
+
+    path.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3)).astype(np.uint8)
+    for suffix in ("png", "jpg", "gif", "bmp", "tif", "webp"):
+        Image.fromarray(pixels).save(path / f"a.{suffix}")
+
+
+def read_data(path: Path) -> None:
+    data = dataset(path)
+    for i in range(len(data)):
+        data[i]
+    assert data.fingerprint
+
+
+def make_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.arange(48, dtype=np.float32).reshape(3, 1, 4, 4))
+
+
+def make_arrays(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, images=np.arange(48, dtype=np.float32).reshape(3, 1, 4, 4))
+
+
+CHECKPOINT, DATA, RUN = (CheckpointError,), (UsageError,), (RunError, StorageError)
+READERS = {
+    reader.name: reader
+    for reader in (
+        Reader("pt", "model.pt", lambda path: path.write_bytes(archive()), read_tensors, CHECKPOINT),
+        Reader("safetensors", "model.safetensors", make_safetensors, read_tensors, CHECKPOINT),
+        Reader("json", "config.json", lambda path: path.write_text(json.dumps(NETWORK)), read_json, CHECKPOINT),
+        Reader("own.pt", "own.pt", lambda path: lipdiag.save(path, model()), zoo.load, CHECKPOINT, 6),
+        Reader("own", "own", lambda path: lipdiag.save(path, model()), zoo.load, CHECKPOINT, 6),
+        Reader("diffusers", "diffusers", make_diffusers, zoo.load, CHECKPOINT, 6),
+        Reader("run", "a.zarr", make_run, read_run, RUN, 12),
+        Reader("pictures", "pictures", make_pictures, read_data, DATA),
+        Reader("npy", "data.npy", make_array, read_data, DATA),
+        Reader("npz", "data.npz", make_arrays, read_data, DATA),
+    )
+}
+
+
+def copy(source: Path, target: Path) -> None:
+    """A fresh copy of a good file or folder."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)

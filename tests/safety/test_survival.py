@@ -1,0 +1,353 @@
+"""The run that survives: kills, signals, crashes, full disks, damaged files, other clocks, several workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import lipdiag
+from lipdiag import run as front
+from lipdiag.cli import main
+from lipdiag.errors import IncompleteError, RunError, StorageError
+from lipdiag.study import measure as study
+from lipdiag.study import store
+from lipdiag.study.plan import Plan
+
+from ..networks import SHAPE, Tiny, predictor
+
+ROOT = Path(__file__).parents[2]
+DATA = np.random.default_rng(0).normal(size=(20, *SHAPE)).astype(np.float32)
+PLAN = Plan(timesteps="0,19,500,999", draws=16, batch=16, quantities=("time_difference", "loss"))
+ALONE = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def measure(out=None, model=None, plan=PLAN, **rest):
+    """To the end, or until it stops."""
+    with front.prepared(model or predictor(), DATA, plan, out, device="cpu", **rest) as ready:
+        front.carry_out(ready, front.quiet_bar)
+    return ready.store.dataset()
+
+
+def equal(a, b):
+    assert set(a.data_vars) == set(b.data_vars)
+    for name in a.data_vars:
+        assert a[name].values.tobytes() == b[name].values.tobytes(), name
+
+
+def kill_test(folder, kills, seed):
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.safety.killing", str(kills), str(seed), str(folder)],
+        capture_output=True, text=True, cwd=ROOT, env=ALONE, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def test_killed_workers_lose_nothing(tmp_path):
+    """4 kills of one or both of two workers: no stored unit is lost, and the finished run is the undisturbed one."""
+    assert kill_test(tmp_path, 4, 3)["kills"] >= 4
+
+
+@pytest.mark.slow
+def test_fifty_killed_workers_lose_nothing(tmp_path):
+    found = kill_test(tmp_path, 50, int(time.time()))
+    assert found["kills"] >= 50
+    assert found["acknowledged"] > 50
+
+
+class Deadly(Tiny):
+    """Kills its process, or raises, when it is asked about one time."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x, timestep):
+        if (timestep == 19).any() and len(x) > 8:  # the checks before a run ask about few pairs
+            if self.how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "raise":
+                raise ValueError("this network has a hole")
+        return super().forward(x, timestep)
+
+
+DEADLY = PLAN.replace(draws=8)
+CRASHING = """
+import sys
+from pathlib import Path
+from lipdiag.study import measure
+from tests.networks import predictor
+from tests.safety.test_survival import DEADLY, Deadly, measure
+measure(Path(sys.argv[1]), predictor(Deadly("kill")), DEADLY)
+"""
+
+
+def test_a_unit_that_kills_every_launch_is_given_up_and_the_rest_is_measured(tmp_path):
+    """Two launches die in it, the second one after the rest; the third ends; what is there is right."""
+    out = tmp_path / "a.zarr"
+    for expected in (0, 16):
+        process = subprocess.run([sys.executable, "-c", CRASHING, out], cwd=ROOT, env=ALONE, capture_output=True)
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        assert (lipdiag.open_run(out)["done"] == 1).sum() == expected
+    deadly = predictor(Deadly("kill"))
+    found = measure(out, deadly, DEADLY)
+    assert found["done"].values[:, 0].tolist() == [2, 2, 1, 1]
+    assert any("given up after 2 attempts" in note for note in found.attrs["launches"][-1]["notes"])
+    healed = predictor(Deadly("no"))  # the same weights: a machine with more memory, say
+    assert measure(out, healed, DEADLY)["done"].values[:, 0].tolist() == [2, 2, 1, 1]
+    equal(measure(out, healed, DEADLY, retry=True), measure(plan=DEADLY))
+
+
+def test_a_unit_on_which_the_model_fails_is_given_up_and_the_rest_is_measured(tmp_path):
+    found = measure(tmp_path / "a.zarr", predictor(Deadly("raise")), PLAN)
+    assert found["done"].values[:, 0].tolist() == [2, 2, 1, 1]
+    notes = found.attrs["launches"][0]["notes"]
+    assert sum("failed with ValueError (this network has a hole) at timesteps 0 to 19" in note for note in notes) == 4
+    for name in ("loss", "time_difference"):
+        np.testing.assert_array_equal(found[name][2:], measure()[name][2:])
+    with pytest.raises(IncompleteError, match="as on every unit before"):
+        measure(tmp_path / "b.zarr", predictor(Deadly("raise")), PLAN.replace(timesteps="19,20", draws=32))
+
+
+def test_an_orderly_end_is_no_attempt(tmp_path, monkeypatch):
+    """Interrupting in the same unit as often as one likes does not give it up."""
+    out = tmp_path / "a.zarr"
+    real = study.measure_unit
+
+    def interrupted(ready, unit):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "measure_unit", interrupted)
+    for _ in range(3):
+        measure(out)
+    monkeypatch.setattr(study, "measure_unit", real)
+    equal(measure(out), measure())
+
+
+@pytest.mark.parametrize("order", ["i", "ii", "iii"])
+def test_order_workers_and_interruptions_do_not_move_a_bit(tmp_path, order):
+    """Shards of 1, 2 or 3, in any order, each stopped after each unit and gone on with."""
+    out, shards = tmp_path / "a.zarr", len(order)
+    chance = np.random.default_rng(shards)
+    left = list(range(shards))
+    while left:
+        shard = int(chance.choice(left))
+        with front.prepared(predictor(), DATA, PLAN, out, device="cpu", shard=(shard, shards)) as ready:
+            steps = study.run(ready)
+            before = int((ready.store.group["done"][:] == 1).sum())
+            for _ in steps:
+                if (ready.store.group["done"][:] == 1).sum() > before:
+                    break
+            else:
+                left.remove(shard)
+            steps.close()
+    equal(lipdiag.open_run(out), measure())
+
+
+def test_two_workers_make_one_run_at_once(tmp_path):
+    """The loser of the race finds the winner's run, and one of another plan is refused."""
+    from lipdiag.study import creation
+
+    out, real = tmp_path / "a.zarr", os.rename
+
+    def beaten(source, target, plan=PLAN):
+        creation.os.rename = real
+        measure(out, plan=plan)
+        real(source, target)
+
+    creation.os.rename = beaten
+    try:
+        equal(measure(out), measure())
+        assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
+        store.shutil.rmtree(out)
+        creation.os.rename = lambda source, target: beaten(source, target, PLAN.replace(seed=5))
+        with pytest.raises(RunError, match=r"plan\.seed is 5 there and 0 here"):
+            measure(out)
+    finally:
+        creation.os.rename = real
+
+
+def test_launches_of_two_workers_are_both_on_record(tmp_path):
+    """The second opens the run before the first records itself."""
+    out = tmp_path / "a.zarr"
+    with (
+        front.prepared(predictor(), DATA, PLAN, out, device="cpu", shard=(0, 2)) as first,
+        front.prepared(predictor(), DATA, PLAN, out, device="cpu", shard=(1, 2)) as second,
+    ):
+        front.carry_out(first, front.quiet_bar)
+        front.carry_out(second, front.quiet_bar)
+    assert len(lipdiag.open_run(out).attrs["launches"]) == 2
+
+
+def test_a_growth_that_was_cut_short_is_completed(tmp_path):
+    """Killed between two arrays: the run is as it was, and the next growth makes it whole."""
+    out = tmp_path / "a.zarr"
+    small = measure(out)
+    opened = store.open_store(out)
+    opened.group["done"].resize((4, 32))
+    equal(lipdiag.open_run(out), small)
+    grown = PLAN.replace(draws=32)
+    equal(measure(out, plan=grown), measure(plan=grown))
+
+
+def test_a_stale_worker_does_not_shrink_a_run(tmp_path):
+    """One that opened the run before another let it grow far, and grows it less."""
+    out = tmp_path / "a.zarr"
+    measure(out)
+    stale = store.open_store(out)
+    whole = measure(out, plan=PLAN.replace(draws=32))
+    stale.grow(24)
+    equal(lipdiag.open_run(out), whole)
+
+
+@pytest.mark.parametrize("name", ["loss", "done", "attempts"])
+def test_a_flipped_bit_is_found_refused_and_measured_again(tmp_path, name):
+    out = tmp_path / "a.zarr"
+    whole = measure(out)
+    chunk = out / name / "c" / "0" / "0"
+    data = bytearray(chunk.read_bytes())
+    data[5] ^= 16
+    chunk.write_bytes(data)
+    if name != "attempts":
+        with pytest.raises(RunError, match=r"a\.zarr is damaged: .*[cC]hecksum"):
+            lipdiag.open_run(out)
+    again = measure(out)
+    equal(again, whole)
+    assert name == "attempts" or any("damaged on disk" in note for note in again.attrs["launches"][-1]["notes"])
+
+
+def test_temporary_files_of_killed_workers_do_no_harm(tmp_path):
+    """zarr leaves them beside what it was about to write."""
+    out = tmp_path / "a.zarr"
+    whole = measure(out)
+    for place in (out, out / "loss", out / "loss" / "c" / "0"):
+        (place / "zarr.0123456789abcdef.partial").write_bytes(b"half")
+    equal(measure(out, plan=PLAN.replace(draws=32)).isel(draw=slice(0, 16)), whole)
+
+
+def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch):
+    whole = measure()
+    chance = np.random.default_rng(0)
+    for name in ("time", "perf_counter", "monotonic"):
+        monkeypatch.setattr(time, name, lambda: float(chance.uniform(-1e9, 1e9)))
+    found = measure(tmp_path / "a.zarr")
+    monkeypatch.undo()
+    equal(found, whole)
+
+
+def test_a_disk_that_fills_up_is_said_and_nothing_is_lost(tmp_path):
+    """A limit on the size of files stands for the disk: the system refuses the write itself."""
+    out = tmp_path / "a.zarr"
+    script = """
+import resource, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from lipdiag.study import measure as study
+from lipdiag.errors import StorageError
+from tests.safety.test_survival import measure
+real, calls = study.measure_unit, []
+def limited(ready, unit):
+    calls.append(unit)
+    if len(calls) == 3:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+    return real(ready, unit)
+study.measure_unit = limited
+try:
+    measure(Path(sys.argv[1]))
+except StorageError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+    process = subprocess.run([sys.executable, "-c", script, out], cwd=ROOT, env=ALONE, capture_output=True, text=True)
+    assert process.returncode == 5, process.stderr
+    assert "a.zarr: File too large" in process.stdout
+    kept = lipdiag.open_run(out)
+    assert (kept["done"] == 1).sum() == 32
+    equal(measure(out), measure())
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place nobody may write")
+def test_a_place_that_nobody_may_write_is_said():
+    with pytest.raises(StorageError, match=r"cannot write /proc/self/a\.zarr"):
+        measure(Path("/proc/self/a.zarr"))
+
+
+class Holey(Tiny):
+    """NaN where the first pixel of its input is large: on some draws."""
+
+    def forward(self, x, timestep):
+        out = super().forward(x, timestep)
+        return out * torch.where(x[:, :1, :1, :1] > 0.8, torch.nan, 1.0)
+
+
+def test_nan_at_some_draws_is_stored_counted_and_judged(tmp_path, monkeypatch):
+    """Every quantity goes through; other draws have the numbers they have without."""
+    monkeypatch.chdir(tmp_path)
+    np.save("data.npy", DATA)
+    (tmp_path / "holey.py").write_text(
+        "from tests.networks import predictor\nfrom tests.safety.test_survival import Holey\n"
+        "def model():\n    return predictor(Holey())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    quantities = ["spectral_norm", "time_derivative", "squared_frobenius_norm", "loss", "one_sided_lipschitz"]
+    options = [part for name in quantities for part in ("--quantity", name)]
+    result = CliRunner().invoke(
+        main, ["measure", "--factory", "holey:model", "--data", "data.npy", "--timesteps", "0,500", "--draws", "16",
+               "--batch", "16", *options, "--out", "a.zarr"]
+    )  # fmt: skip
+    assert result.exit_code == 6, result.output
+    assert "are not finite, first at timestep" in result.stderr
+    found = lipdiag.open_run("a.zarr")
+    bad = np.isnan(found["loss"].values)
+    assert 0 < bad.sum() < bad.size / 2
+    plan = Plan(timesteps="0,500", draws=16, batch=16, quantities=tuple(quantities))
+    whole = lipdiag.measure(predictor(), DATA, plan, progress=False, device="cpu")
+    for name in ("spectral_norm", "time_derivative", "loss"):
+        np.testing.assert_array_equal(np.isnan(found[name].values), bad, err_msg=name)
+        np.testing.assert_allclose(found[name].values[~bad], whole[name].values[~bad], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_first_unit_ends_with_its_code(tmp_path, monkeypatch, number):
+    """While the model is loaded, where there is nothing to say yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(front, "resolve_model", lambda *_, **__: signal.raise_signal(number))
+    result = CliRunner().invoke(main, ["measure", "digits-ddpm"])
+    assert result.exit_code == 128 + number
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    script = """
+import signal
+from lipdiag.cli.options import stoppable
+with stoppable():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.raise_signal(signal.SIGTERM)
+"""
+    assert subprocess.run([sys.executable, "-c", script], env=ALONE, check=False).returncode == 143
+
+
+def test_another_plan_and_a_newer_format_are_refused_with_their_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["measure", "digits-ddpm", "--timesteps", "0,19", "--draws", "4", "--quantity", "loss", "--out", "a.zarr"]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    result = CliRunner().invoke(main, [*command, "--seed", "3", "--clock", "timesteps(999)"])
+    assert result.exit_code == 4
+    assert 'model.clock is "timesteps(1000)" there and "timesteps(999)" here' in result.stderr
+    assert "plan.seed is 0 there and 3 here" in result.stderr
+    content = json.loads(Path("a.zarr/zarr.json").read_text())
+    content["attributes"]["format_version"] = 2
+    Path("a.zarr/zarr.json").write_text(json.dumps(content))
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 4
+    assert "newer lipdiag (format 2" in result.stderr
