@@ -9,6 +9,7 @@ import click
 from .look import inspect, plot, selftest
 from .measure import demo, measure
 from .options import Refusals
+from .quality import evaluate, sample
 from .train import train
 
 
@@ -24,5 +25,5 @@ def main() -> None:
     """
 
 
-for command in (inspect, measure, plot, train, demo, selftest):
+for command in (inspect, measure, plot, train, demo, selftest, sample, evaluate):
     main.add_command(command)
