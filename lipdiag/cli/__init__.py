@@ -11,6 +11,7 @@ from .look import inspect, plot, selftest
 from .measure import demo, measure
 from .merge import merge
 from .options import Refusals
+from .quality import evaluate, sample
 from .report import advise, report
 from .train import train
 
@@ -27,5 +28,5 @@ def main() -> None:
     """
 
 
-for command in (inspect, measure, merge, plot, compare, report, advise, train, demo, selftest):
+for command in (inspect, measure, merge, plot, compare, report, advise, train, sample, evaluate, demo, selftest):
     main.add_command(command)

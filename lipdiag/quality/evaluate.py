@@ -1,5 +1,6 @@
 """How good a model's samples are: sampler by sampler and seed by seed, into an evaluation that can be gone on with."""
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -89,12 +90,12 @@ def evaluate(
     if "floor_fid" not in dataset.attrs:
         dataset.attrs |= floor(features, n)
     scale = own_distance(data)
-    todo = list(evaluation.missing(dataset))
-    wanted = {(text, seed) for text in samplers for seed in seeds}
-    for text, seed in todo:
-        if (text, seed) not in wanted:
-            continue
+    for seed, text in itertools.product(asked["seed"].values.tolist(), asked["sampler"].values.tolist()):
         name, steps = parse_sampler(text)
+        if evaluation.done(dataset, text, seed):
+            if advance is not None:
+                advance(n * steps)
+            continue
         began = time.perf_counter()
         x = sample(predictor, n, steps, seed, sampler=name, batch=batch, advance=advance)
         seconds = time.perf_counter() - began

@@ -48,12 +48,9 @@ def new(samplers: Sequence[str], seeds: Sequence[int], attributes: Mapping[str, 
     )
 
 
-def missing(dataset: "xr.Dataset") -> Iterator[tuple[str, int]]:
-    """Sampler and seed of every cell without a number, all samplers of one seed before the next seed."""
-    for seed in dataset["seed"].values.tolist():
-        for sampler in dataset["sampler"].values.tolist():
-            if np.isnan(dataset["seconds"].sel(sampler=sampler, seed=seed)):
-                yield sampler, seed
+def done(dataset: "xr.Dataset", sampler: str, seed: int) -> bool:
+    """Whether there are numbers for a sampler and seed."""
+    return bool(dataset["seconds"].sel(sampler=sampler, seed=seed).notnull())
 
 
 def grown(old: "xr.Dataset", asked: "xr.Dataset", path: Path) -> "xr.Dataset":
