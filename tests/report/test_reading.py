@@ -52,7 +52,7 @@ def test_compare_prints_a_table_or_strict_json_and_leaves_a_figure(runs):
     def constant(text):
         raise AssertionError(text)
 
-    line = CliRunner().invoke(main, ["compare", a, b, "--pair", b, a, *out, "--json"]).stdout
+    line = CliRunner().invoke(main, ["compare", a, b, "--pair", a, b, *out, "--json"]).stdout
     assert json.loads(line, parse_constant=constant)["replicates"] == "2 training seeds"
 
 
