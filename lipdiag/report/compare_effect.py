@@ -59,8 +59,8 @@ def over_draws(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Effect:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(mean_a > 0, mean_b / mean_a, np.nan)
         spread = half(b / mean_b[..., None] - a / mean_a[..., None], count, level)
-        logs = Interval(ratio, ratio * np.exp(-spread), ratio * np.exp(spread))
-    return Effect(mean_a, mean_b, logs, student(b - a, count, level), count)
+        low, high = (np.asarray(ratio * np.exp(sign * spread)) for sign in (-1, 1))
+    return Effect(mean_a, mean_b, Interval(ratio, low, high), student(b - a, count, level), count)
 
 
 def over_pairs(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Effect:
@@ -74,7 +74,7 @@ def over_pairs(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Effect:
     a, b, count = paired(a, b)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = student(np.where((a > 0) & (b > 0), np.log(b) - np.log(a), np.nan), count, level)
-        ratio = Interval(*(np.exp(bound) for bound in logs))
+        ratio = Interval(*(np.asarray(np.exp(bound)) for bound in logs))
         still = (mean(a) > 0) & (b == 0).any(-1)  # a geometric mean with a 0 in it
     ratio = ratio._replace(value=np.where(still, 0.0, ratio.value))
     return Effect(mean(a), mean(b), ratio, student(b - a, count, level), count)
@@ -83,7 +83,7 @@ def over_pairs(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Effect:
 def paired(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The replicates that both have, NaN elsewhere, and how many they are."""
     both = np.isfinite(a) & np.isfinite(b)
-    return np.where(both, a, np.nan), np.where(both, b, np.nan), both.sum(-1)
+    return np.where(both, a, np.nan), np.where(both, b, np.nan), np.asarray(both.sum(-1))
 
 
 def mean(values: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ def mean(values: np.ndarray) -> np.ndarray:
 def half(values: np.ndarray, count: np.ndarray, level: float) -> np.ndarray:
     """Half-width of Student's interval of the mean over the last axis."""
     squares = np.where(np.isfinite(values), (values - mean(values)[..., None]) ** 2, 0).sum(-1)
-    error = np.sqrt(squares / np.maximum(count - 1, 1) / np.maximum(count, 1))
+    error = np.asarray(np.sqrt(squares / np.maximum(count - 1, 1) / np.maximum(count, 1)))
     complete = np.isfinite(values).sum(-1) == count
     return np.where(complete, half_width(error, count, level), np.nan)
 
@@ -104,7 +104,7 @@ def student(values: np.ndarray, count: np.ndarray, level: float) -> Interval:
     """Mean over the last axis with its interval; NaN where a replicate is missing."""
     width = half(values, count, level)
     value = np.where(np.isnan(width), np.nan, mean(values))
-    return Interval(value, value - width, value + width)
+    return Interval(value, np.asarray(value - width), np.asarray(value + width))
 
 
 def verdict(effect: Effect, by_ratio: bool) -> str:

@@ -1,5 +1,6 @@
 """Sample quality of the two models of a pair, from what `lipdiag evaluate` wrote."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -46,7 +47,9 @@ def open_evaluation(path: str | Path) -> "xr.Dataset":
     import xarray as xr
 
     try:
-        dataset = xr.open_dataset(Path(path), engine="zarr", chunks=None).load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a store without consolidated metadata is only slower
+            dataset = xr.open_dataset(Path(path), engine="zarr", chunks=None).load()
     except Exception as error:  # zarr and xarray raise many types
         raise RunError(
             f"{path} is no evaluation ({type(error).__name__}); make one with `lipdiag evaluate CKPT --out {path}`"

@@ -80,7 +80,7 @@ def speeds(pairs: Sequence[Pair]) -> tuple[list[Statement], list[str]]:
         runs = [run for pair in pairs for run in pair]
         first, last = int(np.ceil(a.timestep.min())), int(a.timestep.max())
         everything = Part(
-            "of all" if last == a.count - 1 and first == 0 else f"{first} to {last}", a.timestep >= 0, first, last
+            "of all" if last == a.count - 1 and first == 0 else f"{first}-{last}", a.timestep >= 0, first, last
         )
         below = [part for part in parts(a, end_of(a, b)) if part.first < end_of(a, b)]
         for part, what in [*((part, "sum") for part in below), (everything, "mean")]:

@@ -77,7 +77,7 @@ def verdicts(comparison: Comparison) -> str:
         e = s.effect
         change = "x " + bounded(e.ratio) if s.by_ratio else bounded(e.difference, sign=True)
         rows.append((s.name, number(e.a), number(e.b), change, s.verdict))
-    titles = ("", *(label[:9] for label in abbreviated(comparison.labels)), "ratio x or difference", "the second is")
+    titles = ("", *(label[:6] for label in abbreviated(comparison.labels)), "ratio x or difference", "the second is")
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(5)]
     gap = 2 if sum(widths) + 8 <= WIDTH else 1
     text = []

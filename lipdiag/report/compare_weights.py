@@ -42,15 +42,15 @@ def parts(run: Run, end: float) -> list[Part]:
     """
     if not run.discrete:
         place, sign = (run.timestep, "") if run.shared else (run.time("t"), "t ")
-        named = [(f"{sign}below {end:g}", place < end), (f"{sign}from {end:g}", place >= end)]
+        named = [(f"{sign}< {end:g}", place < end), (f"{sign}>= {end:g}", place >= end)]
         return [Part(name, inside) for name, inside in named if inside.any()]
     edge, first, last = int(np.ceil(end)), int(np.ceil(run.timestep.min())), int(run.timestep.max())
     found = []
     if first < edge:
-        name = f"below {end:g}" if first == 0 and last >= edge - 1 else f"{first} to {min(last, edge - 1)}"
+        name = f"< {end:g}" if first == 0 and last >= edge - 1 else f"{first}-{min(last, edge - 1)}"
         found.append(Part(name, run.timestep < edge, first, min(last, edge - 1)))
     if last >= edge:
-        name = f"from {end:g}" if last == run.count - 1 and first <= edge else f"{max(first, edge)} to {last}"
+        name = f">= {end:g}" if last == run.count - 1 and first <= edge else f"{max(first, edge)}-{last}"
         found.append(Part(name, run.timestep >= edge, max(first, edge), last))
     return [part for part in found if part.inside.any()]
 

@@ -1,6 +1,7 @@
 """Runs without a model: a dataset of the store's schema whose numbers are known in closed form."""
 
 import itertools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,7 +99,9 @@ def dataset_of(
 def write(dataset: xr.Dataset, path: Path) -> Path:
     """A dataset as a run on disk, in the store's own format."""
     attributes = {**dataset.attrs, "format": FORMAT, "format_version": FORMAT_VERSION}
-    dataset.assign_attrs(attributes).to_zarr(path, zarr_format=3, consolidated=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in the store: version 3 of the format has no word on consolidation yet
+        dataset.assign_attrs(attributes).to_zarr(path, zarr_format=3, consolidated=True)
     return path
 
 
