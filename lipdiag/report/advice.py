@@ -211,7 +211,7 @@ def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None =
         partition(cells, "uniform", quantiles(cells, last, blocks, 0.0)),
     ]
     usual = cells.place(PAPER_END * run.count) if run.discrete else 0
-    if BLOCKS <= usual < cells.bounds.size:
+    if BLOCKS <= usual < cells.bounds.size and (usual, BLOCKS) != (last, blocks):
         found.append(partition(cells, "uniform, the paper's", quantiles(cells, usual, BLOCKS, 0.0)))
     return Advice(run, curve.variable, needed, float(cells.bounds[last]), reason, why, reference, tuple(found))
 
@@ -259,11 +259,11 @@ def threshold(curve: Curve, cells: Cells, above: float, reference: float) -> tup
     s, run = curve.statistics, curve.run
     low = np.where(np.isfinite(s.low), s.low, s.mean)  # one draw has no interval
     high = (interpolate(cells.x, run.x, low) > above * reference) & (cells.t < AWAY[0])
-    said = f"{above:g} times its median over t from {AWAY[0]:g} to {AWAY[1]:g} ({plain(reference)} {run.unit})"
+    said = f"{above:g} times its median over t from {AWAY[0]:g} to {AWAY[1]:g}, {plain(reference)} {run.unit}"
     if not high.any():
-        return False, max(1, cells.place(PAPER_END * run.count)), f"K is nowhere near the data {said}"
+        return False, max(1, cells.place(PAPER_END * run.count)), f"near the data K is nowhere {said}"
     last = int(np.flatnonzero(high)[-1]) + 1
-    return True, last, f"below it K is {said}, by the lower end of its 95 % interval"
+    return True, last, f"up to there K (the lower end of its interval) is above {said}"
 
 
 def enough(run: Run, cells: Cells, last: int) -> tuple[int, str]:

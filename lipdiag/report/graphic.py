@@ -99,9 +99,9 @@ def points(picture: Picture) -> Iterator[tuple[float, float, Row]]:
             data = np.asarray(line.get_xydata(), dtype=np.float64)
             places = line.get_transform().transform(data) if len(data) else data
             for (x, y), (left, up) in zip(data, places, strict=True):
-                row = next((row for row in found.get(y, []) if stands_at(row, x)), None)
-                if row is not None and axes.bbox.padded(1).contains(left, up):
-                    yield left, up, row
+                shown = next((row for row in found.get(y, []) if stands_at(row, x)), None)
+                if shown is not None and axes.bbox.padded(1).contains(left, up):
+                    yield left, up, shown
 
 
 def stands_at(row: Row, x: float) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from .explore import variables
 from .gallery import FIGURES, plot
 from .graphic import DOLLAR, inline
 from .html import Markup, element, joined, printable
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 STYLE = "icml"
 """The preset of figures: one column, which a phone shows too."""
 
-HIDDEN = ("done", "spectral_norm_steps")
+EVIDENCE = ("_standard_error", "_residual", "_steps")
+"""How variables end that are not shown as columns of their own."""
+
 READING = (
     "Norms are Euclidean over all entries of a sample. Intervals are Student's 95 % intervals of means over n draws, "
     "not corrected for looking at many of them. The largest value over draws is a lower bound of a Lipschitz "
@@ -156,9 +159,8 @@ def drawn(runs: Sequence[Run], place: str, but: Container[str] = ()) -> tuple[Ma
 
 
 def columns(run: Run) -> list[str]:
-    """Variables with one number for each timestep and draw."""
-    found = [str(name) for name, variable in run.dataset.data_vars.items() if variable.dims == ("time", "draw")]
-    return [name for name in found if name not in HIDDEN and not name.endswith(("_standard_error", "_residual"))]
+    """What the table shows."""
+    return [name for name in variables(run) if not name.endswith(EVIDENCE)]
 
 
 def numbers(run: Run) -> Markup:
@@ -177,7 +179,7 @@ def numbers(run: Run) -> Markup:
         cells = [cell(values[i], f"{values[i]:.6g}") for values in axis.values()]
         for s in statistics.values():
             cells.append(cell(s.mean[i], with_half_width(s.mean[i], s.half_width[i]).replace("+-", "±")))
-        rows.append(element("tr", cells, cell(count[i], str(count[i]))))
+        rows.append(element("tr", cells, cell(float(count[i]), str(count[i]))))
     table = element("table", element("thead", element("tr", headings)), element("tbody", rows))
     note = "Means over draws ± half of the 95 % interval; click a heading to sort."
     return joined([element("p", note, class_="soft"), element("div", table, class_="scroll", tabindex="0")])

@@ -4,7 +4,7 @@ Ratios of means over the same draws have the interval of their logarithm, r exp(
 log(a/b) varies as the mean of a_i / a - b_i / b, with Student's half-width h over the draws.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -260,6 +260,6 @@ def moved(first: Run, second: Run) -> list[Verdict]:
     return [Verdict(words, name, times) for words in moved_words(twin, shared)]
 
 
-def _over(run: Run, variable: str, places: Sequence[int]) -> np.ndarray:
+def _over(run: Run, variable: str, places: np.ndarray) -> np.ndarray:
     """For each draw the mean over some timesteps."""
-    return np.mean([draws(run, variable, place) for place in places], axis=0)
+    return np.mean([draws(run, variable, place) for place in places.tolist()], axis=0)
