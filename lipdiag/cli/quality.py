@@ -2,7 +2,6 @@
 
 import io
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ import click
 from ..errors import UsageError
 from .options import (
     INTERRUPTED,
-    TERMINATED,
     computing,
     everywhere,
     reading,
@@ -222,7 +220,7 @@ def evaluate(
         except KeyboardInterrupt:
             shown.close()
             click.echo(f"lipdiag: interrupted; the same command goes on with {out}", err=True)
-            raise SystemExit(TERMINATED if received.get("signal") == signal.SIGTERM else INTERRUPTED) from None
+            raise SystemExit(128 + received["signal"] if received else INTERRUPTED) from None
     click.echo(json.dumps(machine_line(result, out)) if as_json else table(result))
 
 
