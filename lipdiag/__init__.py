@@ -16,6 +16,8 @@ _HOMES = {
     "open_run": "study.store",
     "summarize": "study.statistics",
     "plot": "report",
+    "share_timesteps": "share",
+    "unshare_timesteps": "share",
     "Plan": "study.plan",
     "Predictor": "diffusion.predictor",
     "NetworkPredictor": "diffusion.predictor",
@@ -32,13 +34,16 @@ __all__ = [
     "open_run",
     "plot",
     "save",
+    "share_timesteps",
     "summarize",
+    "unshare_timesteps",
 ]
 
 if TYPE_CHECKING:
     from .diffusion.predictor import NetworkPredictor, Predictor
     from .report import plot
     from .run import measure
+    from .share import share_timesteps, unshare_timesteps
     from .study.plan import Plan
     from .study.statistics import summarize
     from .study.store import open_run
