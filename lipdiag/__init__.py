@@ -20,6 +20,8 @@ _HOMES = {
     "advise": "report",
     "explore": "report",
     "compare": "report.comparison",
+    "share_timesteps": "share",
+    "unshare_timesteps": "share",
     "Plan": "study.plan",
     "Predictor": "diffusion.predictor",
     "NetworkPredictor": "diffusion.predictor",
@@ -40,7 +42,9 @@ __all__ = [
     "plot",
     "report",
     "save",
+    "share_timesteps",
     "summarize",
+    "unshare_timesteps",
 ]
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     from .report import advise, explore, plot
     from .report.comparison import compare
     from .run import measure
+    from .share import share_timesteps, unshare_timesteps
     from .study.plan import Plan
     from .study.statistics import summarize
     from .study.store import open_run

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lipdiag.diffusion.clock import CLOCKS, Shared
+from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import CheckpointError
 from lipdiag.training.checkpoint import Checkpoint, choose, file_digest, folder_digest, read_weights
 from lipdiag.training.files import LARGEST_JSON, open_regular, parse_json, read_all, read_json, shown
@@ -25,6 +27,7 @@ from lipdiag.zoo.scheduler import Told, told
 PARTS = ("unet", "transformer")
 STEM = "diffusion_pytorch_model"
 SCHEDULER = "scheduler_config.json"
+SHARED = "shared_timesteps"  # what lipdiag.share_timesteps keeps in a network's config: the edges of the blocks
 
 
 def recognizes(path: Path) -> bool:
@@ -97,11 +100,27 @@ def described(
         sha256=folder_digest(digests),
         schedule=from_scheduler.schedule,
         parameterization=from_scheduler.parameterization,
-        clock=from_scheduler.clock,
+        clock=shared_clock(config, from_scheduler.clock, folder),
         shape=event_shape(name, arguments, inputs),
         conditioning=inputs,
         notes=(*notes, *from_scheduler.notes, *input_notes),
     )
+
+
+def shared_clock(config: Mapping[str, Any], clock: str | None, folder: Path) -> str | None:
+    """The clock of a network whose config tells that its timesteps were shared, else the scheduler's."""
+    edges = config.get(SHARED)
+    if edges is None or clock is None:
+        return clock
+    if not isinstance(edges, list) or len(edges) < 2 or not all(type(edge) in (int, float) for edge in edges):
+        refuse(folder / "config.json", f"has {shown(edges)} as {SHARED} where the edges of blocks are expected")
+    bounds = tuple(float(edge) for edge in edges)
+    base = parse(clock, CLOCKS)
+    try:
+        uniform, cut = Shared(base, bounds[-1], len(bounds) - 1), Shared(base, bounds[-1], edges=bounds)
+    except ValueError as error:
+        refuse(folder / "config.json", f"has {SHARED} that cannot be used ({shown(error)})", error)
+    return spell(uniform if uniform.bounds == bounds else cut)
 
 
 def model_folder(path: Path, weights: str) -> tuple[Path, str, tuple[str, ...]]:
@@ -135,7 +154,7 @@ def network_arguments(name: str, config: Mapping[str, Any], folder: Path) -> tup
     if name not in NETWORKS:
         refuse(folder, f"holds the network {shown(name)!r}, which is not among {', '.join(NETWORKS)}: use --factory")
     known = set(inspect.signature(NETWORKS[name]().__init__).parameters)
-    plain = {key: value for key, value in config.items() if not key.startswith("_")}
+    plain = {key: value for key, value in config.items() if not key.startswith("_") and key != SHARED}
     ignored = sorted(shown(key) for key in set(plain) - known)
     notes = (f"arguments that this diffusers does not know were ignored: {', '.join(ignored)}",) if ignored else ()
     return {key: value for key, value in plain.items() if key in known}, notes

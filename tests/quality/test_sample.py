@@ -1,14 +1,18 @@
 """Samples of Gaussians, whose exact laws and trajectories are known, and order and invariance of the samplers."""
 
 import math
+import warnings
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 
 from lipdiag import zoo
-from lipdiag.diffusion.clock import Shared, Timesteps
-from lipdiag.diffusion.exact import Gaussian
+from lipdiag.diffusion.clock import Shared, Timesteps, Unit
+from lipdiag.diffusion.exact import Empirical, Gaussian, SharedOptimum
+from lipdiag.diffusion.parameterization import eps, velocity
+from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import (
     VE,
     VP,
@@ -21,12 +25,13 @@ from lipdiag.diffusion.schedule import (
     ZeroTerminalSNR,
 )
 from lipdiag.errors import UsageError
-from lipdiag.quality.sample import SAMPLERS, ddim, sample, times
+from lipdiag.quality.sample import SAMPLERS, ddim, leading, normal, sample, stream, times
 
 TABLES = [Linear(), ScaledLinear(), SquaredCosine(), ZeroTerminalSNR(Linear())]
 CONTINUOUS = [VP(), VE(), Cosine(), Karras(), Straight()]
 SPREAD = torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)
 NOISE = torch.eye(3, dtype=torch.float64)
+TABLE_SAMPLERS = [name for name in SAMPLERS if name != "euler"]
 
 
 def gaussian(schedule, mean=None) -> Gaussian:
@@ -71,29 +76,116 @@ def test_the_plain_ddim_converges_to_the_trajectory_with_order_one(schedule):
 
 def to_last(predictor, noise, grid):
     """The DDIM steps up to the last time of the grid: undo the one to sigma = 0, x0 = (x - sigma eps) / alpha."""
-    x0 = ddim(predictor, noise, grid)
+    *_, x0 = ddim(predictor, noise, grid)
     alpha, sigma = (c[-1] for c in predictor.schedule(grid))
     # x0 = x (1 - sigma g(x)) / alpha with eps = sigma x / V, so x = x0 alpha V / (V - sigma^2)
     variance = alpha**2 * SPREAD**2 + sigma**2
     return x0 * alpha * variance / (variance - sigma**2)
 
 
-@pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpm", 2)])
-def test_diffusers_samplers_converge_as_they_should(sampler, order):
-    schedule = Linear()
-    steps = np.array([50, 100, 200]) if sampler == "ddim" else np.array([10, 20, 40])
-    finest = sample(
-        gaussian(schedule), noise=NOISE, steps=500 if sampler == "dpm" else 1000, sampler=sampler
-    ).diagonal()
-    errors = [
-        (sample(gaussian(schedule), noise=NOISE, steps=int(n), sampler=sampler).diagonal() - finest).abs().max().item()
-        for n in steps
-    ]
-    slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
-    assert order - 0.3 < slope < order + 0.8
+@pytest.mark.parametrize(
+    ("sampler", "steps", "order"),
+    [
+        ("ddim", [40, 57, 83, 120, 170], 1),
+        ("dpm", [20, 27, 37, 52, 75, 110], 2),
+        ("unipc", [13, 20, 27, 37, 52, 75], 2),
+    ],
+)
+def test_diffusers_samplers_converge_to_the_trajectory_with_their_order(sampler, steps, order):
+    """Numbers of steps that mostly do not divide the table; the truth is the end of the trajectory at t = 0.
+
+    The orders are those of uniform steps, before rounding of the timesteps and the last jump to sigma = 0 take over.
+    """
+    schedule, errors = Linear(), []
+    for count in steps:
+        first = (leading(1000, count)[0] + 1) / 1000 if sampler == "ddim" else 1.0
+        x = sample(gaussian(schedule), noise=NOISE, steps=count, sampler=sampler)
+        errors.append((x.diagonal() - exact_end(schedule, first, 0.0)).abs().max().item())
+    found = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert order - 0.1 < found < order + 0.4
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [3, 7, 30, 600])
+@pytest.mark.parametrize("sampler", TABLE_SAMPLERS)
+def test_any_number_of_steps_makes_so_many_calls_from_noise_to_data(sampler, steps):
+    times_seen = []
+
+    class Watched(Gaussian):
+        def conditioned(self, x, t, timestep):
+            times_seen.append(t[0].item())
+            return super().conditioned(x, t, timestep)
+
+    sample(Watched(torch.zeros(3).double(), SPREAD**2, Linear()), 1, steps=steps, sampler=sampler)
+    k = np.array([round(1000 * t - 1) for t in times_seen])
+    assert len(k) == steps
+    assert (np.diff(k) < 0).all()
+    assert np.ptp(np.diff(k)) <= 1  # even but for rounding
+    expected = (round(1000 - 1000 / steps), 0) if sampler in ("ddim", "ddpm") else (999, round(1000 / steps) - 1)
+    assert (k[0], k[-1]) == expected
+
+
+@pytest.mark.parametrize(
+    ("sampler", "kind", "options", "steps"),
+    [
+        ("ddim", diffusers.DDIMScheduler, {"clip_sample": False}, 50),
+        ("ddim", diffusers.DDIMScheduler, {"clip_sample": False}, 200),
+        ("dpm", diffusers.DPMSolverMultistepScheduler, {"timestep_spacing": "trailing"}, 20),
+        ("dpm", diffusers.DPMSolverMultistepScheduler, {"timestep_spacing": "trailing"}, 30),
+        ("unipc", diffusers.UniPCMultistepScheduler, {"timestep_spacing": "trailing"}, 20),
+        ("ddpm", diffusers.DDPMScheduler, {"clip_sample": False}, 100),
+    ],
+)
+def test_samplers_are_diffusers_own_where_these_exist(sampler, kind, options, steps):
+    """A pipeline of diffusers' with its own scheduler and its own defaults draws the same from the same noise."""
+    network = tiny_unet()
+    predictor = NetworkPredictor(network, Linear(), eps, Timesteps(1000), (1, 8, 8))
+    found = sample(predictor, 1, steps=steps, sampler=sampler, seed=3)
+    scheduler = kind(**options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy, at how diffusers turns tensors into arrays
+        scheduler.set_timesteps(steps)
+    x, generator = normal(3, 0, (1, 8, 8))[None].float(), torch.Generator().manual_seed(stream(3, 0, 1))
+    extra = {} if sampler == "unipc" else {"generator": generator}
+    with torch.no_grad():
+        for k in scheduler.timesteps:
+            x = scheduler.step(network(x, k).sample, k, x, **extra).prev_sample
+    torch.testing.assert_close(found, x, rtol=2e-3, atol=2e-3)  # float32, and diffusers' own amplitudes near t = 0
+
+
+def test_flow_euler_is_diffusers_own():
+    """A velocity network is asked for its velocity, at t = 1 too, and stepped as diffusers' flow pipelines do."""
+    network, steps = tiny_unet(), 7
+    predictor = NetworkPredictor(network, Straight(), velocity, Unit(1000.0), (1, 8, 8))
+    found = sample(predictor, 2, steps=steps, sampler="euler", seed=3)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist())
+    x = torch.stack([normal(3, i, (1, 8, 8)) for i in range(2)]).float()
+    with torch.no_grad():
+        for k in scheduler.timesteps:
+            x = scheduler.step(network(x, k).sample, k, x).prev_sample
+    torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-5)
+    assert predictor.parameterization is velocity
+
+
+def test_flow_euler_converges_to_the_trajectory_with_order_one():
+    steps, errors = np.array([25, 37, 50, 75, 100]), []
+    for count in steps:
+        x = sample(gaussian(Straight()), noise=NOISE, steps=int(count), sampler="euler").diagonal()
+        errors.append((x - exact_end(Straight(), 1.0, 0.0)).abs().max().item())
+    assert 0.9 < -np.polyfit(np.log(steps), np.log(errors), 1)[0] < 1.1
+
+
+def tiny_unet():
+    """A network with random weights, always the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return diffusers.UNet2DModel(
+            sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4,
+            layers_per_block=1, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), add_attention=False,
+        ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", TABLE_SAMPLERS)
 def test_samples_have_the_mean_and_the_variance_of_the_data(sampler):
     # 2000 samples: mean and spread are off by 4 standard errors with probability 6e-5 in each of 3 coordinates.
     mean = torch.tensor([-1.0, 0.0, 3.0], dtype=torch.float64)
@@ -103,7 +195,7 @@ def test_samples_have_the_mean_and_the_variance_of_the_data(sampler):
     assert ((x.std(0) / SPREAD - 1).abs() < 4 / math.sqrt(2 * 2000) + 0.05).all()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", TABLE_SAMPLERS)
 def test_a_sample_follows_from_its_seed_and_number_alone(sampler):
     predictor = gaussian(Linear())
     whole = sample(predictor, 5, steps=10, seed=1, sampler=sampler)
@@ -113,7 +205,8 @@ def test_a_sample_follows_from_its_seed_and_number_alone(sampler):
     assert not torch.allclose(sample(predictor, 5, steps=10, seed=2, sampler=sampler), whole)
 
 
-def test_the_noise_level_is_never_shared():
+@pytest.mark.parametrize("sampler", TABLE_SAMPLERS)
+def test_the_noise_level_is_never_shared(sampler):
     """A model that is told shared times is stepped at the true ones: the calls differ in the timestep alone."""
     seen: list[tuple] = []
 
@@ -124,10 +217,55 @@ def test_the_noise_level_is_never_shared():
 
     clock = Shared(Timesteps(1000), 100.0, 5)
     predictor = Watched(torch.zeros(3).double(), SPREAD**2, Linear(), clock)
-    sample(predictor, 1, steps=100)
+    sample(predictor, 1, steps=100, sampler=sampler)
     k = [round(1000 * t - 1) for t, _ in seen]
-    assert k == list(range(990, -1, -10))
+    assert k == list(range(990, -1, -10) if sampler in ("ddim", "ddpm") else range(999, 0, -10))
     assert [timestep for _, timestep in seen] == [i if i >= 100 else i // 20 * 20 for i in k]
+
+
+class Interpolating(SharedOptimum):
+    """What a network trained with shared timesteps is between them: told one, it goes straight from edge to edge."""
+
+    def conditioned(self, x, t, timestep):
+        edges = torch.tensor(self.shared.bounds, dtype=torch.float64)
+        told = timestep.double()
+        last = torch.searchsorted(edges, told, right=True).sub(1).clamp(0, len(edges) - 2)
+        w = ((told - edges[last]) / (edges[last + 1] - edges[last])).clamp(0, 1)[:, None]
+        near, far = (super(Interpolating, self).conditioned(x, t, edges[last + i]) for i in (0, 1))
+        beyond = super().conditioned(x, t, told)
+        return torch.where((told < edges[-1])[:, None], (1 - w) * near + w * far, beyond)
+
+
+def test_switching_the_map_off_at_sampling_is_worse_than_sharing_in_both():
+    """The best shared predictor, exact between its edges only when the map is on, on points in 16 dimensions.
+
+    The distance of samples from the nearest point, which the law of the data has at 0.
+    """
+    points = torch.randn(20, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    clock, noise = Shared(Timesteps(1000), 100.0, 5), torch.stack([normal(0, i, (16,)) for i in range(12)])
+    distances = []
+    for told in (clock, Timesteps(1000)):
+        predictor = Interpolating(Empirical(points, Linear(), Timesteps(1000)), clock)
+        predictor.clock = told
+        x = sample(predictor, noise=noise, steps=100, sampler="dpm")
+        distances.append(torch.cdist(x, points).min(1).values.mean().item())
+    on, off = distances
+    assert off > 2 * on
+
+
+def test_switching_the_map_on_at_sampling_alone_is_worse_than_never_sharing():
+    """An exact model of points that never shared, told shared times: it takes its noise for less than it is."""
+    points = torch.randn(20, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.stack([normal(0, i, (16,)) for i in range(24)])
+    distances = []
+    for clock in (Timesteps(1000), Shared(Timesteps(1000), 100.0, 5)):
+        x = sample(Empirical(points, Linear(), clock), noise=noise, steps=100, sampler="dpm")
+        distances.append(torch.cdist(x, points).min(1).values.mean().item())
+    never, at_sampling = distances
+    assert never < 1e-6
+    # The last call is at sigma_9 and told 0, so that noise is taken for sigma_9 / sigma_0 = 4.3 times what it is:
+    # what is left of it in the end is sigma_9 (4.3 - 1) a coordinate at most, and of that order.
+    assert at_sampling > 0.1
 
 
 def test_the_embedded_model_makes_digits():
@@ -146,12 +284,15 @@ def test_the_embedded_model_makes_digits():
 @pytest.mark.parametrize(
     ("schedule", "given", "word"),
     [
-        (Linear(), {"n": 2, "steps": 30}, "divisor of 1000"),
+        (Linear(), {"n": 2, "steps": 1001}, "at most these"),
+        (Linear(), {"n": 2, "batch": 0}, "at least 1"),
         (Linear(), {"n": 2, "steps": 0}, "at least 1"),
         (Linear(), {"n": 0}, "at least 1"),
         (Linear(), {}, "how many"),
-        (Linear(), {"n": 2, "sampler": "euler"}, "ddim, ddpm, dpm"),
-        (VP(), {"n": 2, "sampler": "dpm"}, "table"),
+        (Linear(), {"n": 2, "sampler": "heun"}, "ddim, ddpm, dpm"),
+        (Linear(), {"n": 2, "sampler": "euler"}, "does not fit a table"),
+        (VP(), {"n": 2, "sampler": "dpm"}, "choose ddim"),
+        (Straight(), {"n": 2, "sampler": "unipc"}, "choose ddim or euler"),
         (VP(), {"n": 2, "noise": NOISE}, "shape"),
         (VP(), {"noise": NOISE[:, :2]}, "shape"),
     ],

@@ -1,0 +1,224 @@
+"""A shared network against the same network that is told the shared timestep by hand, in diffusers' own pipelines."""
+
+import copy
+import json
+import pickle
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lipdiag
+from lipdiag.diffusion.clock import Shared, Timesteps
+from lipdiag.errors import CheckpointError, UsageError
+from lipdiag.quality.sample import sample
+
+UNET = {
+    "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": (8, 16),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 1, "attention_head_dim": 8, "norm_num_groups": 4,
+}  # fmt: skip
+EDGES = (0, 5, 15, 40, 100)
+
+
+def unet() -> diffusers.UNet2DModel:
+    """A tiny network with random weights, always the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return diffusers.UNet2DModel(**UNET).eval()
+
+
+def by_hand(k: int, edges=(0, 20, 40, 60, 80, 100)) -> int:
+    """The last edge at or below k; k itself from the last edge on."""
+    return k if k >= edges[-1] else max(edge for edge in edges if edge <= k)
+
+
+def run(pipeline, network, steps: int):
+    """What a pipeline draws with a network, as bits."""
+    scheduler = {"ddpm": diffusers.DDPMScheduler(), "ddim": diffusers.DDIMScheduler()}[pipeline]
+    kind = {"ddpm": diffusers.DDPMPipeline, "ddim": diffusers.DDIMPipeline}[pipeline]
+    pipe = kind(network, scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(2, generator=torch.Generator().manual_seed(1), num_inference_steps=steps, output_type="np").images
+
+
+@pytest.mark.parametrize("edges", [None, EDGES])
+@pytest.mark.parametrize(("pipeline", "steps"), [("ddpm", 40), ("ddim", 40)])
+def test_a_pipeline_with_a_shared_network_is_one_that_shares_by_hand(pipeline, steps, edges):
+    class ByHand(diffusers.UNet2DModel):
+        def forward(self, sample, timestep, *args, **kwargs):
+            told = by_hand(int(timestep), edges or (0, 20, 40, 60, 80, 100))
+            return super().forward(sample, torch.tensor(told), *args, **kwargs)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        manual = ByHand(**UNET).eval()
+    shared = lipdiag.share_timesteps(unet(), edges=edges)
+    expected = run(pipeline, manual, steps)
+    assert np.array_equal(run(pipeline, shared, steps), expected)
+    assert not np.array_equal(run(pipeline, unet(), steps), expected)
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+@pytest.mark.parametrize(
+    "timestep",
+    [
+        19, 20.5, 100, np.int64(59), torch.tensor(99), torch.tensor(7.5), torch.tensor([0, 19, 20, 99, 100, 999]),
+        torch.tensor([3.0, 19.99, 20.0, 99.5, 100.0, 100.25]), torch.tensor([3.0, 41.0, 100.0], dtype=torch.bfloat16),
+        torch.tensor([79.0, 640.0], dtype=torch.float16), torch.tensor([19], dtype=torch.int32),
+        torch.tensor([[21.0], [300.0]], dtype=torch.float64),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_timestep_keeps_its_type_and_becomes_the_edge_of_its_block(timestep, keyword):
+    heard = []
+
+    class Watched(nn.Module):
+        def forward(self, x, timestep):
+            heard.append(timestep)
+            return x
+
+    network = lipdiag.share_timesteps(Watched())
+    network(torch.zeros(1), timestep=timestep) if keyword else network(torch.zeros(1), timestep)
+    assert type(heard[0]) is type(timestep)
+    if not isinstance(timestep, torch.Tensor):
+        assert heard[0] == by_hand(timestep)
+        return
+    expected = torch.tensor([by_hand(k) for k in timestep.flatten().tolist()]).reshape(timestep.shape)
+    assert heard[0].dtype == timestep.dtype
+    assert torch.equal(heard[0], expected.to(timestep.dtype))
+
+
+def test_the_rule_is_that_of_the_shared_clock():
+    k = torch.arange(0, 1000)
+    heard = lipdiag.share_timesteps(lambda x, t: t, edges=EDGES)(None, k)
+    clock = Shared(Timesteps(1000), 100.0, edges=tuple(float(edge) for edge in EDGES))
+    assert torch.equal(heard.double(), clock((k.double() + 1) / 1000))
+
+
+def test_a_function_is_wrapped_and_given_back():
+    def network(x, sigma, label=None):
+        return sigma, label
+
+    shared = lipdiag.share_timesteps(network, end=50, blocks=2)
+    assert shared(0, 49, label=3) == (25, 3)
+    assert shared(0, sigma=24) == (0, None)
+    assert lipdiag.unshare_timesteps(shared) is network
+
+
+def test_the_parameter_is_found_by_its_name_behind_others():
+    """As in SD3Transformer2DModel, which takes its timestep in fourth place."""
+
+    class Fourth(nn.Module):
+        def forward(self, hidden_states, encoder_hidden_states=None, pooled_projections=None, timestep=None):
+            return encoder_hidden_states, timestep
+
+    network = lipdiag.share_timesteps(Fourth())
+    assert network(0, 33, None, 33) == (33, 20)
+    assert network(0, encoder_hidden_states=7, timestep=61) == (7, 60)
+    assert network(0, 7) == (7, None)
+
+
+def test_gradients_and_training_see_the_shared_timestep():
+    """A step of training with the hook is that of a network told by hand, to the last bit."""
+    grads = []
+    for network, k in ((lipdiag.share_timesteps(unet()), [13, 250]), (unet(), [0, 250])):
+        x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        network.train()(x, torch.tensor(k)).sample.square().mean().backward()
+        grads.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert torch.equal(*grads)
+
+
+def test_copies_and_state_dicts():
+    shared, x = lipdiag.share_timesteps(unet()), torch.ones(1, 3, 8, 8)
+    assert shared.state_dict().keys() == unet().state_dict().keys()
+    with torch.no_grad():
+        expected = unet()(x, 40).sample
+        for copied in (copy.deepcopy(shared), pickle.loads(pickle.dumps(shared))):
+            assert type(copied) is diffusers.UNet2DModel
+            assert torch.equal(copied(x, 59).sample, expected)
+            copied.load_state_dict(unet().state_dict())
+            with pytest.raises(UsageError, match="already"):
+                lipdiag.share_timesteps(copied)
+        plain = lipdiag.unshare_timesteps(shared)
+        assert torch.equal(plain(x, 59).sample, unet()(x, 59).sample)
+    assert dict(plain.config) == dict(unet().config)
+
+
+@pytest.mark.parametrize("edges", [None, EDGES])
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_save_pretrained_writes_is_read_as_shared(tmp_path, whole, edges):
+    shared = lipdiag.share_timesteps(unet(), edges=edges)
+    if whole:
+        diffusers.DDIMPipeline(shared, diffusers.DDIMScheduler()).save_pretrained(tmp_path / "saved")
+        again = diffusers.UNet2DModel.from_pretrained(tmp_path / "saved", subfolder="unet")
+    else:
+        shared.save_pretrained(tmp_path / "saved")
+        diffusers.DDIMScheduler().save_pretrained(tmp_path / "saved")
+        again = diffusers.UNet2DModel.from_pretrained(tmp_path / "saved")
+    predictor = lipdiag.load(tmp_path / "saved")
+    assert predictor.clock == (
+        Shared(Timesteps(1000), 100.0, 5) if edges is None else Shared(Timesteps(1000), 100.0, edges=EDGES)
+    )
+    assert "ignored" not in " ".join(lipdiag.inspect(tmp_path / "saved").notes)
+    # diffusers keeps the edges and the class, and shares after one more call
+    assert type(again) is diffusers.UNet2DModel
+    with pytest.raises(UsageError, match=r"saved with"):
+        lipdiag.share_timesteps(again, edges=(0, 1, 2))
+    lipdiag.share_timesteps(again, edges=edges)
+    x = torch.ones(1, 3, 8, 8)
+    with torch.no_grad():
+        for k in (13, 59, 99, 100, 500):
+            expected = shared(x, k).sample
+            # weights that lie elsewhere in memory are multiplied in another order, so not to the last bit
+            torch.testing.assert_close(again(x, k).sample, expected, rtol=1e-6, atol=2e-6)
+            found = predictor(x, torch.tensor([(k + 1) / 1000], dtype=torch.float64))
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=2e-6)
+
+
+def test_sampling_through_the_hook_and_through_the_clock_is_the_same(tmp_path):
+    network = lipdiag.share_timesteps(unet())
+    diffusers.DDIMPipeline(network, diffusers.DDIMScheduler(clip_sample=False)).save_pretrained(tmp_path / "saved")
+    noise = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    found = sample(lipdiag.load(tmp_path / "saved"), noise=noise.double(), steps=40)
+    x, scheduler = noise, diffusers.DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(40)
+    with torch.no_grad():
+        for k in scheduler.timesteps:
+            x = scheduler.step(network(x, k).sample, k, x).prev_sample
+    torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("edges", [[0, "x"], [3], 7, [0, 1.5, 4], [0, 5, 5]])
+def test_a_record_that_makes_no_sense_is_refused(tmp_path, edges):
+    network = lipdiag.share_timesteps(unet())
+    diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "unet" / "config.json").read_text())
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config | {"shared_timesteps": edges}))
+    with pytest.raises(CheckpointError, match="shared_timesteps"):
+        lipdiag.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("network", "given", "word"),
+    [
+        (lambda x: x, {}, "no timestep"),
+        (lambda x, t: x, {"edges": (0,)}, "at least two"),
+        (lambda x, t: x, {"edges": (0, 20, 10)}, "rise"),
+        (lambda x, t: x, {"end": 2000}, "of 1000"),
+        (lambda x, t: x, {"blocks": 0}, "blocks"),
+        (lipdiag.share_timesteps(lambda x, t: x), {}, "already"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(network, given, word):
+    with pytest.raises(UsageError, match=word):
+        lipdiag.share_timesteps(network, **given)
+
+
+def test_odd_calls_end_in_a_sentence():
+    with pytest.raises(UsageError, match="nothing to undo"):
+        lipdiag.unshare_timesteps(lambda x, t: x)
+    with pytest.raises(UsageError, match="a str as t"):
+        lipdiag.share_timesteps(lambda x, t: x)(0, "soon")
