@@ -1,7 +1,8 @@
 """The study: DDPMs and their E-TSDM twins from several training seeds, measured, judged and compared.
 
 `python figures/study.py --models DIR` trains what is not in DIR yet (seed 0 is the embedded pair), measures every
-model, evaluates its samples, and keeps small tables of it in figures/study/; it can be stopped and started again at any time.
+model, evaluates its samples, and keeps small tables of it in figures/study/; it can be stopped and started again at
+any time.
 `python figures/study.py --redraw` draws figure and table anew from these tables alone, in seconds.
 
 With several trainings a training is the replicate, so one mean a timestep and training is all that is kept of a run.
@@ -167,8 +168,8 @@ def words(found: Comparison, caption: str, tables: Path) -> str:
     lines += [
         "",
         f"Means over {len(SEEDS)} training seeds. {found.method[0].upper()}{found.method[1:]}. Each interval is at 95 "
-        f"% by itself: of {len(found.statements)} statements about equal ways of training one in twenty would be called "
-        "different. K below 100 is exactly 0 inside E-TSDM's blocks by construction, so that its sum is that of its "
+        f"% by itself: of {len(found.statements)} statements about equal ways of training one in twenty would be "
+        "called different. K below 100 is exactly 0 inside E-TSDM's blocks by construction, so that its sum is that of its "
         "jumps; sums and means are linear between measured timesteps.",
         "",
         f"- {first['draws']} draws of {first['data']} a timestep and model, the same in all; "
