@@ -46,7 +46,9 @@ SAMPLERS = ("ddim:20", "dpm:20", "ddpm:100")
 
 def lipdiag(*arguments: str) -> None:
     """A command of this installation, in a process of its own; it goes on with what it began before."""
-    subprocess.run([sys.executable, "-m", "lipdiag", *arguments], check=True)
+    ended = subprocess.run([sys.executable, "-m", "lipdiag", *arguments]).returncode
+    if ended:
+        sys.exit(ended)  # the command has said why
 
 
 def carry_out(models: Path, draws: int, samplers: list[str], n: int) -> None:
@@ -169,8 +171,8 @@ def words(found: Comparison, caption: str, tables: Path) -> str:
         "",
         f"Means over {len(SEEDS)} training seeds. {found.method[0].upper()}{found.method[1:]}. Each interval is at 95 "
         f"% by itself: of {len(found.statements)} statements about equal ways of training one in twenty would be "
-        "called different. K below 100 is exactly 0 inside E-TSDM's blocks by construction, so that its sum is that of its "
-        "jumps; sums and means are linear between measured timesteps.",
+        "called different. K below 100 is exactly 0 inside E-TSDM's blocks by construction, so that its sum is that "
+        "of its jumps; sums and means are linear between measured timesteps.",
         "",
         f"- {first['draws']} draws of {first['data']} a timestep and model, the same in all; "
         f"samples: {found.quality.extractor}, 3 sampling seeds; real data against real data: {floors}",
