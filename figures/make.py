@@ -4,7 +4,9 @@ Each picture is made by the commands written beside it, run here in a temporary 
 those figures alone; with LIPDIAG_FIGURES=FOLDER the runs are kept there and gone on with.
 """
 
+import contextlib
 import csv
+import io
 import os
 import platform
 import shlex
@@ -84,7 +86,8 @@ def measure(name: str, model: str) -> tuple[str, str]:
     """The run's folder, and the command that made it."""
     out = f"{model.removeprefix('digits-')}-{name}.zarr"
     text = f"measure {model} {RUNS[name].options} --out {out}"
-    command([*shlex.split(text), "--quiet", "--json"], standalone_mode=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # its table
+        command([*shlex.split(text), "--quiet"], standalone_mode=False)
     return out, f"lipdiag {text}"
 
 

@@ -15,7 +15,7 @@ from . import marks, wording
 from .curve import Curve
 from .picture import Picture, blank
 from .run import Run, Statistics, over_draws, read
-from .style import THEORY, Style, applied, preset
+from .style import DASHES, THEORY, Style, applied, preset
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -102,6 +102,7 @@ def curve(run: Run, panel: Norm) -> Curve:
     if panel.quantity != "squared_frobenius_norm":
         return Curve(run, panel.quantity, s)
     roots = {name: np.sqrt(np.maximum(getattr(s, name), 0)) for name in s.__dataclass_fields__ if name != "count"}
+    roots["low"] = np.where(np.isfinite(s.low), roots["low"], s.low)  # of a single draw -infinity
     with np.errstate(invalid="ignore", divide="ignore"):
         roots["standard_error"] = s.standard_error / (2 * roots["mean"])
     return Curve(run, "frobenius_norm", Statistics(**roots, count=s.count))
@@ -115,7 +116,8 @@ def draw(axes: Any, panel: Norm, curves: Sequence[Curve], look: Style) -> None:
         marks.mean(axes, each.run.x, each.statistics, number, look)
         if panel.quantity == "spectral_norm":
             upper = each.run.statistics("spectral_norm_upper")
-            axes.plot(each.run.x, upper.mean, color=marks.colour(number), linewidth=0.6 * look.scale, zorder=5)
+            dashes = {"color": marks.colour(number), "linestyle": DASHES[number % len(DASHES)]}
+            axes.plot(each.run.x, upper.mean, **dashes, linewidth=0.6 * look.scale, zorder=5)
     if panel.bounded:
         run = curves[0].run
         most = (run.dimension or 1 if panel.quantity == "trace" else 1) / run.time("sigma")

@@ -88,7 +88,7 @@ def stepwise(run: Run, edges: Sequence[int]) -> np.ndarray:
             asked = f"lipdiag measure {run.checkpoint} --timesteps {ends} --quantity time_difference --out NEW.zarr"
             missing = ", ".join(map(str, run.missing_jumps))
             raise UsageError(
-                f"{run.label} has no K at timesteps {missing}, where its blocks end; measure it: `{asked}`"
+                f"{run.label} has no K at timesteps {missing}, where blocks end; measure it with `{asked}`"
             )
         inside = at < edges[-1]
         found = np.zeros((every.size, values.shape[1]))

@@ -87,7 +87,7 @@ def finish(level: Any, snr: Any, rate: Any, step: Any, runs: Sequence[Run]) -> N
     level.set_ylabel(r"$\alpha_t$, $\sigma_t$  [1]")
     snr.set_ylabel(r"$2\log(\alpha_t/\sigma_t)$  [1]")
     rate.set_ylabel(r"$\sigma_t^\prime$, $|\alpha_t^\prime|$  [1/$t$]")
-    step.set_ylabel(f"|change of log-SNR|  [{runs[0].unit}]")
+    step.set_ylabel(f"|d log-SNR|  [{runs[0].unit}]")
     level.set_title("(a) signal and noise")
     snr.set_title("(b) log-SNR")
     rate.set_title("(c) rates")

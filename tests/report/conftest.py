@@ -119,3 +119,90 @@ def ddpm() -> xr.Dataset:
 @pytest.fixture(scope="session")
 def etsdm() -> xr.Dataset:
     return make(np.union1d(LOG_TIMES, np.array(EDGES[1:]) - 1), shared=True, checkpoint="digits-etsdm", seed=1)
+
+
+def complete(shared: bool = False, draws: int = 12, seed: int = 0) -> xr.Dataset:
+    """A run of 20 timesteps with every variable that a figure can ask for, each of known content."""
+    k = np.union1d(np.round(np.geomspace(1, 1000, 16)) - 1, np.array(EDGES[1:]) - 1)
+    dataset = make(k, draws, shared, "digits-etsdm" if shared else "digits-ddpm", seed=seed)
+    generator = np.random.default_rng(100 + seed)
+    times, (n, sigma) = k.size, (5, dataset["sigma"].values[:, None])
+
+    def spread(*more: int) -> np.ndarray:
+        return np.exp(0.1 * generator.standard_normal((times, draws, *more)))
+
+    distance = np.abs(k[:, None] - k)
+    same = np.zeros_like(distance, dtype=bool)
+    if shared:
+        block = np.where(k < 100, k // 20, k)
+        same = block[:, None] == block
+    different = (0.02 * distance / (1 + 0.01 * distance))[:, None] * ~same[:, None]
+    lost = 0.05 + np.log((1 + k[:, None]) / (1 + k)) ** 2
+    values = np.sort(spread(n), axis=-1)[..., ::-1] / sigma[..., None]
+    vectors = generator.standard_normal((times, draws, n, 64))
+    pair, ranked = ("time", "draw"), ("time", "draw", "rank")
+    more = {
+        "trajectory_derivative": (pair, dataset["time_derivative"].values * 0.4 * spread()),
+        "pair_difference": (("time", "draw", "other"), different * spread(times)),
+        "swap_loss": (("time", "draw", "other"), lost[:, None] * spread(times)),
+        "one_sided_lipschitz": (pair, 0.9 / sigma * spread()),
+        "squared_frobenius_norm": (pair, 16 / sigma**2 * spread()),
+        "trace": (pair, 40 / sigma * spread()),
+        "singular_values": (ranked, values),
+        "singular_values_residual": (ranked, 0.01 * values),
+        "vector_singular_values": (ranked, values),
+        "vector_residuals": (ranked, 0.001 * values),
+        "right_singular_vectors": ((*ranked, "entry"), vectors),
+        "left_singular_vectors": ((*ranked, "entry"), -vectors),
+        "embedding_difference": (pair, dataset["time_difference"].values),
+        "embedding_norm": (pair, np.broadcast_to(5 + np.log1p(k)[:, None], (times, draws))),
+    }
+    return dataset.assign({name: (dims, array, UNITS) for name, (dims, array) in more.items()})
+
+
+def training_log(folder) -> None:
+    """A training's folder: the loss is 1 / step, K at each timestep grows with the steps."""
+    folder.mkdir(exist_ok=True)
+    steps = np.arange(1, 201)
+    lines = [f"{s},{1 / s},{1e-3 * s / 200},{2 / s},{s * 0.1}" for s in steps]
+    (folder / "log.csv").write_text("\n".join(["step,loss,learning_rate,gradient_norm,seconds", *lines, "201,0.0"]))
+    lines = [f"{s},{t},{s / (1 + t)},{0.1 * s / (1 + t)}" for s in (50, 100, 200) for t in (0, 10, 500)]
+    (folder / "measure.csv").write_text("\n".join(["step,timestep,mean,standard_error", *lines, ""]))
+
+
+def evaluation(seeds: int = 3) -> xr.Dataset:
+    """FID 100 / steps and KID 1 / steps of two samplers, seeds a percent apart."""
+    names = ["ddim:5", "ddim:20", "ddim:10", "dpm:5", "dpm:10"]
+    steps = np.array([float(name.partition(":")[2]) for name in names])
+    factor = np.array([1, 0.5])[[0, 0, 0, 1, 1]][:, None] * (1 + 0.01 * np.arange(seeds))
+    dims = ("sampler", "seed")
+    return xr.Dataset(
+        {
+            "fid": (dims, 100 / steps[:, None] * factor),
+            "kid": (dims, 1 / steps[:, None] * factor),
+            "kid_standard_error": (dims, 0.01 / steps[:, None] * factor),
+        },
+        {"sampler": names, "seed": np.arange(seeds)},
+        {"extractor": "a classifier of digits", "n": 1000, "floor_fid": 1.5, "floor_kid": 0.01, "name": "digits-ddpm"},
+    )
+
+
+def images(number: int = 40, name: str = "digits-ddpm") -> xr.Dataset:
+    """Image i is i / number everywhere, on a scale from -1 to 1."""
+    values = np.broadcast_to((2 * np.arange(number) / number - 1)[:, None, None, None], (number, 1, 8, 8))
+    return xr.Dataset({"samples": (("sample", "channel", "row", "column"), values)}, attrs={"name": name})
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory) -> dict[str, list[xr.Dataset]]:
+    """What each figure is drawn from."""
+    from lipdiag.report import FIGURES, open_source
+
+    folder = tmp_path_factory.mktemp("training") / "digits-short"
+    training_log(folder)
+    both = [complete(), complete(shared=True, seed=1)]
+    found = dict.fromkeys(FIGURES, both)
+    found |= dict.fromkeys(("vectors", "spectrum", "distribution"), both[:1])
+    found |= dict.fromkeys(("pairs", "swap"), both[1:])
+    found |= {"samples": [images()], "training": [open_source(folder, "training")], "quality": [evaluation()]}
+    return found
