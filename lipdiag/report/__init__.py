@@ -21,7 +21,7 @@ _HOMES = {
     "Picture": "picture",
     "STYLES": "style",
     "advise": "advice",
-    "explore": "explore",
+    "explore": "explorer",
 }
 
 __all__ = ["FIGURES", "STYLES", "FigureSpec", "Picture", "advise", "caption", "explore", "plot", "report", "save"]
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from .advice import advise
-    from .explore import explore
+    from .explorer import explore
     from .gallery import FIGURES, FigureSpec, caption, plot
     from .picture import Picture, save
     from .style import STYLES
