@@ -22,7 +22,7 @@ _HOMES = {
     "STYLES": "style",
     "open_source": "source",
     "advise": "advice",
-    "explore": "explore",
+    "explore": "explorer",
 }
 
 __all__ = [
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from .advice import advise
-    from .explore import explore
+    from .explorer import explore
     from .gallery import FIGURES, FigureSpec, caption, plot
     from .picture import Picture, save
     from .source import open_source

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .explore import variables
+from .explorer import variables
 from .gallery import FIGURES, plot
 from .graphic import DOLLAR, inline
 from .html import Markup, element, joined, printable
