@@ -9,6 +9,7 @@ This module needs no torch.
 import json
 import os
 import shutil
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -155,15 +156,15 @@ def table(dataset: "xr.Dataset") -> str:
     fid, kid = f"{about['floor_fid']:.4g}", f"{1000 * about['floor_kid']:.4g}"
     lines.append(f"{'data':<11}{fid:>20}{kid:>23}{1:>10.3f}")
     n, data, size = about["n"], about["n_real"], about["floor_n"]
-    lines += [
-        "",
-        f"Mean +- standard error over seeds; n = {n} samples against {data} data. The row data is",
-        f"{size} data against the {data - size} others: a FID is biased upwards, the more for smaller n.",
-    ]
+    said = (
+        f"Mean +- standard error over seeds; n = {n} samples against {data} data. The row data is {size} data against "
+        f"the {data - size} others: a FID is biased upwards, the more for smaller n."
+    )
     if n <= about["features"]:
-        lines.append(f"n does not exceed the {about['features']} features: singular covariance, FID far too high.")
+        said += f" n does not exceed the {about['features']} features: singular covariance, FID far too high."
+    lines += ["", *textwrap.wrap(said, 80)]
     if name == "*":
-        lines.append(f"* {about['extractor']}")
+        lines += textwrap.wrap(f"* {about['extractor']}", 80)
     return "\n".join(lines)
 
 
