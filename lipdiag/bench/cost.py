@@ -22,8 +22,10 @@ from lipdiag.study.quantity import QUANTITIES, measure_point, passes, recorded
 
 FULL = ("spectral_norm", "time_derivative", "squared_frobenius_norm", "trace")
 DEFAULTS = Plan().quantities
+UNPRICED = ("pairs", "swap", "vectors", "embedding")
+"""Of single figures: a forward pass a column, the Krylov steps of `singular_values`, two forward passes."""
 CASES: dict[str, tuple[str, ...]] = {
-    **{name: (name,) for name in QUANTITIES},
+    **{name: (name,) for name in QUANTITIES if name not in UNPRICED},
     "the defaults": DEFAULTS,
     "the full report": FULL,
 }

@@ -42,7 +42,11 @@ def inspect(checkpoint: str, weights: str, quiet: bool, as_json: bool) -> None:
 def plot(
     runs: tuple[str, ...], figure: str, style: str, out: tuple[Path, ...], listing: bool, quiet: bool, as_json: bool
 ) -> None:
-    """Draw a figure of one or several runs; no model is loaded."""
+    """Draw a figure of one or several runs; no model is loaded.
+
+    For samples, training and quality give what sample, train and evaluate
+    wrote instead.
+    """
     from .. import report
 
     if listing:

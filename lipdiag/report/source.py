@@ -11,7 +11,9 @@ from ..errors import RunError, StorageError
 if TYPE_CHECKING:
     import xarray as xr
 
-LOG, MEASURED = "log.csv", "measure.csv"
+LOG = "log.csv"
+MEASURED = {"measure.csv": "mean", "difference.csv": "time_difference"}
+"""Files of K during training, and what they call it."""
 
 
 def open_source(path: str | Path, kind: str) -> "xr.Dataset":
@@ -74,8 +76,9 @@ def open_training(path: Path) -> "xr.Dataset":
     log = table(path / LOG, ("step", "loss", "learning_rate", "gradient_norm"))
     variables: dict[str, tuple] = {name: ("step", log[name]) for name in ("loss", "learning_rate", "gradient_norm")}
     coordinates = {"step": log["step"]}
-    if (path / MEASURED).exists():
-        found = table(path / MEASURED, ("step", "timestep", "mean", "standard_error"))
+    for file in [name for name in MEASURED if (path / name).exists()][:1]:
+        found = table(path / file, ("step", "timestep", MEASURED[file], "standard_error"))
+        found["mean"] = found[MEASURED[file]]
         steps, timesteps = np.unique(found["step"]), np.unique(found["timestep"])
         at = np.searchsorted(steps, found["step"]), np.searchsorted(timesteps, found["timestep"])
         for name in ("mean", "standard_error"):

@@ -43,6 +43,14 @@ def test_a_training_is_read_up_to_its_last_whole_line(tmp_path):
     np.testing.assert_array_equal(found["mean"].sel(measured=100), 100 / (1 + np.array([0, 10, 500])))
 
 
+def test_k_during_training_may_be_called_by_its_name(tmp_path):
+    training_log(tmp_path)
+    text = (tmp_path / "measure.csv").read_text().replace("mean", "time_difference")
+    (tmp_path / "measure.csv").unlink()
+    (tmp_path / "difference.csv").write_text(text)
+    np.testing.assert_array_equal(open_source(tmp_path, "training")["mean"][:, 0], [50, 100, 200])
+
+
 def test_a_training_without_measurements_is_drawn_without_them(tmp_path):
     from lipdiag.report import plot
 
