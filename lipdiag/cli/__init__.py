@@ -6,6 +6,7 @@ that needs it, so that `--help` is quick.
 
 import click
 
+from .convert import convert
 from .look import inspect, plot, selftest
 from .measure import demo, measure
 from .options import Refusals
@@ -24,5 +25,5 @@ def main() -> None:
     """
 
 
-for command in (inspect, measure, plot, train, demo, selftest):
+for command in (inspect, measure, plot, train, demo, selftest, convert):
     main.add_command(command)
