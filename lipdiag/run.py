@@ -16,7 +16,7 @@ import torch
 
 from .diffusion.clock import Timesteps
 from .diffusion.parameterization import eps
-from .diffusion.predictor import NetworkPredictor, Predictor
+from .diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from .diffusion.schedule import Table
 from .errors import UsageError
 from .study import measure as study
@@ -72,7 +72,8 @@ def resolve_model(
         model: The path, name or object; with a factory a path or None.
         factory: `package.module:function` of the user's own that makes the model.
         shape: Of one sample, for a factory that returns a bare network.
-        reading: `weights`, `schedule`, `parameterization`, `clock`, in place of what the files tell.
+        reading: `weights`, `conditioning`, `label`, `original_config`, `schedule`, `parameterization`, `clock`, in
+            place of what the files tell; `function="raw"` for the network's own output in the place of eps.
 
     Raises:
         CheckpointError: If a checkpoint is refused.
@@ -80,18 +81,23 @@ def resolve_model(
     """
     from . import zoo
 
+    if reading.pop("function", "eps") == "raw":
+        plain = resolve_model(model, factory, shape, **reading)
+        note = "measured: the network's own output, not eps; loss and stein, which compare with the noise, mean nothing"
+        return plain._replace(predictor=RawOutput(plain.predictor), notes=(*plain.notes, note))
     if factory is not None:
-        reading.pop("weights", None)
+        if reading.pop("original_config", None) is not None:
+            raise UsageError("a factory builds the network itself: leave --original-config out")
         return Model(zoo.factory(factory, model, shape=shape, **reading))
     if isinstance(model, str | Path):
-        weights = reading.pop("weights", "ema")
-        checkpoint = zoo.read(model, weights)
+        asked = ("weights", "conditioning", "label", "original_config")
+        checkpoint = zoo.read(model, **{name: reading.pop(name) for name in asked if name in reading})
         taken = (
             ()
             if len(checkpoint.available) < 2
             else (f"{checkpoint.weights} weights, of {' and '.join(checkpoint.available)}",)
         )
-        return Model(zoo.assemble(checkpoint, **reading), checkpoint.data, (*checkpoint.notes, *taken))
+        return Model(zoo.assemble(checkpoint, shape=shape, **reading), checkpoint.data, (*checkpoint.notes, *taken))
     if isinstance(model, Predictor):
         return Model(model)
     if callable(model) and hasattr(model, "schedule") and hasattr(model, "shape"):
@@ -203,17 +209,33 @@ def prepared(
             source = resolve_source(found, data, plan.seed)
             attributes = {
                 "data": source.name,
+                "function": predictor.function,
                 "checkpoint": str(model) if isinstance(model, str | Path) else "in memory",
             }
             ready = study.prepare(
                 predictor, source, plan, None if out is None else Path(out), resume, attributes, shard, retry
             )
             ready.halving = not deterministic
-            ready.notes += found.notes
+            ready.notes += (*found.notes, *calibration(predictor, source))
             study.start(ready)
             yield ready
         finally:
             predictor.to(home)
+
+
+def calibrated(model: Any, data: Any, device: str = "auto", **overrides: Any) -> list[str]:
+    """What the probe says of a model as it would be measured on these data."""
+    found = resolve_model(model, **{name: value for name, value in overrides.items() if name != "function"})
+    predictor = found.predictor.to(resolve_device(device))
+    return calibration(predictor, resolve_source(found, data, 0))
+
+
+def calibration(predictor: Predictor, source: Source) -> list[str]:
+    """What the probe says of the way the model is used, on the first draws of x0."""
+    from .zoo.probe import DRAWS, probe
+
+    found = probe(predictor, torch.stack([source.sample(i) for i in range(DRAWS)]))
+    return [] if found is None else found.notes
 
 
 def launch(ready: study.Study) -> dict[str, Any]:

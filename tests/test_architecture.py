@@ -60,6 +60,7 @@ def test_only_the_rim_prints(path):
 def test_nothing_unsafe_is_called(path):
     """No unpickling of whole objects, no evaluation of text, no download."""
     text = path.read_text()
+    door = path.relative_to(PACKAGE).as_posix() == "zoo/unpickle.py"  # `convert --unsafe-pickle`, a process of its own
     for word in (
         "weights_only=False",
         "pickle.load",
@@ -70,4 +71,4 @@ def test_nothing_unsafe_is_called(path):
         "dcp.load",
         "from_pretrained(",
     ):
-        assert word not in text, word
+        assert word not in text or (door and word == "pickle.load"), word

@@ -7,6 +7,7 @@ that needs it, so that `--help` is quick.
 import click
 
 from .compare import compare
+from .convert import convert
 from .look import inspect, plot, selftest
 from .measure import demo, measure
 from .merge import merge
@@ -28,5 +29,19 @@ def main() -> None:
     """
 
 
-for command in (inspect, measure, merge, plot, compare, report, advise, train, sample, evaluate, demo, selftest):
+for command in (
+    inspect,
+    measure,
+    merge,
+    plot,
+    compare,
+    report,
+    advise,
+    train,
+    sample,
+    evaluate,
+    convert,
+    demo,
+    selftest,
+):
     main.add_command(command)

@@ -2,28 +2,31 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..errors import LipdiagError, UsageError
-from .options import describe_facts, everywhere
+from .options import describe_facts, everywhere, reading, reading_options
 
 
 @click.command()
 @click.argument("checkpoint")
-@click.option(
-    "--weights",
-    type=click.Choice(["ema", "raw"]),
-    default="ema",
-    show_default=True,
-    help="Which weights, where a checkpoint has both.",
-)
+@click.option("--data", help="x0 as for `measure`: also compares the common conventions on it, in forty passes.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N; with --data.")
+@reading
 @everywhere
-def inspect(checkpoint: str, weights: str, quiet: bool, as_json: bool) -> None:
+def inspect(checkpoint: str, data: str | None, device: str, quiet: bool, as_json: bool, **given: Any) -> None:
     """Say what a checkpoint is, how it will be read, and what is unknown."""
     from .. import zoo
 
-    found = zoo.inspect(checkpoint, weights).to_dict()
+    told = reading_options(given)
+    asked = {name: told[name] for name in ("weights", "conditioning", "label", "original_config") if name in told}
+    found = {} if "factory" in told else zoo.inspect(checkpoint, **asked).to_dict()
+    if data is not None:
+        from ..run import calibrated
+
+        found["calibration"] = calibrated(checkpoint, data, device, **told)
     click.echo(json.dumps(found) if as_json else describe_facts(found))
 
 

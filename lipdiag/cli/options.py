@@ -94,6 +94,16 @@ reading = options(
         "--parameterization", metavar="TEXT", help="Overrides the file: eps, v, x0, velocity, score, edm(0.5)."
     ),
     click.option("--clock", metavar="TEXT", help='Overrides the file, e.g. "shared(timesteps(1000), 100, 5)".'),
+    click.option(
+        "--function",
+        type=click.Choice(["eps", "raw"]),
+        default="eps",
+        show_default=True,
+        help="What is measured: the noise, or the network's own output.",
+    ),
+    click.option("--conditioning", metavar="FILE", help="Tensors by keyword, .safetensors or .npz, told throughout."),
+    click.option("--label", type=int, help="The class that the network is told."),
+    click.option("--original-config", metavar="PATH", help="A local diffusers folder, or JSON flags, for a bare file."),
     click.option("--factory", metavar="PKG.MOD:FUNCTION", help="Your own Python function that makes the model."),
     click.option("--shape", metavar="C,H,W", help="Of one sample, where a factory returns a bare network."),
 )
@@ -104,7 +114,18 @@ computing = options(
 )
 
 
-READING = ("weights", "schedule", "parameterization", "clock", "factory", "shape")
+READING = (
+    "weights",
+    "schedule",
+    "parameterization",
+    "clock",
+    "factory",
+    "shape",
+    "function",
+    "conditioning",
+    "label",
+    "original_config",
+)
 
 
 def reading_options(given: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,11 @@ def eps(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(t), torch.ones_like(t)
 
 
+def minus_eps(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Minus the noise, as networks in EDM's VE preconditioner say it."""
+    return torch.zeros_like(t), -torch.ones_like(t)
+
+
 def x0(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     """The data."""
     return torch.ones_like(t), torch.zeros_like(t)
@@ -80,6 +85,7 @@ edm = Edm  # written like the others
 
 PARAMETERIZATIONS: dict[str, Parameterization | type[Edm]] = {
     "eps": eps,
+    "minus_eps": minus_eps,
     "x0": x0,
     "v": v,
     "velocity": velocity,

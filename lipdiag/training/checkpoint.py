@@ -25,7 +25,7 @@ from lipdiag.diffusion.schedule import SCHEDULES, Schedule
 from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import CheckpointError, UsageError
 from lipdiag.training.files import atomic_write, make_folder, open_regular, parse_json, read_all, read_json, shown
-from lipdiag.training.networks import NETWORKS, TIME_BY_KEYWORD, TimeByKeyword, create_network
+from lipdiag.training.networks import NETWORKS, TimeByKeyword, adapted, create_network
 from lipdiag.training.tensors import check_magic, fit, is_safetensors, read_safetensors, read_tensors, refuse
 
 FORMAT_VERSION = 1
@@ -53,6 +53,7 @@ class Checkpoint:
         data: Name of the data it was trained on.
         conditioning: Further inputs of the network, by keyword.
         training: Facts about its training.
+        timestep_factor: The network is told its timestep times this.
         notes: What a reader has to know.
     """
 
@@ -71,6 +72,7 @@ class Checkpoint:
     data: str | None = None
     conditioning: dict[str, Tensor] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    timestep_factor: float = 1.0
     notes: tuple[str, ...] = ()
 
 
@@ -136,7 +138,12 @@ def bare(predictor: Predictor) -> nn.Module:
     if isinstance(network, TimeByKeyword):
         network = network.network
     name = type(network).__name__
-    if not isinstance(network, nn.Module) or name not in NETWORKS or type(network) is not NETWORKS[name]():
+    if (
+        not isinstance(network, nn.Module)
+        or not hasattr(network, "config")
+        or name not in NETWORKS
+        or type(network) is not NETWORKS[name]()
+    ):
         around = "" if network is None else f" around a {name}"
         raise UsageError(
             f"A {type(predictor).__name__}{around} cannot be saved: lipdiag saves a NetworkPredictor around one of "
@@ -345,8 +352,7 @@ def assemble(
     with torch.random.fork_rng(devices=[]):  # the first weights are overwritten: they cost the caller no random numbers
         network = create_network(checkpoint.network, checkpoint.network_config, checkpoint.path)
     fit(network, checkpoint.state, checkpoint.path)
-    if checkpoint.network in TIME_BY_KEYWORD:
-        network = TimeByKeyword(network)
+    network = adapted(network, checkpoint.network, checkpoint.timestep_factor)
     predictor = NetworkPredictor(network, **parts, shape=shape, conditioning=checkpoint.conditioning)
     return predictor.eval().requires_grad_(False)
 

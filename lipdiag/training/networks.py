@@ -1,6 +1,9 @@
 """The networks that a file may name: a closed list of classes, none of which a file can add to."""
 
+import importlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -8,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lipdiag.errors import CheckpointError
 from lipdiag.training.files import shown
 from lipdiag.training.tensors import refuse
 
@@ -26,6 +30,26 @@ TIME_BY_KEYWORD = (  # their second argument is another one
     "SanaTransformer2DModel",
     "AuraFlowTransformer2DModel",
 )
+
+
+def openai_class() -> type[nn.Module]:
+    """The U-Net of OpenAI's diffusion repositories, in azula, which need not be installed."""
+    azula = importlib.util.find_spec("azula")
+    if azula is None or azula.origin is None:
+        raise CheckpointError("OpenAI's U-Net is built by azula, which is not installed: pip install --no-deps azula.")
+    # The two files of the U-Net alone: the package around them imports what downloads and what needs torchvision.
+    folder, name = Path(azula.origin).parent / "plugins" / "adm" / "_src", "azula_adm"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        if spec is None or spec.loader is None or not (folder / "unet.py").is_file():
+            raise CheckpointError("This azula has no OpenAI U-Net where azula 0.11 has it: install azula 0.11.")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return importlib.import_module(f"{name}.unet").UNetModel
+
+
 # The only classes that the name in a file can lead to.
 NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
     name: partial(diffusers_class, name)
@@ -36,7 +60,7 @@ NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
         "Lumina2Transformer2DModel",
         *TIME_BY_KEYWORD,
     )
-}
+} | {"UNetModel": openai_class}
 
 
 class TimeByKeyword(nn.Module):
@@ -50,6 +74,31 @@ class TimeByKeyword(nn.Module):
         return self.network(x, timestep=timestep, **conditioning)
 
 
+class Rescaled(nn.Module):
+    """A network that is told a multiple of its timestep."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, x: Tensor, timestep: Tensor, **conditioning: Any) -> Any:
+        return self.network(x, timestep * self.factor, **conditioning)
+
+
+def widened(layers: nn.Sequential, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs of layers in the type of their weights."""
+    return (inputs[0].to(layers[0].weight.dtype),)
+
+
+def adapted(network: Any, name: str, factor: float = 1.0) -> nn.Module:
+    """A network that is called as network(x, timestep, **conditioning)."""
+    if name == "UNetModel":
+        network.time_embed.register_forward_pre_hook(widened)  # it embeds its time in float32, whatever its weights are
+    if factor != 1:
+        return Rescaled(network, factor)
+    return TimeByKeyword(network) if name in TIME_BY_KEYWORD else network
+
+
 def create_network(name: str, config: Mapping[str, Any], path: str | Path) -> nn.Module:
     """A network of a class on the list, in eval mode, with random weights.
 
@@ -59,6 +108,7 @@ def create_network(name: str, config: Mapping[str, Any], path: str | Path) -> nn
     if name not in NETWORKS:
         refuse(path, f"names the network {shown(name)!r}, which is not among {', '.join(NETWORKS)}: use --factory")
     network_class = NETWORKS[name]()
+    config = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     unknown = set(config) - set(inspect.signature(network_class.__init__).parameters)
     if unknown:
         refuse(path, f"gives its {name} the argument {shown(min(unknown))!r}, which this diffusers does not know")

@@ -39,6 +39,8 @@ DTYPES = {
     torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
 }  # fmt: skip
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# Objects that training scripts leave beside the weights. In their place stands a Bystander: none of their code runs.
+BYSTANDERS = re.compile(r"argparse Namespace|(pytorch_lightning|lightning\.pytorch)\.callbacks\.[\w.]+ \w+")
 MAGICS = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"),
     (b"\x93NUMPY", "is a .npy array, not a checkpoint"),
@@ -47,7 +49,17 @@ MAGICS = (
     (b"<", "is an HTML or XML page, perhaps a failed download: download the file again"),
     (b"{", "is a text in JSON: give the file with the weights"),
 )
+EDM = "if it is one of NVIDIA's EDM, see `lipdiag convert --help`"
 CONVERT = "save the state dict alone, best as .safetensors"
+
+
+class Bystander:
+    """What stands in a file's dictionary where an object of a known, useless kind was."""
+
+    def __init__(self, *args: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        self.facts = state if type(state) is dict else {}
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
@@ -90,7 +102,9 @@ def check_magic(start: bytes, path: str | Path) -> None:
     if start[257:262] == b"ustar":
         refuse(path, f"is a tar archive, as torch wrote before version 0.4: load it with that torch and {CONVERT}")
     if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        refuse(path, f"is a bare pickle, which may run code when loaded: load it where you trust it and {CONVERT}")
+        refuse(
+            path, f"is a bare pickle, which may run code when loaded: load it where you trust it and {CONVERT}; {EDM}"
+        )
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
         refuse(path, "is a plain text, not a checkpoint")
     refuse(path, "is neither a .safetensors file nor a .pt file as torch.save writes")
@@ -98,11 +112,13 @@ def check_magic(start: bytes, path: str | Path) -> None:
 
 def read_archive(file: BufferedReader, path: str | Path) -> dict[str, Any]:
     """The object in torch.save's zip archive, after all checks."""
-    check_archive(file, path)
+    strange = check_archive(file, path)
     file.seek(0)
+    stand_ins: list[Any] = [(type("Bystander", (Bystander,), {}), name.replace(" ", ".")) for name in sorted(strange)]
     try:
         # Both arguments are given because the environment and other packages change their defaults.
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+        with torch.serialization.safe_globals(stand_ins):
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:  # torch lets more than a dozen types of exception escape from a bad file
         words = str(error).splitlines()[0] if str(error) else repr(error)
         refuse(path, f"cannot be loaded by torch ({shown(words)})", error)
@@ -111,8 +127,12 @@ def read_archive(file: BufferedReader, path: str | Path) -> dict[str, Any]:
     return plain(loaded, path)
 
 
-def check_archive(file: BufferedReader, path: str | Path) -> None:
-    """Refuse an archive that torch would read otherwise than it is written, or that asks for code."""
+def check_archive(file: BufferedReader, path: str | Path) -> set[str]:
+    """Refuse an archive that torch would read otherwise than it is written, or that asks for code.
+
+    Returns:
+        The objects beside the weights, for which a bystander stands.
+    """
     size = file.seek(0, 2)
     file.seek(0)
     try:
@@ -142,28 +162,33 @@ def check_archive(file: BufferedReader, path: str | Path) -> None:
             damaged = archive.testzip()
             if damaged is not None:
                 refuse(path, f"is damaged: the checksum of its record {shown(damaged)!r} does not match")
-            check_pickle(archive.read(pickle), path)
+            return check_pickle(archive.read(pickle), path)
     except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, RuntimeError, ValueError) as error:
         refuse(path, f"is damaged or cut short ({shown(error)}): copy or download it again", error)
 
 
-def check_pickle(data: bytes, path: str | Path) -> None:
-    """Refuse a pickle that asks for any Python object but the few of which tensors are made."""
+def check_pickle(data: bytes, path: str | Path) -> set[str]:
+    """Refuse a pickle that asks for any Python object but the few of which tensors are made; returns the bystanders."""
+    found: set[str] = set()
     try:
         for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "GLOBAL" and argument not in GLOBALS:
+            if opcode.name == "GLOBAL" and argument not in GLOBALS and not BYSTANDERS.fullmatch(str(argument)):
                 name = shown(str(argument).replace(" ", "."))
                 if "torch_utils.persistence" in name:
                     refuse(
-                        path, f"is an EDM pickle, which holds source code: load it with EDM's own code and {CONVERT}"
+                        path,
+                        "is an EDM pickle, which holds source code: convert it by `lipdiag convert --unsafe-pickle`",
                     )
                 refuse(path, f"contains the Python object {name!r}, not only tensors: {CONVERT}")
+            if opcode.name == "GLOBAL" and BYSTANDERS.fullmatch(str(argument)):
+                found.add(str(argument))
             if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
                 refuse(path, f"contains Python objects by the opcode {opcode.name}, not only tensors: {CONVERT}")
     except CheckpointError:
         raise
     except Exception as error:  # pickletools raises whatever a mangled stream leads it to
         refuse(path, f"has a damaged object table ({shown(error)})", error)
+    return found
 
 
 def plain(value: Any, path: str | Path, depth: int = 0) -> Any:
@@ -174,16 +199,23 @@ def plain(value: Any, path: str | Path, depth: int = 0) -> Any:
         return checked(value, path)
     if isinstance(value, dict):
         # An OrderedDict from a file may carry attributes of its own choice, even one called `items`.
-        items = list(dict.items(value))
+        items = [(key, item) for key, item in dict.items(value) if not is_bystander(key)]
         for key, _ in items:
             if type(key) not in (str, int):
                 refuse(path, f"has a key of type {shown(type(key).__name__)} where texts are expected")
         return {key: plain(item, path, depth + 1) for key, item in items}
+    if isinstance(value, Bystander):
+        return plain(getattr(value, "facts", {}), path, depth + 1)
     if isinstance(value, (list, tuple)):
         return [plain(item, path, depth + 1) for item in value]
     if value is None or type(value) in (bool, int, float, str):
         return value
     refuse(path, f"contains a {shown(type(value).__name__)}, not only tensors")
+
+
+def is_bystander(key: object) -> bool:
+    """Whether a key is a stood-in class or an instance of one."""
+    return isinstance(key, Bystander) or (isinstance(key, type) and issubclass(key, Bystander))
 
 
 def checked(tensor: Tensor, path: str | Path) -> Tensor:

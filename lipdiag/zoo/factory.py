@@ -18,9 +18,12 @@ from lipdiag.diffusion.parameterization import PARAMETERIZATIONS, Parameterizati
 from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.schedule import SCHEDULES, Schedule
 from lipdiag.diffusion.spelling import parse
-from lipdiag.errors import UsageError
+from lipdiag.errors import LipdiagError, UsageError
 from lipdiag.training.files import shown
 from lipdiag.training.tensors import read_tensors
+from lipdiag.zoo import edm
+from lipdiag.zoo.conditioning import read_inputs
+from lipdiag.zoo.container import open_container
 
 
 class Wrapped(nn.Module):
@@ -42,26 +45,40 @@ def factory(
     parameterization: str | Parameterization | None = None,
     clock: str | Clock | None = None,
     shape: tuple[int, ...] | None = None,
+    weights: str = "ema",
+    conditioning: str | Path | None = None,
+    label: int | None = None,
 ) -> Predictor:
     """The predictor that the user's function makes.
 
     Args:
         spec: "package.module:function"; modules in the current folder are found too.
-        path: A .pt or .safetensors file whose content is the function's one argument; without it there is none.
+        path: A .pt or .safetensors file whose content is the function's one argument; without it there is none. Where
+            the content is a network's weights, perhaps inside what a known training script wraps around them, the
+            argument is the bare state dict: averaged weights by choice, wrappers' prefixes gone. A folder that
+            `lipdiag convert` wrote needs the network's class instead of a function.
         schedule: Needed where the function returns a network, not a Predictor; text or object.
         parameterization: Likewise.
         clock: Likewise.
         shape: Of one sample, likewise.
+        weights: "ema" or "raw", where a file has both.
+        conditioning: Further inputs of a network, a file of tensors by keyword.
+        label: The class a converted EDM network is told.
 
     Raises:
         UsageError: If the function cannot be found, fails, or makes nothing that can be measured.
         CheckpointError: If the file cannot be read.
     """
-    arguments = [] if path is None else [read_tensors(path)]
+    converted = path is not None and edm.recognizes(Path(path))
+    if label is not None and not converted:
+        raise UsageError("A factory gives its network a class itself, or by --conditioning: leave --label out.")
+    arguments = [] if path is None or converted else [network_in(path, weights)]
     with current_folder_importable():
         function = find(spec)
         try:
-            made = function(*arguments)
+            made = edm.build(function, Path(str(path)), label) if converted else function(*arguments)
+        except LipdiagError:
+            raise
         except Exception as error:
             raise UsageError(f"The factory {spec} failed with {type(error).__name__}: {shown(error)}.") from error
     names = ("schedule", "parameterization", "clock", "shape")
@@ -84,7 +101,15 @@ def factory(
     if lacking:
         raise UsageError(f"The factory {spec} returned a {kind}, not a Predictor: give {lacking} too.")
     network = made if isinstance(made, nn.Module) else Wrapped(made)
-    return NetworkPredictor(network.requires_grad_(False), **given).eval()
+    inputs = {} if conditioning is None else read_inputs(conditioning)
+    return NetworkPredictor(network.requires_grad_(False), **given, conditioning=inputs).eval()
+
+
+def network_in(path: str | Path, weights: str) -> dict[str, Any]:
+    """The bare state dict in a file, or all that the file holds where it is not known what that is."""
+    content = read_tensors(path)
+    contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
+    return content if contents is None else dict(contents.state)
 
 
 def find(spec: str) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ everything foreign is already in lipdiag's words, and `assemble` makes the predi
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from lipdiag.training import checkpoint
 from lipdiag.training.checkpoint import Checkpoint, assemble
 from lipdiag.training.data import ASSETS
 from lipdiag.training.files import shown
-from lipdiag.training.tensors import refuse, weights_dtype
-from lipdiag.zoo import diffusers_directory
+from lipdiag.training.tensors import read_tensors, refuse, weights_dtype
+from lipdiag.zoo import diffusers_directory, edm, family
 from lipdiag.zoo.conditioning import given
+from lipdiag.zoo.container import open_container
 
 EMBEDDED = ("digits-ddpm", "digits-etsdm")
 
@@ -84,7 +85,7 @@ def load(
     """The predictor in a checkpoint, in eval mode, on the CPU.
 
     Args:
-        path: One of lipdiag's own folders or .pt files, a folder of diffusers', or the name of an embedded model.
+        path: A folder or file of one of the families in `family`, or the name of an embedded model.
         weights: "ema", averaged ones where there are any, or "raw".
         schedule: In place of what the files tell; text as on the command line, or the object.
         parameterization: Likewise.
@@ -119,7 +120,14 @@ def read(
         UsageError: If the network takes no such input.
         CheckpointError: If the checkpoint is missing, damaged, or of no known format.
     """
-    return given(found(Path(path), weights, original_config), conditioning, label)
+    checkpoint = given(found(Path(path), weights, original_config), conditioning, label)
+    if "bfloat16" in weights_dtype(checkpoint.state):
+        note = (
+            "the weights are bfloat16, widened to float32 without loss; in bfloat16 itself timesteps above 256 would "
+            "be rounded, here they are not"
+        )
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
+    return checkpoint
 
 
 def found(path: Path, weights: str, original_config: str | Path | None) -> Checkpoint:
@@ -131,6 +139,8 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
             return checkpoint.read(path, weights)
         if diffusers_directory.recognizes(path):
             return diffusers_directory.read(path, weights)
+        if edm.recognizes(path):
+            refuse(path, "is a converted EDM network, whose class only its own code has: give --factory module:Class")
         refuse(
             path,
             f"is a folder without a model: lipdiag's own hold {checkpoint.CONFIG} and {checkpoint.MODEL}, diffusers' "
@@ -140,7 +150,9 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
         raise CheckpointError(
             f"There is no checkpoint {shown(path)}: give a folder, a .pt file, or one of {', '.join(EMBEDDED)}."
         )
-    return checkpoint.read(path, weights)
+    content = read_tensors(path)
+    contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
+    return checkpoint.read(path, weights) if contents is None else family.read(contents, path, original_config)
 
 
 def inspect(path: str | Path, weights: str = "ema", **told: Any) -> Inspection:

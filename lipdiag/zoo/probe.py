@@ -21,6 +21,7 @@ from lipdiag.diffusion.parameterization import (
     convert,
     data_velocity,
     eps,
+    minus_eps,
     score,
     v,
     velocity,
@@ -48,7 +49,7 @@ CLEARLY = 0.15  # mean log error by which another convention must win
 CLOSE = 0.02  # closer ones are the same
 STANDARD_ERRORS = 2.5  # and by this many of them, over draws
 LEARNED = 0.8  # times the error of the best guess that knows only the data's mean and variance: more is no model
-PREDICTIONS: tuple[Parameterization, ...] = (eps, x0, v, velocity, data_velocity, score)
+PREDICTIONS: tuple[Parameterization, ...] = (eps, minus_eps, x0, v, velocity, data_velocity, score)
 BLOCK_LEVELS = (0.15, 0.35, 0.55, 0.75, 0.95)  # places inside a block of a shared clock
 SOMETHING, NOTHING = 0.01, 0.04  # mean log error that telling block edges must gain, and may cost
 SHARINGS = (0.1, 2), (0.2, 5), (0.1, 5), (0.1, 10)  # part of the table, and into how many blocks; the coarsest first
@@ -180,6 +181,7 @@ class Trial:
         self.levels = [level for level in LEVELS if ends[1] <= level <= ends[0]] or [sum(ends) / 2]
         self.errors: dict[Convention, Tensor] = {}
         self.scores: dict[Convention, Tensor] = {}
+        self.times: dict[Hashable, Tensor] = {}
         self.coefficients: dict[Hashable, tuple[Tensor, ...]] = {}
         self.evaluations = 0
 
@@ -187,7 +189,10 @@ class Trial:
         """Note the errors of conventions that differ in the parameterization alone: one forward pass."""
         first, levels = conventions[0], torch.tensor(self.levels, dtype=torch.float64)
         # The data are scaled, so the same signal-to-noise ratio is reached at another time.
-        t = first.schedule.time(levels - 2 * math.log(first.scale))
+        key = first.schedule, first.scale
+        if key not in self.times:
+            self.times[key] = first.schedule.time(levels - 2 * math.log(first.scale))
+        t = self.times[key]
         self._note(conventions, t, first.clock(t), len(self.levels))
 
     def _note(self, conventions: Sequence[Convention], t: Tensor, told: Tensor, levels: int) -> None:
@@ -350,8 +355,8 @@ def rebuilt(clock: Clock, schedule: Schedule) -> Clock | None:
 
 
 def other_range(data: Tensor) -> tuple[float, float]:
-    """Scale and shift from [0, 1] to [-1, 1], or back where the data have negative values."""
-    return (2.0, -1.0) if float(data.min()) >= 0 else (0.5, 0.5)
+    """Scale and shift from [0, 1] to [-1, 1], or back where the data have more than a few negative values."""
+    return (2.0, -1.0) if float(data.min()) >= -0.25 * float(data.max()) else (0.5, 0.5)
 
 
 def describe(found: Calibration) -> list[str]:

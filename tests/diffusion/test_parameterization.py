@@ -10,6 +10,7 @@ from lipdiag.diffusion.parameterization import (
     data_velocity,
     edm,
     eps,
+    minus_eps,
     score,
     v,
     velocity,
@@ -19,6 +20,7 @@ from lipdiag.diffusion.schedule import VE, VP, Cosine, Karras, Linear, ScaledLin
 
 KINDS = {
     "eps": eps,
+    "minus_eps": minus_eps,
     "x0": x0,
     "v": v,
     "velocity": velocity,
@@ -38,6 +40,7 @@ def truths(schedule, t, data, noise):
     c_skip, c_out = d**2 / (s**2 + d**2), s * d / (s**2 + d**2).sqrt()
     return {
         "eps": noise,
+        "minus_eps": -noise,
         "x0": data,
         "v": alpha * noise - sigma * data,
         "velocity": dalpha * data + dsigma * noise,

@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipdiag.diffusion.clock import CLOCKS, LogSigma, LogSNR, Reversed, Shared, Sigma, Timesteps, Unit
-from lipdiag.diffusion.parameterization import PARAMETERIZATIONS, Edm, data_velocity, eps, score, v, velocity, x0
+from lipdiag.diffusion.parameterization import (
+    PARAMETERIZATIONS,
+    Edm,
+    data_velocity,
+    eps,
+    minus_eps,
+    score,
+    v,
+    velocity,
+    x0,
+)
 from lipdiag.diffusion.schedule import (
     SCHEDULES,
     VE,
@@ -55,6 +65,7 @@ SPELLINGS = [
     (Shared(Timesteps()), "shared(timesteps(1000), 100, 5)", CLOCKS),
     (Shared(Timesteps(), 9, edges=(0, 5, 9)), "shared(timesteps(1000), 9, 2, (0, 5, 9))", CLOCKS),
     (eps, "eps", PARAMETERIZATIONS),
+    (minus_eps, "minus_eps", PARAMETERIZATIONS),
     (x0, "x0", PARAMETERIZATIONS),
     (v, "v", PARAMETERIZATIONS),
     (velocity, "velocity", PARAMETERIZATIONS),

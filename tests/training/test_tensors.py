@@ -116,7 +116,7 @@ BAD = {
         lambda: replaced("data.pkl", b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n."),
         "EDM",
     ),
-    "namespace": (lambda: archive({"args": __import__("argparse").Namespace(a=1)}), "argparse.Namespace"),
+    "namespace": (lambda: archive({"args": __import__("fractions").Fraction(1, 2)}), "fractions.Fraction"),
     "whole module": (lambda: archive(nn.Linear(2, 2)), "torch.nn.modules.linear.Linear"),
     "numpy scalar": (lambda: archive({"loss": np.float64(1)}), "numpy"),
     "list": (lambda: archive([torch.ones(1)]), "list"),

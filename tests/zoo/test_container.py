@@ -1,0 +1,276 @@
+"""Files as training scripts write them: which weights are taken, which prefixes go, what is no network at all."""
+
+import argparse
+import sys
+import types
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lipdiag import zoo
+from lipdiag.errors import CheckpointError, UsageError
+from lipdiag.training.tensors import read_tensors
+from lipdiag.zoo import family
+from lipdiag.zoo.container import open_container
+
+from .agreement import derivatives_agree
+
+TOLD = {"schedule": "linear()", "parameterization": "eps", "clock": "timesteps()", "shape": (2,)}
+X, T = torch.tensor([[0.5, -1.0]]), torch.tensor([0.25], dtype=torch.float64)
+
+
+def weights(offset: float = 0.0) -> dict[str, Tensor]:
+    return {"first.weight": torch.arange(4.0).reshape(2, 2) + offset, "first.bias": torch.ones(2) * offset}
+
+
+def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+BUFFERS = {"betas": torch.linspace(1e-4, 0.02, 10), "alphas_cumprod": (1 - torch.linspace(1e-4, 0.02, 10)).cumprod(0)}
+RAW, EMA = weights(), weights(1.0)
+ADAM = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-4, "params": [0, 1]}]}
+LAYOUTS = {
+    "bare": lambda: RAW,
+    "DDP": lambda: prefixed("module.", RAW),
+    "compiled": lambda: prefixed("_orig_mod.", RAW),
+    "DiT": lambda: {
+        "model": RAW, "ema": EMA, "opt": ADAM, "args": argparse.Namespace(model="SiT-XL/2", image_size=256),
+    },
+    "lucidrains": lambda: {
+        "step": 7, "model": prefixed("model.", RAW) | BUFFERS, "opt": ADAM, "scaler": None, "version": "2.3",
+        "ema": prefixed("ema_model.model.", EMA) | prefixed("ema_model.", BUFFERS)
+        | {"initted": torch.tensor(True), "step": torch.tensor(7)},
+    },
+    "score_sde": lambda: {
+        "optimizer": ADAM, "model": prefixed("module.", {"sigmas": torch.ones(5)} | RAW), "step": 3,
+        "ema": {"decay": 0.999, "num_updates": 3, "shadow_params": list(EMA.values())},
+    },
+    "k-diffusion": lambda: {
+        "model": prefixed("inner_model.", RAW), "model_ema": prefixed("inner_model.", EMA), "opt": ADAM, "sched": {},
+        "ema_sched": {}, "epoch": 1, "step": 2,
+    },
+    "LDM": lambda: {
+        "epoch": 1, "global_step": 5, "pytorch-lightning_version": "1.4",
+        "state_dict": prefixed("model.diffusion_model.", RAW) | BUFFERS
+        | {"first_stage_model.encoder.conv_in.weight": torch.ones(1), "cond_stage_model.x": torch.ones(1)}
+        | {"model_ema.diffusion_model" + name.replace(".", ""): tensor for name, tensor in EMA.items()}
+        | {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(9)},
+    },
+    "torchcfm": lambda: {"net_model": RAW, "ema_model": EMA, "sched": {}, "optim": ADAM, "step": 1},
+}  # fmt: skip
+
+
+@pytest.fixture
+def strange(monkeypatch):
+    """A stranger's module with the class of the network, and what the factory was given."""
+    module = types.ModuleType("strange")
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(2, 2)
+
+        def forward(self, x, t):
+            return self.first(x) + t[:, None]
+
+    def build(state):
+        module.given = state
+        network = Network()
+        network.load_state_dict({name: tensor for name, tensor in state.items() if name != "sigmas"})
+        return network
+
+    module.build = build
+    monkeypatch.setitem(sys.modules, "strange", module)
+    return module
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_factory_gets_the_bare_state_dict(strange, tmp_path, name):
+    torch.save(LAYOUTS[name](), tmp_path / "x.pt")
+    for which in ("ema", "raw"):
+        predictor = zoo.factory("strange:build", tmp_path / "x.pt", weights=which, **TOLD)
+        true = EMA if which == "ema" and name not in ("bare", "DDP", "compiled") else RAW
+        assert set(strange.given) - {"sigmas"} == set(true)
+        with torch.no_grad():
+            expected = X @ true["first.weight"].T + true["first.bias"] + 249
+            torch.testing.assert_close(predictor(X, T), expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("lucidrains", ("lucidrains", "ema of ema and raw", "'first.bias'", "10 betas")),
+        ("score_sde", ("score_sde",)),
+        ("k-diffusion", ("k-diffusion",)),
+        ("bare", ("of no family lipdiag knows",)),
+    ],
+)
+def test_without_a_factory_the_sentence_names_the_family_and_what_a_factory_gets(tmp_path, name, words):
+    torch.save(LAYOUTS[name](), tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="--factory") as refusal:
+        zoo.load(tmp_path / "x.pt")
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_the_original_transformers_are_named(tmp_path):
+    names = ("x_embedder.proj.weight", "t_embedder.mlp.0.weight", "final_layer.linear.weight")
+    state = {name: torch.ones(1) for name in names}
+    torch.save({"model": state, "ema": state, "opt": {}, "args": argparse.Namespace(a=1)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="SiT, DiT"):
+        zoo.load(tmp_path / "x.pt")
+
+
+def test_a_schedule_is_read_from_its_buffers(tmp_path):
+    contents = open_container(LAYOUTS["lucidrains"](), "ema", "x")
+    assert contents.table == tuple(BUFFERS["betas"].double().tolist())
+    assert open_container(LAYOUTS["LDM"](), "ema", "x").table == contents.table
+
+
+def test_arguments_of_a_script_are_plain_facts(tmp_path):
+    torch.save(LAYOUTS["DiT"](), tmp_path / "x.pt")
+    assert read_tensors(tmp_path / "x.pt")["args"] == {"model": "SiT-XL/2", "image_size": 256}
+
+
+def half(layout: dict) -> dict:
+    layout["ema"] = {"first.weight": EMA["first.weight"]}
+    return layout
+
+
+ALIENS = {
+    "half an EMA": (lambda: half(LAYOUTS["DiT"]()), "half a network"),
+    "half a list": (
+        lambda: LAYOUTS["score_sde"]() | {"ema": {"shadow_params": [EMA["first.weight"]]}},
+        "half a network",
+    ),
+    "LoRA": (lambda: {"unet.down.0.lora_A.weight": torch.ones(2)}, "LoRA.*fuse it"),
+    "VAE": (lambda: {"encoder.conv_in.weight": torch.ones(2), "decoder.conv_in.weight": torch.ones(2)}, "VAE.*latents"),
+    "quantised": (lambda: {"a.qweight": torch.ones(2), "a.scales": torch.ones(2)}, "quantised.*unquantised"),
+    "text encoder": (lambda: {"text_model.embeddings.weight": torch.ones(2)}, "encoder, not a diffusion network"),
+    "ControlNet": (lambda: {"controlnet_cond_embedding.conv_in.weight": torch.ones(2)}, "ControlNet"),
+}
+
+
+@pytest.mark.parametrize("name", ALIENS)
+def test_what_is_no_network_is_named(tmp_path, name):
+    make, words = ALIENS[name]
+    torch.save(make(), tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=words) as refusal:
+        zoo.load(tmp_path / "x.pt")
+    assert str(tmp_path / "x.pt") in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_half_ema_can_be_left(strange, tmp_path):
+    torch.save(half(LAYOUTS["DiT"]()), tmp_path / "x.pt")
+    zoo.factory("strange:build", tmp_path / "x.pt", weights="raw", **TOLD)
+    assert torch.equal(strange.given["first.weight"], RAW["first.weight"])
+
+
+def test_a_label_is_no_business_of_a_factory(strange, tmp_path):
+    torch.save(RAW, tmp_path / "x.pt")
+    with pytest.raises(UsageError, match="--label out"):
+        zoo.factory("strange:build", tmp_path / "x.pt", label=2, **TOLD)
+
+
+CONDITION = {
+    "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (8, 16), "layers_per_block": 1,
+    "norm_num_groups": 4, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "attention_head_dim": 4,
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": 12,
+}  # fmt: skip
+RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+OUTSIDE = {
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+}  # fmt: skip
+
+
+def original(name: str) -> str:
+    """A name of diffusers' as Stable Diffusion's authors call it, for the U-Net above: one layer a block, two blocks."""
+    layer, _, kind = name.rpartition(".")
+    if layer in OUTSIDE:
+        return f"{OUTSIDE[layer]}.{kind}"
+    part, rest = name.split(".", 1)
+    if part == "mid_block":
+        block, index, rest = rest.split(".", 2)
+        place = f"middle_block.{2 * int(index) if block == 'resnets' else 1}"
+    else:
+        level, block, index, rest = rest.split(".", 3)
+        if block == "downsamplers":
+            return f"input_blocks.{2 * int(level) + 2}.0.op.{kind}"
+        if block == "upsamplers":
+            return f"output_blocks.{2 * int(level) + 1}.1.conv.{kind}"
+        number = 2 * int(level) + int(index) + (part == "down_blocks")
+        side = "input_blocks" if part == "down_blocks" else "output_blocks"
+        place = f"{side}.{number}.{0 if block == 'resnets' else 1}"
+    if block == "resnets":
+        layer, kind = rest.rsplit(".", 1)
+        rest = f"{RESNET[layer]}.{kind}"
+    return f"{place}.{rest}"
+
+
+@pytest.fixture
+def stable(tmp_path):
+    """A tiny text-to-image U-Net, and a folder with its config and scheduler but without weights."""
+    torch.manual_seed(0)
+    network = diffusers.UNet2DConditionModel(**CONDITION).eval()
+    network.save_pretrained(tmp_path / "local" / "unet")
+    (tmp_path / "local" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    scheduler = diffusers.DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    scheduler.save_pretrained(tmp_path / "local" / "scheduler")
+    return network, tmp_path / "local"
+
+
+@pytest.mark.parametrize("form", ["ckpt", "safetensors", "diffusers"])
+def test_a_single_file_is_read_with_a_local_description(stable, tmp_path, form):
+    network, local = stable
+    state, file = network.state_dict(), tmp_path / f"sd.{form.replace('diffusers', 'safetensors')}"
+    renamed = {"model.diffusion_model." + original(name): tensor for name, tensor in state.items()}
+    assert len(renamed) == len(state)
+    others = {"first_stage_model.encoder.conv_in.weight": torch.ones(1), "alphas_cumprod": torch.ones(10) * 0.5}
+    if form == "ckpt":
+        torch.save({"state_dict": renamed | others, "global_step": 3}, file)
+    else:
+        save_file(state if form == "diffusers" else renamed | others, file)
+    with pytest.raises(CheckpointError, match="--original-config DIR"):
+        zoo.load(file)
+    text = torch.randn(1, 5, 12)
+    predictor = zoo.load(file, original_config=local, conditioning={"encoder_hidden_states": text})
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([0.25, 0.9], dtype=torch.float64)
+    with torch.no_grad():
+        expected = network(x, torch.tensor([249, 899]), text.expand(2, -1, -1)).sample
+        torch.testing.assert_close(predictor(x, t), expected, rtol=1e-5, atol=1e-5)
+    found = zoo.inspect(file, original_config=local)
+    assert found.schedule == "scaled_linear(0.00085, 0.012, 1000)"
+    if form == "ckpt":
+        assert any("first_stage_model" in note and "latents" in note for note in found.notes)
+        derivatives_agree(predictor, t)
+
+
+def test_a_file_of_another_network_is_refused(stable, tmp_path):
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="fit"):
+        zoo.load(tmp_path / "x.safetensors", original_config=stable[1])
+
+
+def test_bfloat16_is_said(stable, tmp_path):
+    network, local = stable
+    save_file({name: tensor.bfloat16() for name, tensor in network.state_dict().items()}, tmp_path / "x.safetensors")
+    notes = zoo.inspect(tmp_path / "x.safetensors", original_config=local).notes
+    assert any("timesteps above 256" in note for note in notes)
+
+
+def test_the_table_has_every_family_and_fits_the_readme():
+    text = family.table()
+    for entry in family.FAMILIES:
+        assert f"| {entry.name} |" in text
+    for name, why in family.UNSUPPORTED.items():
+        assert f"{name}; {why}." in text
+    assert all(line.count("|") == 6 for line in text.splitlines() if line.startswith("|"))

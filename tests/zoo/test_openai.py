@@ -1,0 +1,161 @@
+"""OpenAI's U-Nets, written as their scripts write them, compared with azula's own class built from the true flags."""
+
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+from lipdiag import zoo
+from lipdiag.errors import CheckpointError
+from lipdiag.training.networks import NETWORKS
+from lipdiag.zoo import openai
+
+from .agreement import derivatives_agree
+
+pytest.importorskip("azula")
+T = torch.tensor([0.25, 0.9], dtype=torch.float64)
+SHAPES = {
+    "plain": {"channel_mult": (1, 2), "attention_resolutions": (2,), "out_channels": 6},
+    "guided": {
+        "channel_mult": (1, 1, 2), "attention_resolutions": (2, 4), "out_channels": 6, "resblock_updown": True,
+        "use_scale_shift_norm": True, "use_new_attention_order": True, "num_res_blocks": 2, "num_head_channels": 16,
+    },
+    "classes": {"channel_mult": (1, 2), "attention_resolutions": (1,), "out_channels": 3, "num_classes": 5},
+    "no attention outside": {"channel_mult": (1, 1), "attention_resolutions": (), "out_channels": 3},
+    "one level": {"channel_mult": (1,), "attention_resolutions": (1,), "out_channels": 3, "num_res_blocks": 2},
+    "half": {"channel_mult": (0.5, 1), "attention_resolutions": (2,), "out_channels": 3, "model_channels": 64},
+}  # fmt: skip
+FLAGS = {"image_size": 8, "num_heads": 2, "noise_schedule": "linear", "diffusion_steps": 1000}
+
+
+def unet(**changes) -> torch.nn.Module:
+    torch.manual_seed(0)
+    arguments = {"image_size": 8, "in_channels": 3, "model_channels": 32, "num_res_blocks": 1, "num_heads": 2} | changes
+    network = NETWORKS["UNetModel"]()(**arguments).eval()
+    with torch.no_grad():  # its last layers start at zero
+        for weight in network.parameters():
+            weight.add_(0.03 * torch.randn(weight.shape))
+    return network
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a network's state dict and the flags of its training; returns both paths."""
+
+    def write(network, flags=FLAGS, wrap=lambda state: state):
+        torch.save(wrap(network.state_dict()), tmp_path / "ema_0.9999.pt")
+        (tmp_path / "flags.json").write_text(json.dumps(flags))
+        return tmp_path / "ema_0.9999.pt", tmp_path / "flags.json"
+
+    return write
+
+
+def noise(n: int = 2) -> Tensor:
+    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_shape_is_read_from_the_names(written, name):
+    arguments = SHAPES[name]
+    network = unet(**arguments)
+    flags = FLAGS | {k: v for k, v in arguments.items() if k in ("use_new_attention_order", "num_head_channels")}
+    predictor = zoo.load(written(network, flags)[0], original_config=written(network, flags)[1])
+    classes = {"y": torch.zeros(2, dtype=torch.long)} if "num_classes" in arguments else {}
+    with torch.no_grad():
+        expected = network(noise(), torch.tensor([249.0, 899.0]), **classes)[:, :3]
+        torch.testing.assert_close(predictor(noise(), T), expected, rtol=1e-5, atol=1e-5)
+    found = openai.architecture(network.state_dict(), "x")
+    assert {key: found[key] for key in arguments if key in found} == {k: v for k, v in arguments.items() if k in found}
+    if name in ("guided", "classes"):
+        derivatives_agree(predictor, T)
+
+
+@pytest.mark.parametrize("given", ["cosine", "linear"])
+def test_schedules_steps_and_rescaled_timesteps_are_those_of_the_flags(written, given):
+    network = unet(**SHAPES["plain"])
+    flags = FLAGS | {"noise_schedule": given, "diffusion_steps": 4000, "rescale_timesteps": True}
+    file, config = written(network, flags)
+    predictor = zoo.load(file, original_config=config)
+    k = torch.arange(4000, dtype=torch.float64)
+    beta = torch.linspace(1e-4 / 4, 0.02 / 4, 4000, dtype=torch.float64)
+    if given == "cosine":
+        bar = torch.cos((torch.arange(4001, dtype=torch.float64) / 4000 + 0.008) / 1.008 * torch.pi / 2) ** 2
+        beta = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+    square = (1 - beta).cumprod(0)
+    torch.testing.assert_close(predictor.schedule((k + 1) / 4000)[0] ** 2, square, rtol=1e-6, atol=1e-9)
+    with torch.no_grad():  # the network is told k * 1000 / 4000
+        expected = network(noise(1), torch.tensor([999.0 * 0.25]))[:, :3]
+        t = torch.tensor([0.25], dtype=torch.float64)
+        torch.testing.assert_close(predictor(noise(1), t), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_published_shape_needs_no_flags_and_says_so(monkeypatch, written):
+    network = unet(**SHAPES["plain"])
+    monkeypatch.setitem(openai.PUBLISHED, (32, (1, 2), 1), openai.GUIDED | {"image_size": 8, "num_heads": 2})
+    found = zoo.inspect(written(network)[0])
+    assert (found.kind, found.shape, found.schedule) == ("OpenAI file", (3, 8, 8), "linear(0.0001, 0.02, 1000)")
+    assert found.unknown == ()
+    assert any("published for a model of this shape: " in note for note in found.notes)
+    assert "a learned variance was left out" in found.notes
+
+
+def test_a_consistency_model_is_told_250_log_sigma(written):
+    """Its preconditioner's c_skip, c_out, c_in are EDM's; D = c_skip x + c_out F(c_in x, 250 log sigma)."""
+    network = unet(**SHAPES["no attention outside"])
+    predictor = zoo.load(*written(network)[:1], original_config=written(network, FLAGS | {"consistency": True})[1])
+    sigma = torch.tensor([0.5, 20.0])
+    t = predictor.schedule.time(-2 * sigma.double().log())
+    s, x = sigma.view(-1, 1, 1, 1), noise() * sigma.view(-1, 1, 1, 1)
+    c_in = 1 / (s**2 + 0.25).sqrt()
+    with torch.no_grad():
+        D = 0.25 * c_in**2 * x + 0.5 * s * c_in * network(c_in * x, 250 * sigma.log())
+        torch.testing.assert_close(predictor(c_in * x, t), (x - D) / s, rtol=1e-4, atol=1e-4)
+
+
+def test_torchcfm_s_flow_runs_from_noise_to_data(written):
+    """Its networks are OpenAI's, told t with 0 = noise, and say x1 - x0 = data - noise."""
+    network, average = (
+        unet(**SHAPES["classes"] | {"num_classes": None}),
+        unet(channel_mult=(1, 2), attention_resolutions=(1,), out_channels=3),
+    )
+    with torch.no_grad():
+        average.out[2].bias.add_(1)
+    file, config = written(
+        network, {"image_size": 8, "num_heads": 2},
+        lambda state: {"net_model": state, "ema_model": average.state_dict(), "sched": {}, "optim": {}, "step": 3},
+    )  # fmt: skip
+    for weights, true in (("ema", average), ("raw", network)):
+        predictor = zoo.load(file, weights, original_config=config)
+        with torch.no_grad():
+            velocity = true(noise(), (1 - T).float())
+            expected = noise() - (1 - T).float().view(-1, 1, 1, 1) * velocity
+            torch.testing.assert_close(predictor(noise(), T), expected, rtol=1e-5, atol=1e-5)
+    assert zoo.inspect(file, original_config=config).available == ("ema", "raw")
+
+
+def test_heads_that_are_not_known_are_asked_for(written):
+    file, config = written(unet(**SHAPES["plain"]), {"heads": 3})
+    with pytest.raises(CheckpointError, match=r"--original-config FILE\.json with num_heads"):
+        zoo.load(file)
+    with pytest.raises(CheckpointError, match="'heads'"):
+        zoo.load(file, original_config=config)
+
+
+def test_without_azula_one_sentence_says_what_to_install(written, monkeypatch):
+    file, config = written(unet(**SHAPES["plain"]))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match="pip install --no-deps azula"):
+        zoo.load(file, original_config=config)
+
+
+@pytest.mark.parametrize("wrap", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_prefixes_are_dropped_and_said(written, wrap):
+    network = unet(**SHAPES["plain"])
+    file, config = written(network, FLAGS, lambda state: {wrap + name: tensor for name, tensor in state.items()})
+    found = zoo.inspect(file, original_config=config)
+    assert f"the prefix {wrap} was dropped from every name" in found.notes
+    with torch.no_grad():
+        expected = network(noise(), torch.tensor([249.0, 899.0]))[:, :3]
+        predictor = zoo.load(file, original_config=config)
+        torch.testing.assert_close(predictor(noise(), T), expected, rtol=1e-5, atol=1e-5)
