@@ -341,7 +341,7 @@ def assemble(
     if checkpoint.shape is None:
         raise CheckpointError(f"{shown(checkpoint.path)} does not tell the shape of its samples: use --factory.")
     with torch.random.fork_rng(devices=[]):  # the first weights are overwritten: they cost the caller no random numbers
-        network = create_network(checkpoint.network, checkpoint.network_config, checkpoint.path)
+        network = create_network(checkpoint.network, checkpoint.network_config, checkpoint.path, checkpoint.state)
     fit(network, checkpoint.state, checkpoint.path)
     if checkpoint.network in TIME_BY_KEYWORD:
         network = TimeByKeyword(network)

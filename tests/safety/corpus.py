@@ -25,7 +25,7 @@ import torch
 
 from . import guard
 from .fuzzing import verdict
-from .readers import NETWORK, READERS, STATE, archive
+from .readers import READERS, archive
 
 
 class Bad(NamedTuple):
@@ -112,7 +112,8 @@ CALLS = (
     "pickle loads", "_pickle loads", "marshal loads", "shelve open", "runpy run_path", "runpy run_module",
     "importlib import_module", "types FunctionType", "types CodeType", "inspect getattr_static", "io open",
     "shutil rmtree", "socket socket", "webbrowser open", "ctypes CDLL", "sys exit", "pdb run", "timeit timeit",
-    "code interact", "pydoc pipepager", "asyncio run", "multiprocessing.util spawnv_passfds", "ssl get_server_certificate",
+    "code interact", "pydoc pipepager", "asyncio run", "multiprocessing.util spawnv_passfds",
+    "ssl get_server_certificate",
     "urllib.request urlopen", "http.client HTTPConnection", "torch_utils.persistence _reconstruct_persistent_obj",
     "omegaconf.dictconfig DictConfig", "pytorch_lightning.callbacks ModelCheckpoint", "transformers AutoModel",
     "lipdiag.run measure",
@@ -126,10 +127,8 @@ def called(name: str) -> bytes:
 
 
 def stacked(name: str) -> bytes:
-    module, function = (part.encode() for part in name.split())
-    return (
-        b"\x80\x04\x8c" + bytes([len(module)]) + module + b"\x8c" + bytes([len(function)]) + function + b"\x93\x8c\x03ran\x85R."
-    )  # fmt: skip
+    texts = b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in name.split())
+    return b"\x80\x04" + texts + b"\x93\x8c\x03ran\x85R."
 
 
 def repacked(change: Callable[[str, bytes], list[tuple[str, bytes]]], how: int = zipfile.ZIP_STORED) -> bytes:
@@ -245,7 +244,7 @@ PICKLES: dict[str, bytes] = {
 HARMLESS = {
     "number keys": "no", "storage on cuda": "any", "offset 0": "yes", "unknown place": "any", "no place": "any",
     "other type": "any", "state on a dict": "any", "a text": "no", "true keys": "no", "surrogate key": "any",
-    "big integer": "any", "newer protocol": "no", "stride 0, small": "no",
+    "big integer": "any", "newer protocol": "any", "billion laughs": "yes", "itself": "any", "stride 0, small": "no",
 }  # fmt: skip
 
 
@@ -333,7 +332,7 @@ def lying(offset: int, value: int) -> Callable[[], bytes]:
 
 
 ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
-    **{f"cut at {part:.0%}": (lambda part=part: archive()[: int(len(archive()) * part)], "no") for part in (0.01, 0.3, 0.6, 0.9, 0.99)},
+    **{f"cut at {p}/100": (lambda p=p: archive()[: len(archive()) * p // 100], "no") for p in (1, 30, 60, 90, 99)},
     "junk before": (lambda: b"#!/bin/sh\n" + archive(), "no"),
     "junk after": (lambda: archive() + b"junk", "any"),
     "flipped weight": (flipped(lambda data: data.find(struct.pack("<3f", 0, 1, 2)) + 5), "no"),
@@ -361,7 +360,10 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a docx": (lambda: zipped({"[Content_Types].xml": b"<x/>", "word/document.xml": b"<x/>"}), "no"),
     "a jar": (lambda: zipped({"META-INF/MANIFEST.MF": b"x", "Main.class": b"\xca\xfe\xba\xbe"}), "no"),
     "an archive in an archive": (lambda: zipped({"a/data.pkl": archive(), "a/version": b"3"}), "no"),
-    "40 000 records": (lambda: zipped({"a/data.pkl": b"\x80\x02}."} | {f"a/data/{i}": b"" for i in range(40_000)}), "any"),
+    "many records": (
+        lambda: zipped({"a/data.pkl": b"\x80\x02}."} | {f"a/data/{i}": b"" for i in range(40_000)}),
+        "any",
+    ),
     "a large pickle": (lambda: zipped({"a/data.pkl": b"\0" * (65 * 2**20), "a/version": b"3"}), "no"),
     "a lie about size": (lying(24, 2**31), "no"),
     "a lie about packed size": (lying(20, 2**31), "no"),
@@ -426,7 +428,8 @@ SAFETENSORS: dict[str, tuple[Callable[[], bytes], str]] = {
 TEXTS: dict[str, bytes] = {
     "NaN": b'{"a": NaN}', "infinity": b'{"a": -Infinity}', "too large": b'{"a": 1e999}', "a list": b"[1]",
     "a text": b'"x"', "a number": b"7", "a key twice": b'{"a": 1, "b": {"c": 1, "c": 2}}', "cut": b'{"a": ',
-    "UTF-16": '{"a": 1}'.encode("utf-16"), "not UTF-8": b'{"\xff": 1}', "deep": b'{"a":' * 100_000, "comment": b"{} // x",
+    "UTF-16": '{"a": 1}'.encode("utf-16"), "not UTF-8": b'{"\xff": 1}', "deep": b'{"a":' * 100_000,
+    "comment": b"{} // x",
     "deep lists": b'{"a": ' + b"[" * 100_000, "long number": b'{"a": ' + b"9" * 5000 + b"}", "large": b" " * 1_000_001,
     "two": b"{}{}", "python": b"{'a': True}", "zero byte": b'{"a": "\0"}', "yaml": b"a: !!python/name:os.system",
 }  # fmt: skip
@@ -462,6 +465,8 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "class of a list": setting("network", "class", to=["UNet2DModel"]),
     "unknown argument": setting("network", "config", "__class__", to="x"),
     "argument of another type": setting("network", "config", "in_channels", to="many"),
+    "a billion layers": setting("network", "config", "layers_per_block", to=10**9),
+    "wide layers": setting("network", "config", "block_out_channels", to=[10_000]),
     "a billion channels": setting("network", "config", "block_out_channels", to=[2_000_000]),
     "negative channels": setting("network", "config", "in_channels", to=-1),
     "network is a text": setting("network", to="UNet2DModel"),
@@ -567,10 +572,10 @@ ARRAYS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "other dimensions": setting("dimension_names", to=["time", "time"]),
     "a list": lambda array: array.update(codecs="x"),
 }
-LENIENT = {"other dimensions", "another rank", "another length", "dots in keys"}  # zarr or xarray may see sense in them
+LENIENT = dict.fromkeys(("other dimensions", "another rank", "another length", "dots in keys"), "any")
 RUNS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    **{f"array: {name}": (zarr_json("loss", change), "any" if name in LENIENT else "no") for name, change in ARRAYS.items()},
-    **{f"file: {name}": (zarr_json("loss", change, False), "any" if name in LENIENT else "no") for name, change in ARRAYS.items()},
+    **{f"array: {name}": (zarr_json("loss", change), LENIENT.get(name, "no")) for name, change in ARRAYS.items()},
+    **{f"file: {name}": (zarr_json("loss", change, False), LENIENT.get(name, "no")) for name, change in ARRAYS.items()},
     "newer": (root_json(setting("attributes", "format_version", to=99)), "no"),
     "version true": (root_json(setting("attributes", "format_version", to=True)), "no"),
     "another program's": (root_json(setting("attributes", "format", to="x")), "no"),
@@ -580,7 +585,7 @@ RUNS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "layout of texts": (root_json(setting("attributes", "layout", to={"times": "a", "draws": 8})), "no"),
     "layout unknown": (root_json(setting("attributes", "layout", to={"times": 1, "draws": 8, "x": 1})), "no"),
     "consolidated list": (root_json(setting("consolidated_metadata", to=[])), "no"),
-    "consolidated empty": (root_json(setting("consolidated_metadata", "metadata", to={})), "any"),
+    "consolidated empty": (root_json(setting("consolidated_metadata", "metadata", to={})), "no"),
     "not consolidated": (root_json(lambda root: root.pop("consolidated_metadata")), "yes"),
     "no JSON": (swapped("zarr.json", written(b"{")), "no"),
     "deep JSON": (swapped("zarr.json", written(b'{"a":' * 100_000)), "no"),
@@ -670,7 +675,6 @@ NPZ: dict[str, Callable[[], bytes]] = {
     "two arrays": lambda: npz(a=np.ones((2, 2)), b=np.ones((2, 2))),
     "no arrays": lambda: npz(),
     "no array": lambda: zipped({"a.txt": b"x"}),
-    "escaping": lambda: zipped({"../../a.npy": described()}),
     "cut": lambda: npz(a=np.ones((99, 99)))[:-30],
     "bomb": array_bomb,
 }
@@ -719,9 +723,9 @@ def gallery(name: str, data: Callable[[], bytes]) -> Callable[[Path], None]:
 
 PICTURES: dict[str, tuple[Callable[[Path], Any], str]] = {
     **{f"{name} as png": (gallery("a.png", lambda data=data: data), "no") for name, data in STRANGERS.items()},
-    **{f"cut {kind}": (gallery("a.png", lambda kind=kind: pixels(kind)[:-400]), "no") for kind in ("PNG", "JPEG", "GIF", "BMP")},
-    **{f"{kind} as png": (gallery("a.png", lambda kind=kind: pixels(kind)), "yes") for kind in ("JPEG", "GIF", "TIFF", "WEBP")},
-    **{f"{kind} as png": (gallery("a.png", lambda kind=kind: pixels(kind)), "no") for kind in ("EPS", "PDF", "ICO", "PPM", "TGA", "PCX")},
+    **{f"cut {k}": (gallery("a.png", lambda k=k: pixels(k)[:-400]), "no") for k in ("PNG", "JPEG", "GIF", "BMP")},
+    **{f"{k} as png": (gallery("a.png", lambda k=k: pixels(k)), "yes") for k in ("JPEG", "GIF", "TIFF", "WEBP")},
+    **{f"{k} as png": (gallery("a.png", lambda k=k: pixels(k)), "no") for k in ("EPS", "PDF", "ICO", "PPM", "TGA")},
     "200 000 x 200 000": (gallery("a.png", lambda: png(200_000, 200_000)), "no"),
     "9000 x 9000": (gallery("a.png", lambda: png(9000, 9000)), "no"),
     "2^31 wide": (gallery("a.png", lambda: png(2**31 - 1, 1)), "no"),
@@ -797,8 +801,6 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    assert STATE
-    assert NETWORK
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sys.exit(bool(main(Path(sys.argv[1]))))
