@@ -244,7 +244,7 @@ PICKLES: dict[str, bytes] = {
 HARMLESS = {
     "number keys": "no", "storage on cuda": "any", "offset 0": "yes", "unknown place": "any", "no place": "any",
     "other type": "any", "state on a dict": "any", "a text": "no", "true keys": "no", "surrogate key": "any",
-    "big integer": "any", "newer protocol": "any", "billion laughs": "yes", "itself": "any", "stride 0, small": "no",
+    "big integer": "any", "newer protocol": "any", "billion laughs": "any", "itself": "any", "stride 0, small": "no",
 }  # fmt: skip
 
 
@@ -310,12 +310,12 @@ def zipped(records: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> bytes:
 
 
 def bomb(path: Path) -> None:
-    """2 GiB of zeros in 2 MB."""
+    """256 MiB of zeros in 300 kB, which say that they are 2 GiB."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new:
         new.writestr("a/data.pkl", tensor(numel=2**29, size=(2**29,), stride=(1,)))
         new.writestr("a/version", b"3")
         with new.open("a/data/0", "w", force_zip64=True) as record:
-            for _ in range(128):
+            for _ in range(16):
                 record.write(b"\0" * 2**24)
 
 
@@ -658,16 +658,11 @@ def npz(**arrays: Any) -> bytes:
 
 
 def array_bomb() -> bytes:
-    """4 GiB of zeros in 4 MB."""
-    buffer = io.BytesIO()
-    with (
-        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new,
-        new.open("a.npy", "w", force_zip64=True) as record,
-    ):
-        record.write(described((2**16, 2**14))[:128])
-        for _ in range(256):
-            record.write(b"\0" * 2**24)
-    return buffer.getvalue()
+    """An array that unpacks to 2 GiB, by what its archive says."""
+    data = bytearray(npz(a=np.zeros((99, 99))))
+    entry = data.find(b"PK\x01\x02")
+    data[entry + 24 : entry + 28] = struct.pack("<I", 2**31)
+    return bytes(data)
 
 
 NPZ: dict[str, Callable[[], bytes]] = {

@@ -46,7 +46,7 @@ def connect(path):
     socket.socket().connect(("127.0.0.1", 1))
 def hang(path):
     while True: pass
-def grow(path): return len(bytes(3 * 2**30))
+def grow(path): return len(bytearray(b"x") * (2**30 + 2**28))
 guard.SECONDS = 0.5
 path = pathlib.Path(sys.argv[1]) / "x"
 import socket
