@@ -63,11 +63,14 @@ def check(path: Path) -> dict[str, Any]:
     if consolidated is not None:
         if not isinstance(consolidated, dict) or not isinstance(consolidated.get("metadata"), dict):
             damaged(path, "its consolidated metadata are no table of arrays")
-        check_arrays(path, consolidated["metadata"], size)
-    check_arrays(path, arrays, size)
-    for name in ("done", "draw"):
-        if name not in arrays:
-            damaged(path, f"it lacks the array {name}")
+        tables = [arrays, consolidated["metadata"]]
+    else:
+        tables = [arrays]
+    for table in tables:
+        check_arrays(path, table, size)
+        for name in ("done", "draw"):
+            if name not in table:
+                damaged(path, f"it lacks the array {name}")
     return attributes
 
 

@@ -160,13 +160,15 @@ def start(study: Study) -> None:
     study.findings = checks.check(few)
     study.notes += study.findings.notes
     every = units(study.layout, len(study.timesteps), range(study.plan.draws))
-    first = min((unit for unit in every if not study.store.marked(unit)), key=study.tried, default=None)
+    # never one in which a launch has died, and the first to be measured where there is one
+    trusted = [unit for unit in every if not study.tried(unit) and not study.store.given_up(unit)]
+    first = next((unit for unit in trusted if not study.store.marked(unit)), None)
     if first is not None:
-        study.store.begin(first, study.tried(first) + 1)
+        study.store.begin(first, 1)
     with suppress(Exception):  # a model that fails here fails in its unit, where it is dealt with
-        study.forward_seconds = forward_seconds(study, first or every[0])
+        study.forward_seconds = forward_seconds(study, first or trusted[0])
     if first is not None:
-        study.store.begin(first, study.tried(first))
+        study.store.begin(first, 0)
 
 
 def forward_seconds(study: Study, unit: Unit) -> float:

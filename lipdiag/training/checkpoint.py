@@ -350,7 +350,7 @@ def assemble(
     if shape is None:
         raise CheckpointError(f"{shown(checkpoint.path)} does not tell the shape of its samples: give it by --shape.")
     with torch.random.fork_rng(devices=[]):  # the first weights are overwritten: they cost the caller no random numbers
-        network = create_network(checkpoint.network, checkpoint.network_config, checkpoint.path)
+        network = create_network(checkpoint.network, checkpoint.network_config, checkpoint.path, checkpoint.state)
     fit(network, checkpoint.state, checkpoint.path)
     network = adapted(network, checkpoint.network, checkpoint.timestep_factor)
     predictor = NetworkPredictor(network, **parts, shape=shape, conditioning=checkpoint.conditioning)

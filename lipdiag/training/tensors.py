@@ -120,7 +120,8 @@ def read_archive(file: BufferedReader, path: str | Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(stand_ins):
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:  # torch lets more than a dozen types of exception escape from a bad file
-        words = str(error).splitlines()[0] if str(error) else repr(error)
+        # torch's own words begin with the advice to load the file with any code in it.
+        words = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or repr(error)
         refuse(path, f"cannot be loaded by torch ({shown(words)})", error)
     if not isinstance(loaded, dict):
         refuse(path, f"holds a {shown(type(loaded).__name__)} where a dictionary of tensors is expected")
@@ -191,23 +192,31 @@ def check_pickle(data: bytes, path: str | Path) -> set[str]:
     return found
 
 
-def plain(value: Any, path: str | Path, depth: int = 0) -> Any:
-    """The value in plain dictionaries and lists, every tensor checked."""
+def plain(value: Any, path: str | Path, depth: int = 0, made: dict[int, Any] | None = None) -> Any:
+    """The value in plain dictionaries and lists, every tensor checked.
+
+    `made` keeps what became of every container: lists of lists of one list are few bytes, and many items to walk.
+    """
+    made = {} if made is None else made
     if depth > DEEPEST:
         refuse(path, f"nests its values more than {DEEPEST} deep")
     if isinstance(value, Tensor):
         return checked(value, path)
+    if id(value) in made and isinstance(value, (dict, list, tuple)):
+        return made[id(value)]
     if isinstance(value, dict):
         # An OrderedDict from a file may carry attributes of its own choice, even one called `items`.
         items = [(key, item) for key, item in dict.items(value) if not is_bystander(key)]
         for key, _ in items:
             if type(key) not in (str, int):
                 refuse(path, f"has a key of type {shown(type(key).__name__)} where texts are expected")
-        return {key: plain(item, path, depth + 1) for key, item in items}
+        made[id(value)] = {key: plain(item, path, depth + 1, made) for key, item in items}
+        return made[id(value)]
     if isinstance(value, Bystander):
-        return plain(getattr(value, "facts", {}), path, depth + 1)
+        return plain(getattr(value, "facts", {}), path, depth + 1, made)
     if isinstance(value, (list, tuple)):
-        return [plain(item, path, depth + 1) for item in value]
+        made[id(value)] = [plain(item, path, depth + 1, made) for item in value]
+        return made[id(value)]
     if value is None or type(value) in (bool, int, float, str):
         return value
     refuse(path, f"contains a {shown(type(value).__name__)}, not only tensors")

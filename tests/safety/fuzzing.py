@@ -117,7 +117,7 @@ def verdict(reader: Reader, found: dict[str, Any]) -> str:
     if not isinstance(error, reader.refusals):
         return f"ESCAPE raised {type(error).__name__}: {str(error)[:200]}"
     text = str(error)
-    if "\n" in text or not text.isprintable() or len(text) > 1000:
+    if not text.isprintable() or len(text) > 1000 or "weights_only" in text:
         return f"ESCAPE says {text[:300]!r}"
     return "refused"
 
