@@ -1,7 +1,8 @@
 """Redraw every figure in this folder from the embedded models: `make figures`, a few minutes on one core.
 
 Each picture is made by the commands written beside it, run here in a temporary folder. `figures/make.py NAME...` makes
-those figures alone; with LIPDIAG_FIGURES=FOLDER what was measured is kept there and gone on with.
+those figures alone; with LIPDIAG_FIGURES=FOLDER what was measured is kept there and gone on with. The figure of the
+study (figures/study.py) is redrawn from its tables, without training.
 """
 
 import contextlib
@@ -15,6 +16,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
+
+import study
 
 import lipdiag
 from lipdiag import report
@@ -68,6 +71,7 @@ def recipes() -> dict[str, Recipe]:
     samplers = " ".join(f"--sampler {name}" for name in ("ddim:5", "ddim:10", "ddim:20", "dpm:5", "dpm:10", "dpm:20"))
     return {
         "singularity": time,
+        "compare": time,
         "jumps": time,
         "derivatives": plain["time"],
         "pairs": matrix,
@@ -127,6 +131,8 @@ def main() -> None:
                     call(text)
                 done.add(text)
             draw(figure, known[figure])
+    if not sys.argv[1:]:
+        study.redraw()
 
 
 if __name__ == "__main__":

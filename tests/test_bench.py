@@ -21,6 +21,7 @@ from lipdiag.bench.rivals import Rival
 from lipdiag.bench.table import Result, text
 from lipdiag.linalg.lanczos import singular_values
 from lipdiag.linalg.operator import Operator
+from lipdiag.study import sensitivity
 from lipdiag.study.plan import Plan
 from lipdiag.study.quantity import QUANTITIES
 
@@ -61,6 +62,7 @@ def products(case: str, k: int) -> tuple[int, int]:
         "asymmetry": (k + probes, k + probes + 1),
         "stein": (0, 0),
         "loss": (0, 0),
+        "sensitivity": (0, 0),  # its products are those of 20 other points
         "the defaults": (k + 1, k),
         "the full report": (k + probes + 1, k),
     }[case]
@@ -71,7 +73,8 @@ def test_products_are_those_of_the_formulas(quick):
         expected = products(cost["case"], cost["krylov_steps"])
         assert (cost["forward_products"], cost["reverse_products"]) == expected, cost["case"]
         evaluations = 1 if "time_difference" in CASES[cost["case"]] else 0
-        assert cost["floor"] == 1 + sum(expected) + evaluations
+        way = 2 * sensitivity.STEPS if "sensitivity" in CASES[cost["case"]] else 0
+        assert cost["floor"] == 1 + sum(expected) + evaluations + way
         assert (cost["krylov_steps"] >= 8) == bool(expected[1])
         if cost["case"] == "the full report":
             assert cost["floor"] == 2 * cost["krylov_steps"] + 4
