@@ -23,7 +23,9 @@ from lipdiag.cli import main as command
 HERE = Path(__file__).parent
 DDPM, ETSDM = "digits-ddpm", "digits-etsdm"
 BLOCK_ENDS = (19, 39, 59, 79, 99)
-LARGEST_TABLE = 100_000
+LARGEST_TABLE, LARGEST_PICTURE = 100_000, 120_000
+RESOLUTIONS = (200, 160, 130)
+"""Dots per inch of a PNG: the first that is small enough for the repository."""
 VECTOR = ("singularity", "compare")
 """Figures that are kept as PDF and SVG too."""
 
@@ -82,7 +84,7 @@ def recipes() -> dict[str, Recipe]:
             (f"{DDPM}.npz", f"{ETSDM}.npz"),
             tuple(f"sample {model} --n 64 --steps 50 --out {model}.npz" for model in (DDPM, ETSDM)),
         ),
-        "training": Recipe(("short",), ("train --recipe digits --steps 250 --measure-every 25 --out short",)),
+        "training": Recipe(("short",), ("train --recipe digits --steps 250 --measure-every 50 --out short",)),
         "quality": Recipe(
             ("quality.zarr",), (f"evaluate {DDPM} {samplers} --n 256 --seeds 3 --extractor digits --out quality.zarr",)
         ),
@@ -99,8 +101,12 @@ def draw(figure: str, recipe: Recipe) -> None:
     """The files of a figure: pictures, data, and words."""
     kind = report.FIGURES[figure].source
     picture = report.plot([report.open_source(source, kind) for source in recipe.sources], figure=figure)
-    for suffix in (".pdf", ".svg", ".png") if figure in VECTOR else (".png",):
-        report.save(picture, HERE / f"{figure}{suffix}", dpi=200)
+    for suffix in (".pdf", ".svg") if figure in VECTOR else ():
+        report.save(picture, HERE / f"{figure}{suffix}")
+    for dpi in RESOLUTIONS:
+        written = report.save(picture, HERE / f"{figure}.png", dpi=dpi)
+        if written[0].stat().st_size <= LARGEST_PICTURE:
+            break
     commands = [*recipe.commands, f"plot {' '.join(recipe.sources)} --figure {figure}"]
     beside = f"The data drawn: `{figure}.csv`." if keep_table(HERE / f"{figure}.csv") else "The data are those runs."
     made = f"torch {version('torch')}, {platform.machine()} CPU, {datetime.now(UTC).date()}."
