@@ -100,7 +100,8 @@ def call(text: str) -> None:
 def draw(figure: str, recipe: Recipe) -> None:
     """The files of a figure: pictures, data, and words."""
     kind = report.FIGURES[figure].source
-    picture = report.plot([report.open_source(source, kind) for source in recipe.sources], figure=figure)
+    sources = [report.open_source(source, kind) for source in recipe.sources]
+    picture = report.plot(sources, figure=figure)
     for suffix in (".pdf", ".svg") if figure in VECTOR else ():
         report.save(picture, HERE / f"{figure}{suffix}")
     for dpi in RESOLUTIONS:
@@ -111,7 +112,10 @@ def draw(figure: str, recipe: Recipe) -> None:
     beside = f"The data drawn: `{figure}.csv`." if keep_table(HERE / f"{figure}.csv") else "The data are those runs."
     made = f"torch {version('torch')}, {platform.machine()} CPU, {datetime.now(UTC).date()}."
     words = [f"# {figure}", "", picture.caption, "", "Made by `make figures`:", "", "```sh"]
-    words += [*(f"lipdiag {text}" for text in commands), "```", "", f"{beside} {made}", ""]
+    words += [*(f"lipdiag {text}" for text in commands), "```", "", f"{beside} {made}"]
+    models = [(source.attrs["checkpoint"], source.attrs["frozen"]["model"]) for source in sources if kind == "run"]
+    words += [f"Weights of {name}: {model['weights_sha256'][:16]}." for name, model in models]
+    words.append("")
     (HERE / f"{figure}.md").write_text("\n".join(words))
 
 
