@@ -84,7 +84,7 @@ def recipes() -> dict[str, Recipe]:
             (f"{DDPM}.npz", f"{ETSDM}.npz"),
             tuple(f"sample {model} --n 64 --steps 50 --out {model}.npz" for model in (DDPM, ETSDM)),
         ),
-        "training": Recipe(("short",), ("train --recipe digits --steps 250 --measure-every 50 --out short",)),
+        "training": Recipe(("short",), ("train --recipe digits --steps 250 --measure-every 25 --out short",)),
         "quality": Recipe(
             ("quality.zarr",), (f"evaluate {DDPM} {samplers} --n 256 --seeds 3 --extractor digits --out quality.zarr",)
         ),
