@@ -26,7 +26,9 @@ from lipdiag.cli import main as command
 HERE = Path(__file__).parent
 DDPM, ETSDM = "digits-ddpm", "digits-etsdm"
 BLOCK_ENDS = (19, 39, 59, 79, 99)
-LARGEST_TABLE = 100_000
+LARGEST_TABLE, LARGEST_PICTURE = 100_000, 120_000
+RESOLUTIONS = (200, 160, 130)
+"""Dots per inch of a PNG: the first that is small enough for the repository."""
 VECTOR = ("singularity", "compare")
 """Figures that are kept as PDF and SVG too."""
 
@@ -102,14 +104,22 @@ def call(text: str) -> None:
 def draw(figure: str, recipe: Recipe) -> None:
     """The files of a figure: pictures, data, and words."""
     kind = report.FIGURES[figure].source
-    picture = report.plot([report.open_source(source, kind) for source in recipe.sources], figure=figure)
-    for suffix in (".pdf", ".svg", ".png") if figure in VECTOR else (".png",):
-        report.save(picture, HERE / f"{figure}{suffix}", dpi=200)
+    sources = [report.open_source(source, kind) for source in recipe.sources]
+    picture = report.plot(sources, figure=figure)
+    for suffix in (".pdf", ".svg") if figure in VECTOR else ():
+        report.save(picture, HERE / f"{figure}{suffix}")
+    for dpi in RESOLUTIONS:
+        written = report.save(picture, HERE / f"{figure}.png", dpi=dpi)
+        if written[0].stat().st_size <= LARGEST_PICTURE:
+            break
     commands = [*recipe.commands, f"plot {' '.join(recipe.sources)} --figure {figure}"]
     beside = f"The data drawn: `{figure}.csv`." if keep_table(HERE / f"{figure}.csv") else "The data are those runs."
     made = f"torch {version('torch')}, {platform.machine()} CPU, {datetime.now(UTC).date()}."
     words = [f"# {figure}", "", picture.caption, "", "Made by `make figures`:", "", "```sh"]
-    words += [*(f"lipdiag {text}" for text in commands), "```", "", f"{beside} {made}", ""]
+    words += [*(f"lipdiag {text}" for text in commands), "```", "", f"{beside} {made}"]
+    models = [(source.attrs["checkpoint"], source.attrs["frozen"]["model"]) for source in sources if kind == "run"]
+    words += [f"Weights of {name}: {model['weights_sha256'][:16]}." for name, model in models]
+    words.append("")
     (HERE / f"{figure}.md").write_text("\n".join(words))
 
 
