@@ -217,8 +217,8 @@ def between(found: "Comparison") -> list[Verdict]:
     said = []
     for s in found.statements:
         by, word = (s.effect.ratio, "over") if s.by_ratio else (s.effect.difference, "minus")
-        numbers = f"{plain(float(s.effect.a))} in {first}, {plain(float(s.effect.b))} in {second}"
+        numbers = f"{plain(float(s.effect.b))} against {plain(float(s.effect.a))} in {first}"
         value, low, high = map(float, by)
         estimate = Estimate(value, low, high, int(s.effect.count))
-        said.append(Verdict(f"{s.name}: {s.verdict}, {numbers}.", f"{second} {word} {first}", estimate))
+        said.append(Verdict(f"{s.name}: {s.verdict} in {second}, {numbers}.", f"{second} {word} {first}", estimate))
     return said
