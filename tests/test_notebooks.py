@@ -60,7 +60,7 @@ def stopping(*arguments):  # Ctrl-C, or the stop button, in the second unit
     return real(*arguments)
 
 study.measure_unit = stopping
-run = lipdiag.measure(model, plan=Plan(timesteps="0,10", draws=24, quantities=("time_difference", "spectral_norm")))
+run = lipdiag.measure(model, plan=Plan(timesteps="0,10", draws=24, quantities=("time_difference", "loss")))
 picture = lipdiag.plot(run)
 print((run["done"] == 1).sum().item(), run.attrs["launches"][0]["ended"])
 print(model.training, next(model.parameters()).dtype, all(p.requires_grad for p in model.parameters()))

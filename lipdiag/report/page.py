@@ -12,7 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import RunError, UsageError
+from .comparison import compare
 from .explorer import variables
 from .gallery import FIGURES, plot
 from .graphic import DOLLAR, inline
@@ -116,14 +117,26 @@ def alone(run: Run, place: str, drawn_already: set[str]) -> Markup:
 
 def together(runs: Sequence[Run]) -> tuple[Markup, set[str]]:
     """The section that compares runs with the first of them, and the names of its figures."""
-    found = [verdict for run in runs[1:] for verdict in between(runs[0], run)]
-    said = (
-        element("ul", [judged(verdict) for verdict in found], class_="verdicts")
-        if found
-        else element("p", "No paired interval: these runs do not see the same draws at common timesteps.")
-    )
+    said = [compared(runs[0], run) for run in runs[1:]]
     figures, names = drawn(runs, "together")
     return element("section", element("h2", "Side by side"), said, figures, id="together"), names
+
+
+def compared(first: Run, second: Run) -> Markup:
+    """What can be said of a run beside another: paired statements, how they were made, and what they lack."""
+    try:
+        found = compare(first.dataset, second.dataset, labels=(first.label, second.label))
+    except (RunError, UsageError) as error:
+        return element("p", f"{second.label} is not compared with {first.label}: {error}.")
+    verdicts = [judged(verdict) for verdict in between(found)]
+    notes = element("p", f"Intervals: {found.method}.", class_="soft")
+    return joined([element("ul", verdicts, class_="verdicts"), notes, folded("Not compared", found.missing)])
+
+
+def folded(title: str, texts: Sequence[str]) -> Markup:
+    """A list that is shown when it is asked for; nothing where it is empty."""
+    items = element("ul", [element("li", text) for text in texts])
+    return element("details", element("summary", f"{title} ({len(texts)})"), items) if texts else Markup()
 
 
 def about(run: Run) -> str:
@@ -143,19 +156,18 @@ def drawn(runs: Sequence[Run], place: str, but: Container[str] = ()) -> tuple[Ma
     shown, missing, names = [], [], set()
     labels = [run.label.replace("$", DOLLAR) for run in runs]
     for name, spec in FIGURES.items():
-        if name in but:
+        if name in but or spec.source != "run":
             continue
         try:
             picture = plot([run.dataset for run in runs], figure=name, style=STYLE, labels=labels)
-        except UsageError as error:
-            missing.append(element("li", f"{name}: {error}"))
+        except (RunError, UsageError) as error:
+            missing.append(f"{name}: {error}")
             continue
         names.add(name)
         caption = element("p", (picture.caption or spec.line).replace(DOLLAR, "$"))
         words = element("figcaption", element("output"), caption)
         shown.append(element("figure", inline(picture, f"{place}-{name}-", name), words))
-    lacking = element("p", "Not drawn:", class_="soft"), element("ul", missing, class_="soft")
-    return joined([shown, lacking if missing else ()]), names
+    return joined([shown, folded("Not drawn", missing)]), names
 
 
 def columns(run: Run) -> list[str]:

@@ -5,14 +5,17 @@ log(a/b) varies as the mean of a_i / a - b_i / b, with Student's half-width h ov
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .curve import DERIVATIVES, Curve, curves
-from .headline import SPEEDS, moved_words, peak, reference, shared_words
+from .headline import SPEEDS, peak, reference, shared_words
 from .number import plain
 from .run import Run
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
 
 LEVEL = 0.95
 
@@ -208,58 +211,14 @@ def of_loss(run: Run) -> Iterator[Verdict]:
     yield Verdict(words, "squared error of the predicted noise, averaged over entries", estimate)
 
 
-def paired(first: Run, second: Run) -> bool:
-    """Whether two runs saw the same data and noise in each draw."""
-
-    def origin(run: Run) -> tuple[object, ...]:
-        plan = run.frozen.get("plan")
-        return run.frozen.get("data"), plan.get("seed") if isinstance(plan, dict) else None, run.model.get("shape")
-
-    return origin(first) == origin(second) and None not in origin(first)
-
-
-def between(first: Run, second: Run) -> list[Verdict]:
-    """What differs between two runs of the same draws, from the timesteps they share; empty for other runs."""
-    common, here, there = np.intersect1d(first.timestep, second.timestep, return_indices=True)
-    if not (paired(first, second) and common.size):
-        return []
-    found = []
-    names = {**SPEEDS, "spectral_norm": "the spectral norm of d eps/dx", "loss": "the loss"}
-    for variable, name in names.items():
-        if not (first.has(variable) and second.has(variable)):
-            continue
-        if variable in SPEEDS and first.shared != second.shared:
-            found += moved(first, second) if variable == "time_difference" else []
-            continue
-        a, b = (_over(run, variable, places) for run, places in ((first, here), (second, there)))
-        n = min(a.size, b.size)
-        a, b = measured(a[:n], b[:n])
-        if not (a.size and a.mean() > 0 and b.mean() > 0):
-            continue
-        times = ratio(b, a)
-        words = f"{name[0].upper()}{name[1:]}, averaged over the {common.size} timesteps that both have, is "
-        if times.low <= 1 <= times.high:
-            words += f"not measurably different in {second.label}."
-        else:
-            words += f"{'larger' if times.low > 1 else 'smaller'} in {second.label} than in {first.label}."
-        found.append(Verdict(words, f"{second.label} over {first.label}, means over the same draws", times))
-    return found
-
-
-def moved(first: Run, second: Run) -> list[Verdict]:
-    """Where the change went in the run with shared timesteps: never its mean over timesteps, which hides the jumps."""
-    twin, shared = curves([second, first] if first.shared else [first, second], "time_difference")
-    top = peak(twin)
-    if top is None or not shared.jump.any():
-        return []
-    highest = int(np.where(shared.jump, shared.statistics.mean, -np.inf).argmax())
-    a, b = (draws(c.run, c.variable, place) for c, place in ((shared, highest), (twin, top)))
-    n = min(a.size, b.size)
-    times = ratio(*measured(a[:n], b[:n]))
-    name = f"largest jump of {shared.run.label} over the peak of {twin.run.label}, means over the same draws"
-    return [Verdict(words, name, times) for words in moved_words(twin, shared)]
-
-
-def _over(run: Run, variable: str, places: np.ndarray) -> np.ndarray:
-    """For each draw the mean over some timesteps."""
-    return np.mean([draws(run, variable, place) for place in places.tolist()], axis=0)
+def between(found: "Comparison") -> list[Verdict]:
+    """What a comparison states of the second model."""
+    first, second = found.labels
+    said = []
+    for s in found.statements:
+        by, word = (s.effect.ratio, "over") if s.by_ratio else (s.effect.difference, "minus")
+        numbers = f"{plain(float(s.effect.b))} against {plain(float(s.effect.a))} in {first}"
+        value, low, high = map(float, by)
+        estimate = Estimate(value, low, high, int(s.effect.count))
+        said.append(Verdict(f"{s.name}: {s.verdict} in {second}, {numbers}.", f"{second} {word} {first}", estimate))
+    return said
