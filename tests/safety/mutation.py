@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,6 +152,7 @@ BUGS = {
         "safety/test_many_machines.py -k must_be_equal",
     ),
 }  # fmt: skip
+NONE = Bug("linalg/operator.py", "A.mv(v)", "A.mv(v)", "linalg/test_operator.py")
 SAMPLE = ("sign of v", "deviation for error", "J for its transpose")
 
 
@@ -174,10 +176,12 @@ def caught(bug: Bug) -> bool:
             code = 70
             try:
                 code = run_tests(Path(place), bug.tests)
+            except BaseException:
+                traceback.print_exc(file=sys.__stderr__)
             finally:
                 os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 1, 2), f"the tests of {bug} could not be run: exit code {code}"
+    assert code in (0, 1), f"the tests of {bug} could not be run: exit code {code}"
     return code != 0
 
 
@@ -187,7 +191,6 @@ def run_tests(folder: Path, tests: str) -> int:
 
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
-    os.dup2(silence, 2)
     os.chdir(folder)
     sys.path[:] = [str(folder), *(entry for entry in sys.path if entry not in ("", str(ROOT)))]
     os.environ["PYTHONPATH"] = str(folder)
@@ -198,12 +201,12 @@ def run_tests(folder: Path, tests: str) -> int:
 
 
 def main(names: list[str]) -> int:
-    """Try each bug, say which were caught; the number that were not."""
-    for library in ("torch", "torch._dynamo", "pytest", "hypothesis", "xarray", "zarr", "scipy.stats", "beartype"):
+    """Try each bug, say which were caught; the number that were not. A name that is none stands for no bug."""
+    for library in ("torch", "torch._dynamo", "pytest", "xarray", "zarr", "scipy.stats"):
         importlib.import_module(library)
     missed = 0
     for name in names or list(BUGS):
-        found = caught(BUGS[name])
+        found = caught(BUGS.get(name, NONE))
         missed += not found
         print(json.dumps({"bug": name, "caught": found}), flush=True)
     return missed

@@ -20,8 +20,8 @@ def caught(names):
     return {line["bug"]: line["caught"] for line in found}
 
 
-def test_three_known_bugs_are_caught():
-    assert set(caught(SAMPLE).values()) == {True}
+def test_three_known_bugs_are_caught_and_one_that_is_none_is_not():
+    assert caught([*SAMPLE, "none"]) == {**dict.fromkeys(SAMPLE, True), "none": False}
 
 
 @pytest.mark.parametrize("name", BUGS)
