@@ -6,6 +6,7 @@ export OMP_NUM_THREADS ?= 2
 help:
 	@echo "make demo     install, measure the embedded pair of models, draw the figure (under 2 minutes once installed)"
 	@echo "make test     install the test tools and run the tests"
+	@echo "make torture  50 killed workers, 20 000 damaged files, every known bug (a quarter of an hour)"
 	@echo "make lint     style and types"
 	@echo "make bench    cost of every quantity next to its floor and to what one would write instead"
 	@echo "make figures  redraw figures/ from the embedded models"
@@ -26,6 +27,9 @@ demo: .venv/installed
 test: .venv/tested
 	$(BIN)/python -m pytest
 
+torture: .venv/tested
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --durations=0
+
 lint: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,5 +44,5 @@ figures: .venv/installed
 clean:
 	rm -rf .venv demo
 
-.PHONY: help demo test lint bench figures clean
+.PHONY: help demo test torture lint bench figures clean
 .DEFAULT_GOAL := help

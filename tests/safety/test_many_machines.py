@@ -38,8 +38,8 @@ def run(*arguments, env=None):
 def test_torchruns_workers_share_a_run(tmp_path):
     """The launcher's own processes; what they leave is what one process leaves."""
     process = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lipdiag", "measure",
-         *SMALL, "--out", "a.zarr", "--json", "--threads", "1"],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lipdiag",
+         "measure", *SMALL, "--out", "a.zarr", "--json", "--threads", "1"],
         capture_output=True, text=True, env=ALONE, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-3000:]
@@ -90,7 +90,7 @@ def test_workers_end_with_a_killed_launcher(tmp_path):
     began = time.monotonic()
     assert process.stdout.read() == b""  # ends when the last holder of the pipe does
     assert time.monotonic() - began < 20
-    process.wait()
+    process.communicate()
 
 
 def shards(number, names, **rest):
@@ -135,7 +135,7 @@ def test_only_one_experiment_is_merged():
     assert result.exit_code == 4
     assert "a.zarr and c.zarr are not one experiment: plan.seed is 0 there and 4 here" in result.stderr
     assert not Path("out.zarr").exists()
-    with pytest.raises(RunError, match="c.zarr is another run"):
+    with pytest.raises(RunError, match=r"c\.zarr is another run"):
         merge(Path("c.zarr"), [Path("a.zarr"), Path("b.zarr")])
     assert run("merge", "a.zarr", "a.zarr").exit_code == 2
     assert run("merge", "out.zarr", "nothing.zarr").exit_code == 4

@@ -1,0 +1,35 @@
+"""The tests can fail: known bugs are caught."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from .mutation import BUGS, SAMPLE
+from .test_survival import ALONE, ROOT
+
+
+def caught(names):
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.safety.mutation", *names],
+        capture_output=True, text=True, cwd=ROOT, env=ALONE, check=False,
+    )  # fmt: skip
+    found = [json.loads(line) for line in process.stdout.splitlines()]
+    assert len(found) == len(names), process.stderr[-2000:]
+    return {line["bug"]: line["caught"] for line in found}
+
+
+def test_three_known_bugs_are_caught_and_one_that_is_none_is_not():
+    assert caught([*SAMPLE, "none"]) == {**dict.fromkeys(SAMPLE, True), "none": False}
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_every_known_bug_is_still_one_in_todays_code(name):
+    assert BUGS[name].old in (ROOT / "lipdiag" / BUGS[name].file).read_text()
+
+
+@pytest.mark.slow
+def test_every_known_bug_is_caught():
+    found = caught(list(BUGS))
+    assert [name for name, is_caught in found.items() if not is_caught] == []
