@@ -24,7 +24,8 @@ from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.study import measure as study
-from lipdiag.study.plan import Plan, units
+from lipdiag.study.layout import units
+from lipdiag.study.plan import Plan
 
 for name in (
     "torch._dynamo",

@@ -15,8 +15,8 @@ from lipdiag.cli import main
 from lipdiag.cli.shard import launched_shard
 from lipdiag.errors import RunError, UsageError
 from lipdiag.study import measure as study
+from lipdiag.study.layout import units
 from lipdiag.study.merge import merge
-from lipdiag.study.plan import units
 from lipdiag.study.store import open_store
 
 from .test_survival import ALONE, PLAN, equal, measure
