@@ -129,9 +129,8 @@ def unshare_timesteps(network: Network) -> Network:
             del network._forward_pre_hooks[key]
             network._forward_pre_hooks_with_kwargs.pop(key, None)
     if hasattr(network, "register_to_config"):
-        network._internal_dict = type(network.config)(  # type: ignore[assignment]
-            {key: value for key, value in network.config.items() if key != RECORD}
-        )
+        config: Any = network.config
+        network._internal_dict = type(config)({key: value for key, value in config.items() if key != RECORD})
     return network
 
 

@@ -32,8 +32,10 @@ VARIABLES = {
     "copies": "samples nearer to a datum than a quarter of the data's own median nearest distance",
     "seconds": "what sampling took",
 }
-COMPARABLE = ("format_version", "extractor", "extractor_sha256", "n", "n_real", "data", "data_sha256", "sha256")
-COMPARABLE += ("schedule", "parameterization", "clock", "dtype")
+COMPARABLE = (
+    *("format_version", "extractor", "extractor_sha256", "n", "n_real", "data", "data_sha256", "sha256"),
+    *("schedule", "parameterization", "clock", "dtype"),
+)
 """Attributes that all cells of one evaluation share."""
 
 
@@ -150,15 +152,16 @@ def table(dataset: "xr.Dataset") -> str:
     for sampler in dataset["sampler"].values.tolist():
         row = dataset.sel(sampler=sampler)
         fid, kid = mean_and_error(row["fid"].values), mean_and_error(1000 * row["kid"].values)
-        nearest, copies = mean_of(row["nearest_ratio"].values), mean_of(row["copies"].values)
-        done = int(row["seconds"].notnull().sum())
-        lines.append(f"{sampler:<11}{fid:>20}{kid:>23}{nearest:>10.3f}{copies:>8.1f}{done:>7}")
+        count = int(row["seconds"].notnull().sum())
+        nearest, copies = (f"{row['nearest_ratio'].mean():.3f}", f"{row['copies'].mean():.1f}") if count else "--"
+        lines.append(f"{sampler:<11}{fid:>20}{kid:>23}{nearest:>10}{copies:>8}{count:>7}")
     fid, kid = f"{about['floor_fid']:.4g}", f"{1000 * about['floor_kid']:.4g}"
     lines.append(f"{'data':<11}{fid:>20}{kid:>23}{1:>10.3f}")
     n, data, size = about["n"], about["n_real"], about["floor_n"]
     said = (
         f"Mean +- standard error over seeds; n = {n} samples against {data} data. The row data is {size} data against "
-        f"the {data - size} others: a FID is biased upwards, the more for smaller n."
+        f"the {data - size} others: a FID is biased upwards, the more for smaller n. "
+        "A model that was trained on these very data can fall below that row, because it knows their chance deviations."
     )
     if n <= about["features"]:
         said += f" n does not exceed the {about['features']} features: singular covariance, FID far too high."
@@ -176,9 +179,3 @@ def mean_and_error(values: np.ndarray) -> str:
     if len(values) == 1:
         return f"{values[0]:.4g}"
     return f"{values.mean():.4g} +- {values.std(ddof=1) / np.sqrt(len(values)):.2g}"
-
-
-def mean_of(values: np.ndarray) -> float:
-    """The mean of the values that are there, NaN of none."""
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")

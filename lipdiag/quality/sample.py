@@ -161,7 +161,7 @@ def by_table(predictor: Predictor, x: Tensor, steps: int, sampler: str, generato
     if sampler == "ddim":
         scheduler.timesteps = torch.tensor(leading(count, steps))
     extra = {} if sampler == "unipc" else {"generator": generators}
-    for k, after in itertools.zip_longest(scheduler.timesteps, scheduler.timesteps[1:], fillvalue=-1):
+    for k, after in zip(scheduler.timesteps, [*scheduler.timesteps[1:], -1], strict=True):
         if sampler == "ddim":
             # It takes k - T // steps as the timestep that follows, which holds for equal steps alone. As a fraction,
             # T over the gap at hand, `steps` makes this the timestep that does follow.
