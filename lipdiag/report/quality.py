@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 NORMAL = 1.959964
+APART = 1.02
+"""Ratio of the places of two lines, so that their intervals do not hide each other."""
+
 METRICS = {"fid": "FID", "kid": "KID"}
 
 
@@ -50,7 +53,8 @@ def quality(*datasets: "xr.Dataset", labels: Sequence[str] | None = None, style:
         picture, axes = blank(look, len(shown))
         for letter, place, metric in zip("ab", axes, shown, strict=False):
             for number, (name, dataset, kind) in enumerate(lines):
-                picture.rows += draw(place, dataset, kind, metric, name, number, look)
+                shift = APART ** (number - (len(lines) - 1) / 2)
+                picture.rows += draw(place, dataset, kind, metric, name, number, shift, look)
             floor = floors(datasets, metric)
             if floor is not None:
                 place.axhline(floor, **floor_stroke(look))
@@ -77,10 +81,13 @@ def kinds(dataset: "xr.Dataset") -> dict[str, list[tuple[int, int]]]:
     return {kind: sorted(places) for kind, places in found.items()}
 
 
-def draw(axes: Any, dataset: "xr.Dataset", kind: str, metric: str, name: str, number: int, look: Style) -> list[Row]:
+def draw(
+    axes: Any, dataset: "xr.Dataset", kind: str, metric: str, name: str, number: int, shift: float, look: Style
+) -> list[Row]:
+    """A line with its intervals, moved aside by a ratio; its rows."""
     steps, places = zip(*kinds(dataset)[kind], strict=True)
     s = over_seeds(dataset, metric, list(places))
-    x = np.array(steps, dtype=np.float64)
+    x = np.array(steps, dtype=np.float64) * shift
     bounded = np.isfinite(s.low) & np.isfinite(s.high)
     axes.vlines(x[bounded], s.low[bounded], s.high[bounded], color=marks.colour(number), linewidth=1.6 * look.scale)
     line = {**marks.stroke(number, look), "markersize": 4 * look.scale}
@@ -89,7 +96,7 @@ def draw(axes: Any, dataset: "xr.Dataset", kind: str, metric: str, name: str, nu
         {
             "series": name,
             "metric": metric,
-            "steps": int(x[i]),
+            "steps": steps[i],
             "mean": float(s.mean[i]),
             "low": float(s.low[i]),
             "high": float(s.high[i]),
@@ -146,7 +153,7 @@ def describe(names: Sequence[str], datasets: Sequence["xr.Dataset"], shown: Sequ
             f"{attributes.get('extractor', 'an unknown network')}",
             f"Each from n = {attributes.get('n', 'an unknown number of')} samples; mean over "
             f"{' or '.join(map(str, seeds))} seeds with its 95 % interval (Student){lone if single else ''}",
-            "Dashed: the same distance between two halves of real data"
+            "Dashed: the same distance between real data and the rest of them"
             if any(floors(datasets, metric) is not None for metric in shown)
             else "",
         ]

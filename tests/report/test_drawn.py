@@ -281,8 +281,9 @@ def test_quality_is_drawn_over_the_steps_in_their_order():
     dataset = evaluation()
     fid, kid = quality(dataset).axes
     x, y = line(fid, 0)
-    np.testing.assert_array_equal(x, [5, 10, 20])
-    np.testing.assert_allclose(y, 100 / x * 1.01)
+    np.testing.assert_allclose(x, [5, 10, 20], rtol=0.02)  # moved aside from the other sampler's
+    np.testing.assert_allclose(y, [20 * 1.01, 10 * 1.01, 5 * 1.01])
+    assert [row["steps"] for row in quality(dataset).rows[:3]] == [5, 10, 20]
     np.testing.assert_allclose(line(fid, 1)[1], [10 * 1.01, 5 * 1.01])
     segments = fid.collections[0].get_segments()
     values = 100 / 5 * (1 + 0.01 * np.arange(3))
