@@ -216,7 +216,8 @@ def prepared(
                 predictor, source, plan, None if out is None else Path(out), resume, attributes, shard, retry
             )
             ready.halving = not deterministic
-            ready.notes += (*found.notes, *calibration(predictor, source))
+            told = () if source.fingerprint == "model" else calibration(predictor, source)
+            ready.notes += (*found.notes, *told)
             study.start(ready)
             yield ready
         finally:
@@ -234,7 +235,8 @@ def calibration(predictor: Predictor, source: Source) -> list[str]:
     """What the probe says of the way the model is used, on the first draws of x0."""
     from .zoo.probe import DRAWS, probe
 
-    found = probe(predictor, torch.stack([source.sample(i) for i in range(DRAWS)]))
+    network = predictor.predictor if isinstance(predictor, RawOutput) else predictor
+    found = probe(network, torch.stack([source.sample(i) for i in range(DRAWS)]))
     return [] if found is None else found.notes
 
 

@@ -186,7 +186,9 @@ class Reversed(Clock):
     @property
     def _ends(self) -> float:
         """The sum of the first timestep and the last."""
-        return self.clock.count - 1 if isinstance(self.clock, Timesteps) else self.clock.scale
+        if isinstance(self.clock, Timesteps):
+            return self.clock.count - 1
+        return self.clock.scale if isinstance(self.clock, Unit) else 0.0
 
     @property
     def unit(self) -> str:

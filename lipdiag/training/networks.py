@@ -90,7 +90,7 @@ class Rescaled(nn.Module):
 
 def widened(layers: nn.Sequential, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The inputs of layers in the type of their weights."""
-    return (inputs[0].to(layers[0].weight.dtype),)
+    return (inputs[0].to(next(layers.parameters()).dtype),)
 
 
 def adapted(network: Any, name: str, factor: float = 1.0) -> nn.Module:

@@ -49,6 +49,7 @@ CLEARLY = 0.15  # mean log error by which another convention must win
 CLOSE = 0.02  # closer ones are the same
 STANDARD_ERRORS = 2.5  # and by this many of them, over draws
 LEARNED = 0.8  # times the error of the best guess that knows only the data's mean and variance: more is no model
+LARGEST = 2**20  # numbers in x that are evaluated at once
 PREDICTIONS: tuple[Parameterization, ...] = (eps, minus_eps, x0, v, velocity, data_velocity, score)
 BLOCK_LEVELS = (0.15, 0.35, 0.55, 0.75, 0.95)  # places inside a block of a shared clock
 SOMETHING, NOTHING = 0.01, 0.04  # mean log error that telling block edges must gain, and may cost
@@ -122,29 +123,28 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
     trial = Trial(predictor, data, seed)
     told = Convention(predictor.schedule, predictor.parameterization, predictor.clock)
     trial.judge([told])
-    ranges = [(1.0, 0.0), other_range(data)]
-    clocks = unique([told.clock, *common_clocks(told.schedule)])
+    kinds = unique([told.parameterization, *PREDICTIONS])
+    # A network with a table of its times must not be told one that the table does not have.
+    clocks = [told.clock] if trial.rounds(told) else unique([told.clock, *common_clocks(told.schedule)])
     for clock in clocks:
-        for scale, shift in ranges:
-            kinds = unique([told.parameterization, *PREDICTIONS])
+        for scale, shift in ((1.0, 0.0), other_range(data)):
             trial.judge([Convention(told.schedule, kind, clock, scale, shift) for kind in kinds])
-    best = trial.best(told) or told
+    start = trial.best(told) or told
     for schedule in common_schedules(told.schedule):
-        for clock in unique([best.clock, *natural_clocks(schedule)]):
+        natural = natural_clocks(schedule) if len(clocks) > 1 else []
+        for clock in unique([start.clock, *natural]):
             moved = rebuilt(clock, schedule)
             if moved is not None:
-                kinds = unique([told.parameterization, *PREDICTIONS])
-                trial.judge([Convention(schedule, kind, moved, best.scale, best.shift) for kind in kinds])
-    best = trial.best(told)
-    trained = best is not None and trial.learned(best)
+                trial.judge([Convention(schedule, kind, moved, start.scale, start.shift) for kind in kinds])
+    winner = trial.best(told)
+    trained = winner is not None and trial.learned(winner)
     if told not in trial.scores:
-        hint = f"; use {flags(told, best)}" if best is not None and trained else ": check them, and the weights"
+        hint = f"; use {flags(told, winner)}" if winner is not None and trained else ": check them, and the weights"
         raise CheckpointError(
             f"The model's output is not finite with the schedule {spell(told.schedule)} and the clock "
             f"{spell(told.clock)}{hint}."
         )
-    if best is None or not trained:
-        best = told
+    best = winner if winner is not None and trained else told
     shared = trial.shared(best) if trained else None
     if shared is not None:
         best = replace(best, clock=shared)
@@ -173,7 +173,8 @@ class Trial:
     def __init__(self, predictor: NetworkPredictor, data: Tensor, seed: int):
         self.predictor = predictor
         weights = next((p for p in [*predictor.parameters(), *predictor.buffers()] if p.is_floating_point()), None)
-        self.device, self.dtype = ("cpu", torch.float32) if weights is None else (weights.device, weights.dtype)
+        self.device = torch.device("cpu") if weights is None else weights.device
+        self.dtype = torch.float32 if weights is None else weights.dtype
         generator = torch.Generator().manual_seed(seed)
         self.data = data[torch.arange(DRAWS) % len(data)].double().cpu()
         self.noise = torch.randn(self.data.shape, generator=generator, dtype=torch.float64)
@@ -215,10 +216,30 @@ class Trial:
         times = len(t) // DRAWS
         data = (self.data * convention.scale + convention.shift).repeat(times, *[1] * (self.data.ndim - 1))
         x = alpha * data + sigma * self.noise.repeat(times, *[1] * (self.data.ndim - 1))
-        with torch.no_grad():
-            y = self.predictor.output(x.to(self.device, self.dtype), told.to(self.device)).double().cpu()
-        self.evaluations += 1
+        y = self.evaluate(x, told)
         return x, y if bool(y.isfinite().all()) else None, t
+
+    def evaluate(self, x: Tensor, told: Tensor) -> Tensor:
+        """What the network says, float64 on the CPU; large samples go through in parts."""
+        part = max(1, LARGEST // max(1, x[0].numel()))
+        self.evaluations += 1
+        with torch.no_grad():
+            pieces = [
+                self.predictor.output(a.to(self.device, self.dtype), b.to(self.device)).double().cpu()
+                for a, b in zip(x.split(part), told.split(part), strict=True)
+            ]
+        return torch.cat(pieces)
+
+    def rounds(self, told: Convention) -> bool:
+        """Whether the network tells its own times apart but not one between two of them: then it looks them up."""
+        if not told.clock.discrete:
+            return False
+        t = torch.full((1,), 0.5, dtype=torch.float64)
+        index = told.clock(t).floor().repeat(DRAWS)
+        x, y, _ = self.run(told, t, index[:1])
+        if y is None or not torch.equal(y, self.evaluate(x, index + 0.3)):
+            return False
+        return not torch.equal(y, self.evaluate(x, index + 1))
 
     def noise_in(self, y: Tensor, x: Tensor, t: Tensor, convention: Convention) -> Tensor:
         """What `convert` makes of y; its coefficients are kept, since most conventions share their times."""

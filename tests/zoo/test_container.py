@@ -193,7 +193,7 @@ OUTSIDE = {
 
 
 def original(name: str) -> str:
-    """A name of diffusers' as Stable Diffusion's authors call it, for the U-Net above (a layer a block, two blocks)."""
+    """A name of diffusers' as Stable Diffusion's authors call it, for the U-Net above, one layer a block."""
     layer, _, kind = name.rpartition(".")
     if layer in OUTSIDE:
         return f"{OUTSIDE[layer]}.{kind}"

@@ -186,9 +186,10 @@ class Retold(nn.Module):
         return convert(noise, x, t, p.schedule, eps, self.kind)
 
 
-@pytest.mark.parametrize("name", zoo.EMBEDDED)
 @pytest.mark.parametrize(
-    ("kind", "clock"), [(v, Unit()), (x0, Reversed(Timesteps())), (eps, LogSigma(S))], ids=["v", "x0", "eps"]
+    ("name", "kind", "clock"),
+    [("digits-ddpm", v, Unit()), ("digits-etsdm", x0, Reversed(Timesteps())), ("digits-ddpm", eps, LogSigma(S))],
+    ids=["v", "x0", "eps"],
 )
 def test_trained_networks_are_recognized(name, kind, clock):
     found = probe(NetworkPredictor(Retold(name, kind, clock), *LABEL, (1, 8, 8)), digits())
@@ -230,3 +231,25 @@ def test_only_what_is_not_finite_stops():
     with pytest.raises(CheckpointError, match="shape"):
         probe(NetworkPredictor(lambda x, t: x[:, :1], *LABEL, (2,)), circle(4))
     assert probe(mixture(Linear(), False), DATA) is None
+
+
+def test_a_network_with_a_table_of_times_is_never_told_another():
+    """As a lookup on a GPU, where an index beyond the table ends the process."""
+    table, seen = torch.randn(1000, generator=torch.Generator().manual_seed(0)), []
+
+    def lookup(x, told):
+        seen.append(told)
+        return x * table[told.long()][:, None]
+
+    assert probe(NetworkPredictor(lookup, *LABEL, (2,)), circle(8)) is not None
+    assert all(bool(((told >= 0) & (told < 1000)).all()) for told in seen)
+
+
+def test_large_samples_go_through_in_parts(monkeypatch):
+    seen = []
+    whole = calibrate(LABEL, LABEL)
+    monkeypatch.setattr("lipdiag.zoo.probe.LARGEST", 5 * DIMENSION)
+    inner = network(*LABEL)
+    found = probe(NetworkPredictor(lambda x, t: seen.append(len(x)) or inner(x, t), *LABEL, (DIMENSION,)), DATA)
+    assert max(seen) == 5
+    assert found.error == pytest.approx(whole.error, rel=1e-9)
