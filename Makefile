@@ -19,6 +19,8 @@ help:
 
 .venv/tested: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,lint]"
+# azula's metadata ask for torchvision, which its one network that is read does not need
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps azula
 	touch $@
 
 demo: .venv/installed

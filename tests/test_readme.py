@@ -52,3 +52,9 @@ def test_the_table_of_variables_is_complete():
 
     for quantity in QUANTITIES.values():
         assert f"`{quantity.headline}`" in TEXT, quantity.headline
+
+
+def test_the_table_of_checkpoints_is_that_of_the_registry():
+    from lipdiag.zoo.family import table
+
+    assert table().strip() in TEXT
