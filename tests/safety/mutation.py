@@ -197,7 +197,9 @@ def run_tests(folder: Path, tests: str) -> int:
     for name in [name for name in sys.modules if name.partition(".")[0] in ("lipdiag", "tests")]:
         del sys.modules[name]
     path, *rest = tests.split()
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", str(folder / "tests" / path), *rest]))
+    return int(
+        pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", str(folder / "tests" / path), *rest])
+    )
 
 
 def main(names: list[str]) -> int:
