@@ -95,6 +95,7 @@ def train(
     weights = dict(predictor.network.named_parameters())
     optimizer = torch.optim.AdamW(weights.values(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     first = 0 if snapshot is None else restore(snapshot, predictor.network, ema.network, optimizer)
+    means, current = (tensors_of(model.network) for model in (ema, predictor))
     learner = called_through(predictor, recipe, device)
     base = predictor.clock.base
     batches = drawn_ahead(lambda step: draw(recipe, samples, base, step, part), first, recipe.steps, device)
@@ -121,7 +122,7 @@ def train(
                 "lower learning_rate or raise warmup, and check the data's range."
             )
         optimizer.step()
-        average(ema.network, predictor.network, min(recipe.ema_decay, (1 + step) / (10 + step)))
+        average(means, current, min(recipe.ema_decay, (1 + step) / (10 + step)))
         yield State(step + 1, found, rate, norm.item(), predictor, ema, optimizer)
 
 
@@ -213,11 +214,16 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
 
 
+def tensors_of(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The parameters and buffers of a network: to look for them in every step would take a percent of it."""
+    return list(network.parameters()), list(network.buffers())
+
+
 @torch.no_grad()
-def average(ema: nn.Module, network: nn.Module, decay: float) -> None:
-    """One step of the moving average, ema <- decay ema + (1 - decay) weights; buffers are copied."""
-    torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)
-    for mean, buffer in zip(ema.buffers(), network.buffers(), strict=True):
+def average(means: tuple[list[Tensor], list[Tensor]], current: tuple[list[Tensor], list[Tensor]], decay: float) -> None:
+    """One step of the moving average, mean <- decay mean + (1 - decay) weight; buffers are copied."""
+    torch._foreach_lerp_(means[0], current[0], 1 - decay)
+    for mean, buffer in zip(means[1], current[1], strict=True):
         mean.copy_(buffer)
 
 

@@ -23,7 +23,7 @@ from lipdiag.diffusion.clock import Clock
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.errors import UsageError
-from lipdiag.linalg.forward_mode import RULES
+from lipdiag.linalg.forward_mode import RULES, unpacked, with_tangent
 from lipdiag.training.data import Data
 from lipdiag.training.recipe import Recipe
 
@@ -115,9 +115,25 @@ def derivative_in_time(predictor: NetworkPredictor, x: Tensor, t: Tensor) -> tup
         return forward_ad.unpack_dual(y)
 
 
-def group_norm(input, *args, **kwargs):
-    """Torch's own, whose forward mode fails on strided inputs."""
-    return functional.group_norm(input.contiguous(), *args, **kwargs)
+def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
+    """Group norm from its formula, y = (x - mean) r and dy = r (dx - mean(dx) - y mean(y dx)).
+
+    Torch's own forward mode fails on strided inputs, and goes through Python for every operation.
+    """
+    x, dx = unpacked(input)
+    if dx is None:
+        return functional.group_norm(input, num_groups, weight, bias, eps)
+    exact = torch.promote_types(x.dtype, torch.float32)  # as autocast has it
+    x, dx = (z.to(exact).reshape(len(z), num_groups, -1) for z in (x, dx))
+    variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
+    rate = (variance + eps).rsqrt()
+    y = (x - mean) * rate
+    dy = rate * (dx - dx.mean(-1, keepdim=True) - y * (y * dx).mean(-1, keepdim=True))
+    shape = 1, -1, *[1] * (input.ndim - 2)
+    y, dy = (z.reshape(input.shape) for z in (y, dy))
+    if weight is not None:
+        y, dy = y * weight.view(shape), dy * weight.view(shape)
+    return with_tangent(y if bias is None else y + bias.view(shape), dy)
 
 
 def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):

@@ -41,7 +41,7 @@ def test_the_derivative_in_time_is_that_of_differences_and_so_is_its_gradient(re
     torch.testing.assert_close(value.detach(), predictor(x, t).detach())
     derivative.square().mean().backward()
     generator = torch.Generator().manual_seed(1)
-    for weight in list(predictor.parameters())[::7]:
+    for weight in list(predictor.parameters())[::12]:
         v = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
         slopes = (weight.grad * v).sum().item() if weight.grad is not None else 0.0
         found = []
@@ -88,8 +88,8 @@ def test_masked_attention_is_refused_with_a_penalty():
 def test_a_schedule_that_starts_flat_and_a_clock_of_log_snr_are_trained(recipe):
     """The paper's other alternatives: alpha'(0) = 0, and a network that is told the log signal-to-noise ratio."""
     flat = set_fields(recipe, ["schedule=shifted_cosine(1)", "clock=unit(1000)"])
-    zero = torch.zeros(1, dtype=torch.float64)
-    assert build(flat).schedule.rates(zero)[0].abs().item() < 1e-15
+    zero = torch.full((1,), 1e-9, dtype=torch.float64)  # at 0 itself the other's sigma' is infinite
+    assert build(flat).schedule.rates(zero)[0].abs().item() < 1e-8
     assert build(recipe).schedule.rates(zero)[0].item() < -0.04
     remapped = set_fields(recipe, ["clock=log_snr(linear(0.0001, 0.02, 1000))"])
     told = []
