@@ -253,3 +253,19 @@ def test_large_samples_go_through_in_parts(monkeypatch):
     found = probe(NetworkPredictor(lambda x, t: seen.append(len(x)) or inner(x, t), *LABEL, (DIMENSION,)), DATA)
     assert max(seen) == 5
     assert found.error == pytest.approx(whole.error, rel=1e-9)
+
+
+def test_a_network_that_refuses_strange_times_is_still_probed():
+    inner = network(*LABEL)
+
+    def strict(x, told):
+        assert bool(((told >= 0) & (told < 1000)).all())
+        return inner(x, told)
+
+    assert probe(NetworkPredictor(strict, *LABEL, (DIMENSION,)), DATA).right
+
+    def broken(x, told):
+        raise RuntimeError("never works")
+
+    with pytest.raises(RuntimeError, match="never works"):
+        probe(NetworkPredictor(broken, *LABEL, (DIMENSION,)), DATA)
