@@ -217,7 +217,7 @@ def run(study: Study) -> Iterator[Progress]:
             if not study.store.complete(unit) and not attempt(study, unit):
                 todo.append(unit)
                 continue
-            if not study.store.given_up(unit):
+            if study.plan.tolerance is not None and not study.store.given_up(unit):
                 for name in headlines:
                     values = study.store.read(name, unit)
                     moments[name].add(unit.times, values if values.ndim == 2 else values[..., 0])

@@ -44,6 +44,16 @@ class Store:
     def __init__(self, group: Any, path: Path | None):
         self.group = group
         self.path = path
+        self._opened: tuple[Any, dict[str, Any]] = (None, {})
+
+    def _array(self, name: str) -> Any:
+        """An array, opened once for each time the metadata are read: zarr reads them again at every access."""
+        if self._opened[0] is not self.group:
+            self._opened = (self.group, {})
+        arrays = self._opened[1]
+        if name not in arrays:
+            arrays[name] = self.group[name]
+        return arrays[name]
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -60,14 +70,14 @@ class Store:
     def marked(self, unit: Unit) -> bool:
         """Whether a unit was said to be done, all of it, or the mark that says so cannot be read."""
         try:
-            return bool((self.group["done"][unit.times, unit.draws] != MISSING).all())
+            return bool((self._array("done")[unit.times, unit.draws] != MISSING).all())
         except (ValueError, OSError, RuntimeError):
             return True
 
     def complete(self, unit: Unit) -> bool:
         """Whether all of a unit is given up, or done and its chunks can be read back."""
         try:
-            marks = self.group["done"][unit.times, unit.draws]
+            marks = self._array("done")[unit.times, unit.draws]
         except (ValueError, OSError, RuntimeError):
             return False  # its own checksum: nothing is known of the unit
         if (marks == MISSING).any():
@@ -84,7 +94,7 @@ class Store:
             return list(self.group.arrays())
 
     def _readable(self, name: str, unit: Unit) -> bool:
-        array = self.group[name]
+        array = self._array(name)
         chunk = [unit.times.start // array.chunks[0], unit.draws.start // array.chunks[1]] + [0] * (array.ndim - 2)
         if self.path is not None and not self.path.joinpath(name, "c", *map(str, chunk)).is_file():
             return False
@@ -97,11 +107,11 @@ class Store:
     def attempts(self) -> np.ndarray:
         """(times, draws): how many launches began a pair that is still missing."""
         if "attempts" not in self.group:
-            return np.zeros(self.group["done"].shape, np.int8)
+            return np.zeros(self._array("done").shape, np.int8)
         try:
-            return np.where(self.group["done"][:] == MISSING, self.group["attempts"][:], 0)
+            return np.where(self._array("done")[:] == MISSING, self._array("attempts")[:], 0)
         except (ValueError, OSError, RuntimeError):  # a damaged mark forgets the tries, at the price of one more
-            return np.zeros(self.group["done"].shape, np.int8)
+            return np.zeros(self._array("done").shape, np.int8)
 
     def begin(self, unit: Unit, attempt: int) -> None:
         """Note that a launch begins a unit, as the attempt of that number: should it die, the next one can tell."""
@@ -114,7 +124,7 @@ class Store:
 
     def given_up(self, unit: Unit) -> bool:
         try:
-            return bool((self.group["done"][unit.times, unit.draws] == QUARANTINED).any())
+            return bool((self._array("done")[unit.times, unit.draws] == QUARANTINED).any())
         except (ValueError, OSError, RuntimeError):
             return False
 
@@ -128,7 +138,7 @@ class Store:
 
         # an all-zero chunk must be a file too: where it is not written, the old one stays
         with writing(self.path), zarr.config.set({"array.write_empty_chunks": True}):
-            self.group[name][unit.times, unit.draws] = value
+            self._array(name)[unit.times, unit.draws] = value
 
     def write(self, unit: Unit, values: dict[str, np.ndarray]) -> None:
         """Store a unit's values, then its mark.
@@ -141,11 +151,11 @@ class Store:
         # an all-NaN chunk must be a file too: a missing file means a lost chunk
         with writing(self.path), zarr.config.set({"array.write_empty_chunks": True}):
             for name, value in values.items():
-                self.group[name][unit.times, unit.draws] = value
-            self.group["done"][unit.times, unit.draws] = DONE
+                self._array(name)[unit.times, unit.draws] = value
+            self._array("done")[unit.times, unit.draws] = DONE
 
     def read(self, name: str, unit: Unit) -> np.ndarray:
-        return self.group[name][unit.times, unit.draws]
+        return self._array(name)[unit.times, unit.draws]
 
     def grow(self, draws: int) -> None:
         """Make room for more draws; a growth that was cut short is completed."""
