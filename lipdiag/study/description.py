@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.continuous import slope
-from ..diffusion.predictor import NetworkPredictor, Predictor
+from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..diffusion.spelling import spell
 from . import store
 from .plan import Plan
@@ -36,25 +36,40 @@ class Source:
 
 def fingerprint(predictor: Predictor) -> str:
     """SHA-256 over the names, types, shapes and bytes of a model's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(predictor.state_dict().items()):
-        tensor = value.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
+    return digest(predictor.state_dict())
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 over names and values; of tensors the types, shapes and bytes."""
+    found = hashlib.sha256()
+    for name, value in sorted(values.items()):
+        if isinstance(value, Tensor):
+            tensor = value.detach().cpu().contiguous()
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        else:
+            found.update(f"{name} {value!r}".encode())
+    return found.hexdigest()
 
 
 def describe(predictor: Predictor) -> dict[str, Any]:
     """What a model is, for the record: everything that changes its numbers."""
-    network = getattr(predictor, "network", predictor)
-    return {
+    bare = predictor.predictor if isinstance(predictor, RawOutput) else predictor
+    network = getattr(bare, "network", bare)
+    described = {
         "network": type(network).__name__,
         "weights_sha256": fingerprint(predictor),
         "schedule": spell(predictor.schedule),
-        "parameterization": spell(predictor.parameterization) if isinstance(predictor, NetworkPredictor) else "eps",
+        "parameterization": spell(bare.parameterization) if isinstance(bare, NetworkPredictor) else "eps",
         "clock": spell(predictor.clock),
         "shape": list(predictor.shape),
     }
+    # What most models lack is left out, so that runs made before it existed can be gone on with.
+    if predictor.function != "eps":
+        described["function"] = predictor.function
+    if inputs := getattr(bare, "conditioning", {}):
+        described["conditioning_sha256"] = digest(inputs)
+    return described
 
 
 def frozen(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarray) -> dict[str, Any]:
