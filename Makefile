@@ -27,7 +27,7 @@ demo: .venv/installed
 	$(BIN)/lipdiag demo --out demo
 
 test: .venv/tested
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 torture: .venv/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --durations=0

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from lipdiag.bench.cost import CASES, FULL, Batch
-from lipdiag.bench.goals import goals_of
+from lipdiag.bench.goals import Goal, goals_of
 from lipdiag.bench.networks import SUBJECTS, Subject
 from lipdiag.bench.rivals import rivals
 from lipdiag.bench.table import Result
+from lipdiag.bench.training import relative_rate
 from lipdiag.study.plan import Plan
 from lipdiag.study.quantity import QUANTITIES, passes
+from lipdiag.training.recipe import RECIPES
 
 ROUND_SECONDS = 1.0
 """More rounds of a case are run until it has taken this long."""
@@ -104,6 +106,13 @@ class Bench:
         self.subject, self.batches = None, {}
         gc.collect()
 
+    def train(self) -> None:
+        """Compare the rate of training with a bare loop's."""
+        goal = Goal(
+            f"{self.name}: training, steps a second / a bare loop's", 0.95, relative_rate(self.name), most=False
+        )
+        self.result.goals.append(goal)
+
 
 def programme(
     names: Sequence[str], deadline: float, rounds: int, quick: bool = False
@@ -119,4 +128,6 @@ def programme(
             measure = bench.measure(pairs)
             jobs += [Job(f"{name}, {pairs} pairs: {case}", partial(measure, case)) for case in reversed(CASES)]
         jobs.append(Job(f"{name}: goals", bench.finish))
+        if name in RECIPES and not quick:
+            jobs.append(Job(f"{name}: training", bench.train))
     return results, jobs

@@ -50,5 +50,4 @@ def relative_rate(name: str = "digits", rounds: int = 9) -> float:
     for _ in range(rounds):
         mine = seconds(lambda: list(itertools.islice(ours, STEPS)))
         ratios.append(seconds(lambda: [theirs() for _ in range(STEPS)]) / mine)
-    ours.close()
     return median(ratios)

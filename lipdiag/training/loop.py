@@ -162,8 +162,9 @@ def called_through(predictor: NetworkPredictor, recipe: Recipe, device: torch.de
 
 def together(network: nn.Module, last: bool) -> contextlib.AbstractContextManager:
     """Where a backward pass averages its gradients over the processes, which once a step is enough."""
-    alone = not isinstance(network, nn.parallel.DistributedDataParallel)
-    return contextlib.nullcontext() if alone or last else network.no_sync()
+    if isinstance(network, nn.parallel.DistributedDataParallel) and not last:
+        return network.no_sync()
+    return contextlib.nullcontext()
 
 
 def drawn_ahead(drawing: Callable[[int], Batch], first: int, last: int, device: torch.device) -> Iterator[Batch]:
@@ -171,7 +172,12 @@ def drawn_ahead(drawing: Callable[[int], Batch], first: int, last: int, device: 
 
     def prepared(step: int) -> Batch:
         batch = drawing(step)
-        return Batch(*(v if v is None else v.pin_memory() for v in batch)) if device.type == "cuda" else batch
+        if device.type != "cuda":
+            return batch
+        x0, noise, t, labels = batch
+        return Batch(
+            x0.pin_memory(), noise.pin_memory(), t.pin_memory(), None if labels is None else labels.pin_memory()
+        )
 
     with ThreadPoolExecutor(AHEAD, "batch") as pool:
         waiting = deque(pool.submit(prepared, step) for step in range(first, min(first + AHEAD, last)))

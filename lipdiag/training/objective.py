@@ -62,7 +62,9 @@ def draw(recipe: Recipe, data: Data, clock: Clock, step: int, part: slice = slic
         x0 = torch.where(mirrored.view(-1, *[1] * (x0.ndim - 1)), x0.flip(-1), x0)
     count = getattr(clock, "count", None)
     t = clock.time((uniform * count).floor()) if clock.discrete and count else uniform.clamp(min=SMALLEST_TIME)
-    labels = torch.from_numpy(data.labels[chosen].astype(np.int64)) if classes(recipe) else None
+    labels = None
+    if classes(recipe) and data.labels is not None:
+        labels = torch.from_numpy(data.labels[chosen].astype(np.int64))
     return Batch(x0, noise, t, labels)
 
 
