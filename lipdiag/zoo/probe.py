@@ -8,39 +8,30 @@ smallest error wins where it wins clearly; where two cannot be told apart, what 
 """
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.diffusion.clock import Clock, LogSigma, Reversed, Shared, Sigma, Timesteps, Unit
-from lipdiag.diffusion.parameterization import (
-    Parameterization,
-    convert,
-    data_velocity,
-    eps,
-    minus_eps,
-    score,
-    v,
-    velocity,
-    x0,
-)
+from lipdiag.diffusion.clock import Shared, Timesteps
+from lipdiag.diffusion.parameterization import convert, eps
 from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
-from lipdiag.diffusion.schedule import (
-    VE,
-    VP,
-    Karras,
-    Linear,
-    ScaledLinear,
-    Schedule,
-    SquaredCosine,
-    Straight,
-    Table,
-)
 from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import CheckpointError
+from lipdiag.zoo.convention import (
+    PREDICTIONS,
+    Convention,
+    changes,
+    common_clocks,
+    common_schedules,
+    flags,
+    natural_clocks,
+    other_range,
+    rebuilt,
+    unique,
+)
 
 DRAWS = 8
 LEVELS = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0)  # log-SNR
@@ -50,29 +41,9 @@ CLOSE = 0.02  # closer ones are the same
 STANDARD_ERRORS = 2.5  # and by this many of them, over draws
 LEARNED = 0.8  # times the error of the best guess that knows only the data's mean and variance: more is no model
 LARGEST = 2**20  # numbers in x that are evaluated at once
-PREDICTIONS: tuple[Parameterization, ...] = (eps, minus_eps, x0, v, velocity, data_velocity, score)
 BLOCK_LEVELS = (0.15, 0.35, 0.55, 0.75, 0.95)  # places inside a block of a shared clock
 SOMETHING, NOTHING = 0.01, 0.04  # mean log error that telling block edges must gain, and may cost
 SHARINGS = (0.1, 2), (0.2, 5), (0.1, 5), (0.1, 10)  # part of the table, and into how many blocks; the coarsest first
-
-
-@dataclass(frozen=True)
-class Convention:
-    """One way to use a network.
-
-    Attributes:
-        schedule: Amplitudes of signal and noise.
-        parameterization: What its output is.
-        clock: What it is told.
-        scale: The data are multiplied by this,
-        shift: and then shifted by this, before noise is added.
-    """
-
-    schedule: Schedule
-    parameterization: Parameterization
-    clock: Clock
-    scale: float = 1.0
-    shift: float = 0.0
 
 
 @dataclass
@@ -322,70 +293,6 @@ def clearly(worse: Tensor, better: Tensor, least: float, standard_errors: float)
     return float(gain.mean()) > max(least, standard_errors * spread)
 
 
-def changes(told: Convention, other: Convention) -> int:
-    """How many things the user would have to set."""
-    names = ("schedule", "parameterization", "clock", "scale")
-    return sum(getattr(told, name) != getattr(other, name) for name in names)
-
-
-def unique(items: Iterable) -> list:
-    """Items in order, each once."""
-    found: list = []
-    for item in items:
-        if item not in found:
-            found.append(item)
-    return found
-
-
-def length(schedule: Schedule) -> int:
-    return schedule.timesteps if isinstance(schedule, Table) else 1000
-
-
-def common_clocks(schedule: Schedule) -> list[Clock]:
-    """What networks are told, in any convention that is in use."""
-    count = length(schedule)
-    return [
-        Timesteps(count),
-        Unit(),
-        Unit(float(count)),
-        Sigma(schedule),
-        LogSigma(schedule),
-        LogSigma(schedule, 1.0),
-        Reversed(Timesteps(count)),
-        Reversed(Unit()),
-        Reversed(Unit(float(count))),
-    ]
-
-
-def common_schedules(told: Schedule) -> list[Schedule]:
-    """The schedules in use, but for the told one."""
-    known: list[Schedule] = [Linear(), ScaledLinear(), SquaredCosine(), VP(), VE(), Karras(), Straight()]
-    return [schedule for schedule in known if schedule != told]
-
-
-def natural_clocks(schedule: Schedule) -> list[Clock]:
-    """What networks trained with a schedule are told as a rule."""
-    if isinstance(schedule, Table):
-        return [Timesteps(length(schedule))]
-    if isinstance(schedule, Straight):
-        return [Unit(), Unit(1000.0), Reversed(Unit())]
-    if isinstance(schedule, VE | Karras):
-        return [Sigma(schedule), LogSigma(schedule)]
-    return [Unit(), Unit(999.0)]
-
-
-def rebuilt(clock: Clock, schedule: Schedule) -> Clock | None:
-    """The same kind of clock on another schedule."""
-    if isinstance(clock, Sigma | LogSigma):
-        return replace(clock, schedule=schedule)
-    return None if isinstance(clock, Shared) else clock
-
-
-def other_range(data: Tensor) -> tuple[float, float]:
-    """Scale and shift from [0, 1] to [-1, 1], or back where the data have more than a few negative values."""
-    return (2.0, -1.0) if float(data.min()) >= -0.25 * float(data.max()) else (0.5, 0.5)
-
-
 def describe(found: Calibration) -> list[str]:
     """The probe's result in words."""
     if not found.trained:
@@ -413,12 +320,6 @@ def describe(found: Calibration) -> list[str]:
         scaled = "in [0, 1]: give (x + 1) / 2" if best.scale < 1 else "in [-1, 1]: give 2 x - 1"
         sentences.append(f"the model expects data {scaled} in place of x, as an array of floats")
     return [f"calibration: {sentence}" for sentence in sentences]
-
-
-def flags(told: Convention, best: Convention) -> str:
-    """The options that lead from one convention to the other."""
-    names = [name for name in ("schedule", "parameterization", "clock") if getattr(best, name) != getattr(told, name)]
-    return " ".join(f'--{name} "{spell(getattr(best, name))}"' for name in names)
 
 
 def geometric(errors: Sequence[float]) -> float:

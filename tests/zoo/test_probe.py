@@ -122,7 +122,7 @@ def test_a_wrong_schedule_is_named_together_with_the_rest(true):
 @pytest.mark.parametrize(
     "true",
     [(S, kind, clock) for kind, clock in zip(KINDS, CLOCKS, strict=False)] + OTHERS[::3],
-    ids=lambda x: repr(x[1:]),
+    ids=lambda x: f"{x[1].__name__} {x[2]}",
 )
 def test_a_right_label_stands(true):
     found = calibrate(true, true)
