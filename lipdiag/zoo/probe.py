@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.diffusion.clock import Shared, Timesteps
+from lipdiag.diffusion.clock import Clock, Shared, Timesteps
 from lipdiag.diffusion.parameterization import convert, eps
 from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.spelling import spell
