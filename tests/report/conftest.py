@@ -1,7 +1,6 @@
 """Runs without a model: a dataset of the store's schema whose numbers are known in closed form."""
 
 import itertools
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lipdiag.study.folder import FORMAT, FORMAT_VERSION
+from lipdiag.study.creation import create
+from lipdiag.study.layout import Layout
+from lipdiag.study.store import MARKS, Column
 
 Make = Callable[..., xr.Dataset]
 
@@ -97,11 +98,23 @@ def dataset_of(
 
 
 def write(dataset: xr.Dataset, path: Path) -> Path:
-    """A dataset as a run on disk, in the store's own format."""
-    attributes = {**dataset.attrs, "format": FORMAT, "format_version": FORMAT_VERSION}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as in the store: version 3 of the format has no word on consolidation yet
-        dataset.assign_attrs(attributes).to_zarr(path, zarr_format=3, consolidated=True)
+    """A dataset as a run on disk, by the store itself."""
+    times, draws = dataset.sizes["time"], dataset.sizes["draw"]
+    coordinates = {
+        str(name): (axis.values.astype(float), dict(axis.attrs))
+        for name, axis in dataset.coords.items()
+        if axis.dims == ("time",)
+    }
+    columns = {
+        str(name): Column(dict(v.attrs), {str(dim): dataset.sizes[dim] for dim in v.dims[2:]})
+        for name, v in dataset.data_vars.items()
+        if name not in MARKS
+    }
+    written = ("format", "format_version", "layout")
+    attributes = {str(key): value for key, value in dataset.attrs.items() if key not in written}
+    store = create(path, Layout(times, draws), draws, coordinates, columns, attributes)
+    for name, variable in dataset.data_vars.items():
+        store.group[name][:] = variable.values
     return path
 
 

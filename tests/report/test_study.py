@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lipdiag.quality.evaluation import write as write_evaluation
 from lipdiag.report.comparison import compare
 
 from .conftest import EDGES, LOG_TIMES, write
@@ -39,8 +40,8 @@ def models(tmp_path_factory, study, run):
                 dataset.assign_attrs(frozen=frozen, launches=[{"versions": {"torch": "2"}}]),
                 study.run_of(tmp_path, name),
             )
-            fid = np.random.default_rng([seed, len(kind)]).normal(5, 1, (2, 3))
-            write(evaluation(fid, f"elsewhere/{name}"), study.evaluation_of(tmp_path, name))
+            fid = np.random.default_rng([seed, len(kind)]).normal(5, 1, (2, len(study.SAMPLING_SEEDS)))
+            write_evaluation(evaluation(fid, f"elsewhere/{name}"), study.evaluation_of(tmp_path, name))
     return tmp_path
 
 
