@@ -12,7 +12,7 @@ from lipdiag.errors import CheckpointError
 from lipdiag.training.checkpoint import save
 from lipdiag.training.data import ASSETS, dataset
 from lipdiag.training.difference import difference
-from lipdiag.training.recipe import RECIPES
+from lipdiag.training.recipe import RECIPES, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,11 @@ def test_the_embedded_models_differ_in_the_clock_alone():
     for field in ("kind", "network", "parameters", "shape", "schedule", "parameterization", "weights", "dtype", "data"):
         assert getattr(ddpm, field) == getattr(etsdm, field)
     assert ddpm.training["recipe"] | {"clock": etsdm.clock} == etsdm.training["recipe"]
-    assert ddpm.training["recipe"] == RECIPES["digits"].to_dict(), "the embedded model is not what the recipe makes"
+    recorded = ddpm.training["recipe"]
+    made = Recipe(
+        **recorded | {"shape": tuple(recorded["shape"])}
+    )  # fields that came later have the values that change nothing
+    assert made == RECIPES["digits"], "the embedded model is not what the recipe makes"
 
 
 @pytest.mark.parametrize("name", zoo.EMBEDDED)
