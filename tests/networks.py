@@ -36,6 +36,14 @@ class Rounding(Tiny):
         return super().embed(timestep.round())
 
 
+class Kinked(Tiny):
+    """Adds a triangular wave of the timestep, of slopes 1 and -1 and period 0.002."""
+
+    def forward(self, x, timestep):
+        wave = ((1000 * timestep + 0.5) % 2 - 1).abs() / 1000
+        return self.last(self.first(x)) + wave[:, None, None, None]
+
+
 class Detached(Tiny):
     """Cuts the gradient in x on one path."""
 

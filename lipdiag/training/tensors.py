@@ -41,7 +41,13 @@ DTYPES = {
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Objects that training scripts leave beside the weights. In their place stands a Bystander: none of their code runs.
 BYSTANDERS = re.compile(r"argparse Namespace|(pytorch_lightning|lightning\.pytorch)\.callbacks\.[\w.]+ \w+")
+BEFORE_ZIP = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the number that opens such a file, pickled
 MAGICS = (
+    (
+        BEFORE_ZIP,
+        "is in torch's format before version 1.6, which has no checksums: write it again with `torch.save("
+        "torch.load(FILE, weights_only=True), NEW)`",
+    ),
     (b"version https://git-lfs", "is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"),
     (b"\x93NUMPY", "is a .npy array, not a checkpoint"),
     (b"\x89HDF", "is an HDF5 file, not a checkpoint"),

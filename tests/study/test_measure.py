@@ -13,7 +13,7 @@ from lipdiag.errors import CheckpointError, LipdiagError, RunError, UsageError
 from lipdiag.study import measure as study
 from lipdiag.study.plan import Plan
 
-from ..networks import SHAPE, Detached, Exploding, Mixing, Rounding, Shrinking, Timeless, Tiny, predictor
+from ..networks import SHAPE, Detached, Exploding, Kinked, Mixing, Rounding, Shrinking, Timeless, Tiny, predictor
 
 DATA = np.random.default_rng(0).normal(size=(20, *SHAPE)).astype(np.float32)
 PLAN = Plan(timesteps="0,1,19,50,500,999", draws=12, batch=16)
@@ -179,6 +179,13 @@ def test_a_shared_clock_is_flat_inside_blocks_and_jumps_between_them():
 def test_a_model_that_would_give_wrong_numbers_is_refused(tmp_path, network, words):
     with pytest.raises(CheckpointError, match=words):
         measure(predictor(network()), out=tmp_path / "a.zarr")
+
+
+def test_kinks_that_float32_cannot_resolve_are_no_wrong_derivative():
+    """A triangular wave in time of slopes +-1 and a period as long as the probe's shortest step in float32."""
+    found = measure(predictor(Kinked()), PLAN.replace(quantities=("time_derivative",)))
+    np.testing.assert_allclose(found["time_derivative"], np.prod(SHAPE) ** 0.5, rtol=1e-3)
+    assert any("has kinks in its timestep" in note for note in found.attrs["launches"][0]["notes"])
 
 
 def test_what_a_rounding_network_allows_can_still_be_measured():

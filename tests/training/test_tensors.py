@@ -97,7 +97,7 @@ BAD = {
     "tar": (lambda: b"\0" * 257 + b"ustar" + b"\0" * 200, "tar"),
     "random": (lambda: bytes(range(128, 256)) * 9, "neither"),
     "bare pickle": (lambda: pickle.dumps({"a": 1}, protocol=2), "bare pickle"),
-    "legacy torch": (lambda: archive(_use_new_zipfile_serialization=False), "bare pickle"),
+    "legacy torch": (lambda: archive(_use_new_zipfile_serialization=False), "before version 1.6"),
     "truncated": (lambda: archive()[:-200], "cut short"),
     "half": (lambda: archive()[: len(archive()) // 2], "cut short"),
     "npz": (lambda: npz(), "'a.npy'"),
