@@ -29,6 +29,9 @@ IN_MEMORY = "in memory"
 ZOOM = 0.15
 """Share of the time axis near t = 0 that is shown enlarged: 150 of 1000 timesteps."""
 
+LEAST_ENLARGED = 8
+"""The fewest times of a continuous model in the enlarged part."""
+
 ZOOM_PAST_BLOCKS = 1.5
 UNIT_STEP = 1e-3
 """Distance in t of the two times of K for a model of continuous time."""
@@ -171,7 +174,7 @@ class Run:
     def zoom(self) -> float:
         """Where the enlarged part of the axis ends, in timesteps for an index and in t otherwise."""
         if not self.discrete:
-            return ZOOM
+            return max(ZOOM, float(np.sort(self.time("t"))[min(LEAST_ENLARGED, self.timestep.size) - 1]))
         return max(ZOOM * self.count, ZOOM_PAST_BLOCKS * self.end)
 
     @property

@@ -111,7 +111,7 @@ def draw_near(axes: Any, exhibit: Exhibit, look: Style, zoom: float) -> None:
     axes.set_xlim(-0.02 * zoom if first.discrete else 0, zoom if first.discrete else last or 1)
     axes.set_xlabel("timestep" if first.discrete else first.axis)
     axes.set_ylabel(f"{exhibit.symbol}  [{first.unit}]")
-    axes.set_title(f"(b) first {zoom:g} timesteps" if first.discrete else f"(b) $t \\leq {zoom:g}$")
+    axes.set_title(f"(b) first {zoom:g} timesteps" if first.discrete else f"(b) $t \\leq {zoom:.2g}$")
 
 
 def draw_theory(axes: Any, x: np.ndarray, exhibit: Exhibit, look: Style, bottom: float = 0.0) -> None:

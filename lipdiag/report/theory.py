@@ -39,32 +39,39 @@ def theory(run: Run, variable: str) -> Theory | None:
     """The curves for `time_difference` or `time_derivative`; None where the run does not tell enough."""
     if run.dimension is None or run.timestep.size < LEAST_TIMES:
         return None
-    log_sigma, speed = noise_level(run)
+    log_sigma, slope = noise_level(run)
     root = np.sqrt(run.dimension)
     sigma = run.time("sigma")
     if variable == "time_derivative":
-        rate = speed / run.time("t") * run.time("dt_dtimestep")
+        rate = slope * run.time("dt_dtimestep")
         return Theory(np.abs(rate * sigma), root * np.abs(rate))
     other, other_t = run.other
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        later = np.exp(log_sigma(np.log(other_t)))
+        later = np.exp(log_sigma(other_t))
         distance = np.abs(other - run.timestep)
         return Theory(np.abs(later - sigma) / distance, root * np.abs(1 - sigma / later) / distance)
 
 
 def noise_level(run: Run) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
-    """log sigma as a function of log t, and d log sigma / d log t at the run's times."""
+    """log sigma as a function of t, and d log sigma / dt at the run's times.
+
+    The slopes are exact where alpha^2 + sigma^2 = 1 or alpha = 1. Where alpha = 1 sigma begins above 0, and its
+    logarithm is smooth in t; elsewhere it begins at 0, and its logarithm is smooth in log t.
+    """
     from scipy.interpolate import CubicHermiteSpline, CubicSpline
 
     t, alpha, sigma = run.time("t"), run.time("alpha"), run.time("sigma")
+    unscaled = bool((alpha == 1).all())
     with np.errstate(invalid="ignore", divide="ignore"):
-        logsnr_speed = run.time("dlogsnr_dtimestep") / run.time("dt_dtimestep") * t
-        place, level = np.log(t), np.log(sigma)
+        place, inner = (t, np.ones_like(t)) if unscaled else (np.log(t), 1 / t)
         # alpha = 0 at t = 1 leaves 0 * infinity, where sigma stands still
-        speed = np.where(alpha > 0, -(alpha**2) * logsnr_speed / 2, 0.0)
+        rate = np.where(alpha > 0, -(alpha**2) * run.time("dlogsnr_dtimestep") / run.time("dt_dtimestep") / 2, 0.0)
+        level, slopes = np.log(sigma), rate / inner
     keep = np.isfinite(place) & np.isfinite(level)
-    if not run.variance_preserving:
+    if unscaled or run.variance_preserving:
+        keep &= np.isfinite(slopes)
+        spline = CubicHermiteSpline(place[keep], level[keep], slopes[keep])
+    else:
         spline = CubicSpline(place[keep], level[keep])
-        return spline, spline(place, 1)
-    keep &= np.isfinite(speed)
-    return CubicHermiteSpline(place[keep], level[keep], speed[keep]), speed
+        rate = spline(place, 1) * inner
+    return lambda t: spline(t if unscaled else np.log(t)), rate

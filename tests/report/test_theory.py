@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import lipdiag
-from lipdiag.diffusion.clock import LogSigma, Timesteps, Unit
+from lipdiag.diffusion.clock import LogSigma, Sigma, Timesteps, Unit
 from lipdiag.diffusion.exact import Empirical
 from lipdiag.diffusion.schedule import SCHEDULES
 from lipdiag.report.run import read
@@ -46,6 +46,18 @@ def test_curves_follow_the_schedules_own_rates(name, clock):
     np.testing.assert_allclose(
         theory(run, "time_difference").schedule[keep], change[keep], rtol=1e-2, atol=1e-3 * change.max()
     )
+
+
+def test_few_times_are_enough_where_the_signal_is_not_scaled():
+    """sigma itself is the clock, and its change over a thousandth of the whole path is that of its formula."""
+    schedule = SCHEDULES["ve"](0.008, 0.588)
+    run = run_with(Sigma(schedule), schedule=schedule, timesteps="0.0081,0.011,0.05,0.2,0.588")
+    t = run.time("t")
+    ratio = (0.588 / 0.008) ** np.where(t + 1e-3 <= 1, 1e-3, -1e-3)
+    points = 2 * np.abs(1 - 1 / ratio) / np.abs(ratio - 1) / run.timestep
+    found = theory(run, "time_difference")
+    np.testing.assert_allclose(found.points, points, rtol=1e-3)
+    np.testing.assert_allclose(found.schedule, 1, rtol=1e-3)
 
 
 def test_one_point_at_the_origin_has_exactly_the_curve_for_points():
