@@ -115,7 +115,8 @@ def probe_time(
         it, beyond what rounding explains; for each pair the norm of the largest central difference.
     """
     told = predictor.clock(t).detach()
-    unit = (predictor.clock.base(t) - predictor.clock.base((t - 1e-3).clamp_min(1e-9))).abs()
+    near = torch.where(t < 0.5, t + 1e-3, t - 1e-3)
+    unit = (predictor.clock.base(near) - predictor.clock.base(t)).abs()
     if predictor.clock.discrete:
         unit = torch.ones_like(told)
 

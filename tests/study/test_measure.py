@@ -6,9 +6,11 @@ import torch
 
 import lipdiag
 from lipdiag import run as front
-from lipdiag.diffusion.clock import Shared, Timesteps
+from lipdiag.diffusion.clock import Shared, Sigma, Timesteps
 from lipdiag.diffusion.exact import Gaussian
-from lipdiag.diffusion.schedule import Linear
+from lipdiag.diffusion.parameterization import eps
+from lipdiag.diffusion.predictor import NetworkPredictor
+from lipdiag.diffusion.schedule import VE, Linear
 from lipdiag.errors import CheckpointError, LipdiagError, RunError, UsageError
 from lipdiag.study import measure as study
 from lipdiag.study.plan import Plan
@@ -186,6 +188,13 @@ def test_kinks_that_float32_cannot_resolve_are_no_wrong_derivative():
     found = measure(predictor(Kinked()), PLAN.replace(quantities=("time_derivative",)))
     np.testing.assert_allclose(found["time_derivative"], np.prod(SHAPE) ** 0.5, rtol=1e-3)
     assert any("has kinks in its timestep" in note for note in found.attrs["launches"][0]["notes"])
+
+
+def test_the_very_first_time_of_a_continuous_model_is_checked_too():
+    schedule = VE(0.01, 50.0)
+    model = NetworkPredictor(Tiny(), schedule, eps, Sigma(schedule), SHAPE).eval()
+    found = measure(model, PLAN.replace(timesteps=(0.01, 0.1), quantities=("time_derivative",)))
+    assert (found["time_derivative"] > 0).all()
 
 
 def test_what_a_rounding_network_allows_can_still_be_measured():
