@@ -191,10 +191,15 @@ def test_kinks_that_float32_cannot_resolve_are_no_wrong_derivative():
 
 
 def test_the_very_first_time_of_a_continuous_model_is_checked_too():
-    schedule = VE(0.01, 50.0)
-    model = NetworkPredictor(Tiny(), schedule, eps, Sigma(schedule), SHAPE).eval()
-    found = measure(model, PLAN.replace(timesteps=(0.01, 0.1), quantities=("time_derivative",)))
-    assert (found["time_derivative"] > 0).all()
+    class Rounding(Tiny):
+        def embed(self, timestep):
+            return super().embed((20000 * timestep).round())
+
+    schedule, plan = VE(0.01, 50.0), PLAN.replace(timesteps=(0.01,), quantities=("time_derivative",))
+    models = [NetworkPredictor(net, schedule, eps, Sigma(schedule), SHAPE).eval() for net in (Tiny(), Rounding())]
+    assert (measure(models[0], plan=plan)["time_derivative"] > 0).all()
+    with pytest.raises(CheckpointError, match="rounds its timestep"):
+        measure(models[1], plan=plan)
 
 
 def test_what_a_rounding_network_allows_can_still_be_measured():
