@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lipdiag.diffusion.clock import Clock, LogSigma, Reversed, Shared, Sigma, Timesteps, Unit
 from lipdiag.diffusion.parameterization import (
+    Edm,
     Parameterization,
     data_velocity,
     eps,
@@ -21,6 +22,7 @@ from lipdiag.diffusion.schedule import (
     VP,
     Karras,
     Linear,
+    Normalized,
     ScaledLinear,
     Schedule,
     SquaredCosine,
@@ -94,8 +96,14 @@ def common_clocks(schedule: Schedule) -> list[Clock]:
 
 def common_schedules(told: Schedule) -> list[Schedule]:
     """The schedules in use, but for the told one."""
-    known: list[Schedule] = [Linear(), ScaledLinear(), SquaredCosine(), VP(), VE(), Karras(), Straight()]
+    plain: list[Schedule] = [Linear(), ScaledLinear(), SquaredCosine(), VP(), VE(), Karras(), Straight()]
+    known = [*plain, Normalized(Karras())]
     return [schedule for schedule in known if schedule != told]
+
+
+def natural_predictions(schedule: Schedule) -> list[Parameterization]:
+    """What networks trained with a schedule predict beside the common predictions."""
+    return [Edm(schedule.sigma_data)] if isinstance(schedule, Normalized) else []
 
 
 def natural_clocks(schedule: Schedule) -> list[Clock]:
@@ -106,6 +114,8 @@ def natural_clocks(schedule: Schedule) -> list[Clock]:
         return [Unit(), Unit(1000.0), Reversed(Unit())]
     if isinstance(schedule, VE | Karras):
         return [Sigma(schedule), LogSigma(schedule)]
+    if isinstance(schedule, Normalized):
+        return [LogSigma(schedule.of)]
     return [Unit(), Unit(999.0)]
 
 

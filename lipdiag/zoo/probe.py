@@ -28,6 +28,7 @@ from lipdiag.zoo.convention import (
     common_schedules,
     flags,
     natural_clocks,
+    natural_predictions,
     other_range,
     rebuilt,
     unique,
@@ -106,7 +107,8 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
         for clock in unique([start.clock, *natural]):
             moved = rebuilt(clock, schedule)
             if moved is not None:
-                trial.judge([Convention(schedule, kind, moved, start.scale, start.shift) for kind in kinds])
+                more = unique([*kinds, *natural_predictions(schedule)])
+                trial.judge([Convention(schedule, kind, moved, start.scale, start.shift) for kind in more])
     winner = trial.best(told)
     trained = winner is not None and trial.learned(winner)
     if told not in trial.scores:

@@ -9,9 +9,20 @@ from torch import Tensor, nn
 from lipdiag import zoo
 from lipdiag.diffusion.clock import Clock, LogSigma, Reversed, Shared, Sigma, Timesteps, Unit
 from lipdiag.diffusion.exact import GaussianMixture
-from lipdiag.diffusion.parameterization import convert, data_velocity, eps, score, v, velocity, x0
+from lipdiag.diffusion.parameterization import Edm, convert, data_velocity, eps, score, v, velocity, x0
 from lipdiag.diffusion.predictor import NetworkPredictor
-from lipdiag.diffusion.schedule import VE, VP, Karras, Linear, ScaledLinear, Schedule, SquaredCosine, Straight
+from lipdiag.diffusion.schedule import (
+    VE,
+    VP,
+    Karras,
+    Linear,
+    Normalized,
+    ScaledLinear,
+    Schedule,
+    SquaredCosine,
+    Straight,
+)
+from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import CheckpointError
 from lipdiag.training.data import dataset
 from lipdiag.zoo.probe import LEVELS, probe
@@ -72,7 +83,7 @@ def names(found, true, unit: bool) -> bool:
     alphas = best.schedule(ours)[0] - true[0](theirs)[0]
     told, expected = best.clock(ours), true[2](theirs)
     return (
-        best.parameterization is true[1]
+        best.parameterization == true[1]
         and (best.scale == 0.5) == unit
         and bool(alphas.abs().max() < 1e-3)
         and bool((told - expected).abs().max() <= 2e-3 * (expected.max() - expected.min()).abs())
@@ -109,10 +120,11 @@ OTHERS = [
     (ScaledLinear(), v, Timesteps()),
     (VE(), score, Sigma(VE())),
     (Karras(), x0, LogSigma(Karras())),
+    (Normalized(Karras()), Edm(), LogSigma(Karras())),
 ]
 
 
-@pytest.mark.parametrize("true", OTHERS, ids=lambda x: f"{x[0]} {x[1].__name__} {x[2]}")
+@pytest.mark.parametrize("true", OTHERS, ids=lambda x: f"{x[0]} {spell(x[1])} {x[2]}")
 def test_a_wrong_schedule_is_named_together_with_the_rest(true):
     found = calibrate(true, LABEL)
     assert names(found, true, False), found.notes
@@ -121,8 +133,8 @@ def test_a_wrong_schedule_is_named_together_with_the_rest(true):
 
 @pytest.mark.parametrize(
     "true",
-    [(S, kind, clock) for kind, clock in zip(KINDS, CLOCKS, strict=False)] + OTHERS[::3],
-    ids=lambda x: f"{x[1].__name__} {x[2]}",
+    [(S, kind, clock) for kind, clock in zip(KINDS, CLOCKS, strict=False)] + OTHERS[::3] + OTHERS[-1:],
+    ids=lambda x: f"{spell(x[1])} {x[2]}",
 )
 def test_a_right_label_stands(true):
     found = calibrate(true, true)
