@@ -23,6 +23,7 @@ from .study import measure as study
 from .study.arithmetic import arithmetic, evaluating
 from .study.description import Source
 from .study.plan import Plan
+from .study.quantity import QUANTITIES
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -83,7 +84,7 @@ def resolve_model(
 
     if reading.pop("function", "eps") == "raw":
         plain = resolve_model(model, factory, shape, **reading)
-        note = "measured: the network's own output, not eps; loss and stein, which compare with the noise, mean nothing"
+        note = "measured: the network's own output in its own input, in the place of eps"
         return plain._replace(predictor=RawOutput(plain.predictor), notes=(*plain.notes, note))
     if factory is not None:
         if reading.pop("original_config", None) is not None:
@@ -201,6 +202,8 @@ def prepared(
         raise UsageError("a tolerance needs all draws in one process; give --draws instead, or leave --shard out")
     found = resolve_model(model, **overrides)
     predictor = found.predictor
+    if predictor.function == "raw":
+        plan = of_raw_output(plan)
     place = resolve_device(device)
     home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
     with evaluating(predictor, plan), arithmetic(deterministic):
@@ -222,6 +225,17 @@ def prepared(
             yield ready
         finally:
             predictor.to(home)
+
+
+def of_raw_output(plan: Plan) -> Plan:
+    """The plan without what only a prediction of the noise has; asked for by name it is refused."""
+    lost = [name for name in plan.quantities if QUANTITIES[name].of_noise]
+    if lost and plan.quantities != Plan().quantities:
+        raise UsageError(
+            f"the network's own output has no {' and no '.join(lost)}, which a noise prediction has: leave out either "
+            "that or the raw function"
+        )
+    return plan.replace(quantities=tuple(name for name in plan.quantities if name not in lost))
 
 
 def calibrated(model: Any, data: Any, device: str = "auto", **overrides: Any) -> list[str]:

@@ -7,10 +7,11 @@ import torch
 import lipdiag
 from lipdiag import run as front
 from lipdiag.diffusion.clock import Timesteps
-from lipdiag.diffusion.parameterization import eps
+from lipdiag.diffusion.parameterization import eps, v
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import UsageError
+from lipdiag.report.table import table
 from lipdiag.study.plan import Plan
 
 from .networks import SHAPE, Tiny, predictor
@@ -94,3 +95,25 @@ def test_data_that_were_not_scaled_are_refused():
 def test_a_device_that_is_not_at_hand_is_refused(name):
     with pytest.raises(UsageError, match="device"):
         lipdiag.measure("digits-ddpm", plan=PLAN, device=name, progress=False)
+
+
+def test_a_raw_output_is_called_by_its_name_and_has_no_loss():
+    """A network that says v = x: K is 0 and J the identity; of eps = alpha v + sigma x they would not be."""
+
+    def network(x, timestep):
+        return x + 0 * timestep[:, None].to(x.dtype)
+
+    model = NetworkPredictor(network, Linear(), v, Timesteps(), (4,))
+    data = np.random.default_rng(0).normal(size=(8, 4))
+    found = lipdiag.measure(model, data, Plan(timesteps="1,10", draws=4), function="raw", progress=False)
+    assert "loss" not in found
+    np.testing.assert_allclose(found["spectral_norm"], 1, rtol=1e-6)
+    assert (found["time_difference"] == 0).all()
+    words = " ".join(table([found]).split())
+    assert "f is the network's own output, v" in words
+    assert "|d f/dt|" in words
+    assert "eps" not in words
+    assert "for eps read the network's own output" in lipdiag.plot(found, figure="jacobian").caption
+    asked = Plan(timesteps="1,10", draws=4, quantities=("time_difference", "loss"))
+    with pytest.raises(UsageError, match="own output has no loss"):
+        lipdiag.measure(model, data, asked, function="raw", progress=False)

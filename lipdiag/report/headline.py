@@ -59,7 +59,7 @@ def sentences(curves: Sequence[Curve]) -> list[str]:
 def peak_words(curve: Curve) -> list[str]:
     """How much faster a model changes at its peak than at timestep 100."""
     top, far = peak(curve), reference(curve)
-    name = SPEEDS[curve.variable]
+    name = SPEEDS[curve.variable].replace("eps", curve.run.output)
     if top is None:
         return [f"{curve.run.label}: {name} was measured nowhere."]
     said = f"{curve.run.label}: {name} peaks at timestep {curve.run.timestep[top]:.4g} with {_value(curve, top)}"
@@ -74,7 +74,7 @@ def shared_words(curve: Curve) -> list[str]:
     run, mean = curve.run, curve.statistics.mean
     inside = (run.timestep < run.end) & np.isfinite(mean)
     still, moving = inside & curve.zero, inside & curve.line
-    name = SPEEDS[curve.variable]
+    name = SPEEDS[curve.variable].replace("eps", curve.run.output)
     said = [
         f"{run.label}: {name} is exactly 0 inside its {len(run.edges) - 1} blocks below timestep {run.end:g}, "
         f"by construction ({still.sum()} of {(inside & ~curve.jump).sum()} measured timesteps)."

@@ -89,7 +89,7 @@ def jacobian(*datasets: "xr.Dataset", labels: Sequence[str] | None = None, style
             if confidence
             else "",
             "Frobenius norm and trace are estimated with random probes, whose errors are part of the spread",
-            "Dashed: no true model exceeds 1 / sigma (the trace: d / sigma)",
+            "" if any(run.raw for run in runs) else "Dashed: no true model exceeds 1 / sigma (the trace: d / sigma)",
             f"Not measured: {', '.join(absent)} (`{again}`)" if absent else "",
         ]
     )
@@ -118,7 +118,7 @@ def draw(axes: Any, panel: Norm, curves: Sequence[Curve], look: Style) -> None:
             upper = each.run.statistics("spectral_norm_upper")
             dashes = {"color": marks.colour(number), "linestyle": DASHES[number % len(DASHES)]}
             axes.plot(each.run.x, upper.mean, **dashes, linewidth=0.6 * look.scale, zorder=5)
-    if panel.bounded:
+    if panel.bounded and not any(each.run.raw for each in curves):
         run = curves[0].run
         most = (run.dimension or 1 if panel.quantity == "trace" else 1) / run.time("sigma")
         bottom, top = axes.get_ylim()
@@ -138,7 +138,7 @@ def entries(runs: Sequence[Run], shown: Sequence[Norm], look: Style) -> list[tup
     found = [(marks.handle(n, look), run.label) for n, run in enumerate(runs)]
     if shown[0] is PANELS[0]:
         found.append((Line2D([], [], color="0.2", linewidth=0.6 * look.scale), "upper bound"))
-    if any(panel.bounded for panel in shown):
+    if any(panel.bounded for panel in shown) and not any(run.raw for run in runs):
         found.append((Line2D([], [], **limit(look)), "bound of a true model"))
     return [*found, *marks.band_entries()]
 

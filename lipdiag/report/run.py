@@ -100,6 +100,16 @@ class Run:
         return _mapping(self.frozen.get("model"))
 
     @property
+    def raw(self) -> bool:
+        """Whether the network's own output was measured, in the place of the predicted noise."""
+        return self.model.get("function") == "raw"
+
+    @property
+    def output(self) -> str:
+        """The letter of what was measured."""
+        return "f" if self.raw else "eps"
+
+    @property
     def checkpoint(self) -> str:
         """What to give to `lipdiag measure` to measure this model again."""
         known = str(self.dataset.attrs.get("checkpoint") or IN_MEMORY)
@@ -221,7 +231,7 @@ class Run:
         return tuple(k for k in last if k not in self.timestep)
 
     def has(self, variable: str) -> bool:
-        return variable in self.dataset.data_vars
+        return variable in self.dataset.data_vars and not (self.raw and variable == "denoising_bound")
 
     def demand(self, variables: Sequence[str], quantity: str, options: str = "") -> None:
         """Refuse, with the command that helps, a run that lacks variables.
@@ -327,10 +337,12 @@ def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) 
 def name(dataset: "xr.Dataset", shared: bool) -> str:
     """What to call a run: its checkpoint's name, else what its clock makes of it."""
     path = PurePath(str(dataset.attrs.get("checkpoint") or IN_MEMORY))
-    if str(path) == IN_MEMORY:
-        return "E-TSDM" if shared else "model"
+    raw = _mapping(_mapping(dataset.attrs.get("frozen")).get("model")).get("function") == "raw"
     stem = path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin") else path.name
-    return f"{path.parent.name}/{stem}" if stem in DULL_NAMES and path.parent.name else stem
+    if str(path) == IN_MEMORY:
+        stem = "E-TSDM" if shared else "model"
+    full = f"{path.parent.name}/{stem}" if stem in DULL_NAMES and path.parent.name else stem
+    return f"{full}, raw" if raw else full
 
 
 def _unique(label: str, taken: Sequence[str]) -> str:

@@ -67,7 +67,7 @@ def columns(run: Run) -> dict[str, np.ndarray]:
         )
     found = {name: run.time(name) for name in ("timestep", "t", "alpha", "sigma", "logsnr", "dlogsnr_dtimestep")}
     with np.errstate(invalid="ignore", divide="ignore"):
-        relative = noise_level(run)[1] / found["t"]
+        relative = noise_level(run)[1]
         snr_rate = found["dlogsnr_dtimestep"] / run.time("dt_dtimestep")
         rates = {
             "sigma_rate": found["sigma"] * relative,

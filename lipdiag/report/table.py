@@ -86,7 +86,8 @@ def alone(run: Run) -> str:
         else:
             columns.append(column)
     note = "means, +- half of the 95 % interval"
-    heading = f"{run.label}: {draws(run)} of {run.data}; {note}{_after(run.own_time)}"
+    what = f"; f is the network's own output, {run.model.get('parameterization')}" if run.raw else ""
+    heading = f"{run.label}: {draws(run)} of {run.data}; {note}{_after(run.own_time)}{what}"
     text = lines(textwrap.fill(heading, WIDTH), columns)
     return "\n".join([text, textwrap.fill(f"Not shown: {', '.join(left_out)}.", WIDTH)] if left_out else [text])
 
@@ -142,7 +143,7 @@ def _after(note: str) -> str:
 def symbol(run: Run, variable: str) -> str:
     if variable == "time_difference":
         return f"K(t, t{run.step:+g})" if run.discrete else "K(t, t')"
-    return SPEEDS.get(variable, variable)
+    return SPEEDS.get(variable, variable).replace("eps", run.output)
 
 
 def means(curve: Curve, times: np.ndarray) -> list[str]:
@@ -210,7 +211,7 @@ def spectral_words(run: Run) -> list[str]:
     width = float((run.dataset["spectral_norm_upper"] / run.dataset["spectral_norm"] - 1).max())
     confidence = float(run.dataset["spectral_norm_upper"].attrs.get("confidence", "0.99").split()[0])
     return [
-        f"{run.label}: the spectral norm of d eps/dx is largest at timestep {run.timestep[top]:.4g}, in "
+        f"{run.label}: the spectral norm of d {run.output}/dx is largest at timestep {run.timestep[top]:.4g}, in "
         f"[{plain(lower[top])}, {plain(upper[top])}] on average; each draw's interval is at most {width:.1%} wide "
         f"(at {confidence:.0%} confidence)."
     ]

@@ -97,7 +97,8 @@ def verdicts(run: Run) -> list[Verdict]:
 
 def of_speed(curve: Curve) -> Iterator[Verdict]:
     """How much faster than at timestep 100 the prediction changes at its peak; of a shared clock, the jumps."""
-    run, name, s = curve.run, SPEEDS[curve.variable], curve.statistics
+    run, s = curve.run, curve.statistics
+    name = SPEEDS[curve.variable].replace("eps", run.output)
     if run.shared:
         heights = np.where(curve.jump, s.mean, -np.inf)
         if curve.jump.any():
@@ -121,7 +122,8 @@ def of_speed(curve: Curve) -> Iterator[Verdict]:
     found, other = ratio(a, b), f"timestep {run.timestep[far]:.4g}"
     if found.low > 1:
         early = "near the data" if top < far else "away from the data"
-        words = f"The noise prediction changes fastest at {place}, {early}: {plain(found.value)} times as fast as at "
+        what = "Its own output" if run.raw else "The noise prediction"
+        words = f"{what} changes fastest at {place}, {early}: {plain(found.value)} times as fast as at "
         words += f"{other} ({name} {plain(a.mean())} against {plain(b.mean())} {run.unit})."
     else:
         words = f"No singularity was seen: {name} is largest at {place}, not measurably above its value at {other}."
@@ -148,12 +150,13 @@ def of_space(run: Run) -> Iterator[Verdict]:
         return
     at, estimate = found
     words = f"In space it is most sensitive at timestep {run.timestep[at]:.4g}: a small change of x changes the "
-    words += f"predicted noise up to {plain(estimate.value)} times as much, on average over draws"
+    words += f"{'output' if run.raw else 'predicted noise'} up to {plain(estimate.value)} times as much, on average "
+    words += "over draws"
     if run.has("spectral_norm_upper"):
         upper = draws(run, "spectral_norm_upper", at)
         confidence = str(run.dataset["spectral_norm_upper"].attrs.get("confidence", "0.99")).split()[0]
         words += f"; the certified upper bound of it is {plain(np.nanmean(upper))} (confidence {confidence} a draw)"
-    yield Verdict(words + ".", "spectral norm of d eps/dx, mean of lower bounds", estimate)
+    yield Verdict(words + ".", f"spectral norm of d {run.output}/dx, mean of lower bounds", estimate)
 
 
 def of_bound(run: Run) -> Iterator[Verdict]:

@@ -14,7 +14,9 @@ def draws(counts: Iterable[np.ndarray], runs: Sequence[Run]) -> str:
     found = np.concatenate([np.ravel(count) for count in counts])
     found = found[found > 0].astype(int)
     number = f"{found.min()}" if found.min() == found.max() else f"{found.min()} to {found.max()}"
-    return f"n = {number} draws of {', '.join(dict.fromkeys(run.data for run in runs))}"
+    data = ", ".join(dict.fromkeys(run.data for run in runs))
+    raw = " and ".join(f"{run.label} ({run.model.get('parameterization')})" for run in runs if run.raw)
+    return f"n = {number} draws of {data}" + (f" (for eps read the network's own output in {raw})" if raw else "")
 
 
 def norm(run: Run) -> str:

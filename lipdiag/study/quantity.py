@@ -48,12 +48,14 @@ class Quantity:
         variables: Name -> description; one number per (draw, timestep) pair, or a list of ranks.
         passes: Passes through the network, in forward passes, that it adds to what it `needs`, after k Krylov steps.
         needs: What it shares with others: `krylov` (2 k passes), `probes` (one pass a probe).
+        of_noise: Whether it means something only where the output is a prediction of the noise.
     """
 
     measure: Callable[[Point], Values]
     variables: dict[str, Variable]
     passes: Callable[[Plan, int], int]
     needs: frozenset[str] = frozenset()
+    of_noise: bool = False
 
     @property
     def headline(self) -> str:
@@ -207,6 +209,7 @@ QUANTITIES: dict[str, Quantity] = {
             )
         },
         one_pass,
+        of_noise=True,
     ),
     "spectral_norm": Quantity(
         spectral_norm,
@@ -247,6 +250,7 @@ QUANTITIES: dict[str, Quantity] = {
         swap,
         {"swap_loss": Variable("loss at t of a network told t', along `other`", "1", "mean square", ("other",))},
         columns,
+        of_noise=True,
     ),
     "embedding": Quantity(
         embedding,
@@ -298,11 +302,13 @@ QUANTITIES: dict[str, Quantity] = {
             "stein_square": Variable("|predicted noise|^2; mean product / mean square is 1 for a true model", "1", L2),
         },
         no_pass,
+        of_noise=True,
     ),
     "loss": Quantity(
         loss,
         {"loss": Variable("squared error of the predicted noise, averaged over entries", "1", "mean square")},
         no_pass,
+        of_noise=True,
     ),
     "sensitivity": Quantity(
         sensitivity,
@@ -314,6 +320,7 @@ QUANTITIES: dict[str, Quantity] = {
             )
         },
         lambda plan, k: PASSES,
+        of_noise=True,
     ),
 }
 
