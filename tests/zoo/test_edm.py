@@ -172,7 +172,7 @@ def test_a_pickle_is_converted_in_a_process_of_its_own(code, tmp_path):
     assert "this runs any code stored in the file" in done.output
     config = json.loads((out / "config.json").read_text())
     assert (config["preconditioner"], config["network"]["class"]) == ("EDMPrecond", "Raw")
-    with pytest.raises(CheckpointError, match="--factory module:Class"):
+    with pytest.raises(CheckpointError, match="--factory strange_edm:Raw, in the folder of that code"):
         zoo.load(out)
     compare(zoo.factory("strange_edm:Raw", out), net, "EDMPrecond")
     labelled = zoo.factory("strange_edm:Raw", out, label=2).conditioning["class_labels"]
