@@ -93,15 +93,15 @@ def build(make: Callable[..., Any], path: Path, label: int | None = None) -> Net
     Raises:
         CheckpointError: If the weights do not fit the class.
     """
+    if not (isinstance(make, type) and issubclass(make, nn.Module)):  # nothing else is called with a file's arguments
+        refuse(path, f"needs the class of its network, and {shown(getattr(make, '__name__', make))} is no nn.Module")
     config = read_json(path / CONFIG)
     try:
         network = make(**config["network"]["arguments"])
         schedule, kind, clock = convention(config["preconditioner"], config["arguments"])
         shape, classes = tuple(config["shape"]), int(config["label_dim"])
     except (KeyError, TypeError, ValueError) as error:
-        refuse(path, f"describes no network that {make} can build ({shown(error)})", error)
-    if not isinstance(network, nn.Module):
-        refuse(path, f"needs the class of its network, and {make} makes a {type(network).__name__}")
+        refuse(path, f"describes no network that {make.__name__} can build ({shown(error)})", error)
     fit(network, read_weights(path / MODEL)[0], path)
     labels = torch.zeros(1, classes)
     if label is not None:

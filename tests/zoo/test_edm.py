@@ -181,6 +181,18 @@ def test_a_pickle_is_converted_in_a_process_of_its_own(code, tmp_path):
         zoo.factory("strange_edm:Raw", out, label=4)
 
 
+def test_a_folder_s_arguments_reach_nothing_but_networks(tmp_path):
+    """A stranger's folder may name a program in the place of a class, and the command that it asks for may be copied."""
+    touched = tmp_path / "touched"
+    network = {"module": "subprocess", "class": "run", "arguments": {"args": ["touch", str(touched)]}}
+    config = {"preconditioner": "EDMPrecond", "arguments": {}, "network": network, "shape": [3, 8, 8], "label_dim": 0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for spec in ("subprocess:run", "subprocess:Popen"):
+        with pytest.raises(CheckpointError, match=r"needs the class of its network, and \w+ is no nn.Module"):
+            zoo.factory(spec, tmp_path)
+    assert not touched.exists()
+
+
 def test_a_file_that_is_no_network_or_no_pickle_is_refused(tmp_path):
     (tmp_path / "code").mkdir()
     (tmp_path / "edm.pkl").write_bytes(pickle.dumps({"ema": 3}))
