@@ -36,9 +36,7 @@ def convert(file: Path, unsafe_pickle: bool, code_dir: Path | None, out: Path, q
     if as_json:
         click.echo(json.dumps({"out": str(out), **config}))
     elif not quiet:
-        network, difference = config["network"], config["difference"]
-        module, name = network["module"] or "MODULE", network["class"]
-        click.echo(
-            f"{out}: {config['preconditioner']} around {name}, eps equal to the file's own to {difference:.0e}\n"
-        )
+        module, name = config["network"]["module"] or "MODULE", config["network"]["class"]
+        around = f"{config['preconditioner']} around {name}"
+        click.echo(f"{out}: {around}, equal to the file's own denoiser to {config['difference']:.0e}\n")
         click.echo(f"    PYTHONPATH={shlex.quote(str(code_dir))} lipdiag measure {out} --factory {module}:{name}")

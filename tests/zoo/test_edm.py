@@ -182,7 +182,7 @@ def test_a_pickle_is_converted_in_a_process_of_its_own(code, tmp_path):
 
 
 def test_a_folder_s_arguments_reach_nothing_but_networks(tmp_path):
-    """A stranger's folder may name a program in the place of a class, and the command that it asks for may be copied."""
+    """A folder may name a program in the place of a class, and users copy the command that it asks for."""
     touched = tmp_path / "touched"
     network = {"module": "subprocess", "class": "run", "arguments": {"args": ["touch", str(touched)]}}
     config = {"preconditioner": "EDMPrecond", "arguments": {}, "network": network, "shape": [3, 8, 8], "label_dim": 0}
