@@ -92,6 +92,12 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     inputs = {"y": torch.zeros(1, dtype=torch.long)} if shape["num_classes"] else {}
     notes += ["conditioned on y = 0 throughout"] if inputs else []
     steps = int(flags.get("diffusion_steps", 1000))
+    if steps != 1000 and "rescale_timesteps" not in flags and not karras:
+        refuse(
+            path,
+            f"has {steps} timesteps, which improved-diffusion tells its networks rescaled to 1000 and guided-diffusion as "
+            "they are: give rescale_timesteps too, true or false, in --original-config FILE.json",
+        )
     schedule, parameterization, clock = convention(contents, flags, steps)
     return Checkpoint(
         path=str(path),

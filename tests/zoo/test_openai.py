@@ -91,6 +91,15 @@ def test_schedules_steps_and_rescaled_timesteps_are_those_of_the_flags(written, 
         torch.testing.assert_close(predictor(noise(1), t), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_whether_4000_timesteps_are_rescaled_is_asked(written):
+    """By default improved-diffusion does, and guided-diffusion does not."""
+    file, config = written(unet(**SHAPES["plain"]), FLAGS | {"diffusion_steps": 4000})
+    with pytest.raises(CheckpointError, match="give rescale_timesteps too"):
+        zoo.load(file, original_config=config)
+    file, config = written(unet(**SHAPES["plain"]), FLAGS | {"diffusion_steps": 4000, "rescale_timesteps": False})
+    assert zoo.read(file, original_config=config).timestep_factor == 1
+
+
 PUBLISHED = (32, (1, 2), 1, (2,), 6, None, False, False)
 
 

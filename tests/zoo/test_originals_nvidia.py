@@ -57,7 +57,7 @@ def written(network, file, **more):
 
 def sigmas(network):
     """Two noise levels; where the preconditioner rounds, two that it does not move."""
-    return network.u[[100, 700]] if hasattr(network, "u") else torch.tensor([0.3, 12.0])
+    return network.u[[0, 700]] if hasattr(network, "u") else torch.tensor([0.3, 12.0])
 
 
 def agrees(predictor, network, label=None):
