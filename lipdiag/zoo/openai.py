@@ -95,8 +95,8 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     if steps != 1000 and "rescale_timesteps" not in flags and not karras:
         refuse(
             path,
-            f"has {steps} timesteps, which improved-diffusion tells its networks rescaled to 1000 and guided-diffusion as "
-            "they are: give rescale_timesteps too, true or false, in --original-config FILE.json",
+            f"has {steps} timesteps, which improved-diffusion rescales to 1000 by default and guided-diffusion does not: "
+            "give rescale_timesteps too, true or false, in --original-config FILE.json",
         )
     schedule, parameterization, clock = convention(contents, flags, steps)
     return Checkpoint(
