@@ -1,6 +1,7 @@
 """The command that turns a file which is code into files that are not."""
 
 import json
+import shlex
 from pathlib import Path
 
 import click
@@ -19,11 +20,9 @@ def convert(file: Path, unsafe_pickle: bool, code_dir: Path | None, out: Path, q
     """Turn a pickle of NVIDIA's EDM or EDM2 into safetensors and a config.
 
     Such a file is a program: reading it runs whatever code it holds. Do it where
-    there is nothing to lose, best in a container without network. Afterwards
-
-        PYTHONPATH=CODE_DIR lipdiag measure OUT --factory module:Class
-
-    measures the raw network, Class being the one that the config names.
+    there is nothing to lose, best in a container without network. What would be
+    measured is compared with the file's own denoiser; the command that measures it
+    is printed.
     """
     from ..zoo import edm
 
@@ -37,4 +36,7 @@ def convert(file: Path, unsafe_pickle: bool, code_dir: Path | None, out: Path, q
     if as_json:
         click.echo(json.dumps({"out": str(out), **config}))
     elif not quiet:
-        click.echo(f"{out}: {config['preconditioner']} around {config['network']['class']}")
+        module, name = config["network"]["module"] or "MODULE", config["network"]["class"]
+        around = f"{config['preconditioner']} around {name}"
+        click.echo(f"{out}: {around}, equal to the file's own denoiser to {config['difference']:.0e}\n")
+        click.echo(f"    PYTHONPATH={shlex.quote(str(code_dir))} lipdiag measure {out} --factory {module}:{name}")

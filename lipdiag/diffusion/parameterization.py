@@ -83,7 +83,40 @@ class Edm:
 
 edm = Edm  # written like the others
 
-PARAMETERIZATIONS: dict[str, Parameterization | type[Edm]] = {
+
+@dataclass(frozen=True)
+class Consistency:
+    """The raw output F of a consistency model, f = c_skip x/alpha + c_out F, whose f is x/alpha itself at sigma_min.
+
+    c_skip and c_out have sigma - sigma_min where EDM's have sigma. f stands in the place of x0: it is where the model
+    jumps to, not the mean of the data, and eps is the direction of that jump.
+
+    References:
+        Song et al., Consistency Models, 2023, appendix C. https://arxiv.org/abs/2303.01469
+    """
+
+    sigma_data: float = 0.5
+    sigma_min: float = 0.002
+
+    def __post_init__(self):
+        if not (0 < self.sigma_data < math.inf and 0 < self.sigma_min < math.inf):
+            raise UsageError(
+                f"Got consistency({self.sigma_data}, {self.sigma_min}); sigma_data and sigma_min are positive, usually "
+                "0.5 and 0.002, so give such numbers."
+            )
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        # F as above, with c_skip = d^2 / (r^2 + d^2), c_out = r d / sqrt(s^2 + d^2), where r = s - sigma_min, which is
+        # kept from being zero at the end, where F is not heard.
+        alpha, sigma = schedule(t)
+        d, r = self.sigma_data * alpha, sigma - self.sigma_min * alpha + 1e-150
+        norm = torch.sqrt(sigma**2 + d**2) / (r**2 + d**2)
+        return r * norm / self.sigma_data, -d * sigma / r * norm
+
+
+consistency = Consistency
+
+PARAMETERIZATIONS: dict[str, Parameterization | type[Edm] | type[Consistency]] = {
     "eps": eps,
     "minus_eps": minus_eps,
     "x0": x0,
@@ -92,6 +125,7 @@ PARAMETERIZATIONS: dict[str, Parameterization | type[Edm]] = {
     "data_velocity": data_velocity,
     "score": score,
     "edm": Edm,
+    "consistency": Consistency,
 }
 
 

@@ -27,9 +27,11 @@ class Predictor(nn.Module, ABC):
         clock: t to the model's own time.
         shape: Shape of one sample.
         function: What is measured: "eps", the noise, or "raw", the network's own output.
+        notes: What a reader of its numbers has to know.
     """
 
     function = "eps"
+    notes: tuple[str, ...] = ()
     schedule: Schedule
     clock: Clock
     shape: tuple[int, ...]

@@ -10,6 +10,9 @@ which rounds sigma and has no derivative):
 
 A Jacobian in EDM's own x is c_in times the one measured.
 
+NVIDIA's code is theirs: it is imported, never kept here, from where Python finds it. Converting compares what will be
+measured with the file's own denoiser D.
+
 References:
     Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, table 1.
     https://arxiv.org/abs/2206.00364
@@ -20,10 +23,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd import Function, forward_ad
+from torch.autograd.function import FunctionCtx
 
 from lipdiag.diffusion.clock import Clock, LogSigma, Timesteps, Unit
 from lipdiag.diffusion.parameterization import Edm, Parameterization, eps, minus_eps
@@ -87,15 +93,15 @@ def build(make: Callable[..., Any], path: Path, label: int | None = None) -> Net
     Raises:
         CheckpointError: If the weights do not fit the class.
     """
+    if not (isinstance(make, type) and issubclass(make, nn.Module)):  # nothing else is called with a file's arguments
+        refuse(path, f"needs the class of its network, and {shown(getattr(make, '__name__', make))} is no nn.Module")
     config = read_json(path / CONFIG)
     try:
         network = make(**config["network"]["arguments"])
         schedule, kind, clock = convention(config["preconditioner"], config["arguments"])
         shape, classes = tuple(config["shape"]), int(config["label_dim"])
     except (KeyError, TypeError, ValueError) as error:
-        refuse(path, f"describes no network that {make} can build ({shown(error)})", error)
-    if not isinstance(network, nn.Module):
-        refuse(path, f"needs the class of its network, and {make} makes a {type(network).__name__}")
+        refuse(path, f"describes no network that {make.__name__} can build ({shown(error)})", error)
     fit(network, read_weights(path / MODEL)[0], path)
     labels = torch.zeros(1, classes)
     if label is not None:
@@ -103,7 +109,86 @@ def build(make: Callable[..., Any], path: Path, label: int | None = None) -> Net
             raise UsageError(f"The network in {shown(path)} knows {classes} classes, and --label is {label}.")
         labels[0, label] = 1
     inputs = {"class_labels": labels if classes else None}
-    return NetworkPredictor(network.requires_grad_(False), schedule, kind, clock, shape, inputs).eval()
+    predictor = NetworkPredictor(network.requires_grad_(False), schedule, kind, clock, shape, inputs).eval()
+    notes = [f"x is what the network sees, c_in x of its {shown(config['preconditioner'])}"]
+    if classes:
+        notes.append(f"class_labels: {'all zeros, no class' if label is None else f'class {label}'}")
+    if opened := [name for module in modules(network) for name in open_functions(module)]:
+        notes.append(
+            f"{', '.join(opened)} has no forward mode of its own: the operations inside of it are differentiated"
+        )
+    predictor.notes = tuple(notes)
+    return predictor
+
+
+def modules(network: nn.Module) -> list[ModuleType]:
+    """The Python modules with the classes that a network is made of, but torch's own."""
+    names = dict.fromkeys(type(part).__module__ for part in network.modules())
+    return [sys.modules[name] for name in names if name.partition(".")[0] != "torch"]
+
+
+def open_functions(module: ModuleType) -> list[str]:
+    """Give forward mode a way through the custom functions in a module, and return their names.
+
+    EDM's attention weights are one, with a derivative for reverse mode alone. Where a dual number comes, its `forward`
+    is called as what it is, differentiable operations on tensors; anything else goes the old way, so that reverse mode
+    stays NVIDIA's and the adjoint check of a run compares the two.
+    """
+    functions = {name: f for name, f in vars(module).items() if isinstance(f, type) and issubclass(f, Function)}
+    found = {name: f for name, f in functions.items() if f.jvp is Function.jvp}
+    for name, function in found.items():
+        if "apply" not in vars(function):
+            setattr(module, name, type(name, (function,), {"apply": classmethod(through)}))
+    return list(found)
+
+
+def through(function: type[Function], *inputs: Any) -> Any:
+    """A custom function's value, by its own `forward` where an input carries a tangent."""
+    if any(isinstance(z, Tensor) and forward_ad.unpack_dual(z).tangent is not None for z in inputs):
+        return function.forward(FunctionCtx(), *inputs)
+    return vars(Function)["apply"].__func__(function, *inputs)
+
+
+def difference(predictor: NetworkPredictor, network: Any, raw: nn.Module) -> float:
+    """How far a wrapper's denoiser D is from what is measured, in what is said to the network and what it says.
+
+    Compared, each relative: the network's input, its time, and eps = (x - D) / sigma for the wrapper's own input and
+    time, whose rounding to float32 a network that oscillates quickly in time would show.
+
+    Args:
+        predictor: What would be measured.
+        network: The wrapper as it was stored.
+        raw: The network inside of it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sigma = torch.exp(-predictor.schedule.logsnr(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)) / 2).float()
+    if hasattr(network, "round_sigma"):
+        sigma = network.round_sigma(sigma)
+    t = predictor.schedule.time(-2 * sigma.double().log())
+    alpha, s = (a.float().view(-1, *[1] * len(predictor.shape)) for a in (predictor.schedule(t)[0], sigma))
+    x = s * torch.randn(len(t), *predictor.shape, generator=generator)
+    labels = predictor.conditioning["class_labels"]
+    said: list[Tensor] = []
+    with torch.no_grad(), raw.register_forward_pre_hook(lambda module, inputs: said.extend(inputs[:2])):
+        denoised = network(x, sigma) if labels is None else network(x, sigma, labels.expand(len(t), -1))
+        c_in_x, told = said[:2]
+        pairs = (
+            (alpha * x, c_in_x),
+            (predictor.clock(t), told.double()),
+            (predictor.conditioned(c_in_x, t, told), (x - denoised) / s),
+        )
+        return max(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)
+
+
+def lack(path: Path) -> NoReturn:
+    """Refuse a converted folder that comes without its class, and say which one it needs."""
+    network = read_json(path / CONFIG).get("network")
+    module, name = (network.get(key) if isinstance(network, dict) else None for key in ("module", "class"))
+    refuse(
+        path,
+        f"is a converted EDM network, whose class only NVIDIA's code has: give --factory {shown(module or 'module')}:"
+        f"{shown(name or 'Class')}, in the folder of that code or with it in PYTHONPATH",
+    )
 
 
 def convert(file: str | Path, code: str | Path, out: str | Path) -> dict[str, Any]:

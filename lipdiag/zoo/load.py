@@ -140,7 +140,7 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
         if diffusers_directory.recognizes(path):
             return diffusers_directory.read(path, weights)
         if edm.recognizes(path):
-            refuse(path, "is a converted EDM network, whose class only its own code has: give --factory module:Class")
+            edm.lack(path)
         refuse(
             path,
             f"is a folder without a model: lipdiag's own hold {checkpoint.CONFIG} and {checkpoint.MODEL}, diffusers' "

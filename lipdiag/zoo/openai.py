@@ -15,37 +15,33 @@ import torch
 from torch import Tensor
 
 from lipdiag.diffusion.clock import LogSigma, Reversed, Timesteps, Unit
-from lipdiag.diffusion.parameterization import Edm
+from lipdiag.diffusion.parameterization import Consistency, Edm
 from lipdiag.diffusion.schedule import Discrete, Karras, Linear, Normalized, Schedule, SquaredCosine, Straight
 from lipdiag.diffusion.spelling import spell
 from lipdiag.training.checkpoint import Checkpoint, file_digest
 from lipdiag.training.files import read_json, shown
 from lipdiag.training.tensors import refuse
 from lipdiag.zoo.container import Contents
+from lipdiag.zoo.published import known
 
-GUIDED = {"noise_schedule": "linear", "diffusion_steps": 1000, "rescale_timesteps": False}
-IMPROVED = {"noise_schedule": "cosine", "diffusion_steps": 4000, "rescale_timesteps": True, "num_heads": 4}
-# (model_channels, channel_mult, num_res_blocks) of the published models -> the flags they were published with
-PUBLISHED: dict[tuple[int, tuple[float, ...], int], dict[str, Any]] = {
-    (192, (1, 2, 3, 4), 3): GUIDED
-    | {"image_size": 64, "num_head_channels": 64, "use_new_attention_order": True, "noise_schedule": "cosine"},
-    (256, (1, 1, 2, 3, 4), 2): GUIDED | {"image_size": 128, "num_heads": 4},
-    (256, (1, 1, 2, 2, 4, 4), 2): GUIDED | {"image_size": 256, "num_head_channels": 64},
-    (256, (0.5, 1, 1, 2, 2, 4, 4), 2): GUIDED | {"image_size": 512, "num_head_channels": 64},
-    (128, (1, 2, 3, 4), 3): IMPROVED | {"image_size": 64},
-    (128, (1, 2, 2, 2), 3): IMPROVED | {"image_size": 32},
-    (128, (1, 1, 2, 2, 4, 4), 2): GUIDED | {"image_size": 256, "num_heads": 1},
-}
+HEADS = ("num_heads", "num_head_channels", "num_heads_upsample", "use_new_attention_order")
+# Flags that the weights do not tell, those that they do and which are compared with them, and those without a meaning
+# for the function that is measured.
 FLAGS = {
-    "image_size", "num_heads", "num_head_channels", "num_heads_upsample", "use_new_attention_order", "noise_schedule",
-    "diffusion_steps", "rescale_timesteps", "timestep_respacing", "predict_xstart", "consistency", "sigma_min",
-    "sigma_max", "sigma_data",
+    *HEADS, "image_size", "noise_schedule", "diffusion_steps", "rescale_timesteps", "timestep_respacing",
+    "predict_xstart", "training_mode", "sigma_min", "sigma_max", "sigma_data",
 }  # fmt: skip
+TOLD = ("num_channels", "num_res_blocks", "class_cond", "learn_sigma", "resblock_updown", "use_scale_shift_norm")
+IDLE = (
+    "attention_resolutions", "channel_mult", "dropout", "use_checkpoint", "use_fp16", "use_kl", "sigma_small",
+    "rescale_learned_sigmas", "weight_schedule",
+)  # fmt: skip
+MODES = {"edm": False, "progdist": False, "consistency_distillation": True, "consistency_training": True}
 
 
 def recognizes(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are such a U-Net's weights, and no larger one's with text among its inputs."""
-    return {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"} <= set(state) and not any(
+    """Whether these are such a U-Net's weights, or half of one, and no larger one's with text among its inputs."""
+    return {"time_embed.0.weight", "input_blocks.0.0.weight"} <= set(state) and not any(
         "transformer_blocks" in name for name in state
     )
 
@@ -54,18 +50,29 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     """What the weights tell, completed by flags.
 
     Raises:
-        CheckpointError: If the attention heads are neither published nor given.
+        CheckpointError: If it is a classifier or an upsampler, if the flags are another model's, or if neither they nor
+            a published model of this shape tell how it was trained.
     """
-    state = contents.state
+    state, pictures = rows_of_pixels(contents.state)
+    if not any(name.startswith("output_blocks.") for name in state):
+        refuse(path, "is a classifier of noisy pictures, not a diffusion network: give the network that it guides")
     shape = architecture(state, path)
-    key = shape["model_channels"], shape["channel_mult"], shape["num_res_blocks"]
-    published = {} if contents.container == "torchcfm" else PUBLISHED.get(key, {})
     given = read_flags(original_config)
+    doubled = same_channels(shape, given, path)
+    compare(shape, given, doubled, path)
+    karras = pictures or "training_mode" in given
+    name, published = known(shape, "consistency_models" if karras else contents.container)
+    if karras and "training_mode" not in given:
+        refuse(
+            path,
+            "is a network of consistency_models, some of which are denoisers (edm_*) and some consistency functions "
+            '(cd_*, ct_*): give --original-config FILE.json with {"training_mode": "edm"}, "consistency_distillation" '
+            'or "consistency_training"',
+        )
     flags = published | given
     notes = list(contents.notes)
-    if published and not given:
-        told = ", ".join(f"{name} {value}" for name, value in published.items())
-        notes.append(f"not in the file, but published for a model of this shape: {told}")
+    if added := ", ".join(f"{flag} {value}" for flag, value in published.items() if flag not in given):
+        notes.append(f"not in the file, but published for {name}, whose shape this is: {added}")
     attention = bool(shape["attention_resolutions"]) or "middle_block.1.qkv.weight" in state
     if attention and not {"num_heads", "num_head_channels"} & set(flags):
         refuse(
@@ -73,16 +80,24 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
             "does not tell its attention heads: give --original-config FILE.json with num_heads or num_head_channels "
             "(and image_size, noise_schedule, diffusion_steps) as the model was trained",
         )
-    heads = ("num_heads", "num_head_channels", "num_heads_upsample", "use_new_attention_order")
-    config = shape | {name: flags[name] for name in heads if name in flags}
+    if karras:
+        flags["use_new_attention_order"] = True  # the only one that consistency_models has, whatever its flag says
+    config = shape | {name: flags[name] for name in HEADS if name in flags}
     size = flags.get("image_size")
-    doubled = shape["out_channels"] == 2 * shape["in_channels"]
     notes += ["a learned variance was left out"] if doubled else []
     if flags.get("timestep_respacing"):
         notes.append("respacing picks timesteps when sampling; the model is told, and measured on, the original ones")
+    if MODES.get(flags.get("training_mode", "")):
+        notes.append("a consistency function: eps is the direction to where it jumps, not to the mean of the data")
     inputs = {"y": torch.zeros(1, dtype=torch.long)} if shape["num_classes"] else {}
     notes += ["conditioned on y = 0 throughout"] if inputs else []
     steps = int(flags.get("diffusion_steps", 1000))
+    if steps != 1000 and "rescale_timesteps" not in flags and not karras:
+        refuse(
+            path,
+            f"has {steps} timesteps, which improved-diffusion rescales to 1000 by default and guided-diffusion does not: "
+            "give rescale_timesteps too, true or false, in --original-config FILE.json",
+        )
     schedule, parameterization, clock = convention(contents, flags, steps)
     return Checkpoint(
         path=str(path),
@@ -103,14 +118,48 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     )
 
 
+def rows_of_pixels(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """The weights, attending over rows of pixels, and whether it was over pictures, as in consistency_models alone.
+
+    Its convolutions of single pixels have one axis more than in the other code, and are the same maps.
+    """
+    names = {n for n, w in state.items() if n.endswith((".qkv.weight", ".proj_out.weight")) and w.ndim == 4}
+    return {n: w.squeeze(-1) if n in names else w for n, w in state.items()}, bool(names)
+
+
+def same_channels(shape: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> bool:
+    """Whether the output has a variance beside the noise; a network that sees more than x is refused."""
+    inputs, outputs = shape["in_channels"], shape["out_channels"]
+    if inputs == outputs == 6 and given.get("learn_sigma") is not False:
+        refuse(
+            path,
+            "has 6 channels in and out, as an upsampler, which sees a small picture beside x: give --factory, or, if "
+            'these are 6 channels of data, --original-config FILE.json with {"learn_sigma": false}',
+        )
+    if outputs not in (inputs, 2 * inputs):
+        what = ", as an upsampler, which sees a small picture beside x" if 2 * outputs == inputs else ""
+        refuse(path, f"has {inputs} channels in and {outputs} out{what}: give --factory, with a function of x alone")
+    return outputs == 2 * inputs
+
+
+def compare(shape: dict[str, Any], given: Mapping[str, Any], doubled: bool, path: Path) -> None:
+    """Refuse flags of another model than the weights'."""
+    told = shape | {"num_channels": shape["model_channels"], "learn_sigma": doubled}
+    told |= {"class_cond": shape["num_classes"] is not None}
+    for flag in TOLD:
+        if flag in given and given[flag] != told[flag]:
+            refuse(path, f"has {flag} {told[flag]} by its weights, and {shown(given[flag])} by the flags given")
+
+
 def convention(contents: Contents, flags: Mapping[str, Any], steps: int) -> tuple[str | None, str | None, str | None]:
     """Schedule, parameterization and clock, spelled; None for what is not told."""
     if contents.container == "torchcfm":  # time 0 is noise, 1 data, and the network is told it as it is
         return spell(Straight()), "data_velocity", spell(Reversed(Unit()))
-    if flags.get("consistency"):
-        karras = Karras(float(flags.get("sigma_min", 0.002)), float(flags.get("sigma_max", 80.0)))
-        scale = float(flags.get("sigma_data", 0.5))
-        return spell(Normalized(karras, scale)), spell(Edm(scale)), spell(LogSigma(karras, 250.0))
+    if "training_mode" in flags:
+        low, scale = float(flags.get("sigma_min", 0.002)), float(flags.get("sigma_data", 0.5))
+        karras = Karras(low, float(flags.get("sigma_max", 80.0)))
+        kind = Consistency(scale, low) if MODES[flags["training_mode"]] else Edm(scale)
+        return spell(Normalized(karras, scale)), spell(kind), spell(LogSigma(karras, 250.0))
     prediction = "x0" if flags.get("predict_xstart") else "eps"
     schedule: Schedule | None = None
     if contents.table:
@@ -163,7 +212,9 @@ def read_flags(path: str | Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     flags = read_json(path)
-    strange = sorted(set(flags) - FLAGS)
+    strange = sorted(set(flags) - {*FLAGS, *TOLD, *IDLE})
     if strange:
         refuse(path, f"has the flag {shown(strange[0])!r}; those that matter are {', '.join(sorted(FLAGS))}")
+    if flags.get("training_mode", "edm") not in MODES:
+        refuse(path, f"has the training_mode {shown(flags['training_mode'])}; it is one of {', '.join(MODES)}")
     return flags

@@ -5,6 +5,7 @@ import torch
 
 from lipdiag.diffusion.parameterization import (
     PARAMETERIZATIONS,
+    Consistency,
     Edm,
     convert,
     data_velocity,
@@ -17,6 +18,7 @@ from lipdiag.diffusion.parameterization import (
     x0,
 )
 from lipdiag.diffusion.schedule import VE, VP, Cosine, Karras, Linear, ScaledLinear, Straight, ZeroTerminalSNR
+from lipdiag.errors import UsageError
 
 KINDS = {
     "eps": eps,
@@ -27,6 +29,7 @@ KINDS = {
     "data_velocity": data_velocity,
     "score": score,
     "edm": Edm(0.5),
+    "consistency": Consistency(0.5, 0.002),
 }
 SCHEDULES = [VP(), VE(), Karras(), Straight(), Cosine(), Linear(), ZeroTerminalSNR(ScaledLinear())]
 
@@ -38,6 +41,9 @@ def truths(schedule, t, data, noise):
     # EDM works on x / alpha at noise level s; its network F is what is left of x0 after c_skip, divided by c_out
     s, d = sigma / alpha, 0.5
     c_skip, c_out = d**2 / (s**2 + d**2), s * d / (s**2 + d**2).sqrt()
+    # a consistency model's is EDM's with the noise above its least one, but for c_in's norm
+    r = s - 0.002
+    skip, out = d**2 / (r**2 + d**2), r * d / (s**2 + d**2).sqrt()
     return {
         "eps": noise,
         "minus_eps": -noise,
@@ -47,6 +53,7 @@ def truths(schedule, t, data, noise):
         "data_velocity": -dalpha * data - dsigma * noise,
         "score": -noise / sigma,
         "edm": (data - c_skip * (data + s * noise)) / c_out,
+        "consistency": (data - skip * (data + s * noise)) / out,
     }
 
 
@@ -109,3 +116,12 @@ def test_the_rate_in_t_at_zero_signal():
 def test_a_scale_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="sigma_data is positive"):
         Edm(0.0)
+
+
+def test_a_consistency_model_is_its_input_at_the_least_noise():
+    """Whatever the network says there, f(x, sigma_min) = x: its eps is zero, not 0/0."""
+    t, y = torch.zeros(1, dtype=torch.float64), torch.randn(1, 3, dtype=torch.float64)
+    got = convert(y, 2 * y, t, Karras(0.002, 80.0), Consistency(0.5, 0.002), eps)
+    torch.testing.assert_close(got, 0 * y, rtol=0, atol=1e-9)
+    with pytest.raises(UsageError, match="sigma_min are positive"):
+        Consistency(0.5, 0.0)

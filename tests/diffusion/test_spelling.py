@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lipdiag.diffusion.clock import CLOCKS, LogSigma, LogSNR, Reversed, Shared, Sigma, Timesteps, Unit
 from lipdiag.diffusion.parameterization import (
     PARAMETERIZATIONS,
+    Consistency,
     Edm,
     data_velocity,
     eps,
@@ -72,6 +73,7 @@ SPELLINGS = [
     (data_velocity, "data_velocity", PARAMETERIZATIONS),
     (score, "score", PARAMETERIZATIONS),
     (Edm(), "edm(0.5)", PARAMETERIZATIONS),
+    (Consistency(), "consistency(0.5, 0.002)", PARAMETERIZATIONS),
 ]
 
 

@@ -172,13 +172,25 @@ def test_a_pickle_is_converted_in_a_process_of_its_own(code, tmp_path):
     assert "this runs any code stored in the file" in done.output
     config = json.loads((out / "config.json").read_text())
     assert (config["preconditioner"], config["network"]["class"]) == ("EDMPrecond", "Raw")
-    with pytest.raises(CheckpointError, match="--factory module:Class"):
+    with pytest.raises(CheckpointError, match="--factory strange_edm:Raw, in the folder of that code"):
         zoo.load(out)
     compare(zoo.factory("strange_edm:Raw", out), net, "EDMPrecond")
     labelled = zoo.factory("strange_edm:Raw", out, label=2).conditioning["class_labels"]
     assert labelled.tolist() == [[0, 0, 1, 0]]
     with pytest.raises(UsageError, match="4 classes"):
         zoo.factory("strange_edm:Raw", out, label=4)
+
+
+def test_a_folder_s_arguments_reach_nothing_but_networks(tmp_path):
+    """A folder may name a program in the place of a class, and users copy the command that it asks for."""
+    touched = tmp_path / "touched"
+    network = {"module": "subprocess", "class": "run", "arguments": {"args": ["touch", str(touched)]}}
+    config = {"preconditioner": "EDMPrecond", "arguments": {}, "network": network, "shape": [3, 8, 8], "label_dim": 0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for spec in ("subprocess:run", "subprocess:Popen"):
+        with pytest.raises(CheckpointError, match=r"needs the class of its network, and \w+ is no nn.Module"):
+            zoo.factory(spec, tmp_path)
+    assert not touched.exists()
 
 
 def test_a_file_that_is_no_network_or_no_pickle_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from torch import Tensor
 from lipdiag import zoo
 from lipdiag.errors import CheckpointError
 from lipdiag.training.networks import NETWORKS
-from lipdiag.zoo import openai
+from lipdiag.zoo import openai, published
 
 from .agreement import derivatives_agree
 
@@ -26,6 +26,7 @@ SHAPES = {
     "one level": {"channel_mult": (1,), "attention_resolutions": (1,), "out_channels": 3, "num_res_blocks": 2},
     "half": {"channel_mult": (0.5, 1), "attention_resolutions": (2,), "out_channels": 3, "model_channels": 64},
 }  # fmt: skip
+FLAGS_OF_CM = {"image_size": 8, "num_heads": 2, "sigma_min": 0.002, "sigma_max": 80}
 FLAGS = {"image_size": 8, "num_heads": 2, "noise_schedule": "linear", "diffusion_steps": 1000}
 
 
@@ -90,26 +91,73 @@ def test_schedules_steps_and_rescaled_timesteps_are_those_of_the_flags(written, 
         torch.testing.assert_close(predictor(noise(1), t), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_whether_4000_timesteps_are_rescaled_is_asked(written):
+    """By default improved-diffusion does, and guided-diffusion does not."""
+    file, config = written(unet(**SHAPES["plain"]), FLAGS | {"diffusion_steps": 4000})
+    with pytest.raises(CheckpointError, match="give rescale_timesteps too"):
+        zoo.load(file, original_config=config)
+    file, config = written(unet(**SHAPES["plain"]), FLAGS | {"diffusion_steps": 4000, "rescale_timesteps": False})
+    assert zoo.read(file, original_config=config).timestep_factor == 1
+
+
+PUBLISHED = (32, (1, 2), 1, (2,), 6, None, False, False)
+
+
 def test_a_published_shape_needs_no_flags_and_says_so(monkeypatch, written):
     network = unet(**SHAPES["plain"])
-    monkeypatch.setitem(openai.PUBLISHED, (32, (1, 2), 1), openai.GUIDED | {"image_size": 8, "num_heads": 2})
+    entry = "somebody's model", published.GUIDED | {"image_size": 8, "num_heads": 2}
+    monkeypatch.setitem(published.PUBLISHED, PUBLISHED, entry)
     found = zoo.inspect(written(network)[0])
     assert (found.kind, found.shape, found.schedule) == ("OpenAI file", (3, 8, 8), "linear(0.0001, 0.02, 1000)")
     assert found.unknown == ()
-    assert any("published for a model of this shape: " in note for note in found.notes)
+    assert any("published for somebody's model, whose shape this is: " in note for note in found.notes)
     assert "a learned variance was left out" in found.notes
+    file, config = written(network, {"num_heads": 1, "noise_schedule": "cosine"})
+    checkpoint = zoo.read(file, original_config=config)
+    assert (checkpoint.network_config["num_heads"], checkpoint.schedule) == (1, "squared_cosine(1000, 0.999)")
+    assert any(
+        note.endswith("diffusion_steps 1000, rescale_timesteps False, image_size 8") for note in checkpoint.notes
+    )
 
 
-def test_a_consistency_model_is_told_250_log_sigma(written):
-    """Its preconditioner's c_skip, c_out, c_in are EDM's; D = c_skip x + c_out F(c_in x, 250 log sigma)."""
-    network = unet(**SHAPES["no attention outside"])
-    predictor = zoo.load(*written(network)[:1], original_config=written(network, FLAGS | {"consistency": True})[1])
+def test_of_two_published_models_of_one_shape_the_user_says_which(monkeypatch, written):
+    """consistency_models' denoisers and consistency functions differ in no weight's shape; from the others they do."""
+    network = unet(**SHAPES["plain"])
+    entry = "a zoo's model", {"image_size": 8, "num_head_channels": 32}
+    monkeypatch.setitem(published.CONSISTENCY, PUBLISHED, entry)
+
+    def over_pictures(state):
+        return {k: w[..., None] if "qkv.w" in k or "proj_out.w" in k else w for k, w in state.items()}
+
+    with pytest.raises(CheckpointError, match=r'consistency_models, .*"training_mode": "edm"'):
+        zoo.load(written(network, wrap=over_pictures)[0])
+    for mode, kind in (("edm", "edm(0.5)"), ("consistency_training", "consistency(0.5, 0.002)")):
+        file, config = written(network, {"training_mode": mode}, over_pictures)
+        found = zoo.read(file, original_config=config)
+        assert (found.parameterization, found.shape) == (kind, (3, 8, 8))
+        assert found.network_config["use_new_attention_order"] is True
+        zoo.load(file, original_config=config)
+    file, config = written(network, FLAGS)  # another code's model of that shape: nothing of the published one is taken
+    found = zoo.read(file, original_config=config)
+    assert (found.parameterization, found.network_config.get("num_head_channels")) == ("eps", None)
+    file, config = written(network, {"training_mode": "cm"})
+    with pytest.raises(CheckpointError, match="training_mode cm; it is one of edm"):
+        zoo.load(file, original_config=config)
+
+
+@pytest.mark.parametrize(("mode", "least"), [("edm", 0.0), ("consistency_distillation", 0.002)])
+def test_a_consistency_model_is_told_250_log_sigma(written, mode, least):
+    """D = c_skip x + c_out F(c_in x, 250 log sigma), with EDM's c_in; the others see the noise above the least one."""
+    network = unet(**SHAPES["no attention outside"] | {"use_new_attention_order": True})
+    predictor = zoo.load(
+        *written(network)[:1], original_config=written(network, FLAGS_OF_CM | {"training_mode": mode})[1]
+    )
     sigma = torch.tensor([0.5, 20.0])
     t = predictor.schedule.time(-2 * sigma.double().log())
     s, x = sigma.view(-1, 1, 1, 1), noise() * sigma.view(-1, 1, 1, 1)
-    c_in = 1 / (s**2 + 0.25).sqrt()
+    c_in, r = 1 / (s**2 + 0.25).sqrt(), s - least
     with torch.no_grad():
-        D = 0.25 * c_in**2 * x + 0.5 * s * c_in * network(c_in * x, 250 * sigma.log())
+        D = 0.25 / (r**2 + 0.25) * x + 0.5 * r * c_in * network(c_in * x, 250 * sigma.log())
         torch.testing.assert_close(predictor(c_in * x, t), (x - D) / s, rtol=1e-4, atol=1e-4)
 
 
@@ -140,6 +188,32 @@ def test_heads_that_are_not_known_are_asked_for(written):
         zoo.load(file)
     with pytest.raises(CheckpointError, match="'heads'"):
         zoo.load(file, original_config=config)
+
+
+def test_flags_of_another_model_are_refused_and_those_without_a_meaning_are_not(written):
+    network = unet(**SHAPES["plain"])
+    whole = FLAGS | {"num_channels": 32, "class_cond": False, "learn_sigma": True, "dropout": 0.1, "use_fp16": True}
+    file, config = written(network, whole)
+    assert zoo.read(file, original_config=config).shape == (3, 8, 8)
+    for flag, value in (("learn_sigma", False), ("num_channels", 64), ("class_cond", True), ("resblock_updown", True)):
+        file, config = written(network, whole | {flag: value})
+        with pytest.raises(CheckpointError, match=f"{flag} .* by its weights, and {value} by the flags"):
+            zoo.load(file, original_config=config)
+
+
+def test_upsamplers_and_classifiers_are_named_and_refused(written):
+    """An upsampler's input is x and a small picture, side by side; a classifier is half a U-Net."""
+    for outputs in (3, 6):
+        with pytest.raises(CheckpointError, match="upsampler"):
+            zoo.load(written(unet(**SHAPES["plain"] | {"in_channels": 6, "out_channels": outputs}))[0])
+    plain = unet(**SHAPES["plain"] | {"in_channels": 6, "out_channels": 6})
+    file, config = written(plain, FLAGS | {"learn_sigma": False})
+    assert zoo.load(file, original_config=config).shape == (6, 8, 8)
+    with pytest.raises(CheckpointError, match="6 channels in and 5 out"):
+        zoo.load(written(unet(**SHAPES["plain"] | {"in_channels": 6, "out_channels": 5}))[0])
+    half = {k: v for k, v in unet(**SHAPES["plain"]).state_dict().items() if not k.startswith("output_blocks")}
+    with pytest.raises(CheckpointError, match="classifier"):
+        zoo.load(written(unet(**SHAPES["plain"]), wrap=lambda state: half)[0])
 
 
 def test_without_azula_one_sentence_says_what_to_install(written, monkeypatch):
