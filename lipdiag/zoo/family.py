@@ -14,7 +14,7 @@ from torch import Tensor
 from lipdiag.training.checkpoint import Checkpoint
 from lipdiag.training.files import shown
 from lipdiag.training.tensors import refuse
-from lipdiag.zoo import openai, single_file
+from lipdiag.zoo import dit, openai, single_file
 from lipdiag.zoo.container import Contents
 
 FACTORY = "its network, by `--factory`; --schedule, --parameterization, --clock, --shape"
@@ -107,12 +107,14 @@ FAMILIES = (
         "the four preconditioners' formulas, to 1e-5",
     ),
     Family(
-        "SiT, DiT (originals)",
-        "`.pt` with `model`, `ema`, `args`",
-        "weights, EMA, arguments",
-        FACTORY,
-        "names only; the factory gets the bare state dict",
-        has(r"x_embedder\.proj\.", r"t_embedder\.mlp\.", r"final_layer\."),
+        "DiT, SiT (originals)",
+        "`.pt`: a state dict, or train.py's with `model`, `ema`, `args`",
+        "network, EMA, size from the names, SiT's path and prediction from `args`",
+        "`--label`, else the null class; for unpublished widths `--original-config flags.json` with num_heads; latents "
+        "as data",
+        "the layout and its formulas, and the originals' own code, to 1e-5",
+        dit.recognizes,
+        dit.read,
     ),
     Family(
         "denoising-diffusion-pytorch (lucidrains)",
