@@ -89,8 +89,8 @@ def resolve_model(
     if factory is not None:
         if reading.pop("original_config", None) is not None:
             raise UsageError("a factory builds the network itself: leave --original-config out")
-        made = zoo.factory(factory, model, shape=shape, **reading)
-        return Model(made, notes=made.notes)
+        made = zoo.make(factory, model, shape=shape, **reading)
+        return Model(made.predictor, notes=(*made.notes, *made.predictor.notes))
     if isinstance(model, str | Path):
         asked = ("weights", "conditioning", "label", "original_config")
         checkpoint = zoo.read(model, **{name: reading.pop(name) for name in asked if name in reading})

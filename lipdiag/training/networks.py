@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,29 @@ def openai_class() -> type[nn.Module]:
     return importlib.import_module(f"{name}.unet").UNetModel
 
 
+@cache
+def dit_class() -> type[nn.Module]:
+    """DiT as its authors wrote it: diffusers' class, with their frequencies of time and one embedding for all blocks.
+
+    diffusers spaces the logarithms of the 128 frequencies by 1/127, the authors by 1/128. Its blocks each keep a copy
+    of the embedding of time and class; here the first block's is the only one, as in the original. The places of the
+    patches are weights, as in the original, which keeps them in its files.
+    """
+    parent: Any = diffusers_class("DiTTransformer2DModel")
+
+    @wraps(parent.__init__)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        parent.__init__(self, *args, **kwargs)
+        first, *others = (block.norm1 for block in self.transformer_blocks)
+        first.emb.time_proj.downscale_freq_shift = 0
+        for norm in others:
+            del norm.emb
+            object.__setattr__(norm, "emb", first.emb)  # seen, but not a second owner of the weights
+        self.pos_embed.register_buffer("pos_embed", self.pos_embed.pos_embed, persistent=True)
+
+    return type("DiT", (parent,), {"__init__": init, "__module__": __name__})
+
+
 # The only classes that the name in a file can lead to.
 NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
     name: partial(diffusers_class, name)
@@ -63,7 +86,7 @@ NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
         "Lumina2Transformer2DModel",
         *TIME_BY_KEYWORD,
     )
-} | {"UNetModel": openai_class}
+} | {"UNetModel": openai_class, "DiT": dit_class}
 
 
 class TimeByKeyword(nn.Module):
@@ -88,9 +111,9 @@ class Rescaled(nn.Module):
         return self.network(x, timestep * self.factor, **conditioning)
 
 
-def widened(layers: nn.Sequential, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def widened(layers: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The inputs of layers in the type of their weights."""
-    return (inputs[0].to(next(layers.parameters()).dtype),)
+    return tuple(x.to(next(layers.parameters()).dtype) for x in inputs)
 
 
 def adapted(network: Any, name: str, factor: float = 1.0) -> nn.Module:

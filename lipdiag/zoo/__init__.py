@@ -1,7 +1,7 @@
 """Checkpoints of every known format as predictors, and what their files tell."""
 
 from lipdiag.training.checkpoint import assemble
-from lipdiag.zoo.factory import factory
+from lipdiag.zoo.factory import factory, make
 from lipdiag.zoo.load import EMBEDDED, Inspection, inspect, load, read
 
-__all__ = ["EMBEDDED", "Inspection", "assemble", "factory", "inspect", "load", "read"]
+__all__ = ["EMBEDDED", "Inspection", "assemble", "factory", "inspect", "load", "make", "read"]

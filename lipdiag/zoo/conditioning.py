@@ -122,6 +122,7 @@ BLANKS = {
     "UNet2DModel": unet_2d,
     "UNet2DConditionModel": unet_2d_condition,
     "DiTTransformer2DModel": dit,
+    "DiT": dit,
     "PixArtTransformer2DModel": pixart,
     "SD3Transformer2DModel": sd3,
     "FluxTransformer2DModel": flux,

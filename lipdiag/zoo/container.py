@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lipdiag.training.checkpoint import choose
@@ -78,11 +79,8 @@ def open_container(content: Mapping[str, Any], weights: str, path: str | Path) -
             network, found, weights, path, "score_sde", ("averaged weights from a list in the order of the names",)
         )
     smooth = tensors_of(averaged)
-    table: tuple[float, ...] = ()
-    if raw is not None and set(TABLE) <= set(raw):  # lucidrains: the schedule's buffers beside the network
-        table = betas(raw, path)
-        smooth = None if smooth is None else inside(smooth, ("ema_model.model.", "model."))
-        return pair(inside(raw, ("model.",)), smooth, weights, path, "denoising-diffusion-pytorch", table=table)
+    if raw is not None and set(TABLE) <= set(raw):
+        return lucidrains(raw, smooth, weights, path)
     notes: tuple[str, ...] = ()
     if raw is not None:
         raw, notes = stripped(raw)
@@ -91,7 +89,8 @@ def open_container(content: Mapping[str, Any], weights: str, path: str | Path) -
             {k: v for k, v in smooth.items() if k not in ("initted", "step", "decay", "num_updates")}
         )
         notes = tuple(dict.fromkeys((*notes, *more)))
-    return pair(raw, smooth, weights, path, script(content), notes, facts=plain_facts(content.get("args")))
+    facts = plain_facts(content.get("args")) | plain_facts(first(content, ("config",)), "model")
+    return pair(raw, smooth, weights, path, script(content), notes, facts=facts)
 
 
 def bare(tensors: dict[str, Tensor], weights: str, path: str | Path) -> Contents:
@@ -99,11 +98,18 @@ def bare(tensors: dict[str, Tensor], weights: str, path: str | Path) -> Contents
     if any(name.startswith("model.diffusion_model.") for name in tensors):
         return latent_diffusion(tensors, weights, path)
     if set(TABLE) <= set(tensors):
-        table = betas(tensors, path)
-        return pair(inside(tensors, ("model.",)), None, weights, path, "denoising-diffusion-pytorch", table=table)
+        return lucidrains(tensors, None, weights, path)
     state, notes = stripped(tensors)
     available = ("as stored",)
     return Contents(state, choose(available, weights, path), available, notes=notes)
+
+
+def lucidrains(raw: dict[str, Tensor], smooth: dict[str, Tensor] | None, weights: str, path: str | Path) -> Contents:
+    """denoising-diffusion-pytorch's layout: the schedule's buffers beside the network."""
+    averaged = None if smooth is None else inside(smooth, ("ema_model.model.", "model."))
+    table, facts = betas(raw, path), objective(raw)
+    name = "denoising-diffusion-pytorch"
+    return pair(inside(raw, ("model.",)), averaged, weights, path, name, table=table, facts=facts)
 
 
 def latent_diffusion(raw: dict[str, Tensor], weights: str, path: str | Path) -> Contents:
@@ -149,10 +155,10 @@ def pair(
 
 def listed(network: dict[str, Tensor], shadow: list[Any], path: str | Path) -> dict[str, Tensor]:
     """score_sde's averages: a list of the trained parameters in the order of the state dict, without names."""
-    fixed = re.compile(r"(^|\.)(sigmas|W|running_mean|running_var|num_batches_tracked)$")
+    fixed = re.compile(r"(^|\.)(sigmas|running_mean|running_var|num_batches_tracked)$")
     names = list(network)
-    if len(names) != len(shadow):
-        names = [name for name in network if not fixed.search(name)]
+    if len(names) != len(shadow):  # Fourier features are a vector W and are not trained, other W are matrices and are
+        names = [n for n in network if not fixed.search(n) and not (n.endswith(".W") and network[n].ndim == 1)]
     averaged = dict(zip(names, shadow, strict=False))
     if len(names) != len(shadow) or any(
         not isinstance(tensor, Tensor) or tensor.shape != network[name].shape for name, tensor in averaged.items()
@@ -200,11 +206,31 @@ def betas(state: Mapping[str, Tensor], path: str | Path) -> tuple[float, ...]:
     return tuple(values.tolist())
 
 
-def plain_facts(value: Any) -> dict[str, Any]:
-    """The numbers and texts among a training script's arguments."""
+def objective(buffers: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What lucidrains' network predicts, by the weights of its loss: min(snr, gamma) over snr, 1 or snr + 1."""
+    if not {"loss_weight", "alphas_cumprod"} <= set(buffers):
+        return {}
+    weight, signal = (buffers[name].double() for name in ("loss_weight", "alphas_cumprod"))
+    snr = signal / (1 - signal)  # of float32 numbers near 1: three digits
+    for name, over in (("pred_noise", snr), ("pred_x0", torch.ones_like(snr)), ("pred_v", snr + 1)):
+        clipped = weight * over
+        if weight.shape == snr.shape and torch.allclose(clipped, snr.clamp(max=clipped.max()), rtol=1e-2, atol=0):
+            return {"objective": name}
+    return {}
+
+
+def plain_facts(value: Any, part: str | None = None) -> dict[str, Any]:
+    """The numbers, lists of numbers and texts among a training script's arguments, or in a part of them."""
+    if isinstance(value, Mapping) and part is not None:
+        value = value.get(part)
     if not isinstance(value, Mapping):
         return {}
-    return {str(key): item for key, item in value.items() if isinstance(item, (bool, int, float, str))}
+    plain = (bool, int, float, str)
+    return {
+        str(key): item
+        for key, item in value.items()
+        if isinstance(item, plain) or (isinstance(item, list) and all(type(size) is int for size in item))
+    }
 
 
 def script(content: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -20,10 +20,12 @@ from lipdiag.diffusion.schedule import SCHEDULES, Schedule
 from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import LipdiagError, UsageError
 from lipdiag.training.files import shown
+from lipdiag.training.networks import widened
 from lipdiag.training.tensors import read_tensors
-from lipdiag.zoo import edm
+from lipdiag.zoo import edm, family
 from lipdiag.zoo.conditioning import read_inputs
 from lipdiag.zoo.container import open_container
+from lipdiag.zoo.usage import Usage
 
 
 class Wrapped(nn.Module):
@@ -37,7 +39,19 @@ class Wrapped(nn.Module):
         return self.function(*args, **kwargs)
 
 
-def factory(
+class Made(NamedTuple):
+    """What a factory made, and what a reader has to know of it."""
+
+    predictor: Predictor
+    notes: tuple[str, ...] = ()
+
+
+def factory(spec: str, path: str | Path | None = None, **told: Any) -> Predictor:
+    """The predictor that the user's function makes; see `make`."""
+    return make(spec, path, **told).predictor
+
+
+def make(
     spec: str,
     path: str | Path | None = None,
     *,
@@ -48,8 +62,8 @@ def factory(
     weights: str = "ema",
     conditioning: str | Path | None = None,
     label: int | None = None,
-) -> Predictor:
-    """The predictor that the user's function makes.
+) -> Made:
+    """The predictor that the user's function makes, with notes on what of its file was used.
 
     Args:
         spec: "package.module:function"; modules in the current folder are found too.
@@ -57,7 +71,8 @@ def factory(
             the content is a network's weights, perhaps inside what a known training script wraps around them, the
             argument is the bare state dict: averaged weights by choice, wrappers' prefixes gone. A folder that
             `lipdiag convert` wrote needs the network's class instead of a function.
-        schedule: Needed where the function returns a network, not a Predictor; text or object.
+        schedule: Needed where the function returns a network, not a Predictor, and the file does not tell it; text or
+            object.
         parameterization: Likewise.
         clock: Likewise.
         shape: Of one sample, likewise.
@@ -72,11 +87,15 @@ def factory(
     converted = path is not None and edm.recognizes(Path(path))
     if label is not None and not converted:
         raise UsageError("A factory gives its network a class itself, or by --conditioning: leave --label out.")
-    arguments = [] if path is None or converted else [network_in(path, weights)]
+    content, usage, notes = ({}, Usage(), ()) if path is None or converted else network_in(path, weights)
     with current_folder_importable():
         function = find(spec)
         try:
-            made = edm.build(function, Path(str(path)), label) if converted else function(*arguments)
+            made = (
+                edm.build(function, Path(str(path)), label)
+                if converted
+                else function(*([] if path is None else [content]))
+            )
         except LipdiagError:
             raise
         except Exception as error:
@@ -88,28 +107,43 @@ def factory(
     kind = type(made).__name__
     if isinstance(made, NetworkPredictor):
         own = {name: getattr(made, name) for name in (*names, "conditioning")}
-        return NetworkPredictor(made.network, **(own | given)).eval() if given else made.eval()
+        return Made(NetworkPredictor(made.network, **(own | given)).eval() if given else made.eval(), notes)
     if isinstance(made, Predictor):
         if given:
             raise UsageError(
                 f"The factory {spec} made a {kind}, which has its own {' and '.join(given)}: leave them out."
             )
-        return made.eval()
+        return Made(made.eval(), notes)
     if not callable(made):
         raise UsageError(f"The factory {spec} returned a {kind}: return a Predictor, a module or a function.")
-    lacking = " and ".join(f"--{name}" for name in names if name not in given)
+    in_file = {name: getattr(usage, name) for name in names if getattr(usage, name) is not None}
+    notes += usage.notes if set(in_file) - set(given) else ()
+    lacking = " and ".join(f"--{name}" for name in names if name not in in_file | given)
     if lacking:
-        raise UsageError(f"The factory {spec} returned a {kind}, not a Predictor: give {lacking} too.")
+        hint = "" if path is None or converted else f", as in {usage.options}{' ' + usage.hint if usage.hint else ''}"
+        raise UsageError(f"The factory {spec} returned a {kind}, not a Predictor: give {lacking} too{hint}.")
     network = made if isinstance(made, nn.Module) else Wrapped(made)
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):  # many networks embed their time in float32, whatever their weights are
+            layer.register_forward_pre_hook(widened)
     inputs = {} if conditioning is None else read_inputs(conditioning)
-    return NetworkPredictor(network.requires_grad_(False), **given, conditioning=inputs).eval()
+    predictor = NetworkPredictor(network.requires_grad_(False), **(in_file | given), conditioning=inputs).eval()
+    return Made(predictor, notes)
 
 
-def network_in(path: str | Path, weights: str) -> dict[str, Any]:
-    """The bare state dict in a file, or all that the file holds where it is not known what that is."""
+def network_in(path: str | Path, weights: str) -> tuple[dict[str, Any], Usage, tuple[str, ...]]:
+    """The bare state dict in a file, or all that the file holds where it is not known what that is.
+
+    Returns:
+        It, with what the file tells of its use and notes on what was taken.
+    """
     content = read_tensors(path)
     contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
-    return content if contents is None else dict(contents.state)
+    if contents is None:
+        return content, Usage(), ()
+    both = len(contents.available) > 1
+    taken = (f"{contents.weights} weights, of {' and '.join(contents.available)}",) if both else ()
+    return dict(contents.state), family.used(contents), (*contents.notes, *taken)
 
 
 def find(spec: str) -> Callable[..., Any]:

@@ -4,20 +4,20 @@ One entry a family; the table in the README is made from these, so it cannot pro
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from torch import Tensor
-
 from lipdiag.training.checkpoint import Checkpoint
 from lipdiag.training.files import shown
 from lipdiag.training.tensors import refuse
-from lipdiag.zoo import openai, single_file
+from lipdiag.zoo import dit, openai, single_file, usage
 from lipdiag.zoo.container import Contents
+from lipdiag.zoo.usage import Usage
 
 FACTORY = "its network, by `--factory`; --schedule, --parameterization, --clock, --shape"
+OWN_CODE = "its own code beside a clone: output to 1e-5, derivatives to 1e-3"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Family:
         tested: Against what.
         recognizes: Whether a bare state dict, with what was around it, is of this family; None for folders.
         load: Makes a checkpoint of it, or None where only its owner's code can.
+        usage: How its network is used, as far as the file tells, where only its owner's code can make it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Family:
     tested: str
     recognizes: Callable[[Contents], bool] | None = None
     load: Callable[[Contents, Path, str | Path | None], Checkpoint] | None = None
+    usage: Callable[[Contents], Usage] = usage.unknown
 
 
 def has(*patterns: str) -> Callable[[Contents], bool]:
@@ -108,36 +110,41 @@ FAMILIES = (
         "NVIDIA's own denoisers, to 1e-5, and each file's own while it is converted",
     ),
     Family(
-        "SiT, DiT (originals)",
-        "`.pt` with `model`, `ema`, `args`",
-        "weights, EMA, arguments",
-        FACTORY,
-        "names only; the factory gets the bare state dict",
-        has(r"x_embedder\.proj\.", r"t_embedder\.mlp\.", r"final_layer\."),
+        "DiT, SiT (originals)",
+        "`.pt`: a state dict, or train.py's with `model`, `ema`, `args`",
+        "network, EMA, size from the names, SiT's path and prediction from `args`",
+        "`--label`, else the null class; for unpublished widths `--original-config flags.json` with num_heads; latents "
+        "as data",
+        "the layout and its formulas, and the originals' own code, to 1e-5",
+        dit.recognizes,
+        dit.read,
     ),
     Family(
         "denoising-diffusion-pytorch (lucidrains)",
-        "`.pt` with `model`, `ema`",
-        "weights, EMA, the schedule from its buffers",
-        FACTORY,
-        "its layout; the schedule against its table",
+        "`.pt` of its Trainer, with `model`, `ema`",
+        "weights, EMA; schedule, time and objective from its buffers",
+        "its network, by `--factory`; --shape; --parameterization for files before loss_weight (2023)",
+        OWN_CODE,
         from_container("denoising-diffusion-pytorch"),
+        usage=usage.lucidrains,
     ),
     Family(
         "score_sde",
         "`.pth` with `model`, `ema.shadow_params`",
-        "weights, EMA from the list",
-        FACTORY,
-        "its layout",
+        "weights, EMA from the list, the VE process's noise levels",
+        f"{FACTORY}, spelled out for VE, VP and sub-VP by the refusal",
+        OWN_CODE,
         lambda contents: contents.container == "score_sde" or has(r"all_modules\.\d+\.")(contents),
+        usage=usage.score_sde,
     ),
     Family(
         "k-diffusion",
-        "`.pth` with `model`, `model_ema`",
-        "weights, EMA",
-        FACTORY,
-        "its layout",
+        "`.pth` of its train.py, with `model`, `model_ema`",
+        "weights, EMA; preconditioning, time and shape from its config where the file has it",
+        "its network, by `--factory`; without the config the options that the refusal spells out",
+        OWN_CODE,
         lambda contents: contents.container == "k-diffusion" or has(r"timestep_embed\.weight", r"mapping\.")(contents),
+        usage=usage.k_diffusion,
     ),
     Family(
         "anything else",
@@ -183,20 +190,20 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
 
 
 def lack(contents: Contents, family: Family | None, path: Path) -> NoReturn:
-    """Refuse weights whose network lipdiag does not have, saying what a factory will get."""
+    """Refuse weights whose network lipdiag does not have, with the command that measures it by a factory."""
     name = "of no family lipdiag knows" if family is None else f"a checkpoint of {family.name}"
     chosen = "" if len(contents.available) < 2 else f" ({contents.weights} of {' and '.join(contents.available)})"
-    told = ""
-    if contents.table:
-        told = f', --schedule "discrete(...)" has {len(contents.table)} betas in the file, which its table shows'
+    told = used(contents)
+    options = " ".join(filter(None, ("--factory package.module:function", told.options)))
     refuse(
         path,
-        f"is {name}, whose network lipdiag does not have: give --factory package.module:function, which gets the "
-        f"{len(contents.state)} tensors{chosen} under the network's own names, such as "
-        f"{shown(min(contents.state, key=len))!r}, and returns the network{told}",
+        f"is {name}, whose network lipdiag does not have: write a function that gets the {len(contents.state)} "
+        f"tensors{chosen} under the network's own names, such as {shown(min(contents.state, key=len))!r}, and returns "
+        f"the network, and run `lipdiag measure {shown(path)} {options}`{' (' + told.hint + ')' if told.hint else ''}",
     )
 
 
-def names(state: Mapping[str, Tensor]) -> set[str]:
-    """The first parts of all names."""
-    return {name.partition(".")[0] for name in state}
+def used(contents: Contents) -> Usage:
+    """How the network in a file is used, as far as the file tells."""
+    family = recognized(contents)
+    return Usage() if family is None else family.usage(contents)

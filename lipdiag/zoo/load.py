@@ -15,7 +15,7 @@ from lipdiag.diffusion.clock import Clock
 from lipdiag.diffusion.parameterization import Parameterization
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Schedule
-from lipdiag.errors import CheckpointError
+from lipdiag.errors import CheckpointError, UsageError
 from lipdiag.training import checkpoint
 from lipdiag.training.checkpoint import Checkpoint, assemble
 from lipdiag.training.data import ASSETS
@@ -24,6 +24,7 @@ from lipdiag.training.tensors import read_tensors, refuse, weights_dtype
 from lipdiag.zoo import diffusers_directory, edm, family
 from lipdiag.zoo.conditioning import given
 from lipdiag.zoo.container import open_container
+from lipdiag.zoo.factory import make
 
 EMBEDDED = ("digits-ddpm", "digits-etsdm")
 
@@ -80,6 +81,7 @@ def load(
     parameterization: str | Parameterization | None = None,
     clock: str | Clock | None = None,
     shape: tuple[int, ...] | None = None,
+    factory: str | None = None,
     **told: Any,
 ) -> NetworkPredictor:
     """The predictor in a checkpoint, in eval mode, on the CPU.
@@ -91,11 +93,18 @@ def load(
         parameterization: Likewise.
         clock: Likewise.
         shape: Likewise.
+        factory: "package.module:function" of the user's own that makes the network, where only that can.
         told: `conditioning`, `label` and `original_config`, as in `read`.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, of no known format, or does not tell all that is needed.
     """
+    if factory is not None:
+        told |= {"schedule": schedule, "parameterization": parameterization, "clock": clock, "shape": shape}
+        made = make(factory, path, weights=weights, **told).predictor
+        if not isinstance(made, NetworkPredictor):
+            raise UsageError(f"The factory {factory} made a {type(made).__name__}, no network: call it yourself.")
+        return made
     return assemble(read(path, weights, **told), schedule, parameterization, clock, shape)
 
 

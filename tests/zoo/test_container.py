@@ -1,6 +1,7 @@
 """Files as training scripts write them: which weights are taken, which prefixes go, what is no network at all."""
 
 import argparse
+import math
 import sys
 import types
 
@@ -11,9 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lipdiag import zoo
+from lipdiag.diffusion.clock import Timesteps, Unit
+from lipdiag.diffusion.schedule import VP
+from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import CheckpointError, UsageError
 from lipdiag.training.tensors import read_tensors
-from lipdiag.zoo import family
+from lipdiag.zoo import container, family
 from lipdiag.zoo.container import open_container
 
 from .agreement import derivatives_agree
@@ -103,10 +107,10 @@ def test_a_factory_gets_the_bare_state_dict(strange, tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("lucidrains", ("lucidrains", "ema of ema and raw", "'first.bias'", "10 betas")),
-        ("score_sde", ("score_sde",)),
-        ("k-diffusion", ("k-diffusion",)),
-        ("bare", ("of no family lipdiag knows",)),
+        ("lucidrains", ("lucidrains", "ema of ema and raw", "'first.bias'", "--parameterization v --shape C,H,W` (v ")),
+        ("score_sde", ("score_sde", '"ve(0.01, 50)"', '"vp(0.1, 20)"')),
+        ("k-diffusion", ("k-diffusion", '"edm(0.5)"')),
+        ("bare", ("of no family lipdiag knows", "--schedule ... --parameterization ... --clock ... --shape C,H,W`")),
     ],
 )
 def test_without_a_factory_the_sentence_names_the_family_and_what_a_factory_gets(tmp_path, name, words):
@@ -117,12 +121,52 @@ def test_without_a_factory_the_sentence_names_the_family_and_what_a_factory_gets
         assert word in str(refusal.value)
 
 
-def test_the_original_transformers_are_named(tmp_path):
-    names = ("x_embedder.proj.weight", "t_embedder.mlp.0.weight", "final_layer.linear.weight")
-    state = {name: torch.ones(1) for name in names}
-    torch.save({"model": state, "ema": state, "opt": {}, "args": argparse.Namespace(a=1)}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="SiT, DiT"):
-        zoo.load(tmp_path / "x.pt")
+@pytest.mark.parametrize("gamma", [math.inf, 5.0])
+@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
+def test_an_objective_is_read_from_the_weights_of_its_loss(objective, gamma):
+    """min(snr, gamma) over snr, 1 and snr + 1 (Hang et al., Min-SNR weighting, 2023), in float32 as they are stored."""
+    signal = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    snr = signal / (1 - signal)
+    weight = snr.clamp(max=gamma) / {"pred_noise": snr, "pred_x0": 1, "pred_v": snr + 1}[objective]
+    buffers = {"alphas_cumprod": signal.float(), "loss_weight": weight.float()}
+    assert container.objective(buffers) == {"objective": objective}
+    assert container.objective(buffers | {"loss_weight": weight.float() * (1 + snr.float())}) != {
+        "objective": objective
+    }
+    assert container.objective({"alphas_cumprod": signal.float()}) == {}
+
+
+def test_a_table_in_the_file_is_used(strange, tmp_path):
+    """A factory's network needs neither schedule nor clock where the file has them; what is given still wins."""
+    torch.save(LAYOUTS["lucidrains"](), tmp_path / "x.pt")
+    with pytest.raises(UsageError, match=r"give --parameterization and --shape too, as in --parameterization v"):
+        zoo.factory("strange:build", tmp_path / "x.pt")
+    predictor = zoo.factory("strange:build", tmp_path / "x.pt", parameterization="v", shape=(2,))
+    assert predictor.clock == Timesteps(10)
+    alpha = predictor.schedule(torch.arange(1, 11, dtype=torch.float64) / 10)[0]
+    torch.testing.assert_close(alpha.square().float(), BUFFERS["alphas_cumprod"], rtol=1e-6, atol=0)
+    given = {"parameterization": "v", "shape": (2,), "clock": "unit()", "schedule": "vp()"}
+    made = zoo.make("strange:build", tmp_path / "x.pt", **given)
+    assert (made.predictor.clock, made.predictor.schedule) == (Unit(), VP())
+    assert "ema weights, of ema and raw" in made.notes
+    assert not any("betas" in note for note in made.notes)
+
+
+def test_trained_matrices_called_w_are_among_score_sde_s_averages(tmp_path):
+    """NCSN++ calls W the vector of its Fourier features, which is not averaged, and attention's matrices, which are."""
+    model = {"sigmas": torch.ones(5), "all_modules.0.W": torch.ones(3), "all_modules.1.NIN_0.W": torch.ones(2, 2)}
+    content = {"model": prefixed("module.", model), "ema": {"shadow_params": [torch.zeros(2, 2)]}}
+    found = open_container(content, "ema", "x").state
+    assert [float(weight.sum()) for weight in found.values()] == [5, 3, 0]
+
+
+def test_a_config_in_the_file_is_used(strange, tmp_path):
+    model = {"sigma_min": 0.01, "sigma_max": 60, "sigma_data": 0.4, "input_channels": 3, "input_size": [8, 4]}
+    torch.save(LAYOUTS["k-diffusion"]() | {"config": {"model": model}}, tmp_path / "x.pt")
+    predictor = zoo.factory("strange:build", tmp_path / "x.pt")
+    assert predictor.shape == (3, 8, 4)
+    assert spell(predictor.schedule) == "normalized(karras(0.01, 60, 7), 0.4)"
+    assert (spell(predictor.parameterization), spell(predictor.clock)) == ("edm(0.4)", "sigma(karras(0.01, 60, 7))")
 
 
 def test_a_schedule_is_read_from_its_buffers(tmp_path):
