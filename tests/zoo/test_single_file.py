@@ -15,8 +15,10 @@ from torch import Tensor
 
 from lipdiag import zoo
 from lipdiag.errors import CheckpointError
+from lipdiag.training.networks import NETWORKS
 
 from .agreement import derivatives_agree
+from .test_container import original as stable
 from .test_diffusers_networks import FAMILIES, T, inputs
 
 QKV = "to_[qkv]"
@@ -155,5 +157,60 @@ def test_a_folder_of_another_size_is_refused(described, tmp_path, name, heads):
     save_file(original(network.state_dict(), name), tmp_path / "x.safetensors")
     config = FAMILIES[name].config | {"num_attention_heads": heads, "_class_name": name}
     (local / "transformer" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="fit|needs|can be built"):
+    with pytest.raises(CheckpointError, match=r"fit|needs|can be built"):
         zoo.load(tmp_path / "x.safetensors", original_config=local)
+
+
+def compvis(network: torch.nn.Module, betas: Tensor) -> dict:
+    """Stable Diffusion's own file: weights, averages of twice their size under names without dots, the schedule."""
+    state = {stable(key): tensor for key, tensor in network.state_dict().items()}
+    found = {f"model.diffusion_model.{key}": tensor for key, tensor in state.items()}
+    found |= {f"model_ema.diffusion_model{key.replace('.', '')}": 2 * tensor for key, tensor in state.items()}
+    buffers = {"betas": betas, "alphas_cumprod": (1 - betas).cumprod(0), "model_ema.decay": torch.tensor(0.9999)}
+    return {"state_dict": found | buffers, "global_step": 3}
+
+
+def test_averages_are_not_taken_for_quantised_weights(tmp_path):
+    """Without its dots the name to_q.weight ends in qweight."""
+    torch.manual_seed(0)
+    network = diffusers.UNet2DConditionModel(**FAMILIES["UNet2DConditionModel"].config).eval()
+    network.save_config(tmp_path / "local" / "unet")
+    diffusers.DDIMScheduler().save_pretrained(tmp_path / "local" / "scheduler")
+    betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2
+    torch.save(compvis(network, betas), tmp_path / "x.ckpt")
+    found = zoo.inspect(tmp_path / "x.ckpt", original_config=tmp_path / "local")
+    assert found.available == ("ema", "raw")
+    averaged, raw = (
+        zoo.load(tmp_path / "x.ckpt", which, original_config=tmp_path / "local") for which in ("ema", "raw")
+    )
+    assert torch.equal(averaged.network.conv_in.weight, 2 * raw.network.conv_in.weight)
+    # the folder's scheduler is another one: the betas in the file are the model's own, and that is said
+    assert any("file's own" in note and "linear(0.0001, 0.02, 1000)" in note for note in found.notes)
+    square = averaged.schedule(averaged.clock.time(torch.arange(1000.0, dtype=torch.float64)))[0] ** 2
+    torch.testing.assert_close(square, (1 - betas.double()).cumprod(0), rtol=1e-9, atol=0)
+    # a folder that tells the same schedule in fewer words is left alone
+    same = diffusers.DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195)
+    same.save_pretrained(tmp_path / "local" / "scheduler")
+    assert zoo.inspect(tmp_path / "x.ckpt", original_config=tmp_path / "local").schedule.startswith("scaled_linear")
+
+
+def test_latent_diffusion_without_text_is_openai_s_network(tmp_path):
+    network = NETWORKS["UNetModel"]()(
+        image_size=8, in_channels=4, model_channels=32, out_channels=4, num_res_blocks=1, attention_resolutions=(2,),
+        channel_mult=(1, 2), num_heads=2,
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.03 * torch.randn(weight.shape))
+    betas = torch.linspace(0.0015**0.5, 0.0155**0.5, 1000) ** 2
+    state = {f"model.diffusion_model.{key}": tensor for key, tensor in network.state_dict().items()}
+    torch.save({"state_dict": state | {"betas": betas}, "global_step": 3}, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="num_heads"):
+        zoo.load(tmp_path / "x.ckpt")
+    (tmp_path / "flags.json").write_text('{"num_heads": 2, "image_size": 8}')
+    predictor = zoo.load(tmp_path / "x.ckpt", original_config=tmp_path / "flags.json")
+    x = torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(predictor(x, T), network(x, torch.tensor([249, 899])), rtol=1e-5, atol=1e-5)
+    square = predictor.schedule(torch.tensor([0.5], dtype=torch.float64))[0] ** 2
+    torch.testing.assert_close(square, (1 - betas.double()).cumprod(0)[499:500], rtol=1e-9, atol=0)
