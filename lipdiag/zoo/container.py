@@ -250,7 +250,8 @@ def refuse_others(state: Mapping[str, Tensor], path: str | Path) -> None:
     names = list(state)
     if any(re.search(r"lora_(A|B|up|down|unet)|lora\.(up|down)|hada_w1", name) for name in names):
         refuse(path, "is a LoRA adapter, not a network: fuse it into its model and save that")
-    if any(re.search(r"(scales|zeros|quant_state|qweight|weight_scale|_packed_params|absmax)", name) for name in names):
+    quantised = r"scales|zeros|quant_state|qweight|weight_scale|_packed_params|absmax"
+    if any(re.search(quantised, n) for n in names if not n.startswith("model_ema.")):  # to_q.weight is to_qweight there
         refuse(
             path, "holds quantised weights, whose derivatives are not the network's: give the unquantised checkpoint"
         )

@@ -8,6 +8,7 @@ Nothing in these files is run or imported: the class is looked up in a closed li
 """
 
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ from lipdiag.zoo.scheduler import Told, told
 PARTS = ("unet", "transformer")
 STEM = "diffusion_pytorch_model"
 SCHEDULER = "scheduler_config.json"
+# what diffusers called the class before it had one for each, by the kind of its normalization
+FORMER = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+# and the layers of attention in its first versions, as the folders of the DDPM and NCSN++ papers still have them
+ATTENTION = re.compile(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)")
+LAYERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 SHARED = "shared_timesteps"  # what lipdiag.share_timesteps keeps in a network's config: the edges of the blocks
 
 
@@ -70,7 +76,7 @@ def described(
 ) -> Checkpoint:
     """Weights together with what the config in `folder`, and the scheduler's near it, say of them."""
     config = read_json(folder / "config.json")
-    name = str(config.get("_class_name"))
+    name = class_name(config)
     arguments, notes = network_arguments(name, config, folder)
     scheduler = scheduler_file(path if path.is_dir() else folder, folder)
     if scheduler is None:
@@ -149,6 +155,12 @@ def scheduler_file(path: Path, folder: Path) -> Path | None:
     return next((place / SCHEDULER for place in places if (place / SCHEDULER).is_file()), None)
 
 
+def class_name(config: Mapping[str, Any]) -> str:
+    """The network's class, by its present name."""
+    name = str(config.get("_class_name"))
+    return FORMER.get(str(config.get("norm_type")), name) if name == "Transformer2DModel" else name
+
+
 def network_arguments(name: str, config: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The arguments in a config that the class knows, and a note on those it does not, as diffusers ignores them."""
     if name not in NETWORKS:
@@ -162,14 +174,24 @@ def network_arguments(name: str, config: Mapping[str, Any], folder: Path) -> tup
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A model folder's weights, and the SHA-256 of each file they came from."""
-    for suffix in ("safetensors", "fp16.safetensors", "bin", "fp16.bin"):
-        file, index = folder / f"{STEM}.{suffix}", folder / f"{STEM}.{suffix}.index.json"
+    for suffix in ("safetensors", "fp16.safetensors", "bf16.safetensors", "bin", "fp16.bin", "bf16.bin"):
+        kind = suffix.rpartition(".")
+        file = folder / f"{STEM}.{suffix}"
         if file.exists():
             state, digest = read_file(file)
-            return state, {file.name: digest}
-        if index.exists():
-            return read_shards(index)
+            return current(state), {file.name: digest}
+        variant = f".{kind[0]}" if kind[0] else ""
+        for index in (folder / f"{STEM}.{suffix}.index.json", folder / f"{STEM}.{kind[2]}.index{variant}.json"):
+            if index.exists():
+                state, digests = read_shards(index)
+                return current(state), digests
     raise CheckpointError(f"{shown(folder)} is no model: it lacks {STEM}.safetensors (or .bin).")
+
+
+def current(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with today's names for the layers of attention."""
+    parts = {name: ATTENTION.fullmatch(name) for name in state}
+    return {m[1] + LAYERS[m[2]] + m[3] if (m := parts[name]) else name: tensor for name, tensor in state.items()}
 
 
 def read_file(file: Path) -> tuple[dict[str, Tensor], str]:

@@ -26,6 +26,8 @@ from lipdiag.diffusion.schedule import (
 )
 from lipdiag.diffusion.spelling import spell
 
+MOST = 100_000  # entries of a table that diffusers makes one by one
+SHIFTED = "snr_shift_scale"  # CogView 3 and CogVideoX divide their table's signal-to-noise ratio by it
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
 
@@ -54,14 +56,12 @@ def told(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any] |
     if name.startswith("ScoreSdeVe"):
         ve = VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0)))
         return Told(spell(ve), "score", spell(Sigma(ve)))
-    if name.startswith("EDM"):
-        karras = Karras(*(float(config.get(key, value)) for key, value in EDM.items()))
-        scale = float(config.get("sigma_data", 0.5))
-        if config.get("prediction_type", "epsilon") != "epsilon":
-            note = f"the prediction type {config['prediction_type']!r} of {name} is unknown"
-            return Told(spell(Normalized(karras, scale)), None, spell(LogSigma(karras)), (note,))
-        note = "x is what the network sees, EDM's x / sqrt(sigma_data^2 + sigma^2)"
-        return Told(spell(Normalized(karras, scale)), spell(Edm(scale)), spell(LogSigma(karras)), (note,))
+    if name.startswith("EDM") or name == "CMStochasticIterativeScheduler":
+        return preconditioned(name, config)
+    if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
+        return preconditioned(name, {"sigma_min": 0.002, "sigma_max": 700.0} | dict(config) | {"sigma_data": 1.0})
+    if name == "UnCLIPScheduler":  # which knows one table and does not name it
+        config = {"beta_schedule": "squaredcos_cap_v2"} | dict(config)
     if "beta_schedule" not in config and config.get("trained_betas") is None and "beta_start" not in config:
         return Told(None, None, None, (f"the scheduler {name or 'without a name'} is unknown",))
     prediction = str(config.get("prediction_type", "epsilon"))
@@ -90,8 +90,26 @@ def flow(network: str, count: int, arguments: Mapping[str, Any]) -> Told:
 EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 
 
+def preconditioned(name: str, config: Mapping[str, Any]) -> Told:
+    """A network inside EDM's preconditioner, which is told a logarithm of sigma."""
+    karras = Karras(*(float(config.get(key) or value) for key, value in EDM.items()))
+    scale, prediction = float(config.get("sigma_data", 0.5)), config.get("prediction_type", "epsilon")
+    schedule, clock = spell(Normalized(karras, scale)), spell(LogSigma(karras))
+    notes = ("x is what the network sees, EDM's x / sqrt(sigma_data^2 + sigma^2)",)
+    if name == "CMStochasticIterativeScheduler":
+        boundary = "the consistency model's boundary condition, which bends its scalings near sigma_min, is left out"
+        return Told(schedule, spell(Edm(scale)), spell(LogSigma(karras, 250.0)), (*notes, boundary))
+    if prediction == "epsilon":
+        return Told(schedule, spell(Edm(scale)), clock, notes)
+    if prediction == "v_prediction" and scale == 1:  # minus EDM's output, which is v where the data have variance 1
+        return Told(schedule, "v", clock, notes)
+    return Told(schedule, None, clock, (*notes, f"the prediction type {prediction!r} of {name} is unknown"))
+
+
 def betas(config: Mapping[str, Any], count: int) -> Table | None:
     """The table of betas, or None where its name is unknown."""
+    if config.get(SHIFTED, 1.0) != 1:
+        return None
     if config.get("trained_betas") is not None:
         return Discrete(tuple(float(beta) for beta in config["trained_betas"]))
     first, last = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
@@ -102,9 +120,15 @@ def betas(config: Mapping[str, Any], count: int) -> Table | None:
         return ScaledLinear(first, last, count)
     if name == "sigmoid":
         return Sigmoid(first, last, count)
+    if name in ("laplace", "exp") and count <= MOST:
+        from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar
+
+        return Discrete(tuple(betas_for_alpha_bar(count, alpha_transform_type=name).double().tolist()))
     return SquaredCosine(count) if name == "squaredcos_cap_v2" else None
 
 
 def unknown_betas(config: Mapping[str, Any]) -> str:
     """The note about a table that diffusers names and lipdiag does not know."""
+    if config.get(SHIFTED, 1.0) != 1:
+        return f"its table is shifted by {SHIFTED} {config[SHIFTED]!r}, which is unknown"
     return f"the beta schedule {config.get('beta_schedule')!r} is unknown"

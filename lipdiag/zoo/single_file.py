@@ -7,17 +7,20 @@ nothing is ever asked of the internet.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from lipdiag.diffusion.schedule import Discrete
-from lipdiag.diffusion.spelling import spell
+from lipdiag.diffusion.clock import Timesteps
+from lipdiag.diffusion.schedule import SCHEDULES, Discrete, Table, ZeroTerminalSNR
+from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.training.checkpoint import Checkpoint, file_digest
 from lipdiag.training.files import read_json, shown
 from lipdiag.training.tensors import refuse
-from lipdiag.zoo import diffusers_directory
+from lipdiag.zoo import diffusers_directory, openai
 from lipdiag.zoo.container import Contents
 
 # diffusers' converters from the original names, by the class of the network
@@ -34,11 +37,43 @@ OWN = (
     "down_blocks.",
     "mid_block.",
     "transformer_blocks.",
+    "joint_transformer_blocks.",
     "time_embedding.",
     "time_text_embed.",
+    "time_caption_embed.",
     "adaln_single.",
 )
-ORIGINAL = ("double_blocks.", "joint_blocks.", "double_layers.", "cap_embedder.")
+ORIGINAL = ("double_blocks.", "joint_blocks.", "double_layers.", "cap_embedder.", "attention_y_norm.")
+SAME = 1e-4  # relative: tables of betas that differ by less were rounded differently
+
+
+class Fused(NamedTuple):
+    """A layer that an original has in one piece.
+
+    Attributes:
+        names: Of its weight and bias.
+        parts: Diffusers' names of the pieces.
+        rows: Of the published models, which alone diffusers' converter can cut.
+    """
+
+    names: re.Pattern[str]
+    parts: tuple[str, ...]
+    rows: int
+
+
+SINGLE = "single_transformer_blocks.{block}."
+FUSED = {
+    "FluxTransformer2DModel": Fused(
+        re.compile(r"single_blocks\.(?P<block>\d+)\.linear1\.(?P<kind>\w+)"),
+        tuple(f"{SINGLE}{part}.{{kind}}" for part in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")),
+        21504,
+    ),
+    "Lumina2Transformer2DModel": Fused(
+        re.compile(r"(?P<block>\w+\.\d+)\.attention\.qkv\.(?P<kind>\w+)"),
+        tuple(f"{{block}}.attn.{part}.{{kind}}" for part in ("to_q", "to_k", "to_v")),
+        3840,
+    ),
+}
 
 
 def recognizes(contents: Contents) -> bool:
@@ -54,6 +89,8 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     Raises:
         CheckpointError: If the folder is not given, or is not of this network.
     """
+    if contents.container == "latent diffusion" and openai.recognizes(contents.state):
+        return openai.read(contents, path, original_config)  # without text latent diffusion's U-Net is OpenAI's
     if original_config is None:
         refuse(
             path,
@@ -72,10 +109,24 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
         state, kind = converted(state, name, config, path), "one file in the original layout"
     digests = {path.name: file_digest(path)}
     found = diffusers_directory.described(path, folder, kind, state, digests, contents.weights, contents.available)
-    changes: dict[str, Any] = {"notes": (*contents.notes, *found.notes)}
-    if contents.table and found.schedule is None:
-        changes["schedule"] = spell(Discrete(contents.table))
-    return Checkpoint(**{**vars(found), **changes})
+    changes, notes = of_the_file(contents.table, found.schedule)
+    return replace(found, **changes, notes=(*contents.notes, *notes, *found.notes))
+
+
+def of_the_file(table: tuple[float, ...], told: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Schedule and clock by the betas in the file itself, where the folder's schedule is another one, and a note.
+
+    A schedule that the folder rescales to zero terminal SNR stands: the file keeps the betas before that.
+    """
+    schedule = None if told is None else parse(told, SCHEDULES)
+    if not table or isinstance(schedule, ZeroTerminalSNR):
+        return {}, ()
+    betas = torch.tensor(table, dtype=torch.float64)
+    same = isinstance(schedule, Table) and schedule.timesteps == len(betas)
+    if same and torch.allclose(schedule.betas, betas, rtol=SAME, atol=0):
+        return {}, ()
+    own = {"schedule": spell(Discrete(table)), "clock": spell(Timesteps(len(table)))}
+    return own, () if told is None else (f"the schedule is the file's own, its betas are not those of {shown(told)}",)
 
 
 def converted(state: Mapping[str, Tensor], name: str, config: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
@@ -91,8 +142,33 @@ def converted(state: Mapping[str, Tensor], name: str, config: Mapping[str, Any],
         if name == "UNet2DConditionModel":
             prefixed = {f"model.diffusion_model.{key}": tensor for key, tensor in state.items()}
             return convert(prefixed, {"layers_per_block": 2, **config})
-        return convert(dict(state))
-    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        pieces = cut(state, name, config)
+        return convert({key: placeholder(key, tensor, name) for key, tensor in state.items()}) | pieces
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         refuse(
             path, f"does not fit the {name} that the folder describes ({shown(error) or type(error).__name__})", error
         )
+
+
+def cut(state: Mapping[str, Tensor], name: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The pieces of fused layers, under diffusers' names, at the sizes that the config tells."""
+    if name not in FUSED:
+        return {}
+    names, parts, _ = FUSED[name]
+    heads = config["num_attention_heads"]
+    width = config["attention_head_dim"] if "attention_head_dim" in config else config["hidden_size"] // heads
+    keys = width * (config.get("num_kv_heads") or heads)
+    found = {}
+    for key, tensor in state.items():
+        if match := names.fullmatch(key):
+            sizes = [width * heads, keys, keys, len(tensor) - width * heads - 2 * keys][: len(parts)]
+            pieces = tensor.split(sizes)
+            found |= {part.format(**match.groupdict()): piece for part, piece in zip(parts, pieces, strict=True)}
+    return found
+
+
+def placeholder(key: str, tensor: Tensor, name: str) -> Tensor:
+    """The tensor itself, or for a fused layer an empty one with the rows that diffusers' converter cuts."""
+    if name in FUSED and FUSED[name].names.fullmatch(key):
+        return tensor.new_empty(FUSED[name].rows, 0)
+    return tensor

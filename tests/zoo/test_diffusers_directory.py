@@ -6,6 +6,7 @@ import shutil
 import diffusers
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lipdiag import zoo
 from lipdiag.errors import CheckpointError
@@ -76,6 +77,7 @@ def test_a_pipeline_predicts_the_noise_that_diffusers_does(saved, prediction):
         {"beta_schedule": "linear", "num_train_timesteps": 250},
         {"trained_betas": [0.1, 0.2, 0.3, 0.25], "num_train_timesteps": 4},
         {"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True},
+        {"beta_schedule": "laplace", "thresholding": True, "timestep_spacing": "trailing"},
     ],
     ids=lambda options: " ".join(f"{key}={value}" for key, value in options.items()) or "defaults",
 )
@@ -108,11 +110,198 @@ def test_a_bare_model_takes_the_scheduler_beside_it(saved, tmp_path):
         torch.testing.assert_close(given(x, t), network(x, k).sample, **TOLERANCE)
 
 
-@pytest.mark.parametrize("form", ["bin", "shards", "bin shards"])
+SAMPLERS = (
+    "DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler",
+    "TCDScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler", "UniPCMultistepScheduler",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # in diffusers' own schedulers
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_how_a_scheduler_steps_changes_nothing(saved, name):
+    folder, _, _ = saved()
+    scheduler = getattr(diffusers, name)(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, timestep_spacing="trailing"
+    )
+    scheduler.save_pretrained(folder / "scheduler")
+    found = zoo.inspect(folder)
+    assert (found.schedule, found.parameterization) == ("scaled_linear(0.00085, 0.012, 1000)", "eps")
+    assert found.clock == "timesteps(1000)"
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    torch.testing.assert_close(scheduler.alphas_cumprod, (1 - betas).cumprod(0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # in diffusers' own schedulers
+@pytest.mark.parametrize(
+    ("name", "options"), [("UnCLIPScheduler", {}), ("HeunDiscreteScheduler", {"beta_schedule": "exp"})]
+)
+def test_a_table_without_a_name_or_a_rare_one_is_the_scheduler_s(saved, name, options):
+    folder, _, _ = saved()
+    scheduler = getattr(diffusers, name)(**options)
+    scheduler.save_pretrained(folder / "scheduler")
+    square = zoo.load(folder).schedule((torch.arange(1000.0, dtype=torch.float64) + 1) / 1000)[0] ** 2
+    torch.testing.assert_close(square, scheduler.alphas_cumprod.double(), rtol=1e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+@pytest.mark.parametrize(("prediction", "scale"), [("epsilon", 0.5), ("epsilon", 1.0), ("v_prediction", 1.0)])
+def test_a_network_inside_edm_s_preconditioner(saved, name, prediction, scale):
+    """The noise is that of the scheduler's own preconditioner: (x - D) / sigma."""
+    folder, network, _ = saved()
+    scheduler = getattr(diffusers, name)(sigma_data=scale, sigma_max=120.0, prediction_type=prediction)
+    scheduler.save_pretrained(folder / "scheduler")
+    predictor = zoo.load(folder)
+    sigma = torch.tensor([0.05, 3.0], dtype=torch.float64)
+    t, sigmas = predictor.schedule.time(-2 * sigma.log()), sigma.view(-1, 1, 1, 1)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64) * (1 + sigmas)
+    with torch.no_grad():
+        seen = scheduler.precondition_inputs(x, sigmas)
+        output = network(seen.float(), scheduler.precondition_noise(sigma).float()).sample
+        denoised = scheduler.precondition_outputs(x, output.double(), sigmas)
+        found = predictor(seen.float(), t)
+    torch.testing.assert_close(found.double(), (x - denoised) / sigmas, rtol=1e-4, atol=1e-5)
+
+
+def test_a_consistency_model_s_network(saved):
+    """Its time is the scheduler's, its scalings are those without the boundary condition, and that is said."""
+    folder, network, _ = saved()
+    scheduler = diffusers.CMStochasticIterativeScheduler()
+    scheduler.save_pretrained(folder / "scheduler")
+    predictor = zoo.load(folder)
+    sigma = torch.tensor([0.05, 3.0], dtype=torch.float64)
+    t, sigmas = predictor.schedule.time(-2 * sigma.log()), sigma.view(-1, 1, 1, 1)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64) * (1 + sigmas)
+    seen = (x / (sigmas**2 + 0.25).sqrt()).float()
+    told = torch.from_numpy(scheduler.sigma_to_t(sigma.numpy()))
+    torch.testing.assert_close(predictor.clock(t), told, rtol=1e-9, atol=0)
+    skip, out = scheduler.get_scalings(sigmas)
+    with torch.no_grad():
+        denoised = out * network(seen, told.float()).sample.double() + skip * x
+        found = predictor(seen, t)
+    torch.testing.assert_close(found.double(), (x - denoised) / sigmas, rtol=1e-4, atol=1e-4)
+    assert any("boundary" in note for note in zoo.inspect(folder).notes)
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+def test_a_continuous_v_network_is_told_log_sigma(saved):
+    folder, network, _ = saved()
+    scheduler = diffusers.EulerDiscreteScheduler(
+        timestep_type="continuous", prediction_type="v_prediction", sigma_min=0.002, sigma_max=700.0,
+        use_karras_sigmas=True,
+    )  # fmt: skip
+    scheduler.save_pretrained(folder / "scheduler")
+    scheduler.set_timesteps(10)
+    predictor = zoo.load(folder)
+    sigma, told = scheduler.sigmas[3:5].double(), scheduler.timesteps[3:5]
+    t = predictor.schedule.time(-2 * sigma.log())
+    torch.testing.assert_close(predictor.clock(t).float(), told, rtol=1e-5, atol=1e-6)
+    x, sigmas = torch.randn(2, 3, 8, 8) * (1 + sigma.float().view(-1, 1, 1, 1)), sigma.float().view(-1, 1, 1, 1)
+    seen = x / (sigmas**2 + 1).sqrt()  # scheduler.scale_model_input
+    with torch.no_grad():
+        output = network(seen, told).sample
+        # the scheduler's step: x0 = -sigma / sqrt(sigma^2 + 1) v + x / (sigma^2 + 1)
+        denoised = -sigmas / (sigmas**2 + 1).sqrt() * output + x / (sigmas**2 + 1)
+        torch.testing.assert_close(predictor(seen, t), (x - denoised) / sigmas, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options"),
+    [
+        (diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), {}),
+        (diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), {"mu": 0.8}),
+        (diffusers.FlowMatchHeunDiscreteScheduler(shift=3.0), {}),
+    ],
+    ids=["shift", "dynamic shift", "Heun"],
+)
+def test_a_shift_moves_a_flow_s_steps_and_not_its_noise(tmp_path, scheduler, options):
+    """At every timestep of the sampler its sigma is that of the straight path."""
+    diffusers.SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=12, out_channels=4,
+        pos_embed_max_size=8,
+    ).save_pretrained(tmp_path / "transformer")  # fmt: skip
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    predictor = zoo.load(tmp_path / "transformer")
+    scheduler.set_timesteps(10, **options)
+    alpha, sigma = predictor.schedule(predictor.clock.time(scheduler.timesteps.double()))
+    torch.testing.assert_close(sigma.float(), scheduler.sigmas[: len(sigma)].float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(alpha + sigma, torch.ones_like(alpha))
+
+
+OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def old(name: str) -> str:
+    for new, former in OLD.items():
+        name = name.replace(f".{new}.", f".{former}.")
+    return name
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_the_first_versions_names_of_attention_are_understood(saved, form):
+    """The folders of the DDPM and NCSN++ papers still have them; diffusers itself reads them as they are read here."""
+    folder, network, _ = saved()
+    state = {old(name): tensor for name, tensor in network.state_dict().items()}
+    assert sum("proj_attn" in name for name in state) == 8
+    (folder / "unet" / f"{STEM}.safetensors").unlink()
+    if form == "bin":
+        torch.save(state, folder / "unet" / f"{STEM}.bin")
+    else:
+        save_file(state, folder / "unet" / f"{STEM}.safetensors")
+    theirs = diffusers.UNet2DModel.from_pretrained(folder / "unet", use_safetensors=form == "safetensors").eval()
+    x, k, t = inputs(30, 800)
+    with torch.no_grad():
+        torch.testing.assert_close(zoo.load(folder)(x, t), theirs(x, k).sample, **TOLERANCE)
+        torch.testing.assert_close(theirs(x, k).sample, network(x, k).sample, **TOLERANCE)
+
+
+@pytest.mark.parametrize("norm", ["ada_norm_zero", "ada_norm_single"])
+def test_the_first_versions_class_of_transformers_is_understood(tmp_path, norm):
+    """As DiT's and PixArt's own folders name it; diffusers itself maps it to the classes of today."""
+    torch.manual_seed(0)
+    options = {"num_attention_heads": 2, "in_channels": 4, "out_channels": 8, "num_layers": 1, "sample_size": 8}
+    if norm == "ada_norm_zero":
+        network = diffusers.DiTTransformer2DModel(
+            **options, attention_head_dim=8, patch_size=2, num_embeds_ada_norm=10, norm_num_groups=4
+        )
+    else:
+        network = diffusers.PixArtTransformer2DModel(
+            **options, attention_head_dim=12, patch_size=2, cross_attention_dim=24, caption_channels=12,
+            use_additional_conditions=False,
+        )  # fmt: skip
+    network.save_pretrained(tmp_path / "transformer")
+    diffusers.DDIMScheduler().save_pretrained(tmp_path / "scheduler")
+    change(
+        tmp_path / "transformer" / "config.json",
+        _class_name="Transformer2DModel",
+        norm_type=norm,
+        num_vector_embeds=None,
+    )
+    theirs = diffusers.Transformer2DModel.from_pretrained(tmp_path / "transformer").eval()
+    assert type(theirs) is type(network)
+    found = zoo.inspect(tmp_path / "transformer", label=None)
+    assert found.network == type(network).__name__
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([0.1, 1.0], dtype=torch.float64)
+    with torch.no_grad():
+        if norm == "ada_norm_zero":
+            expected = theirs(x, torch.tensor([99, 999]), torch.tensor([10, 10])).sample[:, :4]
+        else:
+            added = {"resolution": None, "aspect_ratio": None}
+            expected = theirs(
+                x, torch.zeros(2, 120, 12), timestep=torch.tensor([99, 999]), added_cond_kwargs=added
+            ).sample[:, :4]
+        torch.testing.assert_close(zoo.load(tmp_path / "transformer")(x, t), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("form", ["bin", "shards", "bin shards", "bf16", "fp16 shards"])
 def test_every_file_form_of_the_weights_gives_the_same_network(tmp_path, form):
-    network = unet()
+    network, variant = unet(), next((kind for kind in ("fp16", "bf16") if kind in form), None)
+    if variant:
+        network = network.half().float() if variant == "fp16" else network.bfloat16().float()
     network.save_pretrained(
         tmp_path / "m",
+        variant=variant,
         safe_serialization=not form.startswith("bin"),
         **({"max_shard_size": "60KB"} if "shards" in form else {}),
     )
@@ -238,12 +427,13 @@ def test_an_argument_of_another_version_is_ignored_and_said(saved):
 @pytest.mark.parametrize(
     ("options", "unknown", "word"),
     [
-        ({"beta_schedule": "laplace"}, ("schedule",), "laplace"),
+        ({"beta_schedule": "novel"}, ("schedule",), "novel"),
+        ({"_class_name": "CogVideoXDDIMScheduler", "snr_shift_scale": 4.0}, ("schedule",), "snr_shift_scale"),
         ({"prediction_type": "novel"}, ("parameterization",), "novel"),
         ({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}, ("parameterization",), "EDMEuler"),
         (
-            {"_class_name": "UnCLIPScheduler", "beta_schedule": ..., "beta_start": ...},
-            ("schedule", "parameterization", "clock"), "UnCLIP",
+            {"_class_name": "SCMScheduler", "beta_schedule": ..., "beta_start": ...},
+            ("schedule", "parameterization", "clock"), "SCM",
         ),
     ],
 )  # fmt: skip
