@@ -94,9 +94,7 @@ def main(workers: int, draws: int, rounds: int, as_json: bool) -> None:
     loads = [round(load, 2), round(os.getloadavg()[0], 2)]
     said = text(one, several, workers, same, " and ".join(map(str, loads)))
     facts |= {"speedup": one.wall / several.wall, "identical": same, "load_average": loads}
-    click.echo(
-        json.dumps(facts) if as_json else "\n".join(text(one, several, workers, same, " and ".join(map(str, loads))))
-    )
+    click.echo(json.dumps(facts) if as_json else "\n".join(said))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ def peak(folder, draws: int) -> int:
     np.save(folder / "data.npy", np.random.default_rng(0).normal(size=(64, *SHAPE)).astype(np.float32))
     command = ["measure", "--factory", "tests.networks:predictor", "--data", str(folder / "data.npy"), "--batch", "64"]
     command += ["--timesteps", "19,500", "--quantity", "time_difference", "--draws", str(draws), "--device", "cpu"]
+    command += ["--threads", "1", "--quiet", "--out", str(folder / f"{draws}.zarr")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "lipdiag", *command, "--threads", "1", "--quiet", "--out", str(folder / f"{draws}.zarr")],
-        cwd=ROOT, env=ALONE, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", "lipdiag", *command], cwd=ROOT, env=ALONE, stdout=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
