@@ -109,7 +109,7 @@ def prepare(
         resume: Whether an existing run may be gone on with.
         attributes: More to record in a new run.
         shard: (i, N): measure every N-th unit from the i-th.
-        retry: Whether units that were given up are tried again.
+        retry: Whether units that were given up, or would be now, are tried again.
 
     Raises:
         RunError: If `out` holds something else, or a run of another plan, model or data.
@@ -145,7 +145,7 @@ def prepare(
     attempts = run.attempts()
     for unit in every:
         if number := int(attempts[unit.times, unit.draws].max()):
-            tries[unit.times.start, unit.draws.start] = number
+            tries[unit.times.start, unit.draws.start] = min(number, TRIES - 1) if retry else number
     return Study(predictor, source, plan, timesteps, layout, run, shard, batch=layout.pairs, tries=tries)
 
 

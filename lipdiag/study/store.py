@@ -2,7 +2,7 @@
 
 Every variable is a (time, draw) array cut into chunks, one chunk a unit, each with a checksum. A unit's values are
 written first and its entries of `done` last: a unit without its mark does not exist, so that no kill can leave half
-a unit. zarr renames every file into place, and a torn or flipped chunk is found by its checksum on resume and
+a unit. Every file is renamed into place, and a torn or flipped chunk is found by its checksum on resume and
 measured again. The same code serves a store in memory.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunError, StorageError
+from . import chunk
 from .folder import check
 from .layout import Layout, Unit
 
@@ -28,6 +29,10 @@ MARKS = {
     "done": "0 missing, 1 done, 2 quarantined",
     "attempts": "launches that began this pair and have not finished it; those that are alive count too",
 }
+
+
+UNREADABLE = (ValueError, OSError, RuntimeError)
+"""What damage to a chunk, or its absence, is raised as, by `chunk` and by zarr."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,13 @@ class Store:
         self.path = path
         self._opened: tuple[Any, dict[str, Any]] = (None, {})
 
-    def _array(self, name: str) -> Any:
-        """An array, opened once for each time the metadata are read: zarr reads them again at every access."""
+    def _arrays(self) -> dict[str, Any]:
+        """All arrays, opened once for each time the metadata are read: zarr reads them again at every access."""
         if self._opened[0] is not self.group:
-            self._opened = (self.group, {})
-        arrays = self._opened[1]
-        if name not in arrays:
-            arrays[name] = self.group[name]
-        return arrays[name]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # zarr remarks on the temporary files that killed workers leave
+                self._opened = (self.group, dict(self.group.arrays()))
+        return self._opened[1]
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -67,78 +71,63 @@ class Store:
     def draws(self) -> int:
         return int(self.group["done"].shape[1])
 
+    @property
+    def variables(self) -> list[str]:
+        return [name for name, array in self._arrays().items() if array.ndim >= 2 and name not in MARKS]
+
     def marked(self, unit: Unit) -> bool:
         """Whether a unit was said to be done, all of it, or the mark that says so cannot be read."""
         try:
-            return bool((self._array("done")[unit.times, unit.draws] != MISSING).all())
-        except (ValueError, OSError, RuntimeError):
+            return bool((self.read("done", unit) != MISSING).all())
+        except UNREADABLE:
             return True
 
     def complete(self, unit: Unit) -> bool:
         """Whether all of a unit is given up, or done and its chunks can be read back."""
         try:
-            marks = self._array("done")[unit.times, unit.draws]
-        except (ValueError, OSError, RuntimeError):
+            marks = self.read("done", unit)
+        except UNREADABLE:
             return False  # its own checksum: nothing is known of the unit
         if (marks == MISSING).any():
             return False
         return bool((marks == QUARANTINED).any()) or all(self._readable(name, unit) for name in self.variables)
 
-    @property
-    def variables(self) -> list[str]:
-        return [name for name, array in self._arrays() if array.ndim >= 2 and name not in MARKS]
-
-    def _arrays(self) -> list[tuple[str, Any]]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # zarr remarks on the temporary files that killed workers leave
-            return list(self.group.arrays())
-
     def _readable(self, name: str, unit: Unit) -> bool:
-        array = self._array(name)
-        chunk = [unit.times.start // array.chunks[0], unit.draws.start // array.chunks[1]] + [0] * (array.ndim - 2)
-        if self.path is not None and not self.path.joinpath(name, "c", *map(str, chunk)).is_file():
-            return False
+        array = self._arrays()[name]
         try:
-            array[unit.times, unit.draws]
-        except (ValueError, OSError, RuntimeError):
+            return self.path is None or bool(chunk.read(self._file(name, unit), array.dtype, array.chunks).size)
+        except UNREADABLE:
             return False
-        return True
 
     def attempts(self) -> np.ndarray:
         """(times, draws): how many launches began a pair that is still missing."""
-        if "attempts" not in self.group:
-            return np.zeros(self._array("done").shape, np.int8)
+        done = self._arrays()["done"]
+        if "attempts" not in self._arrays():
+            return np.zeros(done.shape, np.int8)
         try:
-            return np.where(self._array("done")[:] == MISSING, self._array("attempts")[:], 0)
-        except (ValueError, OSError, RuntimeError):  # a damaged mark forgets the tries, at the price of one more
-            return np.zeros(self._array("done").shape, np.int8)
+            return np.where(done[:] == MISSING, self._arrays()["attempts"][:], 0)
+        except UNREADABLE:  # a damaged mark forgets the tries, at the price of one more
+            return np.zeros(done.shape, np.int8)
 
     def begin(self, unit: Unit, attempt: int) -> None:
         """Note that a launch begins a unit, as the attempt of that number: should it die, the next one can tell."""
-        if "attempts" in self.group:
-            self._mark("attempts", unit, attempt)
+        if "attempts" in self._arrays():
+            self._put("attempts", unit, attempt)
 
     def give_up(self, unit: Unit) -> None:
         """Quarantine a unit that kills whoever measures it."""
-        self._mark("done", unit, QUARANTINED)
+        self._put("done", unit, QUARANTINED)
 
     def given_up(self, unit: Unit) -> bool:
         try:
-            return bool((self._array("done")[unit.times, unit.draws] == QUARANTINED).any())
-        except (ValueError, OSError, RuntimeError):
+            return bool((self.read("done", unit) == QUARANTINED).any())
+        except UNREADABLE:
             return False
 
     def retry(self, unit: Unit) -> None:
         """Make a unit that was given up missing again."""
         self.begin(unit, 0)
-        self._mark("done", unit, MISSING)
-
-    def _mark(self, name: str, unit: Unit, value: int) -> None:
-        import zarr
-
-        # an all-zero chunk must be a file too: where it is not written, the old one stays
-        with writing(self.path), zarr.config.set({"array.write_empty_chunks": True}):
-            self._array(name)[unit.times, unit.draws] = value
+        self._put("done", unit, MISSING)
 
     def write(self, unit: Unit, values: dict[str, np.ndarray]) -> None:
         """Store a unit's values, then its mark.
@@ -146,23 +135,52 @@ class Store:
         Raises:
             StorageError: If the disk is full or the run cannot be written; units written before are untouched.
         """
-        import zarr
-
-        # an all-NaN chunk must be a file too: a missing file means a lost chunk
-        with writing(self.path), zarr.config.set({"array.write_empty_chunks": True}):
-            for name, value in values.items():
-                self._array(name)[unit.times, unit.draws] = value
-            self._array("done")[unit.times, unit.draws] = DONE
+        whole = chunk.whole(unit, self._arrays()["done"])
+        if unit != whole and not self.complete(whole):
+            self._put("done", whole, MISSING)  # what else is in the chunks is incomplete, and may be damaged
+        for name, value in values.items():
+            self._put(name, unit, value)
+        self._put("done", unit, DONE)
 
     def read(self, name: str, unit: Unit) -> np.ndarray:
-        return self._array(name)[unit.times, unit.draws]
+        """A unit's part of an array; fill values where nothing was written.
+
+        Raises:
+            ValueError: If it fails its checksum.
+        """
+        array = self._arrays()[name]
+        if self.path is None:
+            return array[unit.times, unit.draws]
+        try:
+            block = chunk.read(self._file(name, unit), array.dtype, array.chunks)
+        except FileNotFoundError:
+            block = np.full(array.chunks, array.fill_value, array.dtype)
+        return block[chunk.within(unit, array)]
+
+    def _put(self, name: str, unit: Unit, value: np.ndarray | int) -> None:
+        """Replace a unit's part of an array; what else is in its chunk stays, if it can be read."""
+        array = self._arrays()[name]
+        whole = chunk.whole(unit, array)
+        if self.path is None:
+            array[unit.times, unit.draws] = value
+            return
+        with writing(self.path):
+            block = np.full(array.chunks, array.fill_value, array.dtype)
+            if unit != whole:
+                with suppress(*UNREADABLE):
+                    block[chunk.within(whole, array)] = self.read(name, whole)
+            block[chunk.within(unit, array)] = value
+            chunk.write(self._file(name, unit), block)
+
+    def _file(self, name: str, unit: Unit) -> Path:
+        return Path(self.path or "", name, chunk.key(unit, self._arrays()[name]))
 
     def grow(self, draws: int) -> None:
         """Make room for more draws; a growth that was cut short is completed."""
-        if all(array.shape[1] >= draws for _, array in self._arrays() if array.ndim >= 2):
+        if all(array.shape[1] >= draws for array in self._arrays().values() if array.ndim >= 2):
             return
         with writing(self.path), self._alone():
-            for _, array in self._arrays():
+            for array in self._arrays().values():
                 if array.ndim >= 2 and array.shape[1] < draws:
                     array.resize((array.shape[0], draws, *array.shape[2:]))
             if self.group["draw"].shape[0] < draws:

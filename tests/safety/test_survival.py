@@ -19,6 +19,7 @@ from lipdiag.cli import main
 from lipdiag.errors import IncompleteError, RunError, StorageError
 from lipdiag.study import measure as study
 from lipdiag.study import store
+from lipdiag.study.layout import units
 from lipdiag.study.plan import Plan
 
 from ..networks import SHAPE, Tiny, predictor
@@ -104,6 +105,14 @@ def test_a_unit_that_kills_every_launch_is_given_up_and_the_rest_is_measured(tmp
     healed = predictor(Deadly("no"))  # the same weights: a machine with more memory, say
     assert measure(out, healed, DEADLY)["done"].values[:, 0].tolist() == [2, 2, 1, 1]
     equal(measure(out, healed, DEADLY, retry=True), measure(plan=DEADLY))
+
+
+def test_retry_saves_a_unit_before_it_is_given_up(tmp_path):
+    """Two launches died in it, and no third one has said so yet."""
+    out = tmp_path / "a.zarr"
+    with front.prepared(predictor(), DATA, PLAN, out, device="cpu") as ready:
+        ready.store.begin(units(ready.layout, 4, range(16))[0], study.TRIES)
+    equal(measure(out, retry=True), measure())
 
 
 def test_a_unit_on_which_the_model_fails_is_given_up_and_the_rest_is_measured(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from lipdiag.errors import RunError, StorageError
 from lipdiag.study import store
 from lipdiag.study.creation import create
-from lipdiag.study.layout import Layout, units
+from lipdiag.study.layout import Layout, Unit, units
 
 LAYOUT = Layout(times=2, draws=4)
 TIMES, DRAWS = 5, 8
@@ -78,6 +78,44 @@ def test_a_flipped_bit_and_a_lost_chunk_are_found(tmp_path):
     assert again.complete(first)
 
 
+def test_chunks_are_those_that_zarr_writes(tmp_path):
+    """Byte for byte, cut off at the edge of the array or not; and zarr reads back what is written."""
+    import zarr
+
+    ours, theirs = new(tmp_path / "a.zarr"), new(tmp_path / "b.zarr")
+    chance = np.random.default_rng(0)
+    for unit in units(LAYOUT, TIMES, range(DRAWS)):
+        shape = (unit.times.stop - unit.times.start, unit.draws.stop - unit.draws.start)
+        values = {"k": chance.normal(size=shape), "s": np.full((*shape, 3), np.nan)}
+        ours.write(unit, values)
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            for name, value in {**values, "done": np.int8(1)}.items():
+                theirs.group[name][unit.times, unit.draws] = value
+        np.testing.assert_array_equal(ours.group["k"][unit.times, unit.draws], values["k"])
+    for name in ("k", "s", "done"):
+        files = [file for file in (tmp_path / "a.zarr" / name / "c").rglob("*") if file.is_file()]
+        assert len(files) == 6
+        for file in files:
+            assert file.read_bytes() == (tmp_path / "b.zarr" / file.relative_to(tmp_path / "a.zarr")).read_bytes()
+
+
+def test_a_part_of_a_chunk_is_replaced_without_losing_or_inventing_the_rest(tmp_path):
+    """A plan of fewer draws goes on with a run that has grown: the rest stays, or is missing if it is damaged."""
+    run = new(tmp_path / "a.zarr")
+    first = units(LAYOUT, TIMES, range(DRAWS))[0]
+    part = Unit(first.times, slice(0, 3))
+    fill(run, first, 1.0)
+    fill(run, part, 2.0)
+    assert run.complete(first)
+    np.testing.assert_array_equal(run.read("k", first), [[2, 2, 2, 1]] * 2)
+    chunk = tmp_path / "a.zarr" / "k" / "c" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    fill(run, part, 3.0)
+    assert run.complete(part)
+    assert not run.marked(first)
+    np.testing.assert_array_equal(run.read("k", first), [[3, 3, 3, np.nan]] * 2)
+
+
 def test_nan_results_are_kept_as_done(tmp_path):
     run = new(tmp_path / "a.zarr")
     first = units(LAYOUT, TIMES, range(DRAWS))[0]
@@ -127,11 +165,12 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(type(run.group["k"]), "__setitem__", full)
+    monkeypatch.setattr(store.chunk.os, "replace", full)
     with pytest.raises(StorageError, match=r"No space left on device .* are free"):
         fill(run, second)
     monkeypatch.undo()
     assert store.open_store(tmp_path / "a.zarr").complete(first)
+    assert not [file for file in (tmp_path / "a.zarr").rglob("*") if file.suffix == ".partial"]
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path):

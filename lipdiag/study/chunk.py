@@ -1,0 +1,81 @@
+"""One chunk of an array on disk: its numbers in little-endian order, then their CRC32C.
+
+It is the only form that `folder.check` lets pass, and the one that zarr writes. zarr itself takes each chunk through
+an event loop, codecs and threads, which wait for each other for a millisecond and more; a unit has a dozen chunks.
+"""
+
+import math
+import os
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from .layout import Unit
+
+CHECKSUM = 4
+"""Bytes."""
+
+
+def read(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """The numbers in a chunk.
+
+    Raises:
+        ValueError: If they fail their checksum, or there are more or fewer.
+        OSError: If there is no such file, or it cannot be read.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    with open(file, "rb") as handle:
+        data = handle.read(size + CHECKSUM + 1)
+    if len(data) != size + CHECKSUM or _checksum(data[:size]) != data[size:]:
+        raise ValueError(f"{file} fails its checksum")
+    return np.frombuffer(data[:size], dtype.newbyteorder("<")).astype(dtype).reshape(shape)
+
+
+def write(file: Path, values: np.ndarray) -> None:
+    """Store the numbers of a chunk, whole or not at all.
+
+    Raises:
+        OSError: If the disk is full, or the place may not be written.
+    """
+    data = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    temporary = file.with_name(f"{file.name}.{token_hex(8)}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as handle:
+            handle.write(data + _checksum(data))
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def key(unit: Unit, array: Any) -> str:
+    """The file of the chunk that holds a unit, in the folder of the array."""
+    first = unit.times.start // array.chunks[0], unit.draws.start // array.chunks[1]
+    return "/".join(("c", *map(str, first), *["0"] * (array.ndim - 2)))
+
+
+def within(unit: Unit, array: Any) -> tuple[slice, slice]:
+    """Where a unit lies in its chunk."""
+    times, draws = unit.times.start % array.chunks[0], unit.draws.start % array.chunks[1]
+    return (
+        slice(times, times + unit.times.stop - unit.times.start),
+        slice(draws, draws + unit.draws.stop - unit.draws.start),
+    )
+
+
+def whole(unit: Unit, array: Any) -> Unit:
+    """All pairs in the chunk of a unit: more than its own where the run holds more draws than the plan asks for."""
+    return Unit(
+        *(
+            slice(start := part.start // size * size, min(start + size, end))
+            for part, size, end in zip((unit.times, unit.draws), array.chunks, array.shape, strict=False)
+        )
+    )
+
+
+def _checksum(data: bytes) -> bytes:
+    return google_crc32c.value(data).to_bytes(CHECKSUM, "little")
