@@ -15,7 +15,7 @@ from lipdiag.errors import NonFiniteError, RunError, StorageError, UsageError
 from lipdiag.quality import evaluation
 from lipdiag.quality.evaluate import evaluate, parse_sampler
 from lipdiag.quality.extractor import extractor
-from lipdiag.quality.metric import own_distance
+from lipdiag.quality.metric import Kernel, own_distance
 
 SHAPE = (3,)
 FACTS = {"data": "normal", "sha256": "abc", "schedule": "linear", "clock": "timesteps(1000)"}
@@ -208,3 +208,17 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="Cannot write"):
         evaluation.write(evaluation.new(["a:1"], [0], {}), tmp_path / "file" / "e.zarr")
+
+
+def test_the_floor_parts_the_data(monkeypatch):
+    """Every datum is on one side of each split: data against themselves would be too near."""
+    features, seen = data(50), []
+    module = sys.modules["lipdiag.quality.evaluate"]
+    monkeypatch.setattr(module, "frechet", lambda rest, some: seen.append((rest, some)) or 0.0)
+    monkeypatch.setattr(module, "kernel", lambda rest, some, seed: seen.append((rest, some)) or Kernel(0.0, 0.0))
+    assert module.floor(features, 20)["floor_n"] == 20
+    assert module.floor(features, 40)["floor_n"] == 25
+    assert [len(some) for _, some in seen] == 8 * [20] + 8 * [25]
+    for rest, some in seen:
+        assert sorted(torch.cat([rest, some]).tolist()) == sorted(features.tolist())
+    assert len({tuple(map(tuple, some.tolist())) for _, some in seen[:8]}) == 4

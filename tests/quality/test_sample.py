@@ -300,3 +300,9 @@ def test_the_embedded_model_makes_digits():
 def test_what_cannot_be_sampled_is_refused(schedule, given, word):
     with pytest.raises(UsageError, match=word):
         sample(gaussian(schedule), **given)
+
+
+def test_streams_of_samples_are_their_own():
+    """By seed, sample and role: what "ddpm" adds is not the noise it began with."""
+    keys = [(seed, i, role) for seed in range(3) for i in range(40) for role in (0, 1)]
+    assert len({stream(*key) for key in keys}) == len(keys)

@@ -163,3 +163,20 @@ def test_runs_that_cannot_be_advised_on(ddpm, etsdm):
         advise(ddpm, end=-5)
     with pytest.raises(UsageError, match="no time_difference"):
         advise(ddpm.drop_vars(["time_difference", "time_derivative"]))
+
+
+@pytest.mark.parametrize(
+    ("loss", "blocks"),
+    [
+        # With h = L / n, jumps 10 h, and error 2 s t or 2 s / t, a quarter of it at the block's end must reach 10 h:
+        # of a rising loss the first block is the narrowest, h <= s (FIRST + h) / 20,
+        (lambda t: (16 * t) ** 2, np.ceil((END - FIRST) / (16 * FIRST / (20 - 16)))),
+        # of a falling one the last, h <= s / END / 20.
+        (lambda t: (0.04 / t) ** 2, np.ceil((END - FIRST) * 20 * END / 0.04)),
+    ],
+    ids=["rising", "falling"],
+)
+def test_a_jump_is_held_against_the_error_where_it_happens(loss, blocks):
+    flat = continuous(lambda t: np.full_like(t, 10.0), loss=1.0)
+    dataset = flat.assign(loss=flat["loss"] * loss(flat["t"]))
+    assert len(advise(dataset, end=END).partitions[0].jumps) == blocks

@@ -8,11 +8,14 @@ import warnings
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 import lipdiag
 from lipdiag.errors import RunError, UsageError
 from lipdiag.report.compare_effect import HIGHER, LOWER, NOT_SHOWN, over_draws, over_pairs, verdict
 from lipdiag.report.compare_figure import draw
+from lipdiag.report.compare_quality import METRICS, Quality
+from lipdiag.report.compare_statements import of_samples
 from lipdiag.report.compare_table import table
 from lipdiag.report.compare_weights import interpolation
 from lipdiag.report.comparison import compare
@@ -435,3 +438,23 @@ def test_paths_are_read(tmp_path, ddpm, etsdm):
     )
     with pytest.raises(RunError, match="no evaluation"):
         compare(a, b, quality=[(tmp_path / "none.zarr", tmp_path / "qb.zarr")])
+
+
+def test_over_three_sampling_seeds_the_difference_of_a_distance_is_covered():
+    """800 repetitions of three normal differences, for which Student's interval is exact; false alarm 1e-4."""
+    generator = np.random.default_rng(6)
+    fid = 5 + generator.standard_normal((800, 2, 3))
+    fid[:, 1] += 0.7 + fid[:, 0]  # what a seed's first noise brings both models; it is no part of their difference
+    found = Quality(tuple(map(str, range(800))), dict.fromkeys(METRICS, fid.transpose(1, 0, 2)[None]), "", {})
+    effects = [s.effect.difference for s in of_samples(found)[:800]]
+    covered = sum(bool(low <= 5.7 <= high) for _, low, high in effects)
+    assert stats.binom.ppf(5e-5, 800, 0.95) <= covered <= stats.binom.ppf(1 - 5e-5, 800, 0.95)
+
+
+def test_trainings_are_averaged_over_the_draws_that_both_models_have(run):
+    a, b = seeds(run, False, 2), seeds(run, True, 2)
+    b[0]["loss"].values[3, :50] = np.nan
+    found = compare(a[0], b[0], [(a[1], b[1])]).effects["loss"]
+    means = [[d["loss"].values[3, 50:] if i == 0 else d["loss"].values[3] for i, d in enumerate(s)] for s in (a, b)]
+    truth = [np.mean([values.mean() for values in side]) for side in means]
+    np.testing.assert_allclose([found.a[3], found.b[3]], truth, rtol=1e-12)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from .mutation import BUGS, SAMPLE
+from .mutation import BUGS, SAMPLE, WITHOUT
 from .test_survival import ALONE, ROOT
 
 
@@ -20,8 +20,9 @@ def caught(names):
     return {line["bug"]: line["caught"] for line in found}
 
 
-def test_three_known_bugs_are_caught_and_one_that_is_none_is_not():
-    assert caught([*SAMPLE, "none"]) == {**dict.fromkeys(SAMPLE, True), "none": False}
+def test_three_known_bugs_are_caught_and_the_code_as_it_is_is_not():
+    as_it_is = WITHOUT + SAMPLE[0]
+    assert caught([*SAMPLE, as_it_is]) == {**dict.fromkeys(SAMPLE, True), as_it_is: False}
 
 
 @pytest.mark.parametrize("name", BUGS)
@@ -33,3 +34,11 @@ def test_every_known_bug_is_still_one_in_todays_code(name):
 def test_every_known_bug_is_caught():
     found = caught(list(BUGS))
     assert [name for name, is_caught in found.items() if not is_caught] == []
+
+
+@pytest.mark.slow
+def test_what_catches_them_passes_on_the_code_as_it_is():
+    """Tests that fail anyway would catch anything."""
+    selections = {bug.tests: WITHOUT + name for name, bug in BUGS.items()}
+    found = caught(list(selections.values()))
+    assert [name for name, is_caught in found.items() if is_caught] == []

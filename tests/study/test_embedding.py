@@ -57,3 +57,12 @@ def test_a_shared_timestep_is_embedded_as_its_block():
 def test_a_network_without_a_known_embedding_is_refused_in_a_sentence():
     with pytest.raises(CheckpointError, match=r"no module called time_embedding, .* leave --quantity embedding out"):
         measured(Told("my_own"), Timesteps())
+
+
+def test_the_speed_is_per_timestep_whatever_the_step():
+    model = NetworkPredictor(Told(), Linear(), eps, Timesteps(), SHAPE)
+    plan = Plan(timesteps=TIMES, draws=1, dtype="float64", quantities=("embedding",), step=5.0)
+    k = np.array(TIMES, dtype=float)
+    other = np.where(k < 995, k + 5, k - 5)
+    found = lipdiag.measure(model, DATA, plan, progress=False)["embedding_difference"].values[:, 0]
+    np.testing.assert_allclose(found, 3 * np.abs(np.log1p(other) - np.log1p(k)) / 5, rtol=1e-12)

@@ -1,11 +1,15 @@
-"""Which two times the difference quotient compares."""
+"""Which two times the difference quotient compares, and every draw's numbers against their formulas."""
 
+import numpy as np
 import pytest
 import torch
 
 from lipdiag.diffusion.clock import LogSNR, Sigma, Timesteps, Unit
-from lipdiag.diffusion.schedule import VE, VP
-from lipdiag.study.quantity import other_time
+from lipdiag.diffusion.exact import Gaussian
+from lipdiag.diffusion.schedule import VE, VP, Linear
+from lipdiag.study.plan import Plan
+from lipdiag.study.point import points
+from lipdiag.study.quantity import measure_point, other_time
 
 
 @pytest.mark.parametrize("clock", [Timesteps(1000), Unit(1000.0), Sigma(VE()), LogSNR(VP(0.1, 20.0))], ids=str)
@@ -16,3 +20,34 @@ def test_the_other_time_is_one_step_away_and_told_as_such(clock, step):
     other = other_time(clock, timestep, step)
     torch.testing.assert_close((other - timestep).abs(), torch.full_like(timestep, abs(step)))
     torch.testing.assert_close(clock(clock.time(other)), other, rtol=1e-9, atol=1e-7)
+
+
+TIMES, DRAWS, SIZE = (0, 99, 998), 3, 6
+VARIANCES = np.logspace(-2, 0, SIZE)
+
+
+def factor(k, variances=VARIANCES):
+    """c of eps = c x along an axis, sigma / (alpha^2 s^2 + sigma^2) of DDPM's linear table; (timestep, axis)."""
+    alpha2 = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[np.asarray(k)][:, None]
+    return np.sqrt(1 - alpha2) / (alpha2 * variances + 1 - alpha2)
+
+
+def test_every_draw_has_the_numbers_of_the_formulas():
+    """To rounding, draw by draw: over a mean of draws a step of two timesteps would pass for one."""
+    model = Gaussian(torch.zeros(SIZE), torch.from_numpy(VARIANCES), Linear(), Timesteps())
+    names = ("time_difference", "time_derivative", "loss", "stein_product")
+    data = torch.randn(DRAWS, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    point = points(model, Plan(quantities=names, dtype="float64"), data.__getitem__, TIMES, range(DRAWS), record=False)
+    found = {name: values.view(len(TIMES), DRAWS).numpy() for name, values in measure_point(point).items()}
+    x, noise = (z.view(len(TIMES), DRAWS, SIZE).numpy() for z in (point.x, point.noise))
+    alpha2 = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[list(TIMES)][:, None, None]
+    np.testing.assert_allclose(x, np.sqrt(alpha2) * data.numpy() + np.sqrt(1 - alpha2) * noise, rtol=1e-9)
+    here, later = (factor(np.array(TIMES) + step)[:, None] for step in (0, 1))
+    difference = np.linalg.norm((later - here) * x, axis=-1)
+    np.testing.assert_allclose(found["time_difference"], difference, rtol=1e-7)
+    np.testing.assert_allclose(found["loss"], ((here * x - noise) ** 2).mean(-1), rtol=1e-9)
+    np.testing.assert_allclose(found["stein_product"], (here * x * noise).sum(-1), rtol=1e-9)
+    np.testing.assert_allclose(found["stein_square"], ((here * x) ** 2).sum(-1), rtol=1e-9)
+    h = 1e-6  # timesteps, of which 1000 make the unit of t
+    near = (model(point.x, point.t + h) - model(point.x, point.t - h)).norm(dim=1).view(len(TIMES), DRAWS) / (2e3 * h)
+    np.testing.assert_allclose(found["time_derivative"], near, rtol=1e-5)

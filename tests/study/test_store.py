@@ -184,3 +184,24 @@ def test_differences_name_each_field():
     old = {"plan": {"seed": 0, "step": 1}, "data": "a"}
     new_ = {"plan": {"seed": 1, "step": 1}, "data": "b"}
     assert store.differences(old, new_) == ['data is "a" there and "b" here', "plan.seed is 0 there and 1 here"]
+
+
+def test_a_unit_that_grew_is_not_complete_before_its_new_draws_are_there(tmp_path):
+    """Six draws in blocks of four leave half a block; room for eight makes it one whose other half is missing."""
+    run = create(
+        tmp_path / "a.zarr",
+        LAYOUT,
+        6,
+        {"timestep": (np.arange(TIMES) * 1.0, {"units": "step"})},
+        {"k": store.Column({"units": "1"})},
+        {"frozen": {"seed": 0}, "launches": []},
+    )
+    half = units(LAYOUT, TIMES, range(6))[3]
+    run.write(half, {"k": np.ones((2, 2))})
+    assert run.complete(half)
+    run.grow(8)
+    whole = units(LAYOUT, TIMES, range(8))[3]
+    assert (half.draws, whole.draws) == (slice(4, 6), slice(4, 8))
+    assert not run.complete(whole)
+    run.write(whole, {"k": np.ones((2, 4))})
+    assert run.complete(whole)

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ from lipdiag.diffusion.schedule import (
 from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import CheckpointError
 from lipdiag.training.data import dataset
-from lipdiag.zoo.probe import LEVELS, probe
+from lipdiag.zoo.convention import Convention
+from lipdiag.zoo.probe import LEVELS, Trial, clearly, probe
 
 DIMENSION, COMPONENTS = 16, 6
 LABEL = (Linear(), eps, Timesteps())
@@ -281,3 +283,31 @@ def test_a_network_that_refuses_strange_times_is_still_probed():
 
     with pytest.raises(RuntimeError, match="never works"):
         probe(NetworkPredictor(broken, *LABEL, (DIMENSION,)), DATA)
+
+
+def test_a_gain_counts_by_its_standard_error():
+    """Draws of mean 1 and standard error 1/3: at least so much, and more than so many errors."""
+    better = torch.zeros(9, dtype=torch.float64)
+    worse = 1 + torch.tensor([-1.0, 1, -1, 1, 0, -1, 1, -1, 1], dtype=torch.float64)  # standard deviation 1
+    assert clearly(worse, better, 0.5, 2.9)
+    assert not clearly(worse, better, 0.5, 3.1)
+    assert not clearly(worse, better, 1.1, 0.0)
+    assert not clearly(better, worse, 0.0, 0.0)
+
+
+def test_the_guess_that_knows_mean_and_variance_errs_as_wiener_says():
+    """1 / (1 + 1 / (snr s^2)): its error over the noise's own square, at log-SNR 0 with data of variance 4."""
+    flat = torch.tensor([2.0, -2.0], dtype=torch.float64).repeat(8, DIMENSION // 2)
+    trial = Trial(NetworkPredictor(network(*LABEL), *LABEL, (DIMENSION,)), flat, 0)
+    expected = [1 / (1 + 127 / 128 / (4 * np.exp(level))) for level in LEVELS]  # torch divides by n - 1
+    assert trial.linear() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_scaled_range_is_looked_at_with_the_same_noise_to_signal_ratio():
+    """(x + 1) / 2 halves the signal: at log-SNR l the noise is that of l + 2 log 2 of the scaled data's schedule."""
+    trial = Trial(NetworkPredictor(network(*LABEL), *LABEL, (DIMENSION,)), DATA, 0)
+    for scale in (1.0, 0.5, 2.0):
+        trial.judge([Convention(*LABEL, scale)])
+        alpha, sigma = S(trial.times[S, scale])
+        ratio = 2 * (scale * alpha / sigma).log()
+        torch.testing.assert_close(ratio, torch.tensor(trial.levels, dtype=torch.float64), rtol=0, atol=1e-9)
