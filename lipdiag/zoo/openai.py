@@ -95,7 +95,7 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     if steps != 1000 and "rescale_timesteps" not in flags and not karras:
         refuse(
             path,
-            f"has {steps} timesteps, which improved-diffusion rescales to 1000 by default and guided-diffusion does not: "
+            f"has {steps} timesteps, which improved-diffusion rescales to 1000 by default, guided-diffusion does not: "
             "give rescale_timesteps too, true or false, in --original-config FILE.json",
         )
     schedule, parameterization, clock = convention(contents, flags, steps)
