@@ -18,12 +18,13 @@ from .diffusion.clock import Timesteps
 from .diffusion.parameterization import eps
 from .diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from .diffusion.schedule import Table
-from .errors import UsageError
+from .errors import CheckpointError, LipdiagError, UsageError
 from .study import measure as study
 from .study.arithmetic import arithmetic, evaluating
 from .study.description import Source
 from .study.plan import Plan
 from .study.quantity import QUANTITIES
+from .training.files import shown
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -210,6 +211,7 @@ def prepared(
     with evaluating(predictor, plan), arithmetic(deterministic):
         predictor.to(place)
         try:
+            answers(predictor, plan)
             source = resolve_source(found, data, plan.seed)
             attributes = {
                 "data": source.name,
@@ -226,6 +228,27 @@ def prepared(
             yield ready
         finally:
             predictor.to(home)
+
+
+def answers(predictor: Predictor, plan: Plan) -> None:
+    """Ask the model once, so that one that fails whatever it is asked ends in a sentence, not inside of its own code.
+
+    Raises:
+        CheckpointError: With what it raised.
+    """
+    home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
+    x = torch.zeros(2, *predictor.shape, dtype=plan.torch_dtype, device=home)
+    t = torch.full((2,), 0.5, dtype=torch.float64, device="cpu" if home.type == "mps" else home)
+    try:
+        with torch.no_grad():
+            predictor(x, t)
+    except (LipdiagError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a stranger's network may raise anything
+        raise CheckpointError(
+            f"the network fails on a batch of shape {tuple(x.shape)} in {plan.dtype} with {type(error).__name__}: "
+            f"{shown(error)}; check --shape, --dtype and its conditioning, or see where with --debug"
+        ) from error
 
 
 def of_raw_output(plan: Plan) -> Plan:

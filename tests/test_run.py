@@ -10,7 +10,7 @@ from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.parameterization import eps, v
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.errors import UsageError
+from lipdiag.errors import CheckpointError, UsageError
 from lipdiag.report.table import table
 from lipdiag.study.plan import Plan
 
@@ -117,3 +117,12 @@ def test_a_raw_output_is_called_by_its_name_and_has_no_loss():
     asked = Plan(timesteps="1,10", draws=4, quantities=("time_difference", "loss"))
     with pytest.raises(UsageError, match="own output has no loss"):
         lipdiag.measure(model, data, asked, function="raw", progress=False)
+
+
+def test_a_network_that_fails_at_once_ends_in_a_sentence():
+    def network(x, timestep):
+        raise KeyError("class_labels")
+
+    model = NetworkPredictor(network, Linear(), eps, Timesteps(), (4,))
+    with pytest.raises(CheckpointError, match=r"shape \(2, 4\) in float32 with KeyError: 'class_labels'"):
+        lipdiag.measure(model, np.zeros((8, 4)), PLAN, progress=False)
