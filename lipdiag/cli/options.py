@@ -91,7 +91,7 @@ reading = options(
     ),
     click.option("--schedule", metavar="TEXT", help='Overrides the file, e.g. "linear(0.0001, 0.02, 1000)".'),
     click.option(
-        "--parameterization", metavar="TEXT", help="Overrides the file: eps, v, x0, velocity, score, edm(0.5)."
+        "--parameterization", metavar="TEXT", help="Overrides the file: eps, v, x0, velocity, score, edm(0.5), ..."
     ),
     click.option("--clock", metavar="TEXT", help='Overrides the file, e.g. "shared(timesteps(1000), 100, 5)".'),
     click.option(
