@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import lipdiag
 from lipdiag import zoo
-from lipdiag.errors import CheckpointError
+from lipdiag.errors import CheckpointError, UsageError
 from lipdiag.training.checkpoint import save
 
 from .agreement import derivatives_agree
@@ -224,6 +224,14 @@ def test_what_is_not_told_is_asked_for(written):
     file, config = written(trained(model="SiT-S/2", path_type="cosine"))
     with pytest.raises(CheckpointError, match=r"'cosine'.*--factory"):
         lipdiag.load(file, original_config=config)
+
+
+def test_a_class_that_does_not_exist_is_refused(written):
+    file, config = written(weights())
+    lipdiag.load(file, original_config=config, label=CLASSES)
+    for label in (-1, CLASSES + 1):
+        with pytest.raises(UsageError, match=f"classes 0 to {CLASSES}: {label}"):
+            lipdiag.load(file, original_config=config, label=label)
 
 
 @pytest.fixture
