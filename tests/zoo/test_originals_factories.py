@@ -189,11 +189,9 @@ def test_score_sde(user, monkeypatch, name):
             # Its sigma(t) is rounded to float32 before frequencies of a hundred multiply it.
             size = (1e-4 if name == "VE" else 1e-5) * float(expected.abs().max())
             torch.testing.assert_close(predictor(x, T), expected, rtol=1e-5, atol=size)
-            timestep = predictor.clock(T)
-            own = network(x, timestep.float())
-            torch.testing.assert_close(
-                predictor.output(x, timestep), own, rtol=1e-5, atol=1e-5 * float(own.abs().max())
-            )
+            k = predictor.clock(T)
+            own = network(x, k.float())
+            torch.testing.assert_close(predictor.output(x, k), own, rtol=1e-5, atol=1e-5 * float(own.abs().max()))
         blur = importlib.import_module("models.up_or_down_sampling")
         plain = blur.upfirdn2d  # its kernels are float32 whatever x is, and derivatives are compared in float64
         monkeypatch.setattr(blur, "upfirdn2d", lambda x, k, **how: plain(x, k.to(x.dtype), **how))
