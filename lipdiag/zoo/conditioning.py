@@ -165,9 +165,10 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
         config = checkpoint.network_config
         counts = [config[key] + null for key, null in CLASSES.items() if type(config.get(key)) is int]
         if label < 0 or (counts and label >= counts[0]):
-            known = f"0 to {counts[0] - 1}" if counts else "from 0 on"
-            place = shown(checkpoint.path)
-            raise UsageError(f"The {checkpoint.network} in {place} knows the classes {known}: {label} is none of them.")
+            classes, place = f"0 to {counts[0] - 1}" if counts else "from 0 on", shown(checkpoint.path)
+            raise UsageError(
+                f"The {checkpoint.network} in {place} knows the classes {classes}: {label} is none of them."
+            )
         inputs[name] = torch.tensor([label])
     if not inputs:
         return checkpoint

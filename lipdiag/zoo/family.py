@@ -140,7 +140,7 @@ FAMILIES = (
         "k-diffusion",
         "`.pth` of its train.py, with `model`, `model_ema`",
         "weights, EMA; preconditioning, time and shape from its config where the file has it",
-        "its network, by `--factory`; without the config the options that the refusal spells out",
+        "its network, by `--factory`; where the file lacks the config, `--original-config config.json`",
         OWN_CODE,
         lambda contents: contents.container == "k-diffusion" or has(r"timestep_embed\.weight", r"mapping\.")(contents),
         usage=usage.k_diffusion,

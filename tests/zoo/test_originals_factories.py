@@ -263,11 +263,7 @@ def test_k_diffusion(user, wrapped):
             "    return network\n"
         )
         predictor = lipdiag.load("name_00000002.pth", factory="mymodel:build")
-        options = {
-            "schedule": "normalized(karras(0.01, 60, 7), 0.4)", "parameterization": "edm(0.4)",
-            "clock": "sigma(karras(0.01, 60, 7))", "shape": (3, 8, 8),
-        }  # fmt: skip
-        slim = lipdiag.load("slim.pth", factory="mymodel:build", **options)
+        slim = lipdiag.load("slim.pth", factory="mymodel:build", original_config="config.json")
     sigma = torch.tensor([0.3, 20.0])
     t = predictor.schedule.time(-2 * sigma.double().log())
     s = sigma.reshape(-1, 1, 1, 1)
