@@ -139,7 +139,7 @@ def test_a_sit_runs_from_noise_to_data_on_its_own_path(written, path, prediction
     with torch.no_grad():
         y = reference(weights(1), X, 1 - T, CLASSES)
         noise = {"velocity": (a * y - da * X) / (a * db - da * b), "score": -b * y, "noise": y}[prediction]
-        torch.testing.assert_close(predictor(X, T), noise, rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(predictor(X, T), noise, rtol=1e-5, atol=1e-5)
     if path == "Linear" and prediction == "velocity":
         derivatives_agree(predictor, T)
 
@@ -292,6 +292,6 @@ def test_the_original_sit_itself(original, path, prediction):
         s = (1 - T).float()
         score = transport.get_score()(X, s, network, y=torch.tensor([2, 2]))
         sigma = transport.path_sampler.compute_sigma_t(s)[0].reshape(-1, 1, 1, 1)
-        torch.testing.assert_close(predictor(X, T), -sigma * score, rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(predictor(X, T), -sigma * score, rtol=1e-5, atol=1e-5)
     if path == "GVP":
         derivatives_agree(predictor, T)
