@@ -88,8 +88,6 @@ def resolve_model(
         note = "measured: the network's own output in its own input, in the place of eps"
         return plain._replace(predictor=RawOutput(plain.predictor), notes=(*plain.notes, note))
     if factory is not None:
-        if reading.pop("original_config", None) is not None:
-            raise UsageError("a factory builds the network itself: leave --original-config out")
         made = zoo.make(factory, model, shape=shape, **reading)
         return Model(made.predictor, notes=(*made.notes, *made.predictor.notes))
     if isinstance(model, str | Path):

@@ -23,6 +23,11 @@ from lipdiag.training.tensors import read_tensors
 
 TOKENS = 77  # of an empty text for CLIP; others below
 LABELS = ("class_labels", "y")
+CLASSES = {
+    "num_embeds_ada_norm": 1,
+    "num_class_embeds": 0,
+    "num_classes": 0,
+}  # in a config; the null classes after them
 PIXELS = 8  # of a picture's side to one of its latents'
 
 
@@ -156,6 +161,13 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
         if name is None:
             raise UsageError(
                 f"The {checkpoint.network} in {shown(checkpoint.path)} is told no class: leave --label out."
+            )
+        config = checkpoint.network_config
+        counts = [config[key] + null for key, null in CLASSES.items() if type(config.get(key)) is int]
+        if label < 0 or (counts and label >= counts[0]):
+            classes, place = f"0 to {counts[0] - 1}" if counts else "from 0 on", shown(checkpoint.path)
+            raise UsageError(
+                f"The {checkpoint.network} in {place} knows the classes {classes}: {label} is none of them."
             )
         inputs[name] = torch.tensor([label])
     if not inputs:

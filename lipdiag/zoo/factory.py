@@ -19,13 +19,15 @@ from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.schedule import SCHEDULES, Schedule
 from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import LipdiagError, UsageError
-from lipdiag.training.files import shown
+from lipdiag.training.files import read_json, shown
 from lipdiag.training.networks import widened
 from lipdiag.training.tensors import read_tensors
 from lipdiag.zoo import edm, family
 from lipdiag.zoo.conditioning import read_inputs
-from lipdiag.zoo.container import open_container
-from lipdiag.zoo.usage import Usage
+from lipdiag.zoo.container import open_container, plain_facts
+from lipdiag.zoo.usage import Usage, k_diffusion
+
+NO_CONFIG = "A factory builds the network itself: leave --original-config out, which only k-diffusion's files need."
 
 
 class Wrapped(nn.Module):
@@ -62,6 +64,7 @@ def make(
     weights: str = "ema",
     conditioning: str | Path | None = None,
     label: int | None = None,
+    original_config: str | Path | None = None,
 ) -> Made:
     """The predictor that the user's function makes, with notes on what of its file was used.
 
@@ -79,6 +82,7 @@ def make(
         weights: "ema" or "raw", where a file has both.
         conditioning: Further inputs of a network, a file of tensors by keyword.
         label: The class a converted EDM network is told.
+        original_config: k-diffusion's JSON file, which says how its network is used, where the file does not hold it.
 
     Raises:
         UsageError: If the function cannot be found, fails, or makes nothing that can be measured.
@@ -87,15 +91,15 @@ def make(
     converted = path is not None and edm.recognizes(Path(path))
     if label is not None and not converted:
         raise UsageError("A factory gives its network a class itself, or by --conditioning: leave --label out.")
-    content, usage, notes = ({}, Usage(), ()) if path is None or converted else network_in(path, weights)
+    if original_config is not None and (path is None or converted):
+        raise UsageError(NO_CONFIG)
+    in_file = None if path is None or converted else network_in(path, weights, original_config)
+    content, usage, notes = in_file or ({}, Usage(), ())
+    arguments = [] if path is None else [content]
     with current_folder_importable():
         function = find(spec)
         try:
-            made = (
-                edm.build(function, Path(str(path)), label)
-                if converted
-                else function(*([] if path is None else [content]))
-            )
+            made = edm.build(function, Path(str(path)), label) if converted else function(*arguments)
         except LipdiagError:
             raise
         except Exception as error:
@@ -116,22 +120,24 @@ def make(
         return Made(made.eval(), notes)
     if not callable(made):
         raise UsageError(f"The factory {spec} returned a {kind}: return a Predictor, a module or a function.")
-    in_file = {name: getattr(usage, name) for name in names if getattr(usage, name) is not None}
-    notes += usage.notes if set(in_file) - set(given) else ()
-    lacking = " and ".join(f"--{name}" for name in names if name not in in_file | given)
+    told = {name: getattr(usage, name) for name in names if getattr(usage, name) is not None}
+    notes += usage.notes if set(told) - set(given) else ()
+    lacking = " and ".join(f"--{name}" for name in names if name not in told | given)
     if lacking:
-        hint = "" if path is None or converted else f", as in {usage.options}{' ' + usage.hint if usage.hint else ''}"
+        hint = "" if in_file is None else f", as in {usage.options}{' ' + usage.hint if usage.hint else ''}"
         raise UsageError(f"The factory {spec} returned a {kind}, not a Predictor: give {lacking} too{hint}.")
     network = made if isinstance(made, nn.Module) else Wrapped(made)
     for layer in network.modules():
         if isinstance(layer, nn.Linear):  # many networks embed their time in float32, whatever their weights are
             layer.register_forward_pre_hook(widened)
     inputs = {} if conditioning is None else read_inputs(conditioning)
-    predictor = NetworkPredictor(network.requires_grad_(False), **(in_file | given), conditioning=inputs).eval()
+    predictor = NetworkPredictor(network.requires_grad_(False), **(told | given), conditioning=inputs).eval()
     return Made(predictor, notes)
 
 
-def network_in(path: str | Path, weights: str) -> tuple[dict[str, Any], Usage, tuple[str, ...]]:
+def network_in(
+    path: str | Path, weights: str, original_config: str | Path | None
+) -> tuple[dict[str, Any], Usage, tuple[str, ...]]:
     """The bare state dict in a file, or all that the file holds where it is not known what that is.
 
     Returns:
@@ -139,6 +145,11 @@ def network_in(path: str | Path, weights: str) -> tuple[dict[str, Any], Usage, t
     """
     content = read_tensors(path)
     contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
+    found = None if contents is None else family.recognized(contents)
+    if original_config is not None:
+        if contents is None or found is None or found.usage is not k_diffusion:
+            raise UsageError(NO_CONFIG)
+        contents.facts |= plain_facts(read_json(original_config), "model")
     if contents is None:
         return content, Usage(), ()
     both = len(contents.available) > 1

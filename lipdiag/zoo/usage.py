@@ -99,11 +99,11 @@ def k_diffusion(contents: Contents) -> Usage:
     karras = Karras(low, high)
     schedule, kind, clock = Normalized(karras, scale), Edm(scale), Sigma(karras)
     if not told:
-        words = "with sigma_min, sigma_max and sigma_data of its config"
+        words = "with the sigmas of its config, or --original-config and that JSON file in their place"
         return Usage(options=f"{spelled(schedule, kind, clock)} --shape {SIZES}", hint=words)
     size, depth = facts.get("input_size"), facts.get("input_channels")
     shape = (depth, *size) if type(depth) is int and isinstance(size, list) else None
-    note = f"x is what the network sees, x / sqrt({scale:g}^2 + sigma^2); numbers from the config in the file"
+    note = f"x is what the network sees, x / sqrt({scale:g}^2 + sigma^2); numbers from its config"
     return Usage(schedule, kind, clock, shape, "" if shape else f"--shape {SIZES}", notes=(note,))
 
 

@@ -1,6 +1,7 @@
 """Files as training scripts write them: which weights are taken, which prefixes go, what is no network at all."""
 
 import argparse
+import json
 import math
 import sys
 import types
@@ -160,13 +161,20 @@ def test_trained_matrices_called_w_are_among_score_sde_s_averages(tmp_path):
     assert [float(weight.sum()) for weight in found.values()] == [5, 3, 0]
 
 
-def test_a_config_in_the_file_is_used(strange, tmp_path):
+@pytest.mark.parametrize("place", ["in the file", "beside it"])
+def test_a_config_is_used(strange, tmp_path, place):
     model = {"sigma_min": 0.01, "sigma_max": 60, "sigma_data": 0.4, "input_channels": 3, "input_size": [8, 4]}
-    torch.save(LAYOUTS["k-diffusion"]() | {"config": {"model": model}}, tmp_path / "x.pt")
-    predictor = zoo.factory("strange:build", tmp_path / "x.pt")
+    (tmp_path / "config.json").write_text(json.dumps({"model": model}))
+    inside = place == "in the file"
+    torch.save(LAYOUTS["k-diffusion"]() | ({"config": {"model": model}} if inside else {}), tmp_path / "x.pt")
+    how = {} if inside else {"original_config": tmp_path / "config.json"}
+    predictor = zoo.factory("strange:build", tmp_path / "x.pt", **how)
     assert predictor.shape == (3, 8, 4)
     assert spell(predictor.schedule) == "normalized(karras(0.01, 60, 7), 0.4)"
     assert (spell(predictor.parameterization), spell(predictor.clock)) == ("edm(0.4)", "sigma(karras(0.01, 60, 7))")
+    torch.save(RAW, tmp_path / "x.pt")
+    with pytest.raises(UsageError, match="leave --original-config out"):
+        zoo.factory("strange:build", tmp_path / "x.pt", original_config=tmp_path / "config.json")
 
 
 def test_a_schedule_is_read_from_its_buffers(tmp_path):
