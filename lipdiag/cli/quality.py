@@ -240,13 +240,15 @@ def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], re
     from .. import zoo
     from ..diffusion.spelling import spell
     from ..quality.sample import placement
+    from ..study.description import fingerprint
 
     predictor = found.predictor
+    asked = {name: given[name] for name in ("weights", "original_config") if given[name] is not None}
     device, dtype = placement(predictor, real[0])
     names = ("lipdiag", "torch", "diffusers", "torchmetrics", "numpy")
     return {
         "checkpoint": checkpoint or given["factory"],
-        "sha256": "" if given["factory"] else zoo.inspect(str(checkpoint), given["weights"]).sha256,
+        "sha256": fingerprint(predictor) if given["factory"] else zoo.inspect(str(checkpoint), **asked).sha256,
         "weights": given["weights"],
         "schedule": spell(predictor.schedule),
         "parameterization": spell(getattr(predictor, "parameterization", None)),
