@@ -511,3 +511,23 @@ def test_half_precision_weights_are_measured_in_the_arithmetic_of_the_plan(tmp_p
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
     assert [t.item() for t in told] == [999.0, 999.0]
     assert 1.7 < sizes[1] / sizes[0] < 2.3
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("WanTransformer3DModel", "video"),
+        ("UNetSpatioTemporalConditionModel", "video"),
+        ("UNet1DModel", "sound"),
+        ("PriorTransformer", "stage"),
+        ("AutoencoderKL", "autoencoder"),
+        ("ControlNetModel", "adapter"),
+        ("HunyuanDiT2DModel", "not among"),
+    ],
+)
+def test_what_a_network_is_that_is_not_on_the_list(saved, name, words):
+    folder, _, _ = saved()
+    assert hasattr(diffusers, name)
+    change(folder / "unet" / "config.json", _class_name=name)
+    with pytest.raises(CheckpointError, match=f"{name}.*{words}.*--factory"):
+        zoo.load(folder)
