@@ -295,10 +295,10 @@ def launch(ready: study.Study) -> dict[str, Any]:
 
 
 def estimate(ready: study.Study) -> dict[str, float]:
-    """What a study will cost: pairs, forward passes a pair at least, and seconds at 1.25 times that."""
+    """What a study will cost: pairs, forward passes a pair at least, seconds at 1.25 times that, bytes of memory."""
     pairs = len(ready.timesteps) * ready.plan.draws / ready.shard[1]
     seconds = pairs * 1.25 * ready.floor * ready.forward_seconds / ready.layout.pairs
-    return {"pairs": pairs, "passes": ready.floor, "seconds": seconds}
+    return {"pairs": pairs, "passes": ready.floor, "seconds": seconds, "memory": ready.memory}
 
 
 def measure(

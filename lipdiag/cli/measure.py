@@ -53,7 +53,13 @@ def default_out(checkpoint: str) -> Path:
 )
 @click.option("--probes", type=int, default=2, show_default=True, help="Random vectors for traces.")
 @click.option("--batch", type=int, help="Pairs in a micro-batch.  [default: from the size of x]")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    show_default=True,
+    help="Of the arithmetic; half precision is widened.",
+)
 @click.option(
     "--data",
     help="x0: a folder of images, .npy, .npz, or an embedded set.  "
@@ -168,8 +174,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def size(numbers: float) -> str:
+    """Bytes as a person says them."""
+    return f"{numbers / 1e6:.0f} MB" if numbers < 1e9 else f"{numbers / 1e9:.1f} GB"
+
+
 def describe_cost(ready: Any, out: Path | None) -> str:
-    """The study and its price, in three lines."""
+    """The study and its price, in a few lines."""
     from ..run import estimate
 
     cost = estimate(ready)
@@ -178,6 +189,7 @@ def describe_cost(ready: Any, out: Path | None) -> str:
         f"x0: {ready.source.name}",
         f"about {cost['passes']:.0f} forward passes each, {duration(cost['seconds'])}"
         + ("" if ready.plan.tolerance is None else f" for the first look, up to {ready.plan.max_draws} draws"),
+        f"about {size(cost['memory'])} for weights and activations of {ready.batch} pairs at a time",
     ]
     return "\n".join([*lines, *ready.notes, *([f"into {out}"] if out else [])])
 

@@ -21,7 +21,7 @@ from . import checks, statistics, store
 from .creation import create
 from .description import Source, columns, coordinates, frozen
 from .layout import Layout, Unit, units
-from .microbatch import in_batches
+from .microbatch import in_batches, memory, pass_bytes
 from .plan import Plan, resolve_timesteps
 from .point import Point, points
 from .quantity import QUANTITIES, measure_point, passes, recorded
@@ -44,6 +44,7 @@ class Study:
         batch: (draw, timestep) pairs at once; shrinks when memory runs out, where `halving` allows it.
         tries: First timestep and draw of a unit that is missing -> attempts that died or failed.
         forward_seconds: Of one forward pass of one unit.
+        pass_bytes: That one forward pass of one pair makes.
         findings: Of the checks before the start.
     """
 
@@ -57,6 +58,7 @@ class Study:
     batch: int = 0
     findings: checks.Findings = field(default_factory=checks.Findings)
     forward_seconds: float = 0.0
+    pass_bytes: int = 0
     notes: list[str] = field(default_factory=list)
     krylov_steps: int = 0
     seconds: float = 0.0
@@ -72,6 +74,11 @@ class Study:
     def floor(self) -> int:
         """Forward passes a pair needs at least, at the Krylov steps taken (12 before any)."""
         return passes(self.plan, self.krylov_steps or 12)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a micro-batch will take at its peak, to a factor of about 2."""
+        return memory(self.predictor, self.pass_bytes, self.batch, recorded(self.plan))
 
     @property
     def passes(self) -> float:
@@ -167,6 +174,7 @@ def start(study: Study) -> None:
         study.store.begin(first, 1)
     with suppress(Exception):  # a model that fails here fails in its unit, where it is dealt with
         study.forward_seconds = forward_seconds(study, first or trusted[0])
+        study.pass_bytes = pass_bytes(study.predictor, few.x[:1], few.t[:1])
     if first is not None:
         study.store.begin(first, 0)
 

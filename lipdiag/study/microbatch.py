@@ -1,14 +1,59 @@
-"""A unit measured in micro-batches, halved when memory runs out."""
+"""A unit measured in micro-batches, halved when memory runs out; and how much memory one will take."""
 
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from ..diffusion.predictor import Predictor
 from ..errors import LipdiagError
 
 Block = dict[str, np.ndarray]
+
+KEPT = 1.5
+"""Of the bytes that a forward pass makes: what a recorded product and a reverse graph hold at once."""
+
+PASSING = 0.25
+"""Likewise one forward-mode pass, which keeps nothing."""
+
+
+class Made(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make; views are not made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {a.untyped_storage().data_ptr() for a in tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)}
+        new = [o for o in tree_leaves(out) if isinstance(o, torch.Tensor)]
+        self.bytes += sum(o.nbytes for o in new if o.untyped_storage().data_ptr() not in given)
+        return out
+
+
+def pass_bytes(predictor: Predictor, x: torch.Tensor, t: torch.Tensor) -> int:
+    """Bytes that one forward pass makes; costs that pass."""
+    with torch.no_grad(), Made() as made:
+        predictor(x, t)
+    return made.bytes
+
+
+def memory(predictor: Predictor, one_pass: int, pairs: int, record: bool) -> int:
+    """Bytes that weights and activations will take at the peak of a micro-batch, to a factor of about 2.
+
+    Args:
+        predictor: The model, in the type that it computes in.
+        one_pass: What `pass_bytes` says of one pair.
+        pairs: In the micro-batch.
+        record: Whether products are recorded, see `Point`.
+    """
+    weights = sum(tensor.nbytes for tensor in [*predictor.parameters(), *predictor.buffers()])
+    return int(weights + pairs * one_pass * (KEPT if record else PASSING))
 
 
 def in_batches(

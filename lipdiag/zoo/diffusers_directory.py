@@ -33,6 +33,14 @@ FORMER = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTr
 # and the layers of attention in its first versions, as the folders of the DDPM and NCSN++ papers still have them
 ATTENTION = re.compile(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)")
 LAYERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# what networks are whose classes are not on the list, by parts of their names
+OTHERS = {
+    r"3D|Video|Temporal|Motion": "a network of video, whose samples are rows of pictures",
+    r"1D|Audio": "a network of sound",
+    r"^Prior|Cascade|Wuerstchen": "one stage of several, in a space of its own",
+    r"^Autoencoder|VQModel": "an autoencoder, no diffusion network",
+    r"ControlNet|Adapter": "an adapter of another network",
+}
 SHARED = "shared_timesteps"  # what lipdiag.share_timesteps keeps in a network's config: the edges of the blocks
 
 
@@ -164,7 +172,10 @@ def class_name(config: Mapping[str, Any]) -> str:
 def network_arguments(name: str, config: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The arguments in a config that the class knows, and a note on those it does not, as diffusers ignores them."""
     if name not in NETWORKS:
-        refuse(folder, f"holds the network {shown(name)!r}, which is not among {', '.join(NETWORKS)}: use --factory")
+        kind = next((f", {words}" for part, words in OTHERS.items() if re.search(part, name)), "")
+        refuse(
+            folder, f"holds the network {shown(name)!r}{kind}, which is not among {', '.join(NETWORKS)}: use --factory"
+        )
     known = set(inspect.signature(NETWORKS[name]().__init__).parameters)
     plain = {key: value for key, value in config.items() if not key.startswith("_") and key != SHARED}
     ignored = sorted(shown(key) for key in set(plain) - known)

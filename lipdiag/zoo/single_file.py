@@ -113,7 +113,7 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     return replace(found, **changes, notes=(*contents.notes, *notes, *found.notes))
 
 
-def of_the_file(table: tuple[float, ...], told: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
+def of_the_file(table: tuple[float, ...], told: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Schedule and clock by the betas in the file itself, where the folder's schedule is another one, and a note.
 
     A schedule that the folder rescales to zero terminal SNR stands: the file keeps the betas before that.
@@ -122,8 +122,8 @@ def of_the_file(table: tuple[float, ...], told: str | None) -> tuple[dict[str, s
     if not table or isinstance(schedule, ZeroTerminalSNR):
         return {}, ()
     betas = torch.tensor(table, dtype=torch.float64)
-    same = isinstance(schedule, Table) and schedule.timesteps == len(betas)
-    if same and torch.allclose(schedule.betas, betas, rtol=SAME, atol=0):
+    of_folder = schedule.betas if isinstance(schedule, Table) else betas[:0]
+    if of_folder.shape == betas.shape and torch.allclose(of_folder, betas, rtol=SAME, atol=0):
         return {}, ()
     own = {"schedule": spell(Discrete(table)), "clock": spell(Timesteps(len(table)))}
     return own, () if told is None else (f"the schedule is the file's own, its betas are not those of {shown(told)}",)
@@ -158,7 +158,7 @@ def cut(state: Mapping[str, Tensor], name: str, config: Mapping[str, Any]) -> di
     heads = config["num_attention_heads"]
     width = config["attention_head_dim"] if "attention_head_dim" in config else config["hidden_size"] // heads
     keys = width * (config.get("num_kv_heads") or heads)
-    found = {}
+    found: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if match := names.fullmatch(key):
             sizes = [width * heads, keys, keys, len(tensor) - width * heads - 2 * keys][: len(parts)]

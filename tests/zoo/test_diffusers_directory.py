@@ -486,3 +486,48 @@ def test_a_damaged_folder_is_refused(saved, name):
         zoo.load(folder)
     assert str(folder) in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_half_precision_weights_are_measured_in_the_arithmetic_of_the_plan(tmp_path):
+    """bfloat16 weights are widened, not rounded again: float32 agrees with float64, and the timestep 999 is told."""
+    from lipdiag.run import prepared
+    from lipdiag.study.plan import Plan
+
+    network = unet().bfloat16()
+    diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "pipe")
+    assert zoo.inspect(tmp_path / "pipe").dtype == "bfloat16"
+    outputs, sizes = [], []
+    x, told = torch.randn(1, 3, 8, 8), []
+    for dtype in ("float32", "float64"):
+        plan = Plan(timesteps="999", draws=2, quantities=("time_derivative",), dtype=dtype)
+        with prepared(tmp_path / "pipe", x.numpy().repeat(2, 0), plan, device="cpu") as ready:
+            assert any("timesteps above 256" in note for note in ready.notes)
+            sizes.append(ready.memory)
+            predictor = ready.predictor
+            hook = predictor.network.register_forward_pre_hook(lambda _, given: told.append(given[1]))
+            with torch.no_grad():
+                outputs.append(predictor(x.to(plan.torch_dtype), torch.ones(1, dtype=torch.float64)).double())
+            hook.remove()
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+    assert [t.item() for t in told] == [999.0, 999.0]
+    assert 1.7 < sizes[1] / sizes[0] < 2.3
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("WanTransformer3DModel", "video"),
+        ("UNetSpatioTemporalConditionModel", "video"),
+        ("UNet1DModel", "sound"),
+        ("PriorTransformer", "stage"),
+        ("AutoencoderKL", "autoencoder"),
+        ("ControlNetModel", "adapter"),
+        ("HunyuanDiT2DModel", "not among"),
+    ],
+)
+def test_what_a_network_is_that_is_not_on_the_list(saved, name, words):
+    folder, _, _ = saved()
+    assert hasattr(diffusers, name)
+    change(folder / "unet" / "config.json", _class_name=name)
+    with pytest.raises(CheckpointError, match=f"{name}.*{words}.*--factory"):
+        zoo.load(folder)
