@@ -184,10 +184,11 @@ def describe_cost(ready: Any, out: Path | None) -> str:
 
 def conclude(ready: Any, said: int, quiet: bool) -> None:
     """What the run found out on the way, the notes said before it left out, and how far above the floor it was."""
-    if quiet or not ready.pairs:
+    if quiet:
         return
-    ratio = ready.passes / ready.floor
-    click.echo(f"{ready.passes:.1f} forward passes a pair, {ratio:.2f} times the floor of {ready.floor}", err=True)
+    if ready.pairs:
+        ratio = ready.passes / ready.floor
+        click.echo(f"{ready.passes:.1f} forward passes a pair, {ratio:.2f} times the floor of {ready.floor}", err=True)
     for note in ready.notes[said:]:
         click.echo(note, err=True)
 
