@@ -93,8 +93,14 @@ def shares(folder: Path, units: int, timesteps: str = "log:32") -> Iterator[Shar
                     arrays[name][unit.times, unit.draws] = value
 
             theirs.timed(write)()
-            seconds = (whole.wall, ours.wall, ours.processor, theirs.wall, theirs.processor)
-            yield Share(*(1000 * s for s in seconds), len(values) + 2)
+            yield Share(
+                1000 * whole.wall,
+                1000 * ours.wall,
+                1000 * ours.processor,
+                1000 * theirs.wall,
+                1000 * theirs.processor,
+                len(values) + 2,
+            )
 
 
 def text(found: Share, units: int) -> Iterator[str]:
