@@ -61,7 +61,7 @@ class Share:
     files: float
 
 
-def shares(folder: Path, units: int) -> Iterator[Share]:
+def shares(folder: Path, units: int, timesteps: str = "log:32") -> Iterator[Share]:
     """Measure so many units, each with its share."""
     import zarr
 
@@ -70,7 +70,7 @@ def shares(folder: Path, units: int) -> Iterator[Share]:
     from lipdiag.study.measure import attempt
     from lipdiag.study.plan import Plan
 
-    plan = Plan(timesteps="log:32", draws=8 * units)
+    plan = Plan(timesteps=timesteps, draws=8 * units)
     with (
         prepared("digits-ddpm", None, plan, folder / "ours.zarr", device="cpu") as ready,
         prepared("digits-ddpm", None, plan, folder / "theirs.zarr", device="cpu") as rival,
@@ -93,8 +93,14 @@ def shares(folder: Path, units: int) -> Iterator[Share]:
                     arrays[name][unit.times, unit.draws] = value
 
             theirs.timed(write)()
-            seconds = (whole.wall, ours.wall, ours.processor, theirs.wall, theirs.processor)
-            yield Share(*(1000 * s for s in seconds), files=len(values) + 2)
+            yield Share(
+                1000 * whole.wall,
+                1000 * ours.wall,
+                1000 * ours.processor,
+                1000 * theirs.wall,
+                1000 * theirs.processor,
+                len(values) + 2,
+            )
 
 
 def text(found: Share, units: int) -> Iterator[str]:

@@ -144,9 +144,9 @@ def measure(
             resolved = asdict(plan) | {"timesteps": ready.timesteps.tolist()}
             click.echo(json.dumps({"plan": resolved, "cost": estimate(ready)}) if as_json else describe_facts(resolved))
             return
-        told = len(ready.notes)
+        said = len(ready.notes)
         finished = carry_out(ready, quiet)
-        conclude(ready, told, quiet)
+        conclude(ready, said, quiet)
     if not finished:
         click.echo(f"lipdiag: interrupted; the same command goes on with {out}", err=True)
         raise SystemExit(128 + received.get("signal", signal.SIGINT))
@@ -194,13 +194,14 @@ def describe_cost(ready: Any, out: Path | None) -> str:
     return "\n".join([*lines, *ready.notes, *([f"into {out}"] if out else [])])
 
 
-def conclude(ready: Any, told: int, quiet: bool) -> None:
-    """What the run found out on the way, after the notes already told, and how far above the floor it was."""
-    if quiet or not ready.pairs:
+def conclude(ready: Any, said: int, quiet: bool) -> None:
+    """What the run found out on the way, the notes said before it left out, and how far above the floor it was."""
+    if quiet:
         return
-    ratio = ready.passes / ready.floor
-    click.echo(f"{ready.passes:.1f} forward passes a pair, {ratio:.2f} times the floor of {ready.floor}", err=True)
-    for note in ready.notes[told:]:
+    if ready.pairs:
+        ratio = ready.passes / ready.floor
+        click.echo(f"{ready.passes:.1f} forward passes a pair, {ratio:.2f} times the floor of {ready.floor}", err=True)
+    for note in ready.notes[said:]:
         click.echo(note, err=True)
 
 
@@ -224,9 +225,9 @@ def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
         with stoppable() as received, prepared(model, None, Plan(timesteps=timesteps, draws=draws), run) as ready:
             if not quiet:
                 click.echo(f"\n{model}: {describe_cost(ready, run)}", err=True)
-            told = len(ready.notes)
+            said = len(ready.notes)
             finished = carry_out(ready, quiet)
-            conclude(ready, told, quiet)
+            conclude(ready, said, quiet)
             timesteps = tuple(ready.timesteps.tolist())  # both models at the same times, block edges included
         if not finished:
             raise SystemExit(128 + received.get("signal", signal.SIGINT))

@@ -38,7 +38,11 @@ def verify_finite(out: Path) -> None:
     dataset = open_run(out)
     done = dataset["done"].values
     if (done == QUARANTINED).any():
-        raise IncompleteError(f"{(done == QUARANTINED).sum()} pairs were given up after two tries; see `done` in {out}")
+        time, draw = np.argwhere(done == QUARANTINED)[0]
+        raise IncompleteError(
+            f"{(done == QUARANTINED).sum()} pairs of {out} were given up after two attempts that died or failed, first "
+            f"at timestep {dataset['timestep'].values[time]:g}, draw {draw}; the rest is measured; --retry tries again"
+        )
     for name, variable in dataset.data_vars.items():
         if name == "done" or variable.dims[:2] != ("time", "draw"):
             continue
@@ -89,6 +93,7 @@ def verify_units(ready: Any, out: Path, count: int, as_json: bool) -> None:
             f"{worst.variable} of {out} differs by {worst.difference:.2g} when it is measured again with {reason}, "
             f"where {allowed:.0e} is allowed: the run, the model or this machine changed; measure with another --out"
         )
-    said = f"{len(found)} units of {out} measured again with {reason}: {equal} equal bit for bit, "
+    units = "1 unit" if len(found) == 1 else f"{len(found)} units"
+    said = f"{units} of {out} measured again with {reason}: {equal} equal bit for bit, "
     said += f"the largest relative difference is {worst.difference:.1e}"
     click.echo(json.dumps(facts) if as_json else said)

@@ -270,7 +270,7 @@ def open_run(path: str | Path):
     try:
         return _dataset(path)
     except Exception as error:  # as above
-        words = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        words = str(error).splitlines()[0].partition(". ")[0][:200] if str(error) else type(error).__name__
         raise RunError(
             f"{path} is damaged: {words}; the command that measured it finds the damage and measures that part again"
         ) from error

@@ -140,6 +140,12 @@ def test_a_turned_world_has_the_same_norms():
     assert mannwhitneyu(a, b).pvalue > 1e-6
 
 
+def test_the_order_of_weights_in_memory_changes_nothing():
+    base, other = measure(), measure(Tiny().to(memory_format=torch.channels_last))
+    for name in QUANTITIES:
+        np.testing.assert_allclose(other[name], base[name], rtol=1e-9, err_msg=name)
+
+
 def test_two_measurements_are_equal_to_the_last_bit():
     first, second = measure(), measure()
     for name in first.data_vars:

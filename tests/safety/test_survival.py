@@ -233,6 +233,41 @@ def test_a_flipped_bit_is_found_refused_and_measured_again(tmp_path, name):
     assert name == "attempts" or any("damaged on disk" in note for note in again.attrs["launches"][-1]["notes"])
 
 
+@pytest.mark.parametrize("keep", [0, 1, -1])
+def test_a_cut_chunk_is_measured_again(tmp_path, keep):
+    """As a power cut leaves it: nothing, a byte, all but one."""
+    out = tmp_path / "a.zarr"
+    whole = measure(out)
+    for name in ("loss", "done"):
+        chunk = out / name / "c" / "0" / "1"
+        chunk.write_bytes(chunk.read_bytes()[:keep])
+    equal(measure(out), whole)
+
+
+def test_the_size_of_a_micro_batch_moves_the_last_digits_alone():
+    """1, 2, 7 and 32 pairs at once, where 7 divides nothing."""
+    plan = PLAN.replace(dtype="float64", batch=32, quantities=("time_derivative", "spectral_norm", "loss"))
+    with front.prepared(predictor(), DATA, plan, device="cpu") as ready:
+        unit = units(ready.layout, 4, range(16))[0]
+        found = {}
+        for ready.batch in (32, 7, 2, 1):
+            found[ready.batch] = study.measure_unit(ready, unit)
+    for size in (1, 2, 7):
+        for name in ("time_derivative", "loss"):
+            np.testing.assert_allclose(found[size][name], found[32][name], rtol=1e-10, err_msg=f"{name}, {size}")
+        # stops at 5 %, so that a step more or less is allowed within the interval
+        np.testing.assert_allclose(found[size]["spectral_norm"], found[32]["spectral_norm"], rtol=0.05)
+
+
+def test_threads_do_not_move_a_bit():
+    alone = measure()
+    torch.set_num_threads(2)
+    try:
+        equal(measure(), alone)
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_temporary_files_of_killed_workers_do_no_harm(tmp_path):
     """zarr leaves them beside what it was about to write."""
     out = tmp_path / "a.zarr"

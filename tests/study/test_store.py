@@ -168,8 +168,12 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(store.chunk.os, "replace", full)
     with pytest.raises(StorageError, match=r"No space left on device .* are free"):
         fill(run, second)
+    with pytest.raises(StorageError):
+        fill(run, first, 9.0)
     monkeypatch.undo()
-    assert store.open_store(tmp_path / "a.zarr").complete(first)
+    again = store.open_store(tmp_path / "a.zarr")
+    assert again.complete(first)
+    assert (again.read("k", first) == 1.0).all()
     assert not [file for file in (tmp_path / "a.zarr").rglob("*") if file.suffix == ".partial"]
 
 
