@@ -64,6 +64,9 @@ BUGS = {
         "x = sigma.view(expand) * x0 + alpha.view(expand) * noise",
         FORMULAS,
     ),
+    "a probe of length one": Bug(
+        "study/point.py", "self.start.shape[1] ** 0.5", "1.0", "study/test_quantity.py -k intervals_of_traces"
+    ),
     "a sampler's step that forgets the signal": Bug(
         "study/sensitivity.py", "- a * sigma", "- sigma", "study/test_sensitivity.py -k last_step"
     ),
