@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lipdiag.diffusion.continuous import slope
-from lipdiag.diffusion.schedule import VE, VP, Cosine, Karras, ShiftedCosine, Straight, SubVP
+from lipdiag.diffusion.schedule import VE, VP, Cosine, Karras, Normalized, ShiftedCosine, Straight, SubVP
 from lipdiag.errors import UsageError
 
 TIMES = [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.9, 0.999, 1.0]
@@ -50,6 +50,17 @@ def karras(low, high, rho):
     return lambda t: (mp.mpf(1), (low ** (1 / rho) + t * (high ** (1 / rho) - low ** (1 / rho))) ** rho)
 
 
+def normalized(of, sigma_data):
+    """(alpha, sigma) over the root mean square of what they make of data whose own is sigma_data."""
+
+    def amplitudes(t):
+        alpha, sigma = of(t)
+        size = mp.sqrt((sigma_data * alpha) ** 2 + sigma**2)
+        return alpha / size, sigma / size
+
+    return amplitudes
+
+
 TRUTHS = [
     (VP(), vp(0.1, 20.0)),
     (VP(0.0, 5.0), vp(0, 5)),
@@ -63,6 +74,7 @@ TRUTHS = [
     (Cosine(0.0), cosine(mp.mpf(0))),
     (ShiftedCosine(), shifted_cosine(mp.mpf(1))),
     (ShiftedCosine(0.25), shifted_cosine(mp.mpf(0.25))),
+    (Normalized(Karras()), normalized(karras(mp.mpf(0.002), mp.mpf(80.0), mp.mpf(7.0)), mp.mpf(0.5))),
 ]
 IDS = [repr(schedule) for schedule, _ in TRUTHS]
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from scipy.stats import binom
 
 from lipdiag.errors import LipdiagError, UsageError
 from lipdiag.quality.classifier import HELD_OUT, load, split
@@ -165,3 +166,12 @@ def test_without_torchmetrics_there_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(LipdiagError, match=r"lipdiag\[quality\]"):
         require_torchmetrics()
+
+
+@pytest.mark.parametrize("repetitions", [40, pytest.param(400, marks=pytest.mark.slow)])
+def test_the_interval_of_a_single_kid_covers(repetitions):
+    """KID +- 1.96 of its errors, which are approximate: 90 % or more; false alarm 1e-4 where it is just that."""
+    truth = expected_distance(0.5)
+    found = [kernel(*pair(1000 + seed, 0.5), seed) for seed in range(repetitions)]
+    hits = sum(abs(k.value - truth) <= 1.96 * k.standard_error for k in found)
+    assert hits >= binom.ppf(1e-4, repetitions, 0.9)

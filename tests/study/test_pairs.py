@@ -7,9 +7,12 @@ import torch
 import lipdiag
 from lipdiag.diffusion.clock import Shared, Timesteps
 from lipdiag.diffusion.exact import Gaussian
+from lipdiag.diffusion.parameterization import x0
+from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.study.pairs import columns
+from lipdiag.study.pairs import columns, swap
 from lipdiag.study.plan import Plan, resolve_timesteps
+from lipdiag.study.point import points
 
 TIMES = (0, 7, 19, 20, 99, 500, 999)
 VARIANCE, SIZE = 0.3, 6
@@ -58,3 +61,16 @@ def test_a_model_that_is_told_the_same_timestep_answers_exactly_the_same():
 def test_the_price_of_a_row_is_its_columns(timesteps):
     plan = Plan(timesteps=timesteps, quantities=("pairs",))
     assert columns(plan) == resolve_timesteps(plan.timesteps, Timesteps()).size
+
+
+def test_a_swap_tells_another_time_and_leaves_the_noise_level():
+    """Of a network that predicts x0 as x / (1 + t'): eps = (x - alpha x0) / sigma at the level of t."""
+    model = NetworkPredictor(lambda x, k: x / (1 + k.to(x.dtype)[:, None]), Linear(), x0, Timesteps(), (SIZE,))
+    plan = Plan(timesteps=TIMES, dtype="float64", quantities=("swap",))
+    point = points(model, plan, lambda i: torch.full((SIZE,), 0.1 * i), TIMES, range(2), record=False)
+    found = swap(point)["swap_loss"]
+    alpha2 = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[np.repeat(TIMES, 2)]
+    alpha, sigma = (torch.from_numpy(np.sqrt(c))[:, None] for c in (alpha2, 1 - alpha2))
+    for column, k in enumerate(TIMES):
+        eps = (point.x - alpha * point.x / (1 + k)) / sigma
+        torch.testing.assert_close(found[:, column], (eps - point.noise).square().mean(1), rtol=1e-6, atol=0)
