@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 2
 help:
 	@echo "make demo     install, measure the embedded pair of models, draw the figure (under 2 minutes once installed)"
 	@echo "make test     install the test tools and run the tests"
-	@echo "make torture  50 killed workers, 20 000 damaged files, every known bug (a quarter of an hour)"
+	@echo "make torture  50 killed workers, 20 000 damaged files, 10 000 draws, every known bug"
 	@echo "make lint     style and types"
 	@echo "make bench    cost of every quantity next to its floor and to what one would write instead"
 	@echo "make figures  redraw figures/ from the embedded models"
@@ -30,7 +30,7 @@ test: .venv/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 torture: .venv/tested
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --durations=0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations=0
 
 lint: .venv/tested
 	$(BIN)/ruff check .

@@ -155,7 +155,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[dict[str, int]]:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does: what is measured stays. Yields a dict that names the signal.
+    """SIGTERM, SIGHUP and SIGUSR1 end a run as Ctrl-C does: what is measured stays. Yields a dict that names the signal.
 
     A second signal ends the process on the spot.
     """
@@ -167,7 +167,7 @@ def stoppable() -> Iterator[dict[str, int]]:
         received["signal"] = number
         raise Stopped(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield received

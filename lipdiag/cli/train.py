@@ -112,7 +112,7 @@ def train(
 def stopped_by_signals() -> Iterator[list[int]]:
     """A list that signals append to, so that a training can end after the step it is in."""
     stopped: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     previous = {number: signal.signal(number, lambda *_: stopped.append(1)) for number in numbers}
     try:
         yield stopped

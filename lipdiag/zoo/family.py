@@ -70,16 +70,17 @@ FAMILIES = (
         "diffusers: UNet2D (DDPM, NCSN++), UNet2DCondition (SD 1, 2, XL), DiT, PixArt, SD3, Flux, Sana, AuraFlow, "
         "Lumina 2",
         "pipeline folder, or the network's folder with `scheduler/` beside it",
-        "network, schedule, prediction, time, EMA folder",
+        "network, schedule, prediction, time, EMA folder; variants, shards, `.bin`, the first versions' names",
         "`--conditioning` or `--label`, else the blank condition; latents as data",
-        "diffusers' own output, to 1e-5",
+        "diffusers' own output, to 1e-5; its schedulers' tables and preconditioners",
     ),
     Family(
-        "Stable Diffusion, SD3, Flux and others in one file",
+        "Stable Diffusion, SD3, Flux, Sana, AuraFlow, Lumina 2, latent diffusion in one file",
         "`.safetensors`, `.ckpt` in the original layout, or diffusers' network alone",
         "weights, EMA, the schedule's table",
-        "`--original-config DIR`, a diffusers folder with `unet/config.json` and `scheduler/`",
-        "diffusers' own output for Stable Diffusion's layout, to 1e-5; the others by diffusers' converters alone",
+        "`--original-config`, a diffusers folder with `unet/` or `transformer/config.json` and `scheduler/`; without text a "
+        "JSON file with heads and image_size",
+        "the original code of Flux, SD3, SD3.5 and latent diffusion, diffusers' own output for all, to 1e-5",
         single_file.recognizes,
         single_file.read,
     ),
@@ -159,6 +160,11 @@ UNSUPPORTED = {
     "quantised networks": "rounding has no derivative",
     "LoRA, ControlNet, VAE, text encoders": "they are parts of a model, not a function from noise to noise",
     "OpenAI's classifiers and upsamplers": "the ones predict no noise, the others see a small picture beside x",
+    "CogView, HunyuanDiT, Chroma, Flux 2, UViT": "their classes are not on lipdiag's list: use `--factory`",
+    "Kandinsky's prior, Stable Cascade": "they denoise embeddings, or in stages of their own: use `--factory`",
+    "SCM, KarrasVe, VQ and Wuerstchen's schedulers, CogView 3's shifted tables": (
+        "their noise levels are not known: give --schedule, --parameterization and --clock"
+    ),
     "Z-Image, Qwen-Image, Wan and other video models": "their networks take lists or frames: use `--factory`",
     "NVIDIA's EDM networks without their code": "the licence forbids to ship the code: it comes by `--code-dir`",
 }

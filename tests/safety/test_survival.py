@@ -359,7 +359,7 @@ def test_nan_at_some_draws_is_stored_counted_and_judged(tmp_path, monkeypatch):
         np.testing.assert_allclose(found[name].values[~bad], whole[name].values[~bad], rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_before_the_first_unit_ends_with_its_code(tmp_path, monkeypatch, number):
     """While the model is loaded, where there is nothing to say yet."""
     monkeypatch.chdir(tmp_path)
