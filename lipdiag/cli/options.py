@@ -155,7 +155,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[dict[str, int]]:
-    """SIGTERM, SIGHUP and SIGUSR1 end a run as Ctrl-C does: what is measured stays. Yields a dict that names the signal.
+    """SIGTERM, SIGHUP and SIGUSR1 end a run as Ctrl-C does: what is measured stays. Yields what names the signal.
 
     A second signal ends the process on the spot.
     """
