@@ -19,6 +19,7 @@ from .diffusion.parameterization import eps
 from .diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from .diffusion.schedule import Table
 from .errors import CheckpointError, LipdiagError, UsageError
+from .linalg.linearize import out_of_memory
 from .study import measure as study
 from .study.arithmetic import arithmetic, evaluating
 from .study.description import Source
@@ -240,9 +241,11 @@ def answers(predictor: Predictor, plan: Plan) -> None:
     try:
         with torch.no_grad():
             predictor(x, t)
-    except (LipdiagError, MemoryError, torch.OutOfMemoryError):
+    except LipdiagError:
         raise
     except Exception as error:  # a stranger's network may raise anything
+        if out_of_memory(error):
+            raise LipdiagError("out of memory with two samples; use a machine with more memory") from None
         raise CheckpointError(
             f"the network fails on a batch of shape {tuple(x.shape)} in {plan.dtype} with {type(error).__name__}: "
             f"{shown(error)}; check --shape, --dtype and its conditioning, or see where with --debug"

@@ -12,7 +12,7 @@ ALLOWED = {
     "study": {"diffusion", "linalg", "errors"},
     "training": {"diffusion", "distributed", "errors", "linalg"},
     "quality": {"diffusion", "errors"},
-    "zoo": {"diffusion", "training", "errors"},
+    "zoo": {"diffusion", "linalg", "training", "errors"},
     "report": {"errors", "study"},
 }
 PRINTS = {"cli.py", "bench.py"}

@@ -17,6 +17,7 @@ import torch
 
 from ..diffusion.predictor import Predictor
 from ..errors import IncompleteError, LipdiagError, RunError, StorageError
+from ..linalg.linearize import out_of_memory
 from . import checks, statistics, store
 from .creation import create
 from .description import Source, columns, coordinates, frozen
@@ -163,8 +164,7 @@ def start(study: Study) -> None:
         CheckpointError: If the model cannot be measured; see `checks`.
     """
     middle = study.timesteps[:: max(1, len(study.timesteps) // 4)][:4]
-    few = points(study.predictor, study.plan, study.source.sample, middle.tolist(), range(2), record=False)
-    study.findings = checks.check(few)
+    few = checked(study, middle.tolist())
     study.notes += study.findings.notes
     every = units(study.layout, len(study.timesteps), range(study.plan.draws))
     # never one in which a launch has died, and the first to be measured where there is one
@@ -177,6 +177,23 @@ def start(study: Study) -> None:
         study.pass_bytes = pass_bytes(study.predictor, few.x[:1], few.t[:1])
     if first is not None:
         study.store.begin(first, 0)
+
+
+def checked(study: Study, timesteps: list[float]) -> Point:
+    """Points at which the model was checked: two draws at each timestep, or at one alone where memory ran out."""
+    few = points(study.predictor, study.plan, study.source.sample, timesteps, range(2), record=False)
+    try:
+        study.findings = checks.check(few)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        if len(timesteps) == 1:
+            raise LipdiagError(
+                "out of memory while the model was checked on two samples; use a machine with more memory"
+            ) from None
+    else:
+        return few
+    return checked(study, timesteps[:1])
 
 
 def forward_seconds(study: Study, unit: Unit) -> float:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..diffusion.predictor import Predictor
 from ..errors import LipdiagError
+from ..linalg.linearize import out_of_memory
 
 Block = dict[str, np.ndarray]
 
@@ -105,9 +106,3 @@ def in_batches(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         batch = max(1, batch // 2)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error is one of the many ways in which memory runs out."""
-    known = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in known)

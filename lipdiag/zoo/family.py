@@ -78,8 +78,8 @@ FAMILIES = (
         "Stable Diffusion, SD3, Flux, Sana, AuraFlow, Lumina 2, latent diffusion in one file",
         "`.safetensors`, `.ckpt` in the original layout, or diffusers' network alone",
         "weights, EMA, the schedule's table",
-        "`--original-config`, a diffusers folder with `unet/` or `transformer/config.json` and `scheduler/`; without text "
-        "a JSON file with heads and image_size",
+        "`--original-config`, a diffusers folder with `unet/` or `transformer/config.json` and `scheduler/`; without "
+        "text a JSON file with heads and image_size",
         "the original code of Flux, SD3, SD3.5 and latent diffusion, diffusers' own output for all, to 1e-5",
         single_file.recognizes,
         single_file.read,

@@ -20,6 +20,7 @@ from lipdiag.diffusion.parameterization import convert, eps
 from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import CheckpointError
+from lipdiag.linalg.linearize import out_of_memory
 from lipdiag.zoo.convention import (
     PREDICTIONS,
     Convention,
@@ -141,6 +142,7 @@ class Trial:
         errors: Mean squared error per draw and level, in units of the noise.
         scores: Mean log error per draw.
         evaluations: Forward passes so far.
+        part: Samples that the network sees at once; halved when memory runs out.
     """
 
     def __init__(self, predictor: NetworkPredictor, data: Tensor, seed: int):
@@ -150,6 +152,7 @@ class Trial:
         self.dtype = torch.float32 if weights is None else weights.dtype
         generator = torch.Generator().manual_seed(seed)
         self.data = data[torch.arange(DRAWS) % len(data)].double().cpu()
+        self.part = max(1, LARGEST // max(1, self.data[0].numel()))
         self.noise = torch.randn(self.data.shape, generator=generator, dtype=torch.float64)
         ends = predictor.schedule.logsnr(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist()
         self.levels = [level for level in LEVELS if ends[1] <= level <= ends[0]] or [sum(ends) / 2]
@@ -192,22 +195,29 @@ class Trial:
         first = self.evaluations == 0  # the convention of the files; what fails there is not hidden
         try:
             y = self.evaluate(x, told)
-        except (RuntimeError, ValueError, IndexError, AssertionError):
-            if first:
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            if first or out_of_memory(error):
                 raise
             return x, None, t
         return x, y if bool(y.isfinite().all()) else None, t
 
     def evaluate(self, x: Tensor, told: Tensor) -> Tensor:
         """What the network says, float64 on the CPU; large samples go through in parts."""
-        part = max(1, LARGEST // max(1, x[0].numel()))
         self.evaluations += 1
-        with torch.no_grad():
-            pieces = [
-                self.predictor.output(a.to(self.device, self.dtype), b.to(self.device)).double().cpu()
-                for a, b in zip(x.split(part), told.split(part), strict=True)
-            ]
-        return torch.cat(pieces)
+        while True:
+            parts = zip(x.split(self.part), told.split(self.part), strict=True)
+            try:
+                with torch.no_grad():
+                    pieces = [
+                        self.predictor.output(a.to(self.device, self.dtype), b.to(self.device)).double().cpu()
+                        for a, b in parts
+                    ]
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self.part == 1:
+                    raise
+            else:
+                return torch.cat(pieces)
+            self.part = max(1, min(self.part, len(x)) // 2)
 
     def rounds(self, told: Convention) -> bool:
         """Whether the network tells its own times apart but not one between two of them: then it looks them up."""

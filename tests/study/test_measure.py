@@ -231,6 +231,18 @@ def test_memory_running_out_halves_the_batch_and_loses_nothing(monkeypatch):
     assert any("halved" in note for note in found.attrs["launches"][0]["notes"])
 
 
+def test_memory_running_out_while_checking_leaves_a_smaller_check(monkeypatch):
+    class Large(Tiny):
+        def forward(self, x, timestep):
+            if len(x) > 2:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return super().forward(x, timestep)
+
+    found = measure(predictor(Large()))
+    np.testing.assert_allclose(found["loss"], measure()["loss"], rtol=1e-5)
+    assert found.attrs["launches"][0]["method"] == "forward mode"
+
+
 def test_memory_for_not_even_one_pair_is_said(monkeypatch):
     def none(point):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -311,3 +311,24 @@ def test_a_scaled_range_is_looked_at_with_the_same_noise_to_signal_ratio():
         alpha, sigma = S(trial.times[S, scale])
         ratio = 2 * (scale * alpha / sigma).log()
         torch.testing.assert_close(ratio, torch.tensor(trial.levels, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+def test_memory_running_out_makes_the_parts_smaller():
+    """Whatever is evaluated first or last, the result is that of all samples at once."""
+    whole, inner, seen = calibrate(LABEL, LABEL), network(*LABEL), []
+
+    def scarce(x, told):
+        if len(x) > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        seen.append(len(x))
+        return inner(x, told)
+
+    found = probe(NetworkPredictor(scarce, *LABEL, (DIMENSION,)), DATA)
+    assert (found.best, max(seen)) == (whole.best, 6)
+    assert found.error == pytest.approx(whole.error, rel=1e-9)
+
+    def none(x, told):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        probe(NetworkPredictor(none, *LABEL, (DIMENSION,)), DATA)
