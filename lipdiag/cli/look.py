@@ -33,6 +33,13 @@ def inspect(checkpoint: str, data: str | None, device: str, quiet: bool, as_json
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path())
 @click.option("--figure", default="singularity", show_default=True, help="Which figure; see --list.")
+@click.option(
+    "--axis",
+    type=click.Choice(["own", "logsnr"]),
+    default="own",
+    show_default=True,
+    help="Of time: the model's own, or log-SNR, over which all can be compared.",
+)
 @click.option("--style", default="iclr", show_default=True, help="icml, iclr, neurips, cvpr, slides.")
 @click.option(
     "--out",
@@ -43,7 +50,14 @@ def inspect(checkpoint: str, data: str | None, device: str, quiet: bool, as_json
 @click.option("--list", "listing", is_flag=True, help="Name every figure, with a line.")
 @everywhere
 def plot(
-    runs: tuple[str, ...], figure: str, style: str, out: tuple[Path, ...], listing: bool, quiet: bool, as_json: bool
+    runs: tuple[str, ...],
+    figure: str,
+    axis: str,
+    style: str,
+    out: tuple[Path, ...],
+    listing: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Draw a figure of one or several runs; no model is loaded.
 
@@ -60,7 +74,10 @@ def plot(
         raise UsageError(f"there is no figure {figure!r}; known are {', '.join(report.FIGURES)}")
     if not runs:
         raise UsageError("plot needs at least one run, the folder that `lipdiag measure` wrote (more: --list)")
-    datasets = [report.open_source(run, report.FIGURES[figure].source) for run in runs]
+    kind = report.FIGURES[figure].source
+    datasets = [report.open_source(run, kind) for run in runs]
+    if axis == "logsnr" and kind == "run":
+        datasets = [report.over_logsnr(dataset) for dataset in datasets]
     drawn = report.plot(datasets, figure=figure, style=style)
     paths = out or tuple(Path(figure + suffix) for suffix in (".pdf", ".svg", ".png"))
     for path in paths:

@@ -23,6 +23,7 @@ _HOMES = {
     "open_source": "source",
     "advise": "advice",
     "explore": "explorer",
+    "over_logsnr": "axis",
 }
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "caption",
     "explore",
     "open_source",
+    "over_logsnr",
     "plot",
     "report",
     "save",
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from .advice import advise
+    from .axis import over_logsnr
     from .explorer import explore
     from .gallery import FIGURES, FigureSpec, caption, plot
     from .picture import Picture, save

@@ -105,6 +105,11 @@ class Run:
         return self.model.get("function") == "raw"
 
     @property
+    def over_logsnr(self) -> bool:
+        """Whether log-SNR stands in the place of the model's own time."""
+        return self.dataset.attrs.get("axis") == "logsnr"
+
+    @property
     def output(self) -> str:
         """The letter of what was measured."""
         return "f" if self.raw else "eps"
@@ -182,9 +187,10 @@ class Run:
 
     @property
     def zoom(self) -> float:
-        """Where the enlarged part of the axis ends, in timesteps for an index and in t otherwise."""
+        """Where the enlarged part of the axis ends, in timesteps for an index, in t, or in x over log-SNR."""
         if not self.discrete:
-            return max(ZOOM, float(np.sort(self.time("t"))[min(LEAST_ENLARGED, self.timestep.size) - 1]))
+            along, share = (self.x, 0.0) if self.over_logsnr else (self.time("t"), ZOOM)
+            return max(share, float(np.sort(along)[min(LEAST_ENLARGED, self.timestep.size) - 1]))
         return max(ZOOM * self.count, ZOOM_PAST_BLOCKS * self.end)
 
     @property
@@ -292,7 +298,8 @@ def same_time(runs: Sequence[Run]) -> None:
         if run.clock != first.clock:
             raise UsageError(
                 f"{first.label} and {run.label} count time differently ({first.clock or 'unknown'} and "
-                f"{run.clock or 'unknown'}), so that their derivatives have different units; show them one by one"
+                f"{run.clock or 'unknown'}), so that their derivatives have different units; show them over "
+                "log-SNR (--axis logsnr)"
             )
 
 

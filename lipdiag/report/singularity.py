@@ -44,8 +44,8 @@ def singularity(
         datasets: What `measure` returned; a DDPM and its E-TSDM twin, say.
         variable: `time_difference` or `time_derivative`; by default the first of them that all runs have.
         labels: What to call the runs.
-        zoom: Where the enlarged part ends, in timesteps (for a model of continuous time: in t); by default 150 of
-            1000, or more to hold all shared blocks.
+        zoom: Where the enlarged part ends, in timesteps (for a model of continuous time in t, over log-SNR in
+            sigma/alpha); by default 150 of 1000, or more to hold all shared blocks.
         show_theory: Whether to draw what the target of training would show.
         style: A preset's name.
 
@@ -98,7 +98,7 @@ def draw_near(axes: Any, exhibit: Exhibit, look: Style, zoom: float) -> None:
     for number, curve in enumerate(exhibit.curves):
         run, s = curve.run, curve.statistics
         x = run.timestep if first.discrete else run.x
-        inside = (run.timestep if first.discrete else run.time("t")) <= zoom
+        inside = (x if first.discrete or first.over_logsnr else run.time("t")) <= zoom
         marks.band(axes, x, curve, 0.0, number)
         marks.stems(axes, x, curve, 0.0, number, look)
         marks.zeros(axes, x, curve.zero & inside, 0.0, number, look)
@@ -111,7 +111,8 @@ def draw_near(axes: Any, exhibit: Exhibit, look: Style, zoom: float) -> None:
     axes.set_xlim(-0.02 * zoom if first.discrete else 0, zoom if first.discrete else last or 1)
     axes.set_xlabel("timestep" if first.discrete else first.axis)
     axes.set_ylabel(f"{exhibit.symbol}  [{first.unit}]")
-    axes.set_title(f"(b) first {zoom:g} timesteps" if first.discrete else f"(b) $t \\leq {zoom:.2g}$")
+    along = r"\sigma/\alpha" if first.over_logsnr else "t"
+    axes.set_title(f"(b) first {zoom:g} timesteps" if first.discrete else rf"(b) ${along} \leq {zoom:.2g}$")
 
 
 def draw_theory(axes: Any, x: np.ndarray, exhibit: Exhibit, look: Style, bottom: float = 0.0) -> None:

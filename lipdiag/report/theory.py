@@ -37,7 +37,7 @@ class Theory:
 
 def theory(run: Run, variable: str) -> Theory | None:
     """The curves for `time_difference` or `time_derivative` of eps; None where the run does not tell enough."""
-    if run.raw or run.dimension is None or run.timestep.size < LEAST_TIMES:
+    if run.raw or run.over_logsnr or run.dimension is None or run.timestep.size < LEAST_TIMES:
         return None
     log_sigma, slope = noise_level(run)
     root = np.sqrt(run.dimension)
