@@ -115,7 +115,7 @@ def probe_time(
         it, beyond what rounding explains; for each pair the norm of the largest central difference.
     """
     told = predictor.clock(t).detach()
-    near = torch.where(t < 0.5, t + 1e-3, t - 1e-3)
+    near = torch.where(t > 1e-8, (t - 1e-3).clamp_min(1e-9), t + 1e-3)  # no farther than t is from the data, if it is
     unit = (predictor.clock.base(near) - predictor.clock.base(t)).abs()
     if predictor.clock.discrete:
         unit = torch.ones_like(told)

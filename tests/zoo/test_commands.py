@@ -45,4 +45,4 @@ def test_a_label_for_a_model_without_classes_is_refused():
 
 def test_notes_say_that_the_raw_output_is_measured():
     notes = resolve_model("digits-ddpm", function="raw").notes
-    assert any("the network's own output, not eps" in note for note in notes)
+    assert any("the network's own output in its own input" in note for note in notes)
