@@ -76,7 +76,7 @@ def text(one: Time, several: Time, workers: int, same: bool, load: str) -> Itera
 
 @click.command()
 @click.option("--workers", type=click.IntRange(min=2), default=2, show_default=True)
-@click.option("--draws", type=click.IntRange(min=1), default=192, show_default=True, help="At each of 32 timesteps.")
+@click.option("--draws", type=click.IntRange(min=1), default=384, show_default=True, help="At each of 32 timesteps.")
 @click.option("--rounds", type=click.IntRange(min=1), default=1, show_default=True, help="Of one and several in turn.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of words.")
 def main(workers: int, draws: int, rounds: int, as_json: bool) -> None:

@@ -12,7 +12,8 @@ import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from lipdiag.errors import CheckpointError
+from lipdiag.errors import CheckpointError, LipdiagError
 from lipdiag.training.files import open_regular, reason, shown
 
 LARGEST_PICKLE = 64 * 2**20  # bytes of data.pkl, which holds names and shapes only
@@ -55,6 +56,7 @@ MAGICS = (
     (b"<", "is an HTML or XML page, perhaps a failed download: download the file again"),
     (b"{", "is a text in JSON: give the file with the weights"),
 )
+SHAPES = "holds tensors of other shapes or kinds than its names tell"
 EDM = "if it is one of NVIDIA's EDM, see `lipdiag convert --help`"
 CONVERT = "save the state dict alone, best as .safetensors"
 
@@ -91,6 +93,17 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
 def refuse(path: str | Path, cause: str, error: Exception | None = None) -> NoReturn:
     """Raise the CheckpointError that names the file and the cause."""
     raise CheckpointError(f"Cannot use {shown(path)}: it {cause}.") from error
+
+
+@contextmanager
+def refusing(path: str | Path, cause: str) -> Iterator[None]:
+    """Whatever a stranger's names and shapes make code stumble over, refused in a sentence."""
+    try:
+        yield
+    except LipdiagError:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        refuse(path, f"{cause} ({type(error).__name__}: {shown(error)})", error)
 
 
 def is_safetensors(start: bytes) -> bool:

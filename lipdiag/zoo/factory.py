@@ -21,7 +21,7 @@ from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import LipdiagError, UsageError
 from lipdiag.training.files import read_json, shown
 from lipdiag.training.networks import widened
-from lipdiag.training.tensors import read_tensors
+from lipdiag.training.tensors import SHAPES, read_tensors, refusing
 from lipdiag.zoo import edm, family
 from lipdiag.zoo.conditioning import read_inputs
 from lipdiag.zoo.container import open_container, plain_facts
@@ -144,8 +144,9 @@ def network_in(
         It, with what the file tells of its use and notes on what was taken.
     """
     content = read_tensors(path)
-    contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
-    found = None if contents is None else family.recognized(contents)
+    with refusing(path, SHAPES):
+        contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
+        found = None if contents is None else family.recognized(contents)
     if original_config is not None:
         if contents is None or found is None or found.usage is not k_diffusion:
             raise UsageError(NO_CONFIG)
@@ -154,7 +155,8 @@ def network_in(
         return content, Usage(), ()
     both = len(contents.available) > 1
     taken = (f"{contents.weights} weights, of {' and '.join(contents.available)}",) if both else ()
-    return dict(contents.state), family.used(contents), (*contents.notes, *taken)
+    with refusing(path, SHAPES):
+        return dict(contents.state), family.used(contents), (*contents.notes, *taken)
 
 
 def find(spec: str) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from lipdiag.training import checkpoint
 from lipdiag.training.checkpoint import Checkpoint, assemble
 from lipdiag.training.data import ASSETS
 from lipdiag.training.files import shown
-from lipdiag.training.tensors import read_tensors, refuse, weights_dtype
+from lipdiag.training.tensors import SHAPES, read_tensors, refuse, refusing, weights_dtype
 from lipdiag.zoo import diffusers_directory, edm, family
 from lipdiag.zoo.conditioning import given
 from lipdiag.zoo.container import open_container
@@ -160,8 +160,9 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
             f"There is no checkpoint {shown(path)}: give a folder, a .pt file, or one of {', '.join(EMBEDDED)}."
         )
     content = read_tensors(path)
-    contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
-    return checkpoint.read(path, weights) if contents is None else family.read(contents, path, original_config)
+    with refusing(path, SHAPES):
+        contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
+        return checkpoint.read(path, weights) if contents is None else family.read(contents, path, original_config)
 
 
 def inspect(path: str | Path, weights: str = "ema", **told: Any) -> Inspection:
