@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats would take a second to import
 
 MINIMUM_DRAWS = 64
 """Draws before the first look under a tolerance."""
@@ -58,7 +58,7 @@ class Moments:
 def half_width(standard_error: np.ndarray, count: np.ndarray, level: float = 0.95) -> np.ndarray:
     """Half-width of Student's interval at `level`; infinite for fewer than two draws."""
     count = np.asarray(count)
-    quantile = stats.t.ppf((1 + level) / 2, np.maximum(count - 1, 1))
+    quantile = stdtrit(np.maximum(count - 1, 1), (1 + level) / 2)
     return np.where(count > 1, quantile * standard_error, np.inf)
 
 
