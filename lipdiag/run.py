@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,7 @@ from .linalg.linearize import out_of_memory
 from .study import measure as study
 from .study.arithmetic import arithmetic, evaluating
 from .study.description import Source
+from .study.layout import MOST_DRAWS
 from .study.plan import Plan
 from .study.quantity import QUANTITIES
 from .training.files import shown
@@ -35,6 +37,10 @@ LARGEST_VALUE = 100.0
 
 MODEL_STEPS = 50
 """Sampler steps for x0 drawn from the model itself, at most."""
+
+MODEL_BATCH = 4
+"""Of them at once, whatever the micro-batch, on which their last digits depend: without derivatives that takes about
+the memory of one pair with them."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -146,29 +152,29 @@ def from_data(data: Any, seed: int) -> Source:
     return Source(lambda i: data[data_index(seed, i, len(data))], data.name, data.fingerprint)
 
 
-def from_model(predictor: Predictor, seed: int, block: int = 32) -> Source:
-    """Each draw is one deterministic DDIM sample of the model, made a block at a time when it is first asked for."""
+def from_model(predictor: Predictor, seed: int) -> Source:
+    """Each draw is one deterministic DDIM sample of the model, made with a few others when it is first asked for."""
     from .quality.sample import sample
     from .study import draw
 
-    made: dict[int, torch.Tensor] = {}
     table = predictor.schedule.timesteps if isinstance(predictor.schedule, Table) else MODEL_STEPS
     steps = max(k for k in range(1, MODEL_STEPS + 1) if table % k == 0)  # DDIM strides evenly over a table
 
-    def take(i: int) -> torch.Tensor:
-        first = i // block * block
-        if i not in made:
-            made.clear()
-            noise = torch.stack(
-                [
-                    torch.from_numpy(draw.generator(seed, "model_sample", j).standard_normal(predictor.shape))
-                    for j in range(first, first + block)
-                ]
-            )
-            made.update(enumerate(sample(predictor, noise=noise, steps=steps).cpu(), start=first))
-        return made[i]
+    def noise(i: int) -> torch.Tensor:
+        return torch.from_numpy(draw.generator(seed, "model_sample", i).standard_normal(predictor.shape))
 
-    return Source(take, f"samples of the model itself (DDIM, {steps} steps)", "model")
+    @lru_cache(maxsize=-(-MOST_DRAWS // MODEL_BATCH) + 1)  # what a unit spans
+    def block(first: int) -> torch.Tensor:
+        start = torch.stack([noise(i) for i in range(first, first + MODEL_BATCH)])
+        return sample(predictor, noise=start, steps=steps).cpu()
+
+    return Source(
+        lambda i: block(i // MODEL_BATCH * MODEL_BATCH)[i % MODEL_BATCH],
+        f"samples of the model itself (DDIM, {steps} steps)",
+        "model",
+        passes=steps,
+        stand_in=noise,
+    )
 
 
 @contextmanager
@@ -298,10 +304,22 @@ def launch(ready: study.Study) -> dict[str, Any]:
 
 
 def estimate(ready: study.Study) -> dict[str, float]:
-    """What a study will cost: pairs, forward passes a pair at least, seconds at 1.25 times that, bytes of memory."""
+    """What a study will cost.
+
+    Returns:
+        pairs, forward passes a pair at least, sample_passes that making x0 takes a draw, seconds at 1.25 times the
+        passes a pair, and bytes of memory.
+    """
     pairs = len(ready.timesteps) * ready.plan.draws / ready.shard[1]
-    seconds = pairs * 1.25 * ready.floor * ready.forward_seconds / ready.layout.pairs
-    return {"pairs": pairs, "passes": ready.floor, "seconds": seconds, "memory": ready.memory}
+    sampling = -(-ready.plan.draws // MODEL_BATCH) * MODEL_BATCH * ready.source.passes
+    seconds = (pairs * 1.25 * ready.floor + sampling) * ready.forward_seconds / ready.layout.pairs
+    return {
+        "pairs": pairs,
+        "passes": ready.floor,
+        "sample_passes": ready.source.passes,
+        "seconds": seconds,
+        "memory": ready.memory,
+    }
 
 
 def measure(

@@ -48,6 +48,26 @@ def test_a_sample_of_the_model_depends_on_its_draw_alone():
     assert not torch.equal(one.sample(0), one.sample(1))
 
 
+def test_samples_of_the_model_are_made_once_and_not_before_the_start(monkeypatch):
+    """Neither the price nor the checks need them; units of 3 draws do not end where blocks of 4 do."""
+    made = []
+
+    def counting(model, noise, steps):
+        made.append(len(noise))
+        return noise
+
+    monkeypatch.setattr("lipdiag.quality.sample.sample", counting)
+    plan = Plan(timesteps="0,10,500,900", draws=10, quantities=("loss",), batch=3)
+    with front.prepared(predictor(), None, plan) as ready:
+        cost = front.estimate(ready)
+        assert made == []
+        pair = ready.forward_seconds / ready.layout.pairs
+        assert cost["sample_passes"] == 50
+        assert cost["seconds"] == pytest.approx((40 * 1.25 * cost["passes"] + 12 * 50) * pair)
+        front.carry_out(ready, front.quiet_bar)
+    assert made == [4, 4, 4]
+
+
 def test_the_embedded_pair_differs_in_the_clock_alone():
     ddpm, etsdm = (lipdiag.load(f"digits-{name}") for name in ("ddpm", "etsdm"))
     assert ddpm.schedule == etsdm.schedule

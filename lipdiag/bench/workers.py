@@ -3,6 +3,7 @@
 The same plan is measured by one process and by several that share it (`--shard`), in turn, each a fresh command with
 one thread. The time is that of the whole command, so it includes the imports of every worker. On a machine that others
 use, only the processor time says how well the work is divided: that of one over that of the busiest of several.
+Each worker spends some ten seconds on imports, loading and checks, whatever the plan, so the plan is one of minutes.
 """
 
 import itertools
@@ -76,7 +77,7 @@ def text(one: Time, several: Time, workers: int, same: bool, load: str) -> Itera
 
 @click.command()
 @click.option("--workers", type=click.IntRange(min=2), default=2, show_default=True)
-@click.option("--draws", type=click.IntRange(min=1), default=384, show_default=True, help="At each of 32 timesteps.")
+@click.option("--draws", type=click.IntRange(min=1), default=768, show_default=True, help="At each of 32 timesteps.")
 @click.option("--rounds", type=click.IntRange(min=1), default=1, show_default=True, help="Of one and several in turn.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of words.")
 def main(workers: int, draws: int, rounds: int, as_json: bool) -> None:

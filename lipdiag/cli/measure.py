@@ -187,7 +187,9 @@ def describe_cost(ready: Any, out: Path | None) -> str:
     lines = [
         f"{len(ready.timesteps)} timesteps x {ready.plan.draws} draws = {cost['pairs']:.0f} pairs; "
         f"x0: {ready.source.name}",
-        f"about {cost['passes']:.0f} forward passes each, {duration(cost['seconds'])}"
+        f"about {cost['passes']:.0f} forward passes each, "
+        + (f"{cost['sample_passes']} for the x0 of each draw, " if cost["sample_passes"] else "")
+        + duration(cost["seconds"])
         + ("" if ready.plan.tolerance is None else f" for the first look, up to {ready.plan.max_draws} draws"),
         f"about {size(cost['memory'])} for weights and activations of {ready.batch} pairs at a time",
     ]

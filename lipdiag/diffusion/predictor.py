@@ -55,8 +55,8 @@ class NetworkPredictor(Predictor):
     """A network as a predictor of noise.
 
     The network is called as network(x, timestep, **conditioning) with the timestep in x's dtype, at least float32. It
-    may return a tensor, a tuple whose first entry is one, or an object with `.sample`; of twice the channels (a learned
-    variance) the first half is taken.
+    may return a tensor, a tuple whose first entry is one, or an object with a tensor `.sample` (diffusers) or `.mean`
+    (azula's posteriors); of twice the channels (a learned variance) the first half is taken.
 
     Args:
         network: The module or function.
@@ -112,9 +112,10 @@ class NetworkPredictor(Predictor):
             place[last] = value
         # bfloat16 has no 999: it would tell the network 1000.
         y = self.network(x, timestep.to(torch.promote_types(x.dtype, torch.float32)), **conditioning)
-        y = getattr(y, "sample", y)
         if isinstance(y, tuple):
             y = y[0]
+        elif not isinstance(y, Tensor):
+            y = next((part for name in ("sample", "mean") if isinstance(part := getattr(y, name, None), Tensor)), y)
         if isinstance(y, Tensor) and y.ndim == x.ndim > 1 and y.shape[1] == 2 * x.shape[1]:
             y = y[:, : x.shape[1]]
         if not (isinstance(y, Tensor) and y.shape == x.shape):

@@ -27,11 +27,21 @@ GROWS = ("draws", "max_draws", "tolerance")
 
 @dataclass(frozen=True)
 class Source:
-    """Where x0 comes from: the sample of each draw, and what to call it."""
+    """Where x0 comes from.
+
+    Attributes:
+        sample: The x0 of each draw.
+        name: What to call it.
+        fingerprint: What a run goes on with alone.
+        passes: Forward passes of the model that making one sample takes.
+        stand_in: In its place where the model is checked and timed, and samples would first have to be made.
+    """
 
     sample: Callable[[int], Tensor]
     name: str
     fingerprint: str
+    passes: int = 0
+    stand_in: Callable[[int], Tensor] | None = None
 
 
 def fingerprint(predictor: Predictor) -> str:

@@ -78,6 +78,8 @@ def open_container(content: Mapping[str, Any], weights: str, path: str | Path) -
         return pair(
             network, found, weights, path, "score_sde", ("averaged weights from a list in the order of the names",)
         )
+    if raw is not None and any(name.startswith("shadow_params.") for name in raw):
+        return flow_matching(raw, weights, path)
     smooth = tensors_of(averaged)
     if raw is not None and set(TABLE) <= set(raw):
         return lucidrains(raw, smooth, weights, path)
@@ -128,6 +130,15 @@ def latent_diffusion(raw: dict[str, Tensor], weights: str, path: str | Path) -> 
     return pair(network, found or None, weights, path, "latent diffusion", notes, table=table)
 
 
+def flow_matching(raw: dict[str, Tensor], weights: str, path: str | Path) -> Contents:
+    """flow_matching's layout: the averages beside the network, numbered in the order of its names."""
+    network = inside(raw, ("model.",))
+    numbers = sorted((name for name in raw if name.startswith("shadow_params.")), key=lambda name: (len(name), name))
+    found = listed(network, [raw[name] for name in numbers], path)
+    notes = ("averaged weights from a list in the order of the names",)
+    return pair(network, found, weights, path, "flow_matching", notes)
+
+
 def pair(
     raw: dict[str, Tensor] | None,
     averaged: dict[str, Tensor] | None,
@@ -154,7 +165,7 @@ def pair(
 
 
 def listed(network: dict[str, Tensor], shadow: list[Any], path: str | Path) -> dict[str, Tensor]:
-    """score_sde's averages: a list of the trained parameters in the order of the state dict, without names."""
+    """Averages as a list of the trained parameters in the order of the state dict, without names."""
     fixed = re.compile(r"(^|\.)(sigmas|running_mean|running_var|num_batches_tracked)$")
     names = list(network)
     if len(names) != len(shadow):  # Fourier features are a vector W and are not trained, other W are matrices and are
@@ -242,6 +253,8 @@ def script(content: Mapping[str, Any]) -> str:
         return "k-diffusion"
     if {"net_model", "ema_model"} <= keys:
         return "torchcfm"
+    if {"model", "optimizer", "lr_schedule", "args"} <= keys:
+        return "flow_matching"
     return "training"
 
 
@@ -261,5 +274,7 @@ def refuse_others(state: Mapping[str, Tensor], path: str | Path) -> None:
         refuse(path, "is an autoencoder (VAE), not a diffusion network: give the network; data are given as latents")
     if names and all(re.match(r"(text_model|vision_model|transformer\.text|cond_stage_model)\b", n) for n in names):
         refuse(path, "is a text or picture encoder, not a diffusion network: lipdiag never loads one")
+    if any(name.removeprefix("model.").startswith("pixel_embedding.") for name in names):
+        refuse(path, "is a discrete flow over tokens, which has no noise to predict: give a model of continuous data")
     if any(name.startswith(("controlnet_cond_embedding.", "control_model.")) for name in names):
         refuse(path, "is a ControlNet, not a diffusion network: give the network it controls")

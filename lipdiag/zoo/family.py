@@ -91,7 +91,7 @@ FAMILIES = (
         "azula installed; for unpublished shapes `--original-config flags.json`, for consistency models with the "
         "`training_mode`",
         "the original code's output, to 1e-5; the published models by their command lines",
-        lambda contents: openai.recognizes(contents.state) and contents.container != "torchcfm",
+        lambda contents: openai.recognizes(contents.state) and contents.container not in openai.FLOWS,
         openai.read,
     ),
     Family(
@@ -100,7 +100,17 @@ FAMILIES = (
         "OpenAI's U-Net, EMA, the straight path from noise to data",
         "azula installed; but for the published CIFAR-10, `--original-config flags.json` with the heads and image_size",
         "torchcfm's own output, to 1e-5",
-        lambda contents: openai.recognizes(contents.state),
+        lambda contents: openai.recognizes(contents.state) and contents.container == "torchcfm",
+        openai.read,
+    ),
+    Family(
+        "flow_matching (Meta's examples/image)",
+        "`.pth` with `model`, `args`, and the averages among the weights",
+        "OpenAI's U-Net, EMA from the list, the straight path from noise to data, no class unless `--label`",
+        "azula installed; for ImageNet `--shape`, since its networks at 32 and 64 pixels are one; for unpublished "
+        "shapes `--original-config flags.json` with the heads",
+        "its own network and path, to 1e-5; the published models by its table",
+        lambda contents: openai.recognizes(contents.state) and contents.container == "flow_matching",
         openai.read,
     ),
     Family(
@@ -148,6 +158,14 @@ FAMILIES = (
         usage=usage.k_diffusion,
     ),
     Family(
+        "azula",
+        "none: a `Denoiser` is an object, its weights a plain state dict",
+        "the mean of its posterior",
+        "a function of yours that returns it, by `--factory`; its schedule, such as `--schedule 've(0.001, 1000)'`; "
+        "`--parameterization x0 --clock unit`, --shape",
+        "azula's own preconditioned denoisers, to 1e-5",
+    ),
+    Family(
         "anything else",
         "`.pt`, `.safetensors`",
         "tensors, numbers, texts; no code",
@@ -159,6 +177,7 @@ UNSUPPORTED = {
     "TorchScript, torch.export, ONNX": "they are programs, not weights: their derivatives are not the network's own",
     "quantised networks": "rounding has no derivative",
     "LoRA, ControlNet, VAE, text encoders": "they are parts of a model, not a function from noise to noise",
+    "discrete flows": "they are over tokens: there is no noise to predict",
     "OpenAI's classifiers and upsamplers": "the ones predict no noise, the others see a small picture beside x",
     "CogView, HunyuanDiT, Chroma, Flux 2, UViT": "their classes are not on lipdiag's list: use `--factory`",
     "Kandinsky's prior, Stable Cascade": "they denoise embeddings, or in stages of their own: use `--factory`",

@@ -1,4 +1,4 @@
-"""OpenAI's U-Net (improved- and guided-diffusion, consistency models, torchcfm): its shape, read from its weights.
+"""OpenAI's U-Net (improved- and guided-diffusion, consistency models, torchcfm, flow_matching), read from its weights.
 
 The files hold the weights alone. Channels, levels, attention, classes and the learned variance follow from names and
 shapes; the number of attention heads, the order of q, k and v, the noise schedule and the size of a picture do not.
@@ -36,6 +36,7 @@ IDLE = (
     "attention_resolutions", "channel_mult", "dropout", "use_checkpoint", "use_fp16", "use_kl", "sigma_small",
     "rescale_learned_sigmas", "weight_schedule",
 )  # fmt: skip
+FLOWS = ("torchcfm", "flow_matching")
 MODES = {"edm": False, "progdist": False, "consistency_distillation": True, "consistency_training": True}
 
 
@@ -89,8 +90,10 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
         notes.append("respacing picks timesteps when sampling; the model is told, and measured on, the original ones")
     if MODES.get(flags.get("training_mode", "")):
         notes.append("a consistency function: eps is the direction to where it jumps, not to the mean of the data")
-    inputs = {"y": torch.zeros(1, dtype=torch.long)} if shape["num_classes"] else {}
-    notes += ["conditioned on y = 0 throughout"] if inputs else []
+    # flow_matching's last class is that of pictures whose class was dropped
+    label = shape["num_classes"] - 1 if shape["num_classes"] and contents.container == "flow_matching" else 0
+    inputs = {"y": torch.full((1,), label)} if shape["num_classes"] else {}
+    notes += [f"conditioned on y = {label}{', no class,' if label else ''} throughout"] if inputs else []
     steps = int(flags.get("diffusion_steps", 1000))
     if steps != 1000 and "rescale_timesteps" not in flags and not karras:
         refuse(
@@ -153,7 +156,7 @@ def compare(shape: dict[str, Any], given: Mapping[str, Any], doubled: bool, path
 
 def convention(contents: Contents, flags: Mapping[str, Any], steps: int) -> tuple[str | None, str | None, str | None]:
     """Schedule, parameterization and clock, spelled; None for what is not told."""
-    if contents.container == "torchcfm":  # time 0 is noise, 1 data, and the network is told it as it is
+    if contents.container in FLOWS:  # time 0 is noise, 1 data, and the network is told it as it is
         return spell(Straight()), "data_velocity", spell(Reversed(Unit()))
     if "training_mode" in flags:
         low, scale = float(flags.get("sigma_min", 0.002)), float(flags.get("sigma_data", 0.5))

@@ -1,7 +1,7 @@
 """The published models of OpenAI's family: how to tell each by its shape, and the flags that its file does not hold.
 
 From the command lines in the READMEs of improved-diffusion and guided-diffusion, in scripts/launch.sh of
-consistency_models, and in examples/images/cifar10 of torchcfm.
+consistency_models, in examples/images/cifar10 of torchcfm and in examples/image of flow_matching.
 """
 
 from collections.abc import Mapping
@@ -71,6 +71,17 @@ TORCHCFM: Table = {
         {"image_size": 32, "num_head_channels": 64},
     ),
 }
+FLOW_MATCHING: Table = {
+    (128, (2, 2, 2), 4, (2,), 3, None, True, False): (
+        "flow_matching's CIFAR-10",
+        {"image_size": 32, "num_heads": 1, "use_new_attention_order": True},
+    ),
+    (192, AT_64, 3, (2, 4, 8), 3, 1001, True, True): (  # at 32 or 64 pixels
+        "flow_matching's ImageNet",
+        {"num_head_channels": 64, "use_new_attention_order": True},
+    ),
+}
+TABLES = {"torchcfm": TORCHCFM, "consistency_models": CONSISTENCY, "flow_matching": FLOW_MATCHING}
 
 
 def known(shape: Mapping[str, Any], code: str) -> tuple[str, dict[str, Any]]:
@@ -80,6 +91,5 @@ def known(shape: Mapping[str, Any], code: str) -> tuple[str, dict[str, Any]]:
         shape: The arguments of the U-Net, as read from its weights.
         code: What wrote the file, where that is known.
     """
-    table = {"torchcfm": TORCHCFM, "consistency_models": CONSISTENCY}.get(code, PUBLISHED)
-    name, flags = table.get(tuple(shape[key] for key in KEYS), ("", {}))
+    name, flags = TABLES.get(code, PUBLISHED).get(tuple(shape[key] for key in KEYS), ("", {}))
     return (name, dict(flags)) if shape["in_channels"] == 3 else ("", {})

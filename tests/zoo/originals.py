@@ -27,6 +27,7 @@ REPOSITORIES = {
     "consistency_models": "openai/consistency_models",
     "denoising-diffusion-pytorch": "lucidrains/denoising-diffusion-pytorch",
     "conditional-flow-matching": "atong01/conditional-flow-matching",
+    "flow_matching": "facebookresearch/flow_matching",
     "flux": "black-forest-labs/flux",
     "latent-diffusion": "CompVis/latent-diffusion",
     "sd3.5": "Stability-AI/sd3.5",

@@ -35,6 +35,10 @@ def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
+def numbered(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"shadow_params.{i}": tensor for i, tensor in enumerate(state.values())}
+
+
 BUFFERS = {"betas": torch.linspace(1e-4, 0.02, 10), "alphas_cumprod": (1 - torch.linspace(1e-4, 0.02, 10)).cumprod(0)}
 RAW, EMA = weights(), weights(1.0)
 ADAM = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-4, "params": [0, 1]}]}
@@ -66,6 +70,10 @@ LAYOUTS = {
         | {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(9)},
     },
     "torchcfm": lambda: {"net_model": RAW, "ema_model": EMA, "sched": {}, "optim": ADAM, "step": 1},
+    "flow_matching": lambda: {
+        "model": prefixed("model.", RAW) | numbered(EMA) | {"num_updates": torch.tensor(3)}, "optimizer": ADAM,
+        "lr_schedule": {}, "scaler": {}, "epoch": 1, "args": argparse.Namespace(dataset="cifar10"),
+    },
 }  # fmt: skip
 
 
@@ -161,6 +169,17 @@ def test_trained_matrices_called_w_are_among_score_sde_s_averages(tmp_path):
     assert [float(weight.sum()) for weight in found.values()] == [5, 3, 0]
 
 
+def test_numbered_averages_are_counted_not_spelled():
+    """shadow_params.10 comes after shadow_params.9."""
+    network = {f"layers.{i}.bias": torch.zeros(2) for i in range(12)}
+    averages = numbered({name: torch.full((2,), float(i)) for i, name in enumerate(network)})
+    averages = dict(sorted(averages.items()))  # the order of their spelling
+    content = LAYOUTS["flow_matching"]() | {"model": prefixed("model.", network) | averages}
+    found = open_container(content, "ema", "x")
+    assert [float(found.state[name][0]) for name in network] == list(range(12))
+    assert (found.container, found.available) == ("flow_matching", ("ema", "raw"))
+
+
 @pytest.mark.parametrize("place", ["in the file", "beside it"])
 def test_a_config_is_used(strange, tmp_path, place):
     model = {"sigma_min": 0.01, "sigma_max": 60, "sigma_data": 0.4, "input_channels": 3, "input_size": [8, 4]}
@@ -198,6 +217,17 @@ ALIENS = {
     "half a list": (
         lambda: LAYOUTS["score_sde"]() | {"ema": {"shadow_params": [EMA["first.weight"]]}},
         "half a network",
+    ),
+    "half of numbered ones": (
+        lambda: (
+            LAYOUTS["flow_matching"]() | {"model": prefixed("model.", RAW) | {"shadow_params.0": EMA["first.weight"]}}
+        ),
+        "half a network",
+    ),
+    "tokens": (lambda: {"model": {"pixel_embedding.embedding_table.weight": torch.ones(2)}}, "flow over tokens"),
+    "averaged tokens": (
+        lambda: {"model": {"model.pixel_embedding.x": torch.ones(2), "shadow_params.0": torch.ones(2)}},
+        "flow over tokens",
     ),
     "LoRA": (lambda: {"unet.down.0.lora_A.weight": torch.ones(2)}, "LoRA.*fuse it"),
     "VAE": (lambda: {"encoder.conv_in.weight": torch.ones(2), "decoder.conv_in.weight": torch.ones(2)}, "VAE.*latents"),

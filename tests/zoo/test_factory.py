@@ -7,6 +7,8 @@ from lipdiag import zoo
 from lipdiag.diffusion.clock import Timesteps, Unit
 from lipdiag.errors import CheckpointError, UsageError
 
+from .agreement import derivatives_agree
+
 CODE = """
 import torch
 from torch import nn
@@ -100,3 +102,45 @@ def test_a_predictor_is_taken_as_it_is_but_for_what_is_given():
 def test_a_factory_that_makes_no_model_is_refused(spec, given, word):
     with pytest.raises(UsageError, match=word):
         zoo.factory(spec, **given)
+
+
+AZULA = """
+import torch
+from azula.denoise import KarrasDenoiser, SimpleDenoiser
+from azula.noise import VESchedule
+from torch import nn
+
+class Backbone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+    def forward(self, x, t):
+        return torch.tanh(self.layer(torch.cat((x, t[:, None]), 1)))
+
+def denoiser(kind):
+    torch.manual_seed(0)
+    return kind(Backbone(), VESchedule(0.01, 50))
+
+def karras():
+    return denoiser(KarrasDenoiser)
+
+def simple():
+    return denoiser(SimpleDenoiser)
+"""
+
+
+@pytest.mark.parametrize("kind", ["karras", "simple"])
+def test_azula_s_denoisers_say_the_same(tmp_path, kind, monkeypatch):
+    """Its posterior's mean at its own amplitudes: eps = (x - alpha mean) / sigma."""
+    azula = pytest.importorskip("azula.noise")
+    (tmp_path / "mine.py").write_text(AZULA)
+    monkeypatch.delitem(__import__("sys").modules, "mine", raising=False)
+    told = {"schedule": "ve(0.01, 50)", "parameterization": "x0", "clock": "unit()", "shape": (3,)}
+    predictor = zoo.factory(f"mine:{kind}", **told).double()
+    alpha, sigma = (c[:, None] for c in azula.VESchedule(0.01, 50)(T))
+    torch.testing.assert_close(predictor.schedule(T)[1], sigma[:, 0], rtol=1e-12, atol=0)
+    x = alpha * X + sigma
+    with torch.no_grad():
+        mean = getattr(__import__("mine"), kind)().double()(x, T).mean
+        torch.testing.assert_close(predictor(x, T), (x - alpha * mean) / sigma, rtol=1e-5, atol=1e-5)
+    derivatives_agree(predictor, T)

@@ -182,6 +182,30 @@ def test_torchcfm_s_flow_runs_from_noise_to_data(written):
     assert zoo.inspect(file, original_config=config).available == ("ema", "raw")
 
 
+def test_flow_matching_s_flow_is_told_no_class(written):
+    """Its networks are OpenAI's with one class more, of pictures whose class was dropped; the flow is torchcfm's."""
+    network, average = (unet(**SHAPES["classes"]) for _ in range(2))
+    with torch.no_grad():
+        average.out[2].bias.add_(1)
+
+    def wrap(state):
+        model = {f"model.{name}": weight for name, weight in state.items()} | {"num_updates": torch.tensor(7)}
+        model |= {f"shadow_params.{i}": weight for i, weight in enumerate(average.parameters())}
+        return {"model": model, "optimizer": {}, "lr_schedule": {}, "epoch": 3, "scaler": {}, "args": {}}
+
+    file, config = written(network, {"image_size": 8, "num_heads": 2}, wrap)
+    for weights, label, true in (("ema", None, average), ("raw", None, network), ("ema", 1, average)):
+        predictor = zoo.load(file, weights, original_config=config, label=label)
+        y = torch.full((2,), 4 if label is None else label)
+        with torch.no_grad():
+            velocity = true(noise(), (1 - T).float(), y=y)
+            expected = noise() - (1 - T).float().view(-1, 1, 1, 1) * velocity
+            torch.testing.assert_close(predictor(noise(), T), expected, rtol=1e-5, atol=1e-5)
+    found = zoo.inspect(file, original_config=config)
+    assert found.kind == "flow_matching file"
+    assert "conditioned on y = 4, no class, throughout" in found.notes
+
+
 def test_heads_that_are_not_known_are_asked_for(written):
     file, config = written(unet(**SHAPES["plain"]), {"heads": 3})
     with pytest.raises(CheckpointError, match=r"--original-config FILE\.json with num_heads"):

@@ -1,5 +1,6 @@
-"""OpenAI's own code, and torchcfm's: files as their training scripts save them, the published models' command lines."""
+"""OpenAI's own code, torchcfm's, flow_matching's: files as their scripts save them, the published models' commands."""
 
+import argparse
 import json
 import re
 import sys
@@ -201,6 +202,56 @@ def test_torchcfm_s_velocity_is_the_same(code, tmp_path):
             del sys.modules[name]
 
 
+def flow_matching(code, architecture, small=None):
+    """Its network of a name in its own table, or a small one, with averages that were moved away from it."""
+    from models.ema import EMA
+    from models.model_configs import MODEL_CONFIGS
+    from models.unet import UNetModel
+
+    network = UNetModel(**MODEL_CONFIGS[architecture] | (small or {}))
+    return EMA(model=network)
+
+
+@original("flow_matching")
+@pytest.mark.parametrize("architecture", ["cifar10", "imagenet"])
+def test_flow_matching_s_velocity_is_the_same(code, tmp_path, architecture):
+    """Along its own path, at a time that is 1 at the data, without a class; averages come from its own list."""
+    small = {"model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_resolutions": [2]}
+    small |= {"num_classes": 5} if architecture == "imagenet" else {}
+    with importable(code / "examples" / "image"):
+        from flow_matching.path import CondOTProbPath
+
+        whole = flow_matching(code, architecture, small | {"num_head_channels": 16})
+        trained(whole.model)
+        whole.model.requires_grad_(True)
+        whole.update_ema()
+        optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(3))])
+        content = {
+            "model": whole.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "scaler": {},
+            "lr_schedule": torch.optim.lr_scheduler.ConstantLR(optimizer).state_dict(),
+            "args": argparse.Namespace(dataset=architecture, use_ema=True, optimizer_betas=[0.9, 0.95]),
+        }  # fmt: skip
+        flags = {"image_size": 8, "num_head_channels": 16, "use_new_attention_order": True}
+        torch.save(content, tmp_path / "checkpoint.pth")
+        (tmp_path / "flags.json").write_text(json.dumps(flags))
+        told = (1 - T).float()
+        data, noise = X, X.flip(0)
+        point = CondOTProbPath().sample(t=told, x_0=noise, x_1=data)
+        for weights in ("raw", "ema"):
+            if weights == "ema":
+                whole.train(False)  # which puts the averages in the network's place
+            predictor = zoo.load(tmp_path / "checkpoint.pth", weights, original_config=tmp_path / "flags.json")
+            with torch.no_grad():
+                velocity = whole.model.eval()(point.x_t, told, extra={})
+                torch.testing.assert_close(predictor.output(point.x_t, told), velocity, rtol=1e-5, atol=1e-5)
+                # were the velocity the path's own, eps would be its noise
+                true = point.x_t - told.view(-1, 1, 1, 1) * point.dx_t
+                torch.testing.assert_close(true, noise, rtol=1e-5, atol=1e-5)
+                expected = point.x_t - told.view(-1, 1, 1, 1) * velocity
+                torch.testing.assert_close(predictor(point.x_t, T), expected, rtol=1e-5, atol=1e-5)
+        derivatives_agree(predictor, T)
+
+
 # The published models, from the command lines of the READMEs
 
 
@@ -214,7 +265,7 @@ def values(line, defaults):
     return typed
 
 
-def held(network, tmp_path, args, mode=None, container=""):
+def held(network, tmp_path, args, mode=None, container="", sized=True):
     """What is read from the weights' shapes alone: the network has the original's shapes and heads."""
     (tmp_path / "file.pt").write_text("whose weights are given beside it")
     config = None
@@ -228,7 +279,7 @@ def held(network, tmp_path, args, mode=None, container=""):
     shapes = {name: tuple(weight.shape) for name, weight in ours.state_dict().items()}
     assert shapes == {name: tuple(weight.shape) for name, weight in found.state.items()}
     assert heads(ours) == heads(network)
-    assert found.shape == (3, args["image_size"], args["image_size"])
+    assert found.shape == ((3, args["image_size"], args["image_size"]) if sized else None)
     return found
 
 
@@ -272,6 +323,21 @@ def test_the_published_models_of_guided_diffusion(code, tmp_path):
             classifier = script_util.create_classifier(**script_util.classifier_defaults() | told)
         with pytest.raises(CheckpointError, match="classifier"):
             held(classifier, tmp_path, told)
+
+
+@original("flow_matching")
+@pytest.mark.parametrize("architecture", ["cifar10", "imagenet"])
+def test_the_published_models_of_flow_matching(code, tmp_path, architecture):
+    with importable(code / "examples" / "image"), torch.device("meta"):
+        whole = flow_matching(code, architecture)
+        sized = architecture == "cifar10"  # ImageNet's network at 32 and 64 pixels is one
+        found = held(whole.model, tmp_path, {"image_size": 32}, container="flow_matching", sized=sized)
+        assert found.network_config["use_new_attention_order"] is True
+        assert (found.schedule, found.parameterization, found.clock) == (
+            "straight()",
+            "data_velocity",
+            "reversed(unit(1))",
+        )
 
 
 @original("improved-diffusion")
