@@ -187,7 +187,7 @@ BUGS = {
         "study/test_statistics.py -k summary",
     ),
     "one-sided interval": Bug(
-        "study/statistics.py", "(1 + level) / 2, np", "level, np", "study/test_statistics.py -k students"
+        "study/statistics.py", "(1 + level) / 2)", "level)", "study/test_statistics.py -k students"
     ),
     "unweighted mean": Bug(
         "study/statistics.py", "delta * n / total", "delta / 2", "study/test_statistics.py -k streamed"
