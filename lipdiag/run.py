@@ -38,6 +38,9 @@ LARGEST_VALUE = 100.0
 MODEL_STEPS = 50
 """Sampler steps for x0 drawn from the model itself, at most."""
 
+PROBE_SECONDS, PROBE_SHARE = 60.0, 0.1
+"""What the probe of conventions may take: so long, or that much of a longer run."""
+
 MODEL_BATCH = 4
 """Of them at once, whatever the micro-batch, on which their last digits depend: without derivatives that takes about
 the memory of one pair with them."""
@@ -188,9 +191,10 @@ def prepared(
     shard: tuple[int, int] = (0, 1),
     retry: bool = False,
     deterministic: bool = False,
+    priced: Callable[[study.Study], bool] = lambda ready: True,
     **overrides: Any,
 ) -> Iterator[study.Study]:
-    """A study ready to run: model loaded, checked and timed, run made or found; see `measure` for the arguments.
+    """A study ready to run: model loaded, timed and checked, run made or found; see `measure` for the arguments.
 
     Args:
         model: As `predictor` of `measure`.
@@ -202,6 +206,8 @@ def prepared(
         shard: (i, N): every N-th unit from the i-th.
         retry: Whether units that were given up are tried again.
         deterministic: Whether only kernels that give the same bits every time may run, at a fixed micro-batch.
+        priced: Called with the study when its price is known and before the model is checked, which takes some hundred
+            forward passes, and with data two thousand; returns whether to go on with that.
         overrides: As for `measure`.
     """
     plan = plan or Plan()
@@ -227,9 +233,11 @@ def prepared(
                 predictor, source, plan, None if out is None else Path(out), resume, attributes, shard, retry
             )
             ready.halving = not deterministic
-            told = () if source.fingerprint == "model" else calibration(predictor, source)
-            ready.notes += (*found.notes, *told)
-            study.start(ready)
+            ready.notes += found.notes
+            study.price(ready)
+            if priced(ready):
+                ready.notes += tried_conventions(ready)
+                study.check(ready)
             yield ready
         finally:
             predictor.to(home)
@@ -267,6 +275,22 @@ def of_raw_output(plan: Plan) -> Plan:
             "that or the raw function"
         )
     return plan.replace(quantities=tuple(name for name in plan.quantities if name not in lost))
+
+
+def tried_conventions(ready: study.Study) -> list[str]:
+    """What the probe says, or that it is left out where it would take minutes and much of the run."""
+    if ready.source.fingerprint == "model":
+        return []
+    from .zoo.probe import PASSES
+
+    cost = estimate(ready)
+    seconds = PASSES * cost["pass_seconds"]
+    if seconds > max(PROBE_SECONDS, PROBE_SHARE * cost["seconds"]):
+        return [
+            f"whether prediction, time, schedule and range are told right was not tried, which would take "
+            f"{seconds / 60:.0f} min: `lipdiag inspect --data` tries them"
+        ]
+    return calibration(ready.predictor, ready.source)
 
 
 def calibrated(model: Any, data: Any, device: str = "auto", **overrides: Any) -> list[str]:
@@ -308,16 +332,17 @@ def estimate(ready: study.Study) -> dict[str, float]:
 
     Returns:
         pairs, forward passes a pair at least, sample_passes that making x0 takes a draw, seconds at 1.25 times the
-        passes a pair, and bytes of memory.
+        passes a pair, and bytes of memory; pass_seconds of a pair's forward pass.
     """
     pairs = len(ready.timesteps) * ready.plan.draws / ready.shard[1]
     sampling = -(-ready.plan.draws // MODEL_BATCH) * MODEL_BATCH * ready.source.passes
-    seconds = (pairs * 1.25 * ready.floor + sampling) * ready.forward_seconds / ready.layout.pairs
+    pass_seconds = ready.forward_seconds / ready.layout.pairs
     return {
         "pairs": pairs,
         "passes": ready.floor,
         "sample_passes": ready.source.passes,
-        "seconds": seconds,
+        "pass_seconds": pass_seconds,
+        "seconds": (pairs * 1.25 * ready.floor + sampling) * pass_seconds,
         "memory": ready.memory,
     }
 

@@ -19,6 +19,17 @@ from .networks import SHAPE, Tiny, predictor
 PLAN = Plan(timesteps="0,10", draws=2, quantities=("loss",))
 
 
+class Clock:
+    """A clock that advances by so many seconds each time somebody looks."""
+
+    def __init__(self, step: float):
+        self.step, self.now = step, 0.0
+
+    def perf_counter(self) -> float:
+        self.now += self.step
+        return self.now
+
+
 def test_given_data_beat_the_checkpoints_record_which_beats_samples_of_the_model():
     embedded = front.resolve_model("digits-ddpm")
     given = np.zeros((3, 1, 8, 8), np.float32)
@@ -66,6 +77,30 @@ def test_samples_of_the_model_are_made_once_and_not_before_the_start(monkeypatch
         assert cost["seconds"] == pytest.approx((40 * 1.25 * cost["passes"] + 12 * 50) * pair)
         front.carry_out(ready, front.quiet_bar)
     assert made == [4, 4, 4]
+
+
+def test_a_price_takes_a_few_forward_passes():
+    """No checks, no probe and no samples before it is known: what they take on a large model is known from it."""
+    model, seen = predictor(), []
+    model.network.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    plan = Plan(timesteps="0,10,500,900", draws=8)
+    with front.prepared(model, np.ones((3, *SHAPE), np.float32), plan, priced=lambda ready: False) as ready:
+        assert sum(seen) <= 4 + 3 * ready.layout.pairs
+        assert front.estimate(ready)["seconds"] > 0
+        assert ready.findings.probe_difference is None
+    with front.prepared(model, np.ones((3, *SHAPE), np.float32), plan) as ready:
+        assert ready.findings.probe_difference is not None
+
+
+def test_conventions_are_not_tried_where_that_is_most_of_the_run(monkeypatch):
+    """Two thousand forward passes are seconds for a small network; for a large one they are said, not made."""
+    data, plan = np.ones((3, *SHAPE), np.float32), Plan(timesteps="0,10", draws=2)
+    monkeypatch.setattr("lipdiag.study.measure.SLOW", -1.0)  # every network is slow
+    for seconds, tried in ((0.01, True), (1.0, False)):
+        monkeypatch.setattr("lipdiag.study.measure.time", Clock(seconds))
+        with front.prepared(predictor(), data, plan) as ready:
+            assert any("calibration:" in note for note in ready.notes) == tried
+            assert any("would take 36 min: `lipdiag inspect --data`" in note for note in ready.notes) != tried
 
 
 def test_the_embedded_pair_differs_in_the_clock_alone():

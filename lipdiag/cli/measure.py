@@ -127,15 +127,20 @@ def measure(
         raise UsageError(f"there is no run {out} to verify; measure it first")
     part = read_shard(shard) if shard else launched_shard()
     how = {"shard": part, "retry": retry, "deterministic": deterministic, **reading_options(given)}
+    place = None if dry_run else out
+    teller = Teller(quiet or bool(verify), place)
+
+    def priced(ready: Any) -> bool:
+        teller.price(ready)
+        return not dry_run
+
     with (
         stoppable() as received,
-        prepared(checkpoint, data, plan, None if dry_run else out, resume, given["device"], **how) as ready,
+        prepared(checkpoint, data, plan, place, resume, given["device"], priced=priced, **how) as ready,
     ):
         if verify:
             verify_units(ready, out, verify, as_json)
             return
-        if not quiet:
-            click.echo(describe_cost(ready, None if dry_run else out), err=True)
         if dry_run:
             from dataclasses import asdict
 
@@ -144,9 +149,9 @@ def measure(
             resolved = asdict(plan) | {"timesteps": ready.timesteps.tolist()}
             click.echo(json.dumps({"plan": resolved, "cost": estimate(ready)}) if as_json else describe_facts(resolved))
             return
-        said = len(ready.notes)
+        teller.notes(ready)
         finished = carry_out(ready, quiet)
-        conclude(ready, said, quiet)
+        teller.conclusion(ready)
     if not finished:
         click.echo(f"lipdiag: interrupted; the same command goes on with {out}", err=True)
         raise SystemExit(128 + received.get("signal", signal.SIGINT))
@@ -171,7 +176,9 @@ def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 200_000 else f"{seconds / 86400:.0f} days"
 
 
 def size(numbers: float) -> str:
@@ -193,18 +200,30 @@ def describe_cost(ready: Any, out: Path | None) -> str:
         + ("" if ready.plan.tolerance is None else f" for the first look, up to {ready.plan.max_draws} draws"),
         f"about {size(cost['memory'])} for weights and activations of {ready.batch} pairs at a time",
     ]
-    return "\n".join([*lines, *ready.notes, *([f"into {out}"] if out else [])])
+    return "\n".join([*lines, *([f"into {out}"] if out else [])])
 
 
-def conclude(ready: Any, said: int, quiet: bool) -> None:
-    """What the run found out on the way, the notes said before it left out, and how far above the floor it was."""
-    if quiet:
-        return
-    if ready.pairs:
+class Teller:
+    """Says on standard error what a study costs, its notes, each once, and how far above the floor it was."""
+
+    def __init__(self, quiet: bool, out: Path | None, title: str = ""):
+        self.quiet, self.out, self.title, self.told = quiet, out, title, 0
+
+    def price(self, ready: Any) -> None:
+        self.say(ready, self.title + describe_cost(ready, self.out))
+
+    def notes(self, ready: Any) -> None:
+        self.say(ready)
+
+    def conclusion(self, ready: Any) -> None:
         ratio = ready.passes / ready.floor
-        click.echo(f"{ready.passes:.1f} forward passes a pair, {ratio:.2f} times the floor of {ready.floor}", err=True)
-    for note in ready.notes[said:]:
-        click.echo(note, err=True)
+        done = f"{ready.passes:.1f} forward passes a pair, {ratio:.2f} times the floor of {ready.floor}"
+        self.say(ready, *([done] if ready.pairs else []))
+
+    def say(self, ready: Any, *lines: str) -> None:
+        for line in () if self.quiet else (*lines, *ready.notes[self.told :]):
+            click.echo(line, err=True)
+        self.told = len(ready.notes)
 
 
 @click.command()
@@ -224,12 +243,11 @@ def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
     runs: list[Path] = []
     for model in ("digits-etsdm", "digits-ddpm"):
         run = out / f"{model}.zarr"
+        teller = Teller(quiet, run, f"\n{model}: ")
         with stoppable() as received, prepared(model, None, Plan(timesteps=timesteps, draws=draws), run) as ready:
-            if not quiet:
-                click.echo(f"\n{model}: {describe_cost(ready, run)}", err=True)
-            said = len(ready.notes)
+            teller.price(ready)
             finished = carry_out(ready, quiet)
-            conclude(ready, said, quiet)
+            teller.conclusion(ready)
             timesteps = tuple(ready.timesteps.tolist())  # both models at the same times, block edges included
         if not finished:
             raise SystemExit(128 + received.get("signal", signal.SIGINT))

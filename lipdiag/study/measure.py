@@ -1,8 +1,8 @@
 """The experiment: a plan carried out on a model, unit by unit, into a store.
 
-A study is prepared (times, layout and frozen description resolved, the store made or found, the model checked), then
-run as a generator that yields after each unit; the caller draws bars and may stop at any time. Units that are done
-are skipped, so that running again is resuming.
+A study is prepared (times, layout and frozen description resolved, the store made or found), priced by a forward pass,
+checked on a few points, then run as a generator that yields after each unit; the caller draws bars and may stop at any
+time. Units that are done are skipped, so that running again is resuming.
 """
 
 import time
@@ -24,11 +24,14 @@ from .description import Source, columns, coordinates, frozen
 from .layout import Layout, Unit, units
 from .microbatch import in_batches, memory, pass_bytes
 from .plan import Plan, resolve_timesteps
-from .point import Point, points
+from .point import points
 from .quantity import QUANTITIES, measure_point, passes, recorded
 
 TRIES = 2
 """Attempts that may die or fail in a unit before it is given up."""
+
+SLOW = 1.0
+"""Seconds of a pair's forward pass beyond which more of them at once are no quicker."""
 
 MOST_FAILURES = 2
 """Units on which a model may fail before it has succeeded on one."""
@@ -157,15 +160,8 @@ def prepare(
     return Study(predictor, source, plan, timesteps, layout, run, shard, batch=layout.pairs, tries=tries)
 
 
-def start(study: Study) -> None:
-    """Check the model at a few pairs and time one forward pass of a unit.
-
-    Raises:
-        CheckpointError: If the model cannot be measured; see `checks`.
-    """
-    middle = study.timesteps[:: max(1, len(study.timesteps) // 4)][:4]
-    few = checked(study, middle.tolist())
-    study.notes += study.findings.notes
+def price(study: Study) -> None:
+    """Time one forward pass of a unit, and take its memory."""
     every = units(study.layout, len(study.timesteps), range(study.plan.draws))
     # never one in which a launch has died, and the first to be measured where there is one
     trusted = [unit for unit in every if not study.tried(unit) and not study.store.given_up(unit)]
@@ -173,18 +169,27 @@ def start(study: Study) -> None:
     if first is not None:
         study.store.begin(first, 1)
     with suppress(Exception):  # a model that fails here fails in its unit, where it is dealt with
-        study.forward_seconds = forward_seconds(study, first or trusted[0])
-        study.pass_bytes = pass_bytes(study.predictor, few.x[:1], few.t[:1])
+        time_unit(study, first or trusted[0])
     if first is not None:
         study.store.begin(first, 0)
 
 
-def checked(study: Study, timesteps: list[float]) -> Point:
-    """Points at which the model was checked: two draws at each timestep, or at one alone where memory ran out."""
+def check(study: Study) -> None:
+    """Check the model at a few pairs.
+
+    Raises:
+        CheckpointError: If it cannot be measured; see `checks`.
+    """
+    study.findings = checked(study, study.timesteps[:: max(1, len(study.timesteps) // 4)][:4].tolist())
+    study.notes += study.findings.notes
+
+
+def checked(study: Study, timesteps: list[float]) -> checks.Findings:
+    """What the checks find on two draws at each timestep, or at one timestep alone where memory ran out."""
     x0 = study.source.stand_in or study.source.sample
     few = points(study.predictor, study.plan, x0, timesteps, range(2), record=False)
     try:
-        study.findings = checks.check(few)
+        return checks.check(few)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -192,26 +197,28 @@ def checked(study: Study, timesteps: list[float]) -> Point:
             raise LipdiagError(
                 "out of memory while the model was checked on two samples; use a machine with more memory"
             ) from None
-    else:
-        return few
     return checked(study, timesteps[:1])
 
 
-def forward_seconds(study: Study, unit: Unit) -> float:
-    """Seconds of one forward pass of a whole unit: the least of three, or of what was done after two seconds."""
+def time_unit(study: Study, unit: Unit) -> None:
+    """Seconds of one forward pass of a unit, the least of three, and the bytes that one pair makes in it.
+
+    Where a single pair takes a second, its time is that of every pair of the unit.
+    """
     timesteps, draws = study.timesteps[unit.times].tolist(), range(unit.draws.start, unit.draws.stop)
     x0 = study.source.stand_in or study.source.sample
     point = points(study.predictor, study.plan, x0, timesteps, draws, record=False)
-    seconds = []
-    with torch.no_grad():
-        for _ in range(3):
-            began = time.perf_counter()
-            study.predictor(point.x, point.t)
-            _synchronize(point.x.device)
-            seconds.append(time.perf_counter() - began)
-            if sum(seconds) > 2:
-                break
-    return min(seconds) * study.layout.pairs / point.x.shape[0]
+
+    def seconds(pairs: int) -> float:
+        began = time.perf_counter()
+        with torch.no_grad():
+            study.predictor(point.x[:pairs], point.t[:pairs])
+        _synchronize(point.x.device)
+        return time.perf_counter() - began
+
+    study.pass_bytes = pass_bytes(study.predictor, point.x[:1], point.t[:1])
+    pairs = 1 if (one := seconds(1)) > SLOW else len(point.x)
+    study.forward_seconds = (one if pairs == 1 else min(seconds(pairs) for _ in range(3))) * study.layout.pairs / pairs
 
 
 def _synchronize(device: torch.device) -> None:

@@ -37,6 +37,7 @@ from lipdiag.zoo.convention import (
 
 DRAWS = 8
 LEVELS = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0)  # log-SNR
+PASSES = 45 * DRAWS * len(LEVELS)  # forward passes of one sample that a probe takes, about
 WORST, LEAST = 4.0, 1e-3  # errors beyond these tell nothing more: a wrong convention is wrong, a tiny error is rounding
 CLEARLY = 0.15  # mean log error by which another convention must win
 CLOSE = 0.02  # closer ones are the same
@@ -81,7 +82,7 @@ class Calibration:
 def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) -> Calibration | None:
     """Compare the convention a network is used in with the common others, on data with known noise.
 
-    Cost: about forty forward passes of DRAWS x 6 samples; no derivatives.
+    Cost: `PASSES` forward passes of one sample, 48 at once; no derivatives.
 
     Args:
         predictor: Around a network; any other kind is no subject of a probe and gives None.
