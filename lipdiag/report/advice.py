@@ -314,7 +314,7 @@ def greatest(values: np.ndarray) -> Estimate:
     """
     count = values.shape[1]
     picked = mean(values[:, values.mean(0).argmax()])
-    low = max(mean(column, 1 - (1 - LEVEL) / count).low for column in values.T)
+    low = max(mean(column, level=1 - (1 - LEVEL) / count).low for column in values.T)
     return picked._replace(low=low, high=max(mean(column).high for column in values.T))
 
 

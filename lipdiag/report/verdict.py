@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
         return {"words": self.words, "quantity": self.quantity, **self.estimate.to_dict()}
 
 
-def mean(values: np.ndarray, level: float = LEVEL) -> Estimate:
+def mean(values: np.ndarray, *, level: float = LEVEL) -> Estimate:
     """Of independent draws, with Student's interval."""
     from ..study.statistics import half_width
 
