@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
+SEED := $(or $(SEED),$(shell date +%s))
 
 help:
 	@echo "make demo     install, measure the embedded pair of models, draw the figure (under 2 minutes once installed)"
 	@echo "make test     install the test tools and run the tests"
-	@echo "make torture  50 killed workers, 20 000 damaged files, 10 000 draws, every known bug (minutes)"
+	@echo "make torture  50 killed workers, 20 000 damaged files, 10 000 draws, every known bug; statistics at a fresh seed"
 	@echo "make lint     style and types"
 	@echo "make bench    cost of every quantity next to its floor and to what one would write instead"
 	@echo "make figures  redraw figures/ from the embedded models"
@@ -31,6 +32,7 @@ test: .venv/tested
 
 torture: .venv/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations=0
+	LIPDIAG_SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m statistical -n 2 --dist worksteal
 
 lint: .venv/tested
 	$(BIN)/ruff check .

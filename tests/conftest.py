@@ -7,6 +7,8 @@ hook = install_import_hook("lipdiag", "beartype.beartype(conf=beartype.BeartypeC
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+pytest_plugins = ["tests.holm", "pytester"]
+
 torch.set_num_threads(1)  # two small threads that wait for each other are slower than one
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -19,6 +21,6 @@ def device(request) -> torch.device:
 
 
 @pytest.fixture
-def generator() -> torch.Generator:
+def generator(seed) -> torch.Generator:
     """A seeded source of random numbers, the same in every test."""
-    return torch.Generator().manual_seed(0)
+    return torch.Generator().manual_seed(seed)

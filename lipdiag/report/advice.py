@@ -24,7 +24,7 @@ from .curve import Curve, curves
 from .headline import SPEEDS
 from .number import plain
 from .run import Run, read
-from .verdict import Estimate, mean
+from .verdict import LEVEL, Estimate, mean
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -59,7 +59,7 @@ class Partition:
         rule: How they were chosen.
         edges: In timesteps, the end included.
         jumps: Predicted, at the end of each block.
-        largest: Of the jumps, with its interval over draws.
+        largest: Of the jumps, with its interval over draws; see `greatest`.
         error: Root mean square over the shared timesteps of the predicted change since the block's left end.
     """
 
@@ -297,12 +297,25 @@ def sums(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def partition(cells: Cells, rule: str, edges: np.ndarray) -> Partition:
     """What the curve predicts of blocks between some edges."""
     jumps = sums(cells.change, edges)
-    top = int(jumps.mean(0).argmax())
     passed = np.concatenate([[0], np.cumsum(cells.mean)])[: edges[-1]]
     since = passed - np.repeat(passed[edges[:-1]], np.diff(edges))
     error = np.sqrt(np.average(since**2, weights=cells.widths[: edges[-1]]))
     bounds = tuple(map(float, cells.bounds[edges]))
-    return Partition(rule, bounds, tuple(map(float, jumps.mean(0))), mean(jumps[:, top]), float(error))
+    return Partition(rule, bounds, tuple(map(float, jumps.mean(0))), greatest(jumps), float(error))
+
+
+def greatest(values: np.ndarray) -> Estimate:
+    """The largest of some means over draws (draws, means), with an interval that allows for its having been picked.
+
+    If the largest true mean lies above every mean's upper end, it lies above its own: ends at the usual level are
+    enough. If it lies below one's lower end, so does that one's true mean, and it may be any: those ends have
+    Bonferroni's level. Where edges are fitted to the same draws this holds to first order: what they hide is predicted
+    as equal, and the truth is not.
+    """
+    count = values.shape[1]
+    picked = mean(values[:, values.mean(0).argmax()])
+    low = max(mean(column, level=1 - (1 - LEVEL) / count).low for column in values.T)
+    return picked._replace(low=low, high=max(mean(column).high for column in values.T))
 
 
 def text(advice: Advice) -> str:
@@ -324,8 +337,8 @@ def text(advice: Advice) -> str:
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    note = "Jump: sum of K over a block, mean over draws [95 % interval]; RMS: of the predicted change since a block's "
-    note += "left end. A sum of K is the most the prediction can change at fixed x."
+    note = "Jump: sum of K over a block, mean over draws [95 % interval that allows for the pick]; RMS: of the "
+    note += "predicted change since a block's left end. A sum of K is the most the prediction can change at fixed x."
     caution = (
         "This is a proposal from the measured curve and not a guarantee: a model trained with shared timesteps reads "
         "the noise level off x and jumps by less or more. Train both, compare their jumps, loss and samples."

@@ -66,7 +66,8 @@ def training(*datasets: "xr.Dataset", labels: Sequence[str] | None = None, style
             "all weights, learning rate, without unit, over steps of the optimiser",
             f"Points: means of n = {stretches} logged steps each with the {wording.INTERVAL}, taken as independent",
             "K(t, t + 1) during training: Euclidean norm over all entries of a sample, unit 1/timestep; bands are 95 % "
-            "intervals, 1.96 standard errors over the draws; how many there were the log does not tell"
+            "intervals of one value by itself, 1.96 standard errors over the draws, which are the same at every step; "
+            "how many there were the log does not tell"
             if measured
             else "K during training was not logged (`lipdiag train --measure-every`)",
         ]

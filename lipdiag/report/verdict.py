@@ -53,13 +53,13 @@ class Verdict(NamedTuple):
         return {"words": self.words, "quantity": self.quantity, **self.estimate.to_dict()}
 
 
-def mean(values: np.ndarray) -> Estimate:
+def mean(values: np.ndarray, *, level: float = LEVEL) -> Estimate:
     """Of independent draws, with Student's interval."""
     from ..study.statistics import half_width
 
     n = values.size
     error = values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    half = float(half_width(np.array(error), np.array(n), LEVEL)) if n > 1 else np.nan
+    half = float(half_width(np.array(error), np.array(n), level)) if n > 1 else np.nan
     center = float(values.mean()) if n else np.nan
     return Estimate(center, center - half, center + half, n)
 

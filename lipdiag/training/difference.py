@@ -35,12 +35,13 @@ def count(predictor: Predictor) -> int:
 
 
 @torch.no_grad()
-def difference(predictor: Predictor, data: Data, k: int, draws: int = DRAWS) -> tuple[float, float]:
+def difference(predictor: Predictor, data: Data, k: int, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
     """K(k, k + 1), the mean over draws of data and noise at k, and its standard error.
 
+    Seen over draws alone: two models, or steps of a training, share the draws of a seed, and their means err together.
     Cost: two evaluations of the model on `draws` samples.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     indices = torch.randint(len(data), (draws,), generator=generator)
     x0 = torch.stack([data[index] for index in indices.tolist()])
     noise = torch.randn(x0.shape, generator=generator)

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from scipy.stats import beta as beta_law
-from scipy.stats import binom
 
 from lipdiag.linalg.certificate import least_overlap
 from lipdiag.linalg.lanczos import extreme_eigenvalues, singular_values
 from lipdiag.linalg.trace import rademacher, sphere
 
+from ..holm import coverage
 from .matrices import operator, with_eigenvalues, with_singular_values
 
 RUNS = 400
@@ -23,20 +23,19 @@ SPECTRA = {
 }
 
 
-def assert_covers(upper, value: float, confidence: float):
-    """Up to rounding; fails by chance with probability 1e-4 if the coverage is exactly as stated."""
-    hits = int((upper >= value - 1e-12 * abs(value)).sum())
-    assert hits >= binom.ppf(1e-4, len(upper), confidence)
+def covered(upper, value: float, confidence: float) -> float:
+    """P-value of a coverage of `confidence` or more, up to rounding."""
+    return coverage(int((upper >= value - 1e-12 * abs(value)).sum()), len(upper), confidence)
 
 
 @pytest.mark.parametrize("confidence", [0.99, 0.8])
 @pytest.mark.parametrize("steps", [4, 12, 30])
 @pytest.mark.parametrize("name", SPECTRA)
-def test_coverage_for_singular_values(name, steps, confidence, generator):
+def test_coverage_for_singular_values(name, steps, confidence, generator, p_value):
     """RUNS random starts, each on one of the same matrices."""
     A = operator(with_singular_values(SPECTRA[name], 100, 100, batch=1).expand(RUNS, -1, -1))
     found = singular_values(A, sphere((RUNS, 100), generator, dtype=A.dtype), steps, confidence=confidence)
-    assert_covers(found.upper, float(SPECTRA[name].max()), confidence)
+    p_value(covered(found.upper, float(SPECTRA[name].max()), confidence))
 
 
 def test_at_99_percent_at_least_98_of_100_hold(generator):
@@ -48,12 +47,12 @@ def test_at_99_percent_at_least_98_of_100_hold(generator):
 
 
 @pytest.mark.parametrize("steps", [4, 12])
-def test_coverage_for_both_ends_of_a_spectrum(steps, generator):
+def test_coverage_for_both_ends_of_a_spectrum(steps, generator, p_value):
     values = torch.cat([torch.linspace(-1.9, 1, 98), torch.tensor([-2.0, 1.1])]).double().round(decimals=6)
     A = operator(with_eigenvalues(values, batch=1).expand(RUNS, -1, -1))
     found = extreme_eigenvalues(A, sphere((RUNS, 100), generator, dtype=A.dtype), steps, confidence=0.9)
-    assert_covers(found.upper, 1.1, 0.9)
-    assert_covers(-found.lower, 2.0, 0.9)
+    p_value(covered(found.upper, 1.1, 0.9))
+    p_value(covered(-found.lower, 2.0, 0.9))
 
 
 def test_a_bound_that_holds_always_would_say_nothing(generator):
@@ -63,16 +62,16 @@ def test_a_bound_that_holds_always_would_say_nothing(generator):
     assert int((found.upper >= 1.3).sum()) < 0.9 * RUNS
 
 
-def test_random_signs_void_the_bound(generator):
+def test_random_signs_void_the_bound(generator, p_value):
     """A top vector on two coordinates is orthogonal to half of all sign vectors."""
     diagonal = torch.linspace(1, 0.5, 100, dtype=torch.float64)
     M = torch.diag(diagonal)
     M[:2, :2] = torch.tensor([[1.5, 0.5], [0.5, 1.5]])  # 2 along (1, 1), 1 along (1, -1)
     A = operator(M.expand(RUNS, -1, -1))
     voided = singular_values(A, rademacher((RUNS, 100), generator, dtype=A.dtype), 12)
-    assert int((voided.upper < 2 - 1e-9).sum()) > 0.4 * RUNS
+    p_value(coverage(int((voided.upper < 2 - 1e-9).sum()), RUNS, 0.5))
     holding = singular_values(A, sphere((RUNS, 100), generator, dtype=A.dtype), 12)
-    assert_covers(holding.upper, 2.0, 0.99)
+    p_value(covered(holding.upper, 2.0, 0.99))
 
 
 @pytest.mark.parametrize("dimension", [2, 3, 50, 3072, 10**6])

@@ -1,16 +1,16 @@
-"""Estimators against closed-form means and variances. False alarms: 1e-4 for each statistical test."""
+"""Estimators against closed-form means and variances."""
 
 import math
 
 import pytest
 import torch
-from scipy.stats import binom, chi2, norm, t
+from scipy.stats import binomtest, chi2, norm, t
 
 from lipdiag.linalg.trace import hutchinson_squared_frobenius_norm, hutchinson_trace, rademacher, sphere
 
+from ..holm import coverage
 from .networks import randn
 
-ALARM = 1e-4
 N = 24
 
 
@@ -23,27 +23,27 @@ def images(A, probes):
     return probes @ A.mT
 
 
-def assert_mean(samples, mean):
-    """By the central limit theorem, for many samples."""
+def of_mean(samples, mean) -> float:
+    """P-value by the central limit theorem, for many samples."""
     error = (samples.mean() - mean).abs() / (samples.std() / math.sqrt(samples.numel()))
-    assert error < norm.isf(ALARM / 2)
+    return 2 * norm.sf(float(error))
 
 
 PROBES = {"rademacher": rademacher, "sphere": lambda *a, **k: math.sqrt(N) * sphere(*a, **k)}
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_the_means_are_right(name, generator):
+def test_the_means_are_right(name, generator, p_value):
     A = matrix()
     z = PROBES[name]((20000, 1, N), generator, dtype=torch.float64)
-    assert_mean((z * images(A, z)).sum(-1), A.trace())
-    assert_mean(images(A, z).square().sum(-1), A.square().sum())
+    p_value(of_mean((z * images(A, z)).sum(-1), A.trace()))
+    p_value(of_mean(images(A, z).square().sum(-1), A.square().sum()))
     assert hutchinson_trace(z, images(A, z)).value.item() == pytest.approx(float((z * images(A, z)).sum(-1).mean()))
     estimate = hutchinson_squared_frobenius_norm(images(A, z))
     assert estimate.value.item() == pytest.approx(float(images(A, z).square().sum(-1).mean()))
 
 
-def test_the_variance_of_random_signs_is_the_closed_form(generator):
+def test_the_variance_of_random_signs_is_the_closed_form(generator, p_value):
     """2 (|S|_F^2 - sum S_ii^2): the diagonal adds none. Sums of 40 estimates are nearly normal, so chi2 applies."""
     A = matrix()
     S = (A + A.mT) / 2
@@ -51,7 +51,7 @@ def test_the_variance_of_random_signs_is_the_closed_form(generator):
     z = rademacher((40 * 500, 1, N), generator, dtype=torch.float64)
     sums = (z * images(A, z)).sum(-1).view(40, 500).sum(0)
     statistic = float((sums - sums.mean()).square().sum() / (40 * variance))
-    assert chi2.ppf(ALARM / 2, 499) < statistic < chi2.isf(ALARM / 2, 499)
+    p_value(2 * min(chi2.cdf(statistic, 499), chi2.sf(statistic, 499)))
 
 
 def test_the_diagonal_is_found_without_error(generator):
@@ -81,7 +81,7 @@ def test_the_standard_error_estimates_the_standard_deviation(grouped, generator)
 
 @pytest.mark.parametrize("kind", ["trace", "squared Frobenius norm"])
 @pytest.mark.parametrize("group_size", [1, 4])
-def test_intervals_cover(kind, group_size, generator):
+def test_intervals_cover(kind, group_size, generator, p_value):
     """95 % intervals by Student's t over 2000 samples; members of a group share no more than a width."""
     n, samples, p = 200, 2000, 2
     A = torch.eye(n, dtype=torch.float64) + randn(n, n) / math.sqrt(n)
@@ -93,7 +93,7 @@ def test_intervals_cover(kind, group_size, generator):
     assert (found.freedom == group_size * (p - 1)).all()
     half = torch.from_numpy(t.ppf(0.975, found.freedom.numpy())) * found.standard_error
     hits = int(((found.value - exact).abs() <= half).sum())
-    assert binom.ppf(ALARM / 2, samples, 0.94) <= hits <= binom.isf(ALARM / 2, samples, 0.96)
+    p_value(coverage(hits, samples, 0.94, 0.96))
 
 
 def test_groups_are_told_by_their_numbers_whatever_these_are(generator):
@@ -146,17 +146,17 @@ def test_vectors_are_the_same_in_every_precision_and_place(draw, device):
     assert not torch.equal(one, other)
 
 
-def test_signs_are_signs_and_sphere_vectors_have_length_one(generator):
+def test_signs_are_signs_and_sphere_vectors_have_length_one(generator, p_value):
     signs = rademacher((1000,), generator)
     assert signs.abs().eq(1).all()
-    assert abs(float(signs.sum())) < norm.isf(ALARM / 2) * math.sqrt(1000)
+    p_value(binomtest(int((signs > 0).sum()), 1000).pvalue)
     torch.testing.assert_close(sphere((7, 50), generator).norm(dim=-1), torch.ones(7))
 
 
-def test_sphere_vectors_are_uniform(generator):
+def test_sphere_vectors_are_uniform(generator, p_value):
     """E[z z'] = I / n, and the fourth moment of a coordinate is 3 / (n (n + 2)), which random signs would miss."""
     n, samples = 6, 20000
     z = sphere((samples, n), generator, dtype=torch.float64)
-    assert_mean(z[:, 0] ** 4, 3 / (n * (n + 2)))
-    assert_mean(z[:, 0] * z[:, 1], 0.0)
-    assert_mean(z[:, 2] ** 2, 1 / n)
+    p_value(of_mean(z[:, 0] ** 4, 3 / (n * (n + 2))))
+    p_value(of_mean(z[:, 0] * z[:, 1], 0.0))
+    p_value(of_mean(z[:, 2] ** 2, 1 / n))

@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 import lipdiag
 from lipdiag.errors import UsageError
-from lipdiag.report.advice import advise
+from lipdiag.report.advice import advise, greatest
 from lipdiag.report.run import sharing
 
+from ..holm import coverage
 from .conftest import dataset_of, linear_table
 
 FIRST = 1e-3
@@ -128,6 +130,30 @@ def test_the_interval_is_students_over_draws():
     largest = advice.partitions[0].largest
     error = np.std(largest.value * (1 + 0.2 * np.linspace(-1, 1, 5)), ddof=1) / np.sqrt(5)
     np.testing.assert_allclose([largest.high - largest.value, largest.draws], [2.776445 * error, 5], rtol=1e-6)
+
+
+def test_the_interval_covers_the_largest_jump_although_it_was_picked(seed, p_value):
+    """Of 20 blocks of a flat K, all alike and the largest of the measured ones too high by chance."""
+    rng, base = np.random.default_rng(seed), indexed(np.ones_like, np.arange(40)).isel(draw=[0] * 16)
+    hits = {"equal K": 0, "uniform": 0}
+    for _ in range(100):
+        speed = 10 + 2 * rng.standard_normal((40, 16))
+        dataset = base.assign(time_difference=(("time", "draw"), speed, base["time_difference"].attrs))
+        for p in advise(dataset, end=40, blocks=20).partitions:
+            if p.rule in hits:
+                hits[p.rule] += p.largest.low <= 10 * np.diff(p.edges).max() <= p.largest.high
+    for count in hits.values():
+        p_value(coverage(count, 100, 0.95))
+
+
+def test_the_interval_of_the_largest_is_bonferronis_below_and_students_above():
+    """The block with the widest interval reaches highest, though its mean is not the largest."""
+    values = np.stack([10 + 0.1 * np.arange(-2, 3), 9.9 + np.arange(-2, 3), np.zeros(5)], axis=1)
+    found = greatest(values)
+    error = np.sqrt(2.5 / 5)
+    np.testing.assert_allclose(found.value, 10)
+    np.testing.assert_allclose(found.high, 9.9 + stats.t.ppf(0.975, 4) * error)
+    np.testing.assert_allclose(found.low, 10 - stats.t.ppf(1 - 0.025 / 3, 4) * 0.1 * error)
 
 
 def test_the_edges_are_what_train_takes(ddpm):
