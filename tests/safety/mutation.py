@@ -219,6 +219,10 @@ BUGS = {
         "report/advice.py", "float(np.median(np.interp", "float(np.mean(np.interp",
         "report/test_advice.py -k ten_times_its_median",
     ),
+    "the largest jump as if it had not been picked": Bug(
+        "report/advice.py", "return picked._replace(low=low, high=max(mean(column).high for column in values.T))",
+        "return picked", "report/test_advice.py -k although_it_was",
+    ),
     # who is measured, and how good it is
     "told alpha for sigma": Bug(
         "training/objective.py", "x, target = alpha * x0 + sigma * noise", "x, target = sigma * x0 + alpha * noise",
@@ -241,6 +245,10 @@ BUGS = {
     "a mean of changes before their norm": Bug(
         "training/difference.py", ".flatten(1).norm(dim=1)", ".flatten(1).mean(0, keepdim=True).norm(dim=1)",
         "training/test_card.py -k single_point",
+    ),
+    "an error of K too small by a factor": Bug(
+        "training/difference.py", "norms.std().item() / math.sqrt(draws)", "norms.std().item() / draws**0.5 / 1.3",
+        "training/test_difference.py",
     ),
     "a subset's error for the whole's": Bug(
         "quality/metric.py", "float(spread) * (n // 4 / (n - n // 4)) ** 0.5", "float(spread)",
