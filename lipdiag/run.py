@@ -21,7 +21,7 @@ from .diffusion.schedule import Table
 from .errors import CheckpointError, LipdiagError, UsageError
 from .linalg.linearize import out_of_memory
 from .study import measure as study
-from .study.arithmetic import arithmetic, evaluating
+from .study.arithmetic import Autocast, arithmetic, compiled, evaluating
 from .study.description import Source
 from .study.plan import Plan
 from .study.quantity import QUANTITIES
@@ -221,6 +221,8 @@ def prepared(
                 predictor, source, plan, None if out is None else Path(out), resume, attributes, shard, retry
             )
             ready.halving = not deterministic
+            if compiled(predictor):
+                ready.notes.append("torch.compile is set aside: the network is measured as it is written")
             told = () if source.fingerprint == "model" else calibration(predictor, source)
             ready.notes += (*found.notes, *told)
             study.start(ready)
@@ -233,13 +235,14 @@ def answers(predictor: Predictor, plan: Plan) -> None:
     """Ask the model once, so that one that fails whatever it is asked ends in a sentence, not inside of its own code.
 
     Raises:
-        CheckpointError: With what it raised.
+        CheckpointError: With what it raised, or if it rounds by autocast inside itself.
     """
     home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
     x = torch.zeros(2, *predictor.shape, dtype=plan.torch_dtype, device=home)
     t = torch.full((2,), 0.5, dtype=torch.float64, device="cpu" if home.type == "mps" else home)
+    autocast = Autocast(home)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), autocast:
             predictor(x, t)
     except LipdiagError:
         raise
@@ -250,6 +253,12 @@ def answers(predictor: Predictor, plan: Plan) -> None:
             f"the network fails on a batch of shape {tuple(x.shape)} in {plan.dtype} with {type(error).__name__}: "
             f"{shown(error)}; check --shape, --dtype and its conditioning, or see where with --debug"
         ) from error
+    if autocast.dtype is not None and plan.dtype != "float64":
+        raise CheckpointError(
+            f"the network switches autocast to {str(autocast.dtype).removeprefix('torch.')} on inside itself, and what "
+            "it rounds has no derivative: measure it in float64, which autocast leaves alone (--dtype float64), or "
+            "switch autocast off in it"
+        )
 
 
 def of_raw_output(plan: Plan) -> Plan:
