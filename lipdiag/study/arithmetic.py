@@ -48,7 +48,8 @@ class Autocast(TorchFunctionMode):
 
     def __init__(self, device: torch.device):
         super().__init__()
-        self.device, self.dtype = device.type, None
+        self.device = device.type
+        self.dtype: torch.dtype | None = None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if torch.is_autocast_enabled(self.device):
