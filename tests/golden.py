@@ -7,8 +7,8 @@ evaluations in float64, extrapolated to no step (Romberg), and every other numbe
 
 The networks' encoding of time is replaced by the same in float64: diffusers' own is always in float32.
 
-Besides each value in float64 the table holds how far from it, relatively, a second way is, at most over draws, for each
-timestep; it takes derivatives by torch.func.jacrev and multiplies the sampler's Jacobians, where the first extrapolates.
+Besides each value in float64 the table holds how far from it, relatively, a second way is, at most over draws, for
+each timestep. It takes derivatives by torch.func.jacrev and multiplies the sampler's Jacobians.
   error      the second way in float64: what the truth itself may be off by
   encoding   the same with diffusers' encoding of time, in float32
   float32    all of it in float32
@@ -98,7 +98,7 @@ def romberg(f: Callable[[float], np.ndarray], step: float, levels: int = 6) -> n
         for j in range(1, i + 1):
             rows[i].append(rows[i][j - 1] + (rows[i][j - 1] - rows[i - 1][j - 1]) / (4**j - 1))
             change = np.linalg.norm(rows[i][j] - rows[i][j - 1])
-            if change < least:
+            if i > 1 and change < least:
                 best, least = rows[i][j], change
     return best
 
@@ -187,7 +187,7 @@ def measured(model: Model, k: int, draw: int, differences: bool) -> dict[str, np
     still = model.shared and k < 100  # within a block nothing moves
     in_time = np.zeros(N)
     if not still:
-        in_time = romberg(lambda h: model.eps(x, k + h), 1.0) if differences else model.rate(x, k)
+        in_time = romberg(lambda h: model.eps(x, k + h), 0.5) if differences else model.rate(x, k)
     slope = float(LOST(k + 1.0, 1))
     towards = -slope * (x - SIGMA[k] * eps) / ALPHA[k] + ALPHA[k] * slope / SIGMA[k] * eps
 
