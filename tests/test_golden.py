@@ -54,7 +54,7 @@ def test_every_number_is_the_tables(name, arithmetic):
         where = TABLE["timesteps"][int(over.argmax())]
         assert over.max() <= 1, (
             f"{variable} of {name} at timestep {where} is {over.max():.3g} times as far from the table ({made()}) as "
-            f"rounding explains, with torch {torch.__version__}; where the test of the table itself fails too it is the "
+            f"rounding explains, with torch {torch.__version__}; where the next test fails too it is the "
             "platform, else lipdiag"
         )
 

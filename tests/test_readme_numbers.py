@@ -181,11 +181,12 @@ def test_the_demo_prints_what_the_figure_shows(tmp_path):
     result = CliRunner().invoke(main, ["demo", "--quiet", "--draws", "4", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     curves: dict[str, dict[int, dict[str, str]]] = {}
-    for row in rows("singularity.csv", variable="time_difference", kind="curve"):
-        curves.setdefault(row["series"], {})[int(float(row["timestep"]))] = row
+    for row in rows("singularity.csv", variable="time_difference"):
+        if row["kind"] != "theory":
+            curves.setdefault(row["series"], {})[int(float(row["timestep"]))] = row
     table = re.findall(r"^ +(\d+)\*? +(\S+ \+- \S+) +(exactly 0|\S+ \+- \S+) ", result.output, re.MULTILINE)
     both = [(int(k), cells) for k, *cells in table if int(k) in curves["digits-ddpm"]]
-    assert len(both) >= len(table) / 3 >= 4
+    assert len(both) > len(table) / 2 > 5
     for timestep, cells in both:
         for series, cell in zip(("digits-ddpm", "digits-etsdm"), cells, strict=True):
             assert_overlap(cell, curves[series][timestep])
