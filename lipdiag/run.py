@@ -22,7 +22,7 @@ from .diffusion.schedule import Table
 from .errors import CheckpointError, LipdiagError, UsageError
 from .linalg.linearize import out_of_memory
 from .study import measure as study
-from .study.arithmetic import arithmetic, evaluating
+from .study.arithmetic import Autocast, arithmetic, compiled, evaluating
 from .study.description import Source
 from .study.layout import MOST_DRAWS
 from .study.plan import Plan
@@ -234,6 +234,8 @@ def prepared(
             )
             ready.halving = not deterministic
             ready.notes += found.notes
+            if compiled(predictor):
+                ready.notes.append("torch.compile is set aside: the network is measured as it is written")
             study.price(ready)
             if priced(ready):
                 ready.notes += tried_conventions(ready)
@@ -247,13 +249,14 @@ def answers(predictor: Predictor, plan: Plan) -> None:
     """Ask the model once, so that one that fails whatever it is asked ends in a sentence, not inside of its own code.
 
     Raises:
-        CheckpointError: With what it raised.
+        CheckpointError: With what it raised, or if it rounds by autocast inside itself.
     """
     home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
     x = torch.zeros(2, *predictor.shape, dtype=plan.torch_dtype, device=home)
     t = torch.full((2,), 0.5, dtype=torch.float64, device="cpu" if home.type == "mps" else home)
+    autocast = Autocast(home)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), autocast:
             predictor(x, t)
     except LipdiagError:
         raise
@@ -264,6 +267,12 @@ def answers(predictor: Predictor, plan: Plan) -> None:
             f"the network fails on a batch of shape {tuple(x.shape)} in {plan.dtype} with {type(error).__name__}: "
             f"{shown(error)}; check --shape, --dtype and its conditioning, or see where with --debug"
         ) from error
+    if autocast.dtype is not None and plan.dtype != "float64":
+        raise CheckpointError(
+            f"the network switches autocast to {str(autocast.dtype).removeprefix('torch.')} on inside itself, and what "
+            "it rounds has no derivative: measure it in float64, which autocast leaves alone (--dtype float64), or "
+            "switch autocast off in it"
+        )
 
 
 def of_raw_output(plan: Plan) -> Plan:

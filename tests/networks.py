@@ -1,5 +1,7 @@
 """Small networks for tests: one that is well behaved, and ones that misbehave silently."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -86,3 +88,30 @@ class Timeless(Tiny):
 def predictor(network: nn.Module | None = None, clock: Clock | None = None) -> NetworkPredictor:
     """A network as a DDPM."""
     return NetworkPredictor(network or Tiny(), Linear(), eps, clock or Timesteps(1000), SHAPE).eval()
+
+
+class Sinusoids(nn.Module):
+    """diffusers' encoding of the timestep in the timestep's own precision, where its own is always in float32.
+
+    Rounded to float32 it is no smooth function of time, and differences over short steps are of its rounding.
+
+    Args:
+        of: diffusers' module.
+    """
+
+    def __init__(self, of: nn.Module):
+        super().__init__()
+        self.of = of
+
+    def forward(self, timestep):
+        half = self.of.num_channels // 2
+        each = torch.arange(half, dtype=timestep.dtype) / (half - self.of.downscale_freq_shift)
+        angle = timestep[:, None] * torch.exp(-math.log(10000) * each)
+        pair = (angle.cos(), angle.sin()) if self.of.flip_sin_to_cos else (angle.sin(), angle.cos())
+        return torch.cat(pair, -1)
+
+
+def smooth(network: nn.Module) -> nn.Module:
+    """A UNet2DModel that encodes its timestep in the timestep's own precision."""
+    network.time_proj = Sinusoids(network.time_proj)
+    return network

@@ -1,11 +1,13 @@
 """The state of the model and of the processor while numbers are measured."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
+from torch.overrides import TorchFunctionMode
 
-from ..diffusion.predictor import NetworkPredictor, Predictor
+from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from .plan import Plan
 
 
@@ -14,7 +16,8 @@ def arithmetic(deterministic: bool = False) -> Iterator[None]:
     """Float32 in float32, and on request only kernels that give the same bits every time; undone afterwards.
 
     Graphics processors would otherwise round the factors of convolutions to 10 bits (TF32), and choose kernels by
-    a race that the fastest wins.
+    a race that the fastest wins; a caller's autocast would round them to 8 bits or 11. What went through torch.compile
+    runs as it is written: compiled code has no forward mode, and would be compiled anew for every kind of product.
 
     Raises:
         RuntimeError: From an operation without a deterministic kernel, where `deterministic` was asked for.
@@ -25,16 +28,46 @@ def arithmetic(deterministic: bool = False) -> Iterator[None]:
     if deterministic:
         torch.use_deterministic_algorithms(True)
     try:
-        yield
+        with ExitStack() as switched:
+            for kind in ("cpu", "cuda"):
+                switched.enter_context(torch.autocast(kind, enabled=False))
+            if "torch._dynamo" in sys.modules:  # else nothing can be compiled, and the import takes a second
+                switched.enter_context(torch.compiler.set_stance("force_eager"))
+            yield
     finally:
         cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before[:3]
         torch.use_deterministic_algorithms(before[3])
 
 
+class Autocast(TorchFunctionMode):
+    """While entered, finds out whether the network that is called switches autocast on inside itself.
+
+    Attributes:
+        dtype: What it rounds to; None where it does not.
+    """
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.device = device.type
+        self.dtype: torch.dtype | None = None
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if torch.is_autocast_enabled(self.device):
+            self.dtype = torch.get_autocast_dtype(self.device)
+        return func(*args, **(kwargs or {}))
+
+
+def compiled(predictor: Predictor) -> bool:
+    """Whether a part of it went through torch.compile."""
+    parts = predictor.modules()
+    return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in parts)
+
+
 @contextmanager
 def evaluating(predictor: Predictor, plan: Plan) -> Iterator[Predictor]:
     """The predictor in eval mode, without gradients for weights, its network in the plan's dtype; all undone after."""
-    network = predictor.network if isinstance(predictor, NetworkPredictor) else None
+    bare = predictor.predictor if isinstance(predictor, RawOutput) else predictor
+    network = bare.network if isinstance(bare, NetworkPredictor) else None
     modes = [(module, module.training) for module in predictor.modules()]
     gradients = [(parameter, parameter.requires_grad) for parameter in predictor.parameters()]
     dtypes = {p.dtype for p in network.parameters()} if isinstance(network, torch.nn.Module) else set()

@@ -45,8 +45,8 @@ class Source:
 
 
 def fingerprint(predictor: Predictor) -> str:
-    """SHA-256 over the names, types, shapes and bytes of a model's weights."""
-    return digest(predictor.state_dict())
+    """SHA-256 over the names, types, shapes and bytes of a model's weights; compiled or not, it is the same model."""
+    return digest({name.replace("_orig_mod.", ""): value for name, value in predictor.state_dict().items()})
 
 
 def digest(values: Mapping[str, Any]) -> str:
@@ -66,6 +66,7 @@ def describe(predictor: Predictor) -> dict[str, Any]:
     """What a model is, for the record: everything that changes its numbers."""
     bare = predictor.predictor if isinstance(predictor, RawOutput) else predictor
     network = getattr(bare, "network", bare)
+    network = getattr(network, "_orig_mod", network)
     described = {
         "network": type(network).__name__,
         "weights_sha256": fingerprint(predictor),

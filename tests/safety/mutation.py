@@ -223,6 +223,22 @@ BUGS = {
         "report/advice.py", "return picked._replace(low=low, high=max(mean(column).high for column in values.T))",
         "return picked", "report/test_advice.py -k although_it_was",
     ),
+    "a hundred-millionth more": Bug(
+        "study/quantity.py", "double().norm(dim=1)", "double().norm(dim=1) * (1 + 1e-8)",
+        "test_golden.py -k 'ddpm and float64'",
+    ),
+    "autocast left on": Bug(
+        "study/arithmetic.py", "torch.autocast(kind, enabled=False)",
+        "torch.autocast(kind, enabled=torch.is_autocast_enabled(kind))", "study/test_arithmetic.py -k autocast_around",
+    ),
+    "compiled code measured": Bug(
+        "study/arithmetic.py", 'set_stance("force_eager")', 'set_stance("default")',
+        "study/test_arithmetic.py -k compiled",
+    ),
+    "a conversion detached from time": Bug(
+        "diffusion/parameterization.py", "    t = double(t)\n    alpha", "    t = double(t).detach()\n    alpha",
+        "safety/test_gradcheck.py -k conversions",
+    ),
     # who is measured, and how good it is
     "told alpha for sigma": Bug(
         "training/objective.py", "x, target = alpha * x0 + sigma * noise", "x, target = sigma * x0 + alpha * noise",

@@ -1,0 +1,203 @@
+"""Every number that the README takes from a result is that of the committed table, to the digits that are written.
+
+The README's words are found by regular expressions and the values computed from the tables in figures/, so that a
+change of either side fails; no result stands in this file.
+"""
+
+import csv
+import importlib.util
+import json
+import re
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+
+import numpy as np
+from click.testing import CliRunner
+
+import lipdiag
+from lipdiag import run
+from lipdiag.cli import main
+from lipdiag.study.plan import Plan
+from lipdiag.study.sensitivity import STEPS
+
+ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "figures"
+README = (ROOT / "README.md").read_text()
+PROSE = " ".join(README.split())
+NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
+WORDS = {"three": 3, "five": 5}
+
+
+def said(pattern: str) -> tuple[str, ...]:
+    """The groups of what the README says in one place alone; # stands for a number, spaces for any white space."""
+    found = list(re.finditer(pattern.replace("#", f"({NUMBER})"), PROSE))
+    assert len(found) == 1, f"{pattern!r} stands {len(found)} times in the README"
+    return found[0].groups()
+
+
+def rounded(value: float, text: str) -> bool:
+    """Whether a text is the value to as many digits as it has."""
+    written = Decimal(text.replace(",", ""))
+    return Decimal(repr(float(value))).quantize(written, ROUND_HALF_UP) == written
+
+
+def rows(name: str, **where: str) -> list[dict[str, str]]:
+    with open(FIGURES / name, newline="") as file:
+        return [row for row in csv.DictReader(file) if all(row[key] == value for key, value in where.items())]
+
+
+def statement(name: str) -> dict[str, str]:
+    (row,) = rows("study.csv", statement=name)
+    return row
+
+
+ABOUT = json.loads((FIGURES / "study" / "about.json").read_text())["runs"]
+
+
+def test_a_number_is_known_by_its_digits():
+    assert rounded(0.456477, "0.456")
+    assert rounded(-9.2428e-4, "-9.24e-4")
+    assert rounded(6000, "6,000")
+    assert not rounded(0.4566, "0.456")
+
+
+def test_the_study_is_the_table():
+    lines = re.findall(r"^\| (.+?) \| (\S+) \| (\S+) \| (.+?) \| (.+?) \|$", README, re.MULTILINE)
+    lines = [line for line in lines if re.fullmatch(r"(x |[+-]).*\[.*\]", line[3])]
+    assert [line[0].replace("&lt;", "<").replace("&gt;", ">") for line in lines] == [
+        row["statement"] for row in rows("study.csv") if row["statement"]
+    ]
+    for name, a, b, change, verdict in lines:
+        row = statement(name.replace("&lt;", "<").replace("&gt;", ">"))
+        effect = "ratio" if change.startswith("x ") else "difference"
+        expected = [row["a"], row["b"], *(row[effect + end] for end in ("", "_low", "_high"))]
+        texts = [a, b, *re.findall(NUMBER, change)]
+        assert all(rounded(float(value), text) for value, text in zip(expected, texts, strict=True)), (expected, texts)
+        assert verdict == row["verdict"], name
+
+
+def test_the_table_is_the_trainings():
+    """What figures/study.csv holds is what figures/study/ gives, by the script that made both."""
+    found = importlib.util.spec_from_file_location("study", FIGURES / "study.py")
+    study = importlib.util.module_from_spec(found)
+    found.loader.exec_module(study)
+    statements = study.kept(study.TABLES).statements
+    assert [s.name for s in statements] == [row["statement"] for row in rows("study.csv") if row["statement"]]
+    for s in statements:
+        row = statement(s.name)
+        assert s.verdict == row["verdict"]
+        interval = (row["difference"], row["difference_low"], row["difference_high"])
+        np.testing.assert_allclose([float(z) for z in s.effect.difference], list(map(float, interval)), rtol=1e-9)
+        np.testing.assert_allclose(float(s.effect.a), float(row["a"]), rtol=1e-9)
+
+
+def test_words_on_the_study_are_the_table_too():
+    share, largest, loss = said(r"falls to # %, its largest value grows # times, the loss below 100 rises by # %")
+    assert rounded(100 * float(statement("K, sum < 100")["ratio"]), share)
+    assert rounded(float(statement("K, largest")["ratio"]), largest)
+    assert rounded(100 * (float(statement("loss < 100")["ratio"]) - 1), loss)
+    assert "no difference of sample quality is shown with any sampler" in PROSE
+    assert {row["verdict"] for metric in ("fid", "kid") for row in rows("study.csv", variable=metric)} == {
+        "no difference shown"
+    }
+
+
+def test_the_study_is_described_as_it_was():
+    each, side, across, steps, samplers = said(
+        r"(\w+) trainings of each \(#x# digits, # steps, [^)]*\), (\w+) samplers"
+    )
+    kinds = [name.rpartition("-")[0] for name in ABOUT]
+    assert [kinds.count(kind) for kind in dict.fromkeys(kinds)] == 2 * [WORDS[each.lower()]]
+    assert len(rows("study.csv", variable="fid")) == WORDS[samplers]
+    config = json.loads((ROOT / "lipdiag" / "assets" / "digits-ddpm" / "config.json").read_text())
+    assert rounded(config["training"]["recipe"]["steps"], steps)
+    assert config["shape"] == [1, int(side), int(across)]
+    fid, kid, n = said(r"FID\[digits\] #, KID\[digits\] #, n = #\)")
+    for about in ABOUT.values():
+        held = about["evaluation"]
+        assert held["extractor"] == "digits"
+        assert rounded(held["floor_fid"], fid)
+        assert rounded(held["floor_kid"], kid)
+        assert held["n"] == int(n)
+
+
+def test_the_figure_of_a_foreign_network_is_described_as_it_is():
+    crops, first, close, at, times = said(
+        r"on # crops of photographs: from sigma = # on its K is that of isolated points, sqrt\(d\)/sigma, to # %, "
+        r"and at # it is # times that"
+    )
+    (shape,) = re.findall(r"--shape (\d+),(\d+),(\d+)", (FIGURES / "trained.md").read_text())
+    root = np.sqrt(np.prod(list(map(int, shape))))
+    curve = rows("trained.csv", series="ffdnet", variable="time_difference", kind="curve")
+    assert {int(row["draws"]) for row in curve} == {int(crops)}
+    over = {float(row["timestep"]): float(row["mean"]) * float(row["timestep"]) / root for row in curve}
+    assert rounded(100 * max(abs(ratio - 1) for sigma, ratio in over.items() if sigma >= float(first)), close)
+    assert rounded(over[float(at)], times)
+    allowed, least, most = said(r"symmetric part, at most # for those, is # to #\.")
+    largest = rows("trained_jacobian.csv", series="ffdnet", variable="one_sided_lipschitz", kind="curve")
+    products = [float(row["mean"]) * float(row["timestep"]) for row in largest]
+    assert rounded(min(products), least)
+    assert rounded(max(products), most)
+    assert min(products) > int(allowed)
+
+
+def test_what_a_measurement_costs_is_the_benchmarks_last_result():
+    width, took, size, shape, floor = said(
+        r"spectral norm certified to # %, the time derivative, Frobenius norm and trace with intervals took # forward "
+        r"passes a pair on a # M-parameter U-Net at (\S+), where the floor is #\."
+    )
+    bench = (FIGURES / "bench.md").read_text()
+    (part,) = re.findall(rf"^.*: {size} M parameters, {shape}, .*\n(?:.+\n)*", bench, re.MULTILINE)
+    ((_, found_floor, found),) = re.findall(rf"^the full report\s+({NUMBER})\s+({NUMBER})\s+({NUMBER})", part, re.M)
+    assert (took, floor) == (found, found_floor)
+    assert f"spectral norm certified to {width} %" in " ".join(bench.split())
+    assert rounded(100 * Plan().certified_width, width)
+
+
+def test_numbers_of_the_method_are_the_codes():
+    (confidence,) = said(r"an upper bound at # % confidence")
+    (steps,) = said(r"by # steps of DDIM from this timestep to the data")
+    assert rounded(100 * Plan().confidence, confidence)
+    assert int(steps) == STEPS
+    end, blocks = said(r"timesteps below # shared in # blocks")
+    clock = lipdiag.load("digits-etsdm").clock
+    assert (clock.end, clock.blocks) == (float(end), int(blocks))
+
+
+def assert_overlap(cell: str, row: dict[str, str]) -> None:
+    """Both 95 % intervals; what is exactly 0 is so on both sides."""
+    mean, half = (0.0, 0.0) if cell == "exactly 0" else map(float, cell.split(" +- "))
+    expected = float(row["mean"])
+    assert abs(mean - expected) <= half + float(row["high"]) - expected, (cell, row)
+    assert (half == 0) == (expected == 0), (cell, row)
+
+
+def test_the_demo_prints_what_the_figure_shows(tmp_path, monkeypatch):
+    """K of both models, at the timesteps of both grids, and where it peaks; nothing else is measured here.
+
+    The demo's draws are the first of the figure's. Means of n and of all N draws differ with variance
+    s^2 (1/n - 1/N), less than that of the smaller mean alone, so that an interval that misses its other by chance does
+    so in less than 5 % of all choices of draws; these are fixed, so that what passes once always does.
+    """
+    prepared = run.prepared
+
+    def k_alone(model, data, plan, out):
+        return prepared(model, data, plan.replace(quantities=("time_difference",)), out)
+
+    monkeypatch.setattr(run, "prepared", k_alone)
+    monkeypatch.setattr(run, "calibration", lambda *_: [])
+    result = CliRunner().invoke(main, ["demo", "--quiet", "--draws", "6", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    curves: dict[str, dict[int, dict[str, str]]] = {}
+    for row in rows("singularity.csv", variable="time_difference"):
+        if row["kind"] != "theory":
+            curves.setdefault(row["series"], {})[int(float(row["timestep"]))] = row
+    table = re.findall(r"^ +(\d+)\*? +(\S+ \+- \S+) +(exactly 0|\S+ \+- \S+) ", result.output, re.MULTILINE)
+    both = [(int(k), cells) for k, *cells in table if int(k) in curves["digits-ddpm"]]
+    assert len(both) > len(table) / 2 > 5
+    for timestep, cells in both:
+        for series, cell in zip(("digits-ddpm", "digits-etsdm"), cells, strict=True):
+            assert_overlap(cell, curves[series][timestep])
+    ((where, peak),) = re.findall(r"digits-ddpm: K peaks at timestep (\d+)\s+with\s+(\S+ \+- \S+),", result.output)
+    assert int(where) == max(curves["digits-ddpm"], key=lambda k: float(curves["digits-ddpm"][k]["mean"]))
+    assert_overlap(peak, curves["digits-ddpm"][int(where)])
