@@ -154,6 +154,17 @@ def test_what_a_measurement_costs_is_the_benchmarks_last_result():
     assert rounded(100 * Plan().certified_width, width)
 
 
+def test_shares_of_the_store_and_of_workers_are_the_benchmarks_last_results():
+    share, gain = said(
+        r"the store takes of a run \(# % of units of a second\).*? than one \(# times, for a plan of minutes\)"
+    )
+    bench = (FIGURES / "bench.md").read_text()
+    (clock,) = re.findall(rf"^share of units of a second, clock: ({NUMBER}) %", bench, re.M)
+    (found,) = re.findall(rf"^2 workers are ({NUMBER}) times as fast as one", bench, re.M)
+    assert rounded(float(clock), share)
+    assert gain == found
+
+
 def test_numbers_of_the_method_are_the_codes():
     (confidence,) = said(r"an upper bound at # % confidence")
     (steps,) = said(r"by # steps of DDIM from this timestep to the data")
