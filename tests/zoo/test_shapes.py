@@ -52,7 +52,18 @@ def latent_diffusion() -> dict:
     return {"state_dict": state | {"betas": torch.linspace(1e-4, 0.02, 50), "alphas_cumprod": torch.ones(50)}}
 
 
-FAMILIES = {f.__name__: f for f in (dit, lucidrains, score_sde, latent_diffusion)}
+def flow_matching() -> dict:
+    network = linear("time_embed.0", 16, 4) | linear("time_embed.2", 16, 16) | linear("label_emb", 6, 16)
+    network |= {"input_blocks.0.0.weight": torch.zeros(4, 3, 3, 3), "out.2.weight": torch.zeros(3, 4, 3, 3)}
+    network |= linear("input_blocks.1.0.emb_layers.1", 8, 16)
+    network |= {"input_blocks.1.0.in_layers.2.weight": torch.zeros(4, 4, 3, 3)}
+    network |= {"output_blocks.0.0.in_layers.2.weight": torch.zeros(4, 8, 3, 3)}
+    model = {f"model.{name}": tensor for name, tensor in network.items()}
+    model |= {f"shadow_params.{i}": tensor for i, tensor in enumerate(network.values())}
+    return {"model": model, "optimizer": {}, "lr_schedule": {}, "epoch": 1, "args": {}}
+
+
+FAMILIES = {f.__name__: f for f in (dit, lucidrains, score_sde, latent_diffusion, flow_matching)}
 STRANGE = {
     "a number": torch.tensor(1.0),
     "nothing": torch.zeros(0),
