@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import lipdiag
-from lipdiag import Plan, run
+from lipdiag import Plan
+from lipdiag.resolve import from_data
 from lipdiag.study.arithmetic import arithmetic, evaluating
 from lipdiag.study.point import points
 from lipdiag.study.quantity import measure_point
@@ -49,7 +50,7 @@ def measured(name, dtype):
     predictor, plan = lipdiag.load(name), PLAN.replace(dtype=dtype, quantities=QUANTITIES[name])
     if dtype == "float64":
         smooth(predictor.network)
-    data = run.from_data(dataset("digits", shape=predictor.shape), plan.seed)
+    data = from_data(dataset("digits", shape=predictor.shape), plan.seed)
     with evaluating(predictor, plan), arithmetic():
         found = measure_point(points(predictor, plan, data.sample, plan.timesteps, range(plan.draws)))
     return {variable: value.unflatten(0, (-1, plan.draws)).numpy() for variable, value in found.items()}

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import lipdiag
+from lipdiag import resolve
 from lipdiag import run as front
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.parameterization import eps, v
@@ -31,28 +32,28 @@ class Clock:
 
 
 def test_given_data_beat_the_checkpoints_record_which_beats_samples_of_the_model():
-    embedded = front.resolve_model("digits-ddpm")
+    embedded = resolve.resolve_model("digits-ddpm")
     given = np.zeros((3, 1, 8, 8), np.float32)
-    assert front.resolve_source(embedded, given, 0).name == "an array"
-    assert front.resolve_source(embedded, None, 0).name == "digits"
-    assert "samples of the model itself" in front.resolve_source(front.Model(predictor()), None, 0).name
+    assert resolve.resolve_source(embedded, given, 0).name == "an array"
+    assert resolve.resolve_source(embedded, None, 0).name == "digits"
+    assert "samples of the model itself" in resolve.resolve_source(resolve.Model(predictor()), None, 0).name
 
 
 def test_data_on_record_that_are_not_here_give_way_to_samples_of_the_model():
-    model = front.Model(predictor(), data="/somewhere/else/faces")
-    assert "samples of the model itself" in front.resolve_source(model, None, 0).name
+    model = resolve.Model(predictor(), data="/somewhere/else/faces")
+    assert "samples of the model itself" in resolve.resolve_source(model, None, 0).name
 
 
 @pytest.mark.parametrize(("timesteps", "steps"), [(1000, 50), (40, 40), (997, 1)])
 def test_samples_of_the_model_fit_its_table(timesteps, steps):
     model = NetworkPredictor(Tiny(), Linear(timesteps=timesteps), eps, Timesteps(timesteps), SHAPE).eval()
-    source = front.resolve_source(front.Model(model), None, 0)
+    source = resolve.resolve_source(resolve.Model(model), None, 0)
     assert f"{steps} steps" in source.name
     assert source.sample(3).shape == SHAPE
 
 
 def test_a_sample_of_the_model_depends_on_its_draw_alone():
-    one, other = (front.resolve_source(front.Model(predictor()), None, 0) for _ in range(2))
+    one, other = (resolve.resolve_source(resolve.Model(predictor()), None, 0) for _ in range(2))
     late = one.sample(40)
     torch.testing.assert_close(one.sample(2), other.sample(2), rtol=0, atol=0)
     torch.testing.assert_close(other.sample(40), late, rtol=0, atol=0)
@@ -112,7 +113,7 @@ def test_the_embedded_pair_differs_in_the_clock_alone():
 
 
 def test_overrides_replace_what_the_checkpoint_tells():
-    model = front.resolve_model("digits-ddpm", clock="shared(timesteps(1000), 100, 5)").predictor
+    model = resolve.resolve_model("digits-ddpm", clock="shared(timesteps(1000), 100, 5)").predictor
     assert model.clock.bounds == (0, 20, 40, 60, 80, 100)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..quality.extractor import Extractor
-    from ..run import Model
+    from ..resolve import Model
 
 SAMPLERS = "ddpm, ddim, dpm, unipc, or euler (flow matching)"
 
@@ -39,7 +39,7 @@ def placed(given: dict[str, Any], checkpoint: str | None, command: str) -> "Mode
     if checkpoint is None and given["factory"] is None:
         raise UsageError(f"{command} needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
     use_threads(given["threads"])
-    from ..run import resolve_device, resolve_model
+    from ..resolve import resolve_device, resolve_model
 
     found = resolve_model(checkpoint, **reading_options(given))
     found.predictor.to(resolve_device(given["device"])).eval().requires_grad_(False)

@@ -82,7 +82,7 @@ def train(
         raise UsageError(f"--sample-every draws pictures of 1 or 3 channels, and a sample has the shape {recipe.shape}")
     out = out or Path(f"{name}-{'ddpm' if etsdm is None else 'etsdm'}")
     use_threads(threads)
-    from ..run import resolve_device
+    from ..resolve import resolve_device
 
     place = resolve_device(device)
     if dry_run:

@@ -321,7 +321,7 @@ BUGS = {
         "zoo/container.py", "key=lambda name: (len(name), name)", "key=None", "zoo/test_container.py -k counted"
     ),
     "data made again at every timestep": Bug(
-        "run.py", "@lru_cache(maxsize=-(-MOST_DRAWS // MODEL_BATCH) + 1)", "@lru_cache(maxsize=1)",
+        "resolve.py", "@lru_cache(maxsize=-(-MOST_DRAWS // MODEL_BATCH) + 1)", "@lru_cache(maxsize=1)",
         "test_run.py -k made_once",
     ),
     # what is kept

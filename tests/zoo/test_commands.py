@@ -8,7 +8,7 @@ from click.testing import CliRunner
 import lipdiag
 from lipdiag import Plan
 from lipdiag.cli import main
-from lipdiag.run import resolve_model
+from lipdiag.resolve import resolve_model
 
 PLAN = Plan(timesteps="100,500", draws=2, quantities=("time_difference",))
 

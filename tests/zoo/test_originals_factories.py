@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import lipdiag
 from lipdiag.cli import main
 from lipdiag.errors import CheckpointError
-from lipdiag.run import resolve_model
+from lipdiag.resolve import resolve_model
 
 from .agreement import derivatives_agree
 from .originals import clone, importable

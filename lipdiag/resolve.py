@@ -1,0 +1,161 @@
+"""What the words of a command stand for: a device, a model, the data it is shown."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .diffusion.clock import Timesteps
+from .diffusion.parameterization import eps
+from .diffusion.predictor import NetworkPredictor, Predictor, RawOutput
+from .diffusion.schedule import Table
+from .errors import UsageError
+from .study.description import Source
+from .study.layout import MOST_DRAWS
+
+LARGEST_VALUE = 100.0
+"""Of x0: pictures lie in [-1, 1] and latents within a few tens; 255 is a picture that was not scaled."""
+
+MODEL_STEPS = 50
+"""Sampler steps for x0 drawn from the model itself, at most."""
+
+MODEL_BATCH = 4
+"""Of them at once, whatever the micro-batch, on which their last digits depend: without derivatives that takes about
+the memory of one pair with them."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1`: the device of that name.
+
+    Raises:
+        UsageError: If it is not at hand, or has no float64, which schedules need near t = 0.
+    """
+    if name == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        rank = os.environ.get("LOCAL_RANK", "0")  # torchrun: workers of one machine share its devices
+        return torch.device("cuda", int(rank) % torch.cuda.device_count() if rank.isdecimal() else 0)
+    try:
+        device = torch.device(name)
+        if device.type == "mps":
+            raise UsageError("device mps has no float64, which times near 0 need; use --device cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} is not at hand; use auto, cpu, cuda or cuda:N") from error
+    return device
+
+
+class Model(NamedTuple):
+    """A predictor, and what its checkpoint says beside the weights."""
+
+    predictor: Predictor
+    data: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def resolve_model(
+    model: Any, factory: str | None = None, shape: tuple[int, ...] | None = None, **reading: Any
+) -> Model:
+    """A model from a path, the name of an embedded one, a Predictor, or any eps(x, t) with a schedule and shape.
+
+    Args:
+        model: The path, name or object; with a factory a path or None.
+        factory: `package.module:function` of the user's own that makes the model.
+        shape: Of one sample, for a factory that returns a bare network.
+        reading: `weights`, `conditioning`, `label`, `original_config`, `schedule`, `parameterization`, `clock`, in
+            place of what the files tell; `function="raw"` for the network's own output in the place of eps.
+
+    Raises:
+        CheckpointError: If a checkpoint is refused.
+        UsageError: If an object is neither.
+    """
+    from . import zoo
+
+    if reading.pop("function", "eps") == "raw":
+        plain = resolve_model(model, factory, shape, **reading)
+        note = "measured: the network's own output in its own input, in the place of eps"
+        return plain._replace(predictor=RawOutput(plain.predictor), notes=(*plain.notes, note))
+    if factory is not None:
+        made = zoo.make(factory, model, shape=shape, **reading)
+        return Model(made.predictor, notes=(*made.notes, *made.predictor.notes))
+    if isinstance(model, str | Path):
+        asked = ("weights", "conditioning", "label", "original_config")
+        checkpoint = zoo.read(model, **{name: reading.pop(name) for name in asked if name in reading})
+        taken = (
+            ()
+            if len(checkpoint.available) < 2
+            else (f"{checkpoint.weights} weights, of {' and '.join(checkpoint.available)}",)
+        )
+        return Model(zoo.assemble(checkpoint, shape=shape, **reading), checkpoint.data, (*checkpoint.notes, *taken))
+    if isinstance(model, Predictor):
+        return Model(model)
+    if callable(model) and hasattr(model, "schedule") and hasattr(model, "shape"):
+        clock = getattr(model, "clock", Timesteps())
+        return Model(NetworkPredictor(model, model.schedule, eps, clock, tuple(model.shape)))
+    raise UsageError(
+        f"cannot measure a {type(model).__name__}: give a path, a lipdiag.Predictor (NetworkPredictor wraps any "
+        "network), or a callable eps(x, t) with attributes schedule and shape"
+    )
+
+
+def resolve_source(model: Model, data: Any, seed: int) -> Source:
+    """Where x0 comes from: what is given, else the model's own record of its data, else samples of the model itself."""
+    from .training.data import Data, array, dataset
+
+    predictor = model.predictor
+    if data is None and model.data is not None:
+        try:
+            return from_data(dataset(model.data, shape=predictor.shape), seed)
+        except UsageError:
+            pass  # the record names data that are not on this machine
+    if data is None:
+        return from_model(predictor, seed)
+    if isinstance(data, torch.Tensor | np.ndarray):
+        values = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
+        data = array("an array", values, predictor.shape)
+    return from_data(data if isinstance(data, Data) else dataset(data, shape=predictor.shape), seed)
+
+
+def from_data(data: Any, seed: int) -> Source:
+    """Each draw takes one datum at random.
+
+    Raises:
+        UsageError: If the values cannot be in a model's own range.
+    """
+    from .study.draw import data_index
+
+    largest = max(float(data[i].abs().max()) for i in range(0, len(data), max(1, len(data) // 8)))
+    if largest > LARGEST_VALUE:
+        raise UsageError(
+            f"{data.name} holds values as large as {largest:g}, outside any model's own range (pictures are about -1 "
+            "to 1): scale the array; 8-bit pictures are scaled by themselves, floats are taken as they are"
+        )
+    return Source(lambda i: data[data_index(seed, i, len(data))], data.name, data.fingerprint)
+
+
+def from_model(predictor: Predictor, seed: int) -> Source:
+    """Each draw is one deterministic DDIM sample of the model, made with a few others when it is first asked for."""
+    from .quality.sample import sample
+    from .study import draw
+
+    table = predictor.schedule.timesteps if isinstance(predictor.schedule, Table) else MODEL_STEPS
+    steps = max(k for k in range(1, MODEL_STEPS + 1) if table % k == 0)  # DDIM strides evenly over a table
+
+    def noise(i: int) -> torch.Tensor:
+        return torch.from_numpy(draw.generator(seed, "model_sample", i).standard_normal(predictor.shape))
+
+    @lru_cache(maxsize=-(-MOST_DRAWS // MODEL_BATCH) + 1)  # what a unit spans
+    def block(first: int) -> torch.Tensor:
+        start = torch.stack([noise(i) for i in range(first, first + MODEL_BATCH)])
+        return sample(predictor, noise=start, steps=steps).cpu()
+
+    return Source(
+        lambda i: block(i // MODEL_BATCH * MODEL_BATCH)[i % MODEL_BATCH],
+        f"samples of the model itself (DDIM, {steps} steps)",
+        "model",
+        passes=steps,
+        stand_in=noise,
+    )
