@@ -288,7 +288,7 @@ def carry_out(ready: study.Study, bar: Callable[..., Any]) -> bool:
                 shown.set_postfix_str(state.message)
         ended = "finished"
     except KeyboardInterrupt:
-        ready.notes.append("interrupted; the same plan goes on from here")
+        pass  # what is done is kept, and the same plan goes on from here
     finally:
         shown.close()
         study.finish(ready, {**facts, "seconds": time.perf_counter() - began, "ended": ended, "pairs": ready.pairs})

@@ -17,17 +17,33 @@ from .options import describe_facts, everywhere, reading, reading_options
 @reading
 @everywhere
 def inspect(checkpoint: str, data: str | None, device: str, quiet: bool, as_json: bool, **given: Any) -> None:
-    """Say what a checkpoint is, how it will be read, and what is unknown."""
+    """Say what a checkpoint is, how it will be read, and what is unknown.
+
+    Whether its weights are whole is seen when the network is built: by
+    measure, or here with --data or --factory.
+    """
     from .. import zoo
 
     told = reading_options(given)
     asked = {name: told[name] for name in ("weights", "conditioning", "label", "original_config") if name in told}
-    found = {} if "factory" in told else zoo.inspect(checkpoint, **asked).to_dict()
+    found = made(checkpoint, told) if "factory" in told else zoo.inspect(checkpoint, **asked).to_dict()
     if data is not None:
         from ..run import calibrated
 
-        found["calibration"] = calibrated(checkpoint, data, device, **told)
+        said = calibrated(checkpoint, data, device, **told)
+        found["calibration"] = [line.removeprefix("calibration: ") for line in said]
     click.echo(json.dumps(found) if as_json else describe_facts(found))
+
+
+def made(checkpoint: str, told: dict[str, Any]) -> dict[str, Any]:
+    """What a factory makes of a file."""
+    from ..resolve import resolve_model
+    from ..study.description import describe
+
+    model = resolve_model(checkpoint, **told)
+    weights = sum(parameter.numel() for parameter in model.predictor.parameters())
+    facts = {"path": checkpoint, "kind": f"made by {told['factory']}", "parameters": weights}
+    return facts | describe(model.predictor) | {"notes": list(model.notes)}
 
 
 @click.command()

@@ -62,7 +62,11 @@ def peak_words(curve: Curve) -> list[str]:
     name = SPEEDS[curve.variable].replace("eps", curve.run.output)
     if top is None:
         return [f"{curve.run.label}: {name} was measured nowhere."]
-    said = f"{curve.run.label}: {name} peaks at timestep {curve.run.timestep[top]:.4g} with {_value(curve, top)}"
+    where = f"{curve.run.timestep[top]:.4g} with {_value(curve, top)}"
+    others = np.arange(len(curve.statistics.mean)) != top
+    if not (curve.statistics.high[others] < curve.statistics.low[top]).any():
+        return [f"{curve.run.label}: {name} is largest at timestep {where}, and no timestep is shown to have less."]
+    said = f"{curve.run.label}: {name} peaks at timestep {where}"
     if far is not None and far != top:
         ratio = curve.statistics.mean[top] / curve.statistics.mean[far]
         said += f", {plain(ratio)} times its value at timestep {curve.run.timestep[far]:.4g} ({_value(curve, far)})"

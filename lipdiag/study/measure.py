@@ -144,9 +144,7 @@ def prepare(
         )
     changed = store.differences(run.attributes.get("frozen", {}), description)
     if changed:
-        raise RunError(
-            f"{out} is another run: {'; '.join(changed[:5])}; give another --out, or the plan it was made with"
-        )
+        raise RunError(f"{out} is another run: {'; '.join(changed[:5])}; give another --out, or what it was made with")
     layout = run.layout
     run.grow(plan.draws)
     every, tries = units(layout, len(timesteps), range(run.draws)), {}

@@ -305,5 +305,8 @@ def differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "")
 
 
 def _short(value: Any) -> str:
+    """JSON, at most 60 characters of it; of a text those at its start."""
     text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if len(text) <= 60:
+        return text
+    return json.dumps(value[:12] + "...") if isinstance(value, str) else text[:57] + "..."

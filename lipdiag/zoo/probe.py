@@ -57,7 +57,7 @@ class Calibration:
         told: The convention that the files or the user gave.
         best: The one with the smallest error; `told` itself where no other wins clearly.
         error: Mean squared error of the told convention over that of the guess 0, per log-SNR in `levels`.
-        best_error: Likewise of the best one.
+        best_error: Likewise of the best one, told its own time.
         levels: Log-SNRs.
         evaluations: Forward passes made, of DRAWS x len(levels) samples each.
         trained: Whether the best convention explains some of the noise.
@@ -120,6 +120,7 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
             f"{spell(told.clock)}{hint}."
         )
     best = winner if winner is not None and trained else told
+    best_error = trial.errors[best].mean(0).tolist()
     shared = trial.shared(best) if trained else None
     if shared is not None:
         best = replace(best, clock=shared)
@@ -127,7 +128,7 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
         told=told,
         best=best,
         error=trial.errors[told].mean(0).tolist(),
-        best_error=trial.errors.get(best, trial.errors[told]).mean(0).tolist(),
+        best_error=best_error,
         levels=list(trial.levels),
         evaluations=trial.evaluations,
         trained=trained,
@@ -270,7 +271,8 @@ class Trial:
         """The shared clock a network was trained with, if telling it block edges serves it better than the true time.
 
         A network that was told its true time errs least when it is told so. If one errs less when it is told edges of
-        blocks, it was only ever told edges, and its own blocks are the coarsest that cost nothing.
+        blocks, it was only ever told edges, and its own blocks are the coarsest that cost nothing. One that was not
+        trained for long may err less when it is told any earlier time, but that does not end where sharing does.
         """
         clock = best.clock
         if not isinstance(clock, Timesteps) or clock.count < 50:
@@ -284,7 +286,12 @@ class Trial:
         if not any(clearly(plain, error, SOMETHING, STANDARD_ERRORS) for error in errors):
             return None
         costs = [float((error - plain).mean()) for error in errors]
-        return next((candidate for candidate, cost in zip(clocks, costs, strict=True) if cost < NOTHING), None)
+        found = next((candidate for candidate, cost in zip(clocks, costs, strict=True) if cost < NOTHING), None)
+        if found is None:
+            return None
+        beyond = clock.time((found.end + torch.tensor(BLOCK_LEVELS, dtype=torch.float64) * block).floor())
+        true, earlier = (self.block_errors(best, beyond, clock(beyond) - shift) for shift in (0, block // 2))
+        return found if float((earlier - true).mean()) > 0 else None
 
     def block_errors(self, best: Convention, t: Tensor, told: Tensor) -> Tensor:
         """Mean log errors per draw, near the data."""
@@ -318,16 +325,18 @@ def describe(found: Calibration) -> list[str]:
     if found.right:
         return [f"calibration: the convention fits the data ({size}; no other is clearly better)"]
     told, best = found.told, found.best
-    sentences, options = [], flags(told, best)
-    if isinstance(best.clock, Shared) and not isinstance(told.clock, Shared):
-        sentences.append(
-            "the network was trained with shared timesteps: told edges of blocks it errs less than told its "
-            f"own time; use {options}"
-        )
-    elif options:
+    shared = isinstance(best.clock, Shared) and not isinstance(told.clock, Shared)
+    alone = replace(best, clock=best.clock.base) if shared else best
+    sentences, options = [], flags(told, alone)
+    if options:
         sentences.append(
             f"the model explains the noise better in another convention ({geometric(found.best_error):.3g} "
             f"instead of {geometric(found.error):.3g} of the noise's own square); use {options}"
+        )
+    if shared:
+        sentences.append(
+            "the network behaves as if it was trained with shared timesteps: told edges of blocks it errs less than "
+            f"told its own time, and not beyond them; if it was, use {flags(alone, best)}"
         )
     if (best.scale, best.shift) != (1.0, 0.0):
         scaled = "in [0, 1]: give (x + 1) / 2" if best.scale < 1 else "in [-1, 1]: give 2 x - 1"

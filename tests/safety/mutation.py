@@ -292,6 +292,10 @@ BUGS = {
     "all timesteps shared": Bug(
         "share.py", "block < self.clock.blocks", "block <= self.clock.blocks", "test_share.py -k rule_is"
     ),
+    "a lateness everywhere for sharing": Bug(
+        "zoo/probe.py", "return found if float((earlier - true).mean()) > 0 else None", "return found",
+        "zoo/test_probe.py -k late_everywhere",
+    ),
     "a deviation for an error in the probe": Bug(
         "zoo/probe.py", "float(gain.std()) / math.sqrt(len(gain))", "float(gain.std())",
         "zoo/test_probe.py -k gain_counts",

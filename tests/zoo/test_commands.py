@@ -13,6 +13,23 @@ from lipdiag.resolve import resolve_model
 PLAN = Plan(timesteps="100,500", draws=2, quantities=("time_difference",))
 
 
+def test_inspect_says_what_a_factory_made_or_what_it_lacks(tmp_path, monkeypatch):
+    (tmp_path / "seen.py").write_text(
+        "import lipdiag\nfrom torch import nn\n"
+        "def model(state):\n    return lipdiag.load('digits-ddpm')\n"
+        "def bare(state):\n    return nn.Conv2d(1, 1, 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": torch.ones(2)}, "x.pt")
+    outcome = CliRunner().invoke(main, ["inspect", "x.pt", "--factory", "seen:model", "--json"])
+    found = json.loads(outcome.stdout)
+    assert (found["shape"], found["clock"], found["kind"]) == ([1, 8, 8], "timesteps(1000)", "made by seen:model")
+    assert found["parameters"] == sum(p.numel() for p in lipdiag.load("digits-ddpm").parameters())
+    refused = CliRunner().invoke(main, ["inspect", "x.pt", "--factory", "seen:bare"])
+    assert refused.exit_code == 2
+    assert "give --schedule" in refused.stderr
+
+
 def test_inspect_with_data_says_what_the_probe_found():
     done = CliRunner().invoke(
         main, ["inspect", "digits-etsdm", "--clock", "timesteps(1000)", "--data", "digits", "--json"]

@@ -224,6 +224,22 @@ def test_a_stranger_s_shared_timesteps_are_recognized():
         assert probe(zoo.load(name), digits()).right, name
 
 
+class Late(nn.Module):
+    """A network that would be told an earlier time, everywhere, as some that were not trained for long."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = zoo.load("digits-ddpm").network
+
+    def forward(self, x, told):
+        return self.network(x, told + 10)
+
+
+def test_a_network_that_is_late_everywhere_is_not_taken_for_one_with_shared_timesteps():
+    found = probe(NetworkPredictor(Late(), *LABEL, (1, 8, 8)), digits())
+    assert found.right, found.notes
+
+
 def test_an_untrained_model_is_said_to_be_one_and_measured():
     torch.manual_seed(0)
     found = probe(NetworkPredictor(Small(), *LABEL, (2,)), circle(16))
