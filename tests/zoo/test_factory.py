@@ -133,14 +133,14 @@ def simple():
 def test_azula_s_denoisers_say_the_same(tmp_path, kind, monkeypatch):
     """Its posterior's mean at its own amplitudes: eps = (x - alpha mean) / sigma."""
     azula = pytest.importorskip("azula.noise")
-    (tmp_path / "mine.py").write_text(AZULA)
-    monkeypatch.delitem(__import__("sys").modules, "mine", raising=False)
+    (tmp_path / "with_azula.py").write_text(AZULA)
+    monkeypatch.delitem(__import__("sys").modules, "with_azula", raising=False)
     told = {"schedule": "ve(0.01, 50)", "parameterization": "x0", "clock": "unit()", "shape": (3,)}
-    predictor = zoo.factory(f"mine:{kind}", **told).double()
+    predictor = zoo.factory(f"with_azula:{kind}", **told).double()
     alpha, sigma = (c[:, None] for c in azula.VESchedule(0.01, 50)(T))
     torch.testing.assert_close(predictor.schedule(T)[1], sigma[:, 0], rtol=1e-12, atol=0)
     x = alpha * X + sigma
     with torch.no_grad():
-        mean = getattr(__import__("mine"), kind)().double()(x, T).mean
+        mean = getattr(__import__("with_azula"), kind)().double()(x, T).mean
         torch.testing.assert_close(predictor(x, T), (x - alpha * mean) / sigma, rtol=1e-5, atol=1e-5)
     derivatives_agree(predictor, T)
