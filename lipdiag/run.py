@@ -14,6 +14,7 @@ import torch
 
 from .diffusion.predictor import Predictor, RawOutput
 from .errors import CheckpointError, LipdiagError, UsageError
+from .files import shown
 from .linalg.linearize import out_of_memory
 from .resolve import MODEL_BATCH, resolve_device, resolve_model, resolve_source
 from .study import measure as study
@@ -21,7 +22,6 @@ from .study.arithmetic import Autocast, arithmetic, compiled, evaluating
 from .study.description import Source
 from .study.plan import Plan
 from .study.quantity import QUANTITIES
-from .training.files import shown
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -113,8 +113,8 @@ def write(x: "torch.Tensor", out: Path) -> None:
     """Write samples as what `out` says: a grid, an array, or a folder of pictures."""
     import numpy as np
 
+    from ..files import atomic_write, make_folder
     from ..quality.picture import grid, pixels, png
-    from ..training.files import atomic_write, make_folder
 
     if out.suffix == ".npz":
         buffer = io.BytesIO()

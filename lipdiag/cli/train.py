@@ -148,8 +148,8 @@ def save_samples(predictor: Any, path: Path) -> None:
     import numpy as np
     from PIL import Image
 
+    from ..files import atomic_write
     from ..quality.sample import sample
-    from ..training.files import atomic_write
 
     channels = predictor.shape[0]
     if len(predictor.shape) != 3 or channels not in (1, 3):

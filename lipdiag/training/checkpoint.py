@@ -24,7 +24,7 @@ from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.schedule import SCHEDULES, Schedule
 from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import CheckpointError, UsageError
-from lipdiag.training.files import atomic_write, make_folder, open_regular, parse_json, read_all, read_json, shown
+from lipdiag.files import atomic_write, make_folder, open_regular, parse_json, read_all, read_json, shown
 from lipdiag.training.networks import NETWORKS, TimeByKeyword, adapted, create_network
 from lipdiag.training.tensors import check_magic, fit, is_safetensors, read_safetensors, read_tensors, refuse
 

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lipdiag.errors import UsageError
-from lipdiag.training.files import shown
+from lipdiag.files import shown
 from lipdiag.training.shipped import SHIPPED
 
 ASSETS = Path(__file__).parents[1] / "assets"

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lipdiag.errors import StorageError
-from lipdiag.training.files import atomic_write, reason, shown
+from lipdiag.files import atomic_write, reason, shown
 
 LOSSES = ("step", "loss", "learning_rate", "gradient_norm", "seconds")
 DIFFERENCES = ("step", "timestep", "time_difference", "standard_error")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lipdiag.errors import CheckpointError
-from lipdiag.training.files import shown
+from lipdiag.files import shown
 from lipdiag.training.tensors import refuse
 
 

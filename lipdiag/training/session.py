@@ -20,12 +20,12 @@ from lipdiag import distributed
 from lipdiag.diffusion.clock import CLOCKS, Shared
 from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import RunError, UsageError
+from lipdiag.files import atomic_write, make_folder, read_json
 from lipdiag.linalg.linearize import out_of_memory
 from lipdiag.training.card import model_card
 from lipdiag.training.checkpoint import json_text, save
 from lipdiag.training.data import Data, dataset
 from lipdiag.training.difference import differences
-from lipdiag.training.files import atomic_write, make_folder, read_json
 from lipdiag.training.log import DIFFERENCES, LOSSES, Log
 from lipdiag.training.loop import State, train
 from lipdiag.training.recipe import MANNER, Recipe

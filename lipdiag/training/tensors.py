@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lipdiag.errors import CheckpointError, LipdiagError
-from lipdiag.training.files import open_regular, reason, shown
+from lipdiag.files import open_regular, reason, shown
 
 LARGEST_PICKLE = 64 * 2**20  # bytes of data.pkl, which holds names and shapes only
 LARGEST_HEADER = 32 * 2**20  # bytes of the table in front of a safetensors file

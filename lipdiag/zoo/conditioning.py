@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lipdiag.errors import UsageError
+from lipdiag.files import open_regular, shown
 from lipdiag.training.checkpoint import Checkpoint
-from lipdiag.training.files import open_regular, shown
 from lipdiag.training.networks import NETWORKS
 from lipdiag.training.tensors import read_tensors
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipdiag.files import shown
 from lipdiag.training.checkpoint import choose
-from lipdiag.training.files import shown
 from lipdiag.training.tensors import refuse
 
 RAW = ("model", "state_dict", "net_model", "net", "unet", "module", "params")

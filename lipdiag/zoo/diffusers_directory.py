@@ -18,8 +18,8 @@ from torch import Tensor
 from lipdiag.diffusion.clock import CLOCKS, Shared
 from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import CheckpointError
+from lipdiag.files import LARGEST_JSON, open_regular, parse_json, read_all, read_json, shown
 from lipdiag.training.checkpoint import Checkpoint, choose, file_digest, folder_digest, read_weights
-from lipdiag.training.files import LARGEST_JSON, open_regular, parse_json, read_all, read_json, shown
 from lipdiag.training.networks import NETWORKS
 from lipdiag.training.tensors import read_tensors, refuse
 from lipdiag.zoo.conditioning import blank

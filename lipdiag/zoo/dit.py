@@ -21,8 +21,8 @@ from torch import Tensor
 from lipdiag.diffusion.clock import Reversed, Timesteps, Unit
 from lipdiag.diffusion.schedule import VP, Linear, Schedule, ShiftedCosine, Straight
 from lipdiag.diffusion.spelling import spell
+from lipdiag.files import read_json, shown
 from lipdiag.training.checkpoint import Checkpoint, file_digest
-from lipdiag.training.files import read_json, shown
 from lipdiag.training.tensors import refuse
 from lipdiag.zoo.conditioning import blank
 from lipdiag.zoo.container import Contents

@@ -36,8 +36,8 @@ from lipdiag.diffusion.parameterization import Edm, Parameterization, eps, minus
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import VE, VP, Karras, Normalized, Schedule, SquaredCosine
 from lipdiag.errors import CheckpointError, UsageError
+from lipdiag.files import make_folder, open_regular, read_json, shown
 from lipdiag.training.checkpoint import read_weights
-from lipdiag.training.files import make_folder, open_regular, read_json, shown
 from lipdiag.training.tensors import fit, refuse
 
 CONFIG, MODEL = "config.json", "model.safetensors"

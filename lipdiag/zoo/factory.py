@@ -19,7 +19,7 @@ from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.schedule import SCHEDULES, Schedule
 from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import LipdiagError, UsageError
-from lipdiag.training.files import read_json, shown
+from lipdiag.files import read_json, shown
 from lipdiag.training.networks import widened
 from lipdiag.training.tensors import SHAPES, read_tensors, refusing
 from lipdiag.zoo import edm, family

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from lipdiag.files import shown
 from lipdiag.training.checkpoint import Checkpoint
-from lipdiag.training.files import shown
 from lipdiag.training.tensors import refuse
 from lipdiag.zoo import dit, openai, single_file, usage
 from lipdiag.zoo.container import Contents

@@ -16,10 +16,10 @@ from lipdiag.diffusion.parameterization import Parameterization
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Schedule
 from lipdiag.errors import CheckpointError, UsageError
+from lipdiag.files import shown
 from lipdiag.training import checkpoint
 from lipdiag.training.checkpoint import Checkpoint, assemble
 from lipdiag.training.data import ASSETS
-from lipdiag.training.files import shown
 from lipdiag.training.tensors import SHAPES, read_tensors, refuse, refusing, weights_dtype
 from lipdiag.zoo import diffusers_directory, edm, family
 from lipdiag.zoo.conditioning import given

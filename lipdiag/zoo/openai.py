@@ -18,8 +18,8 @@ from lipdiag.diffusion.clock import LogSigma, Reversed, Timesteps, Unit
 from lipdiag.diffusion.parameterization import Consistency, Edm
 from lipdiag.diffusion.schedule import Discrete, Karras, Linear, Normalized, Schedule, SquaredCosine, Straight
 from lipdiag.diffusion.spelling import spell
+from lipdiag.files import read_json, shown
 from lipdiag.training.checkpoint import Checkpoint, file_digest
-from lipdiag.training.files import read_json, shown
 from lipdiag.training.tensors import refuse
 from lipdiag.zoo.container import Contents
 from lipdiag.zoo.published import known

@@ -17,8 +17,8 @@ from torch import Tensor
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.schedule import SCHEDULES, Discrete, Table, ZeroTerminalSNR
 from lipdiag.diffusion.spelling import parse, spell
+from lipdiag.files import read_json, shown
 from lipdiag.training.checkpoint import Checkpoint, file_digest
-from lipdiag.training.files import read_json, shown
 from lipdiag.training.tensors import refuse
 from lipdiag.zoo import diffusers_directory, openai
 from lipdiag.zoo.container import Contents

@@ -41,7 +41,7 @@ def home(made: type, code: Path) -> str | None:
 
 
 def write(config: dict[str, Any], path: Path) -> None:
-    from lipdiag.training.files import atomic_write
+    from lipdiag.files import atomic_write
 
     atomic_write(path, (json.dumps(config, indent=2, allow_nan=False) + "\n").encode())
 
@@ -52,7 +52,7 @@ def main(file: str, code: str, out: str) -> None:
     import torch
     from safetensors.torch import save
 
-    from lipdiag.training.files import atomic_write
+    from lipdiag.files import atomic_write
     from lipdiag.zoo import edm
     from lipdiag.zoo.factory import find
 

@@ -16,10 +16,10 @@ import torch
 import lipdiag
 from lipdiag import zoo
 from lipdiag.errors import CheckpointError, LipdiagError, RunError, StorageError, UsageError
+from lipdiag.files import read_json
 from lipdiag.study.plan import Plan
 from lipdiag.study.store import open_run, open_store
 from lipdiag.training.data import dataset
-from lipdiag.training.files import read_json
 from lipdiag.training.tensors import read_tensors
 
 STATE = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.float16)}

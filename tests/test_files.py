@@ -5,9 +5,9 @@ import os
 
 import pytest
 
+from lipdiag import files
 from lipdiag.errors import CheckpointError, StorageError
-from lipdiag.training import files
-from lipdiag.training.files import atomic_write, make_folder, open_regular, parse_json, read_json, shown
+from lipdiag.files import atomic_write, make_folder, open_regular, parse_json, read_json, shown
 
 
 def test_a_file_is_written_with_the_permissions_of_a_new_one_and_nothing_beside_it(tmp_path):
