@@ -1,116 +1,169 @@
 """E-TSDM for a network of one's own, in one line: the network is told shared timesteps, in training and in sampling.
 
-The network itself is changed, by a hook before its forward pass: wherever it is called, in a training loop or by a
-pipeline, it hears the edge of its timestep's block. Whoever calls it, a scheduler above all, keeps the true timestep,
-so that the noise level is untouched. Class, weights and state dict stay what they are.
+The network itself is changed, by a hook before its forward pass, and in calls of its forward that go past hooks, as a
+network's own guidance does: whoever calls it, it hears the edge of its timestep's block. Whoever calls it, a scheduler
+above all, keeps the true timestep, so that the noise level is untouched. Class, weights and state dict stay what they
+are.
 """
 
-import inspect
-import numbers
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lipdiag.diffusion.clock import Shared, Timesteps
+from lipdiag.diffusion.clock import CLOCKS, Clock, Reversed, Shared, Timesteps, Unit
+from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import UsageError
+from lipdiag.timestep import LEVELS, Sharing, parameters
 
 RECORD = "shared_timesteps"
 """Key of the edges in the config of a diffusers network; `lipdiag.load` of what save_pretrained wrote reads it."""
-NAMES = ("timestep", "timesteps", "t", "time", "noise_labels")
-"""What the parameter is called that takes the timestep; else it is the second one."""
-
+COUNTS = ("num_train_timesteps", "num_timesteps", "num_diffusion_timesteps")
+"""What a network calls the number of its timesteps, where it keeps it."""
+USUAL_COUNT = 1000
 Network = TypeVar("Network", bound=Callable[..., Any])
 
 
-class Sharing:
-    """The hook: replaces the timestep among a call's arguments.
+class Forward:
+    """The forward of a network that shares its timesteps, in the place of its class's: hooks are not called before it.
+
+    It is kept in the network, and keeps it, so that copies and pickles of the network have one of their own.
 
     Args:
-        clock: Says which block a timestep lies in, and the blocks' edges.
-        name: The parameter that takes the timestep.
-        position: Its place among positional arguments.
+        network: The module.
+        sharing: What replaces the timestep.
+        before: The forward that the instance had already, of another library that wraps it.
     """
 
-    def __init__(self, clock: Shared, name: str, position: int):
-        self.clock, self.name, self.position = clock, name, position
+    def __init__(self, network: nn.Module, sharing: Sharing, before: Callable[..., Any] | None):
+        self.network, self.before = network, before
+        self.sharing: Sharing | None = sharing
 
-    def __call__(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if self.name in kwargs:
-            return args, {**kwargs, self.name: self.told(kwargs[self.name])}
-        if len(args) <= self.position:
-            return args, kwargs  # the network itself says that its timestep is missing
-        before, after = args[: self.position], args[self.position + 1 :]
-        return (*before, self.told(args[self.position]), *after), kwargs
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The forward that the network had; signatures are read from it."""
+        return self.before or type(self.network).forward.__get__(self.network)
 
-    def told(self, timestep: Any) -> Any:
-        """The shared timestep, of the type, dtype, shape and device of the given one."""
-        if timestep is None:
-            return None
-        if not isinstance(timestep, Tensor):
-            if not isinstance(timestep, numbers.Real):
-                raise UsageError(f"Got a {type(timestep).__name__} as {self.name}: a tensor or a number can be shared.")
-            shared = self.told(torch.tensor(float(timestep), dtype=torch.float64))
-            return type(timestep)(shared.item())  # type: ignore[call-arg]
-        # float32 holds every half-precision number and every index; float64 is not on every device
-        wide = torch.promote_types(timestep.dtype, torch.float32)
-        block = self.clock.block(timestep.to(wide))
-        edges = torch.tensor(self.clock.bounds, dtype=wide, device=timestep.device)
-        edge = edges.index_select(0, block.reshape(-1)).reshape(block.shape).to(timestep.dtype)
-        return torch.where(block < self.clock.blocks, edge, timestep)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and args[0] is self.network:
+            args = args[1:]  # accelerate binds what it finds as a network's forward to the network
+        if self.sharing is not None:
+            args, kwargs = self.sharing(self.network, args, kwargs)
+        return self.__wrapped__(*args, **kwargs)
+
+    def replicate(self) -> nn.Module:
+        """A copy for another device, as torch's DataParallel makes them, that shares too."""
+        replica = type(self.network)._replicate_for_data_parallel(self.network)
+        if self.sharing is not None:
+            install(replica, self.sharing, self.before)
+        return replica
+
+
+def install(network: nn.Module, sharing: Sharing, before: Callable[..., Any] | None) -> None:
+    """Replace the forward of one network, the instance's."""
+    forward = Forward(network, sharing, before)
+    network.__dict__ |= {"forward": forward, "_replicate_for_data_parallel": forward.replicate}
 
 
 def share_timesteps(
     network: Network,
-    end: float = 100,
+    end: float | None = None,
     blocks: int = 5,
     edges: Sequence[float] | None = None,
-    timesteps: int = 1000,
+    timesteps: int | None = None,
+    clock: str | Clock | None = None,
 ) -> Network:
-    """Make a network hear shared timesteps, as E-TSDM does: below `end` only the edge of the block they lie in.
+    """Make a network hear shared timesteps, as E-TSDM does: before `end` only the edge of the block they lie in.
 
-    Call it before training, and again after `from_pretrained`: a network of diffusers' keeps the edges in its config
-    through `save_pretrained`, and `lipdiag.load` of that folder needs no call; diffusers itself keeps the edges when it
-    loads, with a remark that it does not expect them, but does not share.
-    A network that was not trained so is harmed by it. Calls of `network.forward(...)`, rather than of
-    `network(...)`, go past it. `unshare_timesteps` undoes it.
+    Call it before training, and again after diffusers' `from_pretrained`, which keeps the edges in the config (with a
+    remark that it does not expect them) and does not share; `lipdiag.load` of what save_pretrained wrote needs no
+    call. A network that was not trained so is harmed by it. It holds for `network(...)` and `network.forward(...)`
+    alike, and in copies and pickles. `unshare_timesteps` undoes it.
 
     Args:
-        network: A torch module, changed in place, or any function (x, timestep, ...). Its timestep is the parameter
-            called timestep, timesteps, t, time or noise_labels, else the second one; it may be given by position or
-            by keyword, as a number or a tensor of any shape and dtype.
-        end: The first timestep that is not shared.
-        blocks: Into how many equal blocks [0, end) is cut.
-        edges: Bounds of unequal blocks, from 0 to the first timestep that is not shared; in place of end and blocks.
-        timesteps: How many the network is trained on.
+        network: A torch module, changed in place, or any function, called as (x, timestep, ...), (t, x, ...) or by
+            keyword. Its time is the parameter called timestep, t, time, noise_labels or the like, else the one of the
+            first two arguments that holds one number a sample; a number, or a tensor of any shape and dtype.
+        end: The first timestep that is not shared, in the network's own time; by default after a tenth of it.
+        blocks: Into how many equal blocks the time before `end` is cut.
+        edges: Bounds of unequal blocks, from the data to the first timestep that is not shared, as `lipdiag advise`
+            prints them; in place of end and blocks. They fall for a network whose time does.
+        timesteps: How many the network is trained on; 1 for t in [0, 1] with the data at 0. By default what it keeps
+            as num_train_timesteps, else 1 where end or edges are fractions, else 1000.
+        clock: The network's own time in place of `timesteps`: "reversed(unit(1))" for t in [0, 1] with the data at 1,
+            "sigma(karras())", or any other that `lipdiag inspect` prints.
 
     Returns:
         The same module; of a function, one that shares.
 
     Raises:
-        UsageError: If it shares already, was saved with other edges, has no timestep, or the edges make no sense.
+        UsageError: If it shares already, was saved with other edges, has no timestep, or the edges make no sense; when
+            it is called, if what it hears is no time of this clock.
 
     References:
         Yang et al., Lipschitz Singularities in Diffusion Models, 2024. https://arxiv.org/abs/2306.11251
     """
-    clock = Shared(Timesteps(timesteps), float(end), blocks)
-    if edges is not None:
-        bounds = tuple(float(edge) for edge in edges)
-        if len(bounds) < 2:
-            raise UsageError(f"Got the edges {bounds}: a block has two, so give at least two.")
-        clock = Shared(Timesteps(timesteps), bounds[-1], edges=bounds)
-    if clock.end > timesteps:
-        raise UsageError(f"Got blocks up to {clock.end:g} of {timesteps} timesteps: end where the timesteps do.")
-    if hook_of(network) is not None:
+    if sharing_of(network) is not None:
         raise UsageError("Got a network that shares its timesteps already: share once, or unshare_timesteps first.")
-    hook = Sharing(clock, *parameter(network))
+    positional, name = parameters(network)
+    bounds = None if edges is None else tuple(float(edge) for edge in edges)
+    if bounds is not None and len(bounds) < 2:
+        raise UsageError(f"Got the edges {bounds}: a block has two, so give at least two.")
+    if name in LEVELS and end is None and bounds is None and clock is None:
+        raise UsageError(
+            f"Got a network that is told {name}, a noise level and no index: give its clock, such as "
+            "'sigma(karras())', and the edges."
+        )
+    own = own_time(network, bounds or (() if end is None else (end,)), timesteps, clock)
+    sharing = Sharing(blocks_of(own, end, blocks, bounds), positional, name)
     if not isinstance(network, nn.Module):
-        return function(network, hook)
-    record(network, clock)
-    network.register_forward_pre_hook(hook, with_kwargs=True)
+        return function(network, sharing)
+    record(network, sharing.clock)
+    network.register_forward_pre_hook(sharing, with_kwargs=True)
+    install(network, sharing, network.__dict__.get("forward"))
     return network
+
+
+def own_time(network: Any, bounds: Sequence[float], timesteps: int | None, clock: str | Clock | None) -> Clock:
+    """A network's own time: as told, as it keeps it itself, or as some edges of blocks speak of it."""
+    if clock is not None:
+        if timesteps is not None:
+            raise UsageError("Got timesteps and a clock: the clock tells how many there are, so leave timesteps out.")
+        return parse(clock, CLOCKS) if isinstance(clock, str) else clock
+    if timesteps is None:
+        place = getattr(network, "config", network)
+        kept = [place.get(name) if isinstance(place, Mapping) else getattr(place, name, None) for name in COUNTS]
+        known = next((count for count in kept if type(count) is int and count > 0), USUAL_COUNT)
+        timesteps = 1 if bounds and max(bounds) <= 1 and any(edge % 1 for edge in bounds) else known
+    base = Unit() if timesteps == 1 else Timesteps(timesteps)
+    if len(bounds) == 1 and bounds[0] > base.ends[1] / 2 and timesteps == 1:
+        raise UsageError(
+            f"Got blocks up to {bounds[0]:g} of 1, most of the time, where the data are at 0: say "
+            "clock='reversed(unit(1))' if they are at 1, else clock='unit(1)'."
+        )
+    return Reversed(base) if len(bounds) > 1 and bounds[0] > bounds[-1] else base
+
+
+def blocks_of(own: Clock, end: float | None, blocks: int, bounds: tuple[float, ...] | None) -> Shared:
+    """The clock that shares, within the network's own time."""
+    if isinstance(own, Shared):
+        if end is not None or bounds is not None:
+            raise UsageError("Got a shared clock and edges: the clock has them, so leave end and edges out.")
+        return own
+    if bounds is None:
+        chosen = own.tenth if end is None else float(end)
+        if not math.isfinite(chosen):
+            raise UsageError(f"Got no end for a time that begins at {own.ends[0]:g}: give the edges of blocks.")
+        clock = Shared(own, float(round(chosen)) if end is None and own.discrete else chosen, blocks)
+    else:
+        clock = Shared(own, bounds[-1], edges=bounds)
+    if not own.holds(clock.bounds):
+        low, high = sorted(own.ends)
+        whole = f"of {high:g} timesteps" if own.discrete else f"where the network's time goes from {low:g} to {high:g}"
+        raise UsageError(f"Got blocks from {clock.bounds[0]:g} to {clock.end:g} {whole}: end where the time does.")
+    return clock
 
 
 def unshare_timesteps(network: Network) -> Network:
@@ -119,49 +172,55 @@ def unshare_timesteps(network: Network) -> Network:
     Raises:
         UsageError: If it does not share.
     """
-    hook = hook_of(network)
-    if hook is None:
+    sharing = sharing_of(network)
+    if sharing is None:
         raise UsageError("Got a network that shares no timesteps: there is nothing to undo.")
     if not isinstance(network, nn.Module):
         return network.__wrapped__  # type: ignore[attr-defined]
     for key, registered in list(network._forward_pre_hooks.items()):
-        if registered is hook:
+        if registered is sharing:
             del network._forward_pre_hooks[key]
             network._forward_pre_hooks_with_kwargs.pop(key, None)
+    forward = forward_of(network)
+    if forward is not None:
+        forward.sharing = None  # where another library has wrapped it in the meantime, it stays and does nothing
+        if network.__dict__["forward"] is forward:
+            del network.__dict__["forward"], network.__dict__["_replicate_for_data_parallel"]
+            if forward.before is not None:
+                network.__dict__["forward"] = forward.before
     if hasattr(network, "register_to_config"):
         config: Any = network.config
         network._internal_dict = type(config)({key: value for key, value in config.items() if key != RECORD})
     return network
 
 
-def hook_of(network: Any) -> Sharing | None:
-    """The hook of a network that shares its timesteps."""
+def sharing_of(network: Any) -> Sharing | None:
+    """What replaces the timesteps of a network that shares them."""
     if isinstance(network, nn.Module):
         return next((hook for hook in network._forward_pre_hooks.values() if isinstance(hook, Sharing)), None)
     return getattr(network, "_sharing", None)
 
 
-def parameter(network: Any) -> tuple[str, int]:
-    """Name and position of the parameter that takes the timestep."""
-    call = network.forward if isinstance(network, nn.Module) else network
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [name for name, p in inspect.signature(call).parameters.items() if p.kind in kinds]
-    known = [name for name in NAMES if name in names[1:]]
-    if not known and len(names) < 2:
-        raise UsageError("Got a network that takes no timestep: it is called as network(x, timestep, ...).")
-    name = known[0] if known else names[1]
-    return name, names.index(name)
+def forward_of(network: nn.Module) -> Forward | None:
+    """The forward that shares, below what other libraries have wrapped around it since."""
+    call = network.__dict__.get("forward")
+    while call is not None:
+        call = getattr(call, "__func__", call)
+        if isinstance(call, Forward):
+            return call
+        call = getattr(call, "__wrapped__", None)
+    return None
 
 
-def function(network: Any, hook: Sharing) -> Any:
+def function(network: Any, sharing: Sharing) -> Any:
     """A function that calls another with a shared timestep."""
 
     @wraps(network)
     def shared(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = hook(network, args, kwargs)
+        args, kwargs = sharing(network, args, kwargs)
         return network(*args, **kwargs)
 
-    shared._sharing = hook  # type: ignore[attr-defined]
+    shared._sharing = sharing  # type: ignore[attr-defined]
     return shared
 
 

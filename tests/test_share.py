@@ -1,8 +1,11 @@
 """A shared network against the same network that is told the shared timestep by hand, in diffusers' own pipelines."""
 
 import copy
+import inspect
 import json
 import pickle
+from functools import wraps
+from types import MethodType
 
 import diffusers
 import numpy as np
@@ -11,7 +14,7 @@ import torch
 from torch import nn
 
 import lipdiag
-from lipdiag.diffusion.clock import Shared, Timesteps
+from lipdiag.diffusion.clock import Reversed, Shared, Timesteps
 from lipdiag.errors import CheckpointError, UsageError
 from lipdiag.quality.sample import sample
 
@@ -209,6 +212,13 @@ def test_a_record_that_makes_no_sense_is_refused(tmp_path, edges):
         (lambda x, t: x, {"edges": (0, 20, 10)}, "rise"),
         (lambda x, t: x, {"end": 2000}, "of 1000"),
         (lambda x, t: x, {"blocks": 0}, "blocks"),
+        (lambda x, t: x, {"timesteps": 32}, "5 blocks up to 3"),
+        (lambda x, t: x, {"timesteps": 10, "clock": "unit(1)"}, "leave timesteps out"),
+        (lambda x, t: x, {"clock": "shared(timesteps(1000))", "end": 5}, "leave end and edges out"),
+        (lambda x, t: x, {"clock": "log_snr(vp())"}, "begins at inf"),
+        (lambda x, t: x, {"end": 0.9}, "most of the time"),
+        (lambda x, t: x, {"edges": (0, 0.5, 1.5), "clock": "unit(1)"}, "goes from 0 to 1"),
+        (lambda x, sigma: x, {}, "told sigma, a noise level"),
         (lipdiag.share_timesteps(lambda x, t: x), {}, "already"),
     ],
 )
@@ -222,3 +232,149 @@ def test_odd_calls_end_in_a_sentence():
         lipdiag.unshare_timesteps(lambda x, t: x)
     with pytest.raises(UsageError, match="a str as t"):
         lipdiag.share_timesteps(lambda x, t: x)(0, "soon")
+
+
+class Watched(nn.Module):
+    """Keeps what it was told, and calls its own forward as guidance does."""
+
+    def forward(self, t, x, y=None):
+        self.heard = t, x
+        return x
+
+    def forward_with_cond_scale(self, *args, **kwargs):
+        return self.forward(*args, **kwargs)
+
+
+PICTURES = torch.full((3, 1, 4, 4), 13.0)
+TIMES = torch.tensor([13, 99, 250])
+
+
+def test_a_network_called_with_its_time_first_keeps_its_pictures():
+    """As torchcfm's and flow_matching's are: by position, by keyword, a number, a 0-d and an expanded tensor."""
+    network = lipdiag.share_timesteps(Watched())
+    for call in (lambda t: network(t, PICTURES), lambda t: network(x=PICTURES, t=t)):
+        for t in (TIMES, torch.tensor(13), torch.tensor(59.0).expand(3), 45):
+            call(t)
+            assert torch.equal(network.heard[1], PICTURES)
+            assert torch.equal(torch.as_tensor(network.heard[0]), torch.as_tensor(by_hand_of(t)))
+
+
+def by_hand_of(t):
+    return torch.tensor([by_hand(k) for k in t.tolist()]).to(t.dtype) if getattr(t, "ndim", 0) else by_hand(float(t))
+
+
+def test_where_no_name_tells_the_time_its_shape_does():
+    def pair(a, b):
+        return a, b
+
+    network = lipdiag.share_timesteps(pair)
+    assert network(PICTURES, TIMES)[1].tolist() == [0, 80, 250]
+    assert network(TIMES, PICTURES)[0].tolist() == [0, 80, 250]
+    assert network(b=PICTURES, a=61)[0] == 60
+    anything = lipdiag.share_timesteps(lambda *args, **kwargs: (args, kwargs))
+    assert anything(PICTURES, TIMES)[0][1].tolist() == [0, 80, 250]
+    assert anything(PICTURES, timestep=TIMES)[1]["timestep"].tolist() == [0, 80, 250]
+    for ambiguous in ((PICTURES, PICTURES), (TIMES, TIMES)):
+        with pytest.raises(UsageError, match="no name tells the time"):
+            network(*ambiguous)
+    with pytest.raises(UsageError, match=r"shape \(3, 1, 4, 4\) as t"):
+        lipdiag.share_timesteps(Watched())(PICTURES, TIMES)
+
+
+@pytest.mark.parametrize(
+    ("given", "t", "told"),
+    [
+        ({"timesteps": 1}, [0.0, 0.019, 0.02, 0.07, 0.1, 0.5, 1.0], [0, 0, 0.02, 0.06, 0.1, 0.5, 1.0]),
+        ({"end": 0.1, "blocks": 2}, [0.04, 0.05, 0.3], [0, 0.05, 0.3]),
+        ({"edges": (0.001, 0.02, 0.1)}, [0.0, 0.03, 0.3], [0.001, 0.02, 0.3]),
+        ({"clock": "reversed(unit(1))"}, [1.0, 0.99, 0.97, 0.91, 0.9, 0.2, 0.0], [1, 1, 0.98, 0.92, 0.9, 0.2, 0.0]),
+        ({"edges": (0.999, 0.95, 0.9), "timesteps": 1}, [1.0, 0.96, 0.95, 0.5], [0.999, 0.999, 0.95, 0.5]),
+        ({"clock": Reversed(Timesteps(1000))}, [999, 980, 979, 900, 899, 0], [999, 999, 979, 919, 899, 0]),
+        ({"edges": (999, 980, 899)}, [999, 981, 980, 899, 3], [999, 999, 980, 899, 3]),
+        ({"clock": "unit(1000)"}, [0.5, 19.5, 20.0, 400.5], [0, 0, 20, 400.5]),
+        ({"timesteps": 4000}, [79, 80, 399, 400], [0, 80, 320, 400]),
+        ({"timesteps": 100}, [1, 2, 9, 10, 99], [0, 2, 8, 10, 99]),
+        ({"clock": "sigma(karras())", "edges": (0.002, 0.1, 1.0)}, [0.002, 0.05, 0.5, 70.0], [0.002, 0.002, 0.1, 70]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_kind_of_time_is_shared_in_its_own_unit(given, t, told):
+    shared = lipdiag.share_timesteps(lambda x, t: t, **given)
+    for dtype in (torch.float64, torch.float32):
+        found = shared(PICTURES, torch.tensor(t, dtype=dtype))
+        torch.testing.assert_close(found, torch.tensor(told, dtype=dtype))
+        assert torch.equal(shared(PICTURES, found), found)  # told twice is told once
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_edge_that_is_rounded_lies_in_its_own_block(dtype):
+    """0.06 in half precision is less than 0.06, and would fall back to 0.04 where it is told twice."""
+    shared = lipdiag.share_timesteps(lambda x, t: t, timesteps=1)
+    edges = torch.tensor([0.02, 0.04, 0.06, 0.08, 0.1]).to(dtype)
+    assert torch.equal(shared(PICTURES, edges), edges)
+
+
+@pytest.mark.parametrize(
+    ("given", "t"),
+    [({}, [0.25, 0.5]), ({}, [-3.0]), ({}, [5000]), ({"timesteps": 1}, [13]), ({"timesteps": 100}, [500])],
+)
+def test_times_of_another_clock_are_refused_and_not_shared(given, t):
+    with pytest.raises(UsageError, match=r"Got the time .* tell share_timesteps"):
+        lipdiag.share_timesteps(lambda x, t: t, **given)(PICTURES, torch.tensor(t))
+
+
+def test_fractions_of_the_first_timestep_are_an_indexs_once_others_were_heard():
+    """As samplers with Karras's levels tell them at their end."""
+    shared = lipdiag.share_timesteps(lambda x, t: t)
+    assert shared(PICTURES, 999.0) == 999
+    assert shared(PICTURES, 0.4) == 0
+
+
+def test_a_network_that_keeps_its_count_is_shared_up_to_a_tenth_of_it():
+    network = unet()
+    network.register_to_config(num_train_timesteps=500)
+    lipdiag.share_timesteps(network)
+    assert network.config["shared_timesteps"] == [0, 10, 20, 30, 40, 50]
+
+
+def test_forward_shares_however_it_is_called_and_once():
+    network = lipdiag.share_timesteps(Watched())
+    for copied in (network, copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        for call in (copied, copied.forward, copied.forward_with_cond_scale):
+            call(TIMES, PICTURES)
+            assert copied.heard[0].tolist() == [0, 80, 250]
+        replica = copied._replicate_for_data_parallel()  # of torch's DataParallel
+        replica.forward(TIMES, PICTURES)
+        assert replica.heard[0].tolist() == [0, 80, 250]
+        lipdiag.unshare_timesteps(copied)
+        copied.forward(TIMES, PICTURES)
+        assert copied.heard[0] is TIMES
+        assert "forward" not in vars(copied)
+
+
+def test_what_other_libraries_wrap_around_forward_is_left_to_them():
+    """Wrapped over and bound again, as accelerate does; and wrapped before, which is given back."""
+    for wrap in (lambda f, n: wraps(f)(lambda *a, **k: f(*a, **k)), lambda f, n: MethodType(f, n)):
+        network = lipdiag.share_timesteps(Watched())
+        assert list(inspect.signature(network.forward).parameters) == ["t", "x", "y"]
+        network.forward = wrap(network.forward, network)
+        network.forward(TIMES, PICTURES)
+        assert network.heard[0].tolist() == [0, 80, 250]
+        lipdiag.unshare_timesteps(network)
+        network.forward(TIMES, PICTURES)
+        assert network.heard[0] is TIMES
+    network = Watched()
+    network.forward = before = wraps(network.forward)(lambda *a, **k: Watched.forward(network, *a, **k))
+    lipdiag.share_timesteps(network)(TIMES, PICTURES)
+    assert network.heard[0].tolist() == [0, 80, 250]
+    assert lipdiag.unshare_timesteps(network).forward is before
+
+
+def test_averages_begun_before_sharing_are_read_as_shared(tmp_path):
+    """unet_ema of a folder whose unet was told to share: the edges are in the config of the latter alone."""
+    network, averaged = lipdiag.share_timesteps(unet()), unet()
+    diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()).save_pretrained(tmp_path)
+    averaged.save_pretrained(tmp_path / "unet_ema")
+    assert (
+        lipdiag.load(tmp_path).clock == lipdiag.load(tmp_path, weights="raw").clock == Shared(Timesteps(1000), 100, 5)
+    )

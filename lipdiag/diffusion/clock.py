@@ -10,7 +10,9 @@ References:
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,6 +22,8 @@ from lipdiag.diffusion.continuous import Schedule, back, double
 from lipdiag.errors import UsageError
 
 SNAP = 1e-6  # a timestep this near to an integer is that integer: (k + 1) / count * count - 1 is k only up to rounding
+
+EDGE = 1e-5  # of the whole time: so near to an end is the end, in edges that were printed
 
 
 class Clock(ABC):
@@ -39,6 +43,24 @@ class Clock(ABC):
     def base(self) -> "Clock":
         """The clock without sharing."""
         return self
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The timesteps at t = 0 and at t = 1; of an index the first one, and the one after the last."""
+        first, last = self.forward(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).tolist()
+        return first, last
+
+    @property
+    def tenth(self) -> float:
+        """The timestep after the first tenth, from the data on: where sharing ends by default."""
+        first, last = self.ends
+        return first + (last - first) / 10
+
+    def holds(self, timesteps: Iterable[float]) -> bool:
+        """Whether timesteps lie between the ends, or as near as six printed digits are."""
+        low, high = sorted(self.ends)
+        slack = EDGE * (high - low) if high - low < math.inf else EDGE
+        return all(low - slack <= timestep <= high + slack for timestep in timesteps)
 
     def __call__(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The timestep at t, float64."""
@@ -74,6 +96,10 @@ class Timesteps(Clock):
     @property
     def discrete(self) -> bool:
         return True
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return 0.0, float(self.count)
 
     def forward(self, t):
         k = self.count * t - 1
@@ -184,11 +210,14 @@ class Reversed(Clock):
             )
 
     @property
-    def _ends(self) -> float:
-        """The sum of the first timestep and the last."""
-        if isinstance(self.clock, Timesteps):
-            return self.clock.count - 1
-        return self.clock.scale if isinstance(self.clock, Unit) else 0.0
+    def _sum(self) -> float:
+        """Of the first timestep and the last."""
+        return sum(self.clock.ends) - self.clock.discrete
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        first, last = self.clock.ends
+        return self._sum - first, self._sum - last
 
     @property
     def unit(self) -> str:
@@ -199,19 +228,19 @@ class Reversed(Clock):
         return self.clock.discrete
 
     def forward(self, t):
-        return self._ends - self.clock.forward(t)
+        return self._sum - self.clock.forward(t)
 
     def inverse(self, timestep):
-        return self.clock.inverse(self._ends - timestep)
+        return self.clock.inverse(self._sum - timestep)
 
 
 @dataclass(frozen=True)
 class Shared(Clock):
     """E-TSDM: timesteps between the data and `end` are told as the edge of their block on the data's side.
 
-    [0, end) is cut into `blocks` equal blocks (at integers for an index clock), or into those between `edges`. From
-    `end` on the clock is the original. The derivative inside a block is exactly 0. Timesteps before the first edge
-    belong to the first block.
+    From 0, or the first timestep of a clock that falls in t, to `end` there are `blocks` equal blocks (cut at integers
+    for an index clock), or those between `edges`. From `end` on the clock is the original. The derivative inside a
+    block is exactly 0. Timesteps before the first edge belong to the first block.
 
     Args:
         clock: The clock without sharing; integers are snapped by it before they are shared.
@@ -232,7 +261,7 @@ class Shared(Clock):
             )
         if self.edges:
             object.__setattr__(self, "blocks", len(self.edges) - 1)
-        most = self.end if self.discrete else 1e6
+        most = (self.end - self._first) * self._sign if self.discrete else 1e6
         if not 1 <= self.blocks <= most or not math.isfinite(self.end):
             raise UsageError(
                 f"Got {self.blocks} blocks up to {self.end}; 1 to {most:g} fit in there, so give fewer or another end."
@@ -250,18 +279,24 @@ class Shared(Clock):
         if self.discrete and any(edge != round(edge) for edge in self.bounds):
             raise UsageError(f"Got the edges {self.bounds}; an index clock is shared at integers, so round them.")
 
-    @property
+    @cached_property
     def _sign(self) -> int:
         """+1 for a clock that rises in t, -1 for one that falls."""
         early, late = self.clock(torch.tensor([0.25, 0.75], dtype=torch.float64, device="cpu")).tolist()
         return 1 if late > early else -1
 
     @property
+    def _first(self) -> float:
+        """Where equal blocks begin."""
+        return self.clock.ends[0] if self._sign < 0 else 0.0
+
+    @cached_property
     def bounds(self) -> tuple[float, ...]:
         """All edges of the blocks, including `end`."""
         if self.edges:
             return tuple(float(edge) for edge in self.edges)
-        uniform = [i * self.end / self.blocks for i in range(self.blocks)]
+        first = self._first
+        uniform = [first + i * (self.end - first) / self.blocks for i in range(self.blocks)]
         return (*(float(round(edge)) if self.discrete else edge for edge in uniform), float(self.end))
 
     @property

@@ -196,12 +196,10 @@ def shared(recipe: Recipe, spelling: str) -> Recipe:
     base = parse(recipe.clock, CLOCKS)
     if isinstance(base, Shared):
         raise UsageError(f"The recipe's clock {recipe.clock} is shared already: leave out --etsdm, or set the clock.")
-    first, final = (base(torch.tensor(t, dtype=torch.float64)).item() for t in (0.0, 1.0))
-    if base.discrete:
-        first, final = 0.0, final + 1
+    first, final = base.ends
     try:
         if spelling == "default":
-            clock = Shared(base, final / 10, 5)
+            clock = Shared(base, base.tenth, 5)
         elif spelling.startswith("edges:"):
             edges = tuple(float(edge) for edge in spelling[6:].split(","))
             clock = Shared(base, edges[-1], edges=edges)
@@ -212,15 +210,14 @@ def shared(recipe: Recipe, spelling: str) -> Recipe:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"--etsdm {spelling!r} is neither END,BLOCKS such as 100,5 nor edges:0,5,15,40,100") from error
-    low, high = min(first, final), max(first, final)
-    if not all(low <= edge <= high for edge in clock.bounds):
+    if not base.holds(clock.bounds):
         raise UsageError(
             f"--etsdm {spelling!r} has edges {clock.bounds} where timesteps go from {first:g} to {final:g}: "
             "give edges between these."
         )
-    if base.discrete and not clock.edges and clock.end % clock.blocks:
+    if base.discrete and not clock.edges and (clock.end - first) % clock.blocks:
         raise UsageError(
-            f"--etsdm {spelling!r}: {clock.end:g} timesteps do not divide into {clock.blocks} equal blocks; choose "
-            "numbers that do, or give edges:0,...,END."
+            f"--etsdm {spelling!r}: {abs(clock.end - first):g} timesteps do not divide into {clock.blocks} equal "
+            "blocks; choose numbers that do, or give edges:0,...,END."
         )
     return dataclasses.replace(recipe, clock=spell(clock))

@@ -26,6 +26,7 @@ from lipdiag.zoo.conditioning import blank
 from lipdiag.zoo.scheduler import Told, told
 
 PARTS = ("unet", "transformer")
+AVERAGED = "_ema"
 STEM = "diffusion_pytorch_model"
 SCHEDULER = "scheduler_config.json"
 # what diffusers called the class before it had one for each, by the kind of its normalization
@@ -84,6 +85,9 @@ def described(
 ) -> Checkpoint:
     """Weights together with what the config in `folder`, and the scheduler's near it, say of them."""
     config = read_json(folder / "config.json")
+    beside = folder.with_name(folder.name.removesuffix(AVERAGED))
+    if folder != beside and SHARED not in config:  # averages that were begun before the network was told to share
+        config |= {key: edges for key, edges in config_or_empty(beside).items() if key == SHARED}
     name = class_name(config)
     arguments, notes = network_arguments(name, config, folder)
     scheduler = scheduler_file(path if path.is_dir() else folder, folder)
@@ -144,7 +148,7 @@ def model_folder(path: Path, weights: str) -> tuple[Path, str, tuple[str, ...]]:
     part = next((part for part in PARTS if (path / part).is_dir()), None)
     if part is None:
         refuse(path, f"is a pipeline without a folder {' or '.join(PARTS)}, which lipdiag measures: use --factory")
-    averaged = path / f"{part}_ema"
+    averaged = path / f"{part}{AVERAGED}"
     available = ("ema", "raw") if averaged.is_dir() else ("as stored",)
     chosen = choose(available, weights, path)
     return averaged if chosen == "ema" else path / part, chosen, available
