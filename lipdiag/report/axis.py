@@ -41,7 +41,8 @@ def over_logsnr(dataset: "xr.Dataset") -> "xr.Dataset":
             found[name].attrs["units"] = "1/logsnr"
     frozen = dict(dataset.attrs.get("frozen", {}))
     frozen["model"] = {**frozen.get("model", {}), "clock": "log_snr()"}
-    found.attrs = {**dataset.attrs, "frozen": frozen, "axis": "logsnr"}
+    found.attrs = {**dataset.attrs, "frozen": frozen, "axis": "logsnr", "edges": []}
+    found = found.drop_vars(["other_timestep", "other_t"], errors="ignore")
     unit = {**dataset["timestep"].attrs, "units": "logsnr"}
     return found.assign_coords(
         timestep=("time", run.time("logsnr"), unit),

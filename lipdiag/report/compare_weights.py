@@ -41,8 +41,10 @@ def parts(run: Run, end: float) -> list[Part]:
         end: In timesteps, or in t for a model of continuous time without sharing.
     """
     if not run.discrete:
-        place, sign = (run.timestep, "") if run.shared else (run.time("t"), "t ")
-        named = [(f"{sign}< {end:g}", place < end), (f"{sign}>= {end:g}", place >= end)]
+        inside = run.before(end) if run.shared else run.time("t") < end
+        less, more = (">", "<=") if run.shared and run.direction < 0 else ("<", ">=")
+        sign = "" if run.shared else "t "
+        named = [(f"{sign}{less} {end:g}", inside), (f"{sign}{more} {end:g}", ~inside)]
         return [Part(name, inside) for name, inside in named if inside.any()]
     edge, first, last = int(np.ceil(end)), int(np.ceil(run.timestep.min())), int(run.timestep.max())
     found = []
@@ -57,8 +59,8 @@ def parts(run: Run, end: float) -> list[Part]:
 
 def end_of(a: Run, b: Run) -> float:
     """Where sharing ends in either, else a tenth of the axis."""
-    shared = max(a.end, b.end)
-    return shared or (REFERENCE * a.count if a.discrete else REFERENCE)
+    ends = [run.end * a.direction for run in (a, b) if run.shared]
+    return max(ends) * a.direction if ends else REFERENCE * a.count if a.discrete else REFERENCE
 
 
 def mean_weights(run: Run, part: Part) -> np.ndarray:

@@ -76,7 +76,7 @@ def peak_words(curve: Curve) -> list[str]:
 def shared_words(curve: Curve) -> list[str]:
     """A model that shares timesteps is judged by its jumps, never by the zeros between them."""
     run, mean = curve.run, curve.statistics.mean
-    inside = (run.timestep < run.end) & np.isfinite(mean)
+    inside = run.before(run.end) & np.isfinite(mean)
     still, moving = inside & curve.zero, inside & curve.line
     name = SPEEDS[curve.variable].replace("eps", curve.run.output)
     said = [

@@ -5,7 +5,6 @@ there, and only there, an E-TSDM model changes below the end of its last block. 
 and attributes; no model is loaded.
 """
 
-import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
+from .clock import recorded, second_times, sharing
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,8 +33,6 @@ LEAST_ENLARGED = 8
 """The fewest times of a continuous model in the enlarged part."""
 
 ZOOM_PAST_BLOCKS = 1.5
-UNIT_STEP = 1e-3
-"""Distance in t of the two times of K for a model of continuous time."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,15 @@ class Run:
     def end(self) -> float:
         """Where sharing ends."""
         return self.edges[-1] if self.edges else 0.0
+
+    @cached_property
+    def direction(self) -> int:
+        """+1 where the model's own time rises from data to noise, -1 where it falls."""
+        return -1 if self.time("dt_dtimestep")[0] < 0 else 1
+
+    def before(self, end: float) -> np.ndarray:
+        """Which timesteps are nearer to the data than one."""
+        return (self.timestep - end) * self.direction < 0
 
     @cached_property
     def variance_preserving(self) -> bool:
@@ -197,31 +204,24 @@ class Run:
     def step(self) -> float | None:
         """Distance of the two times of K in timesteps; None where it is a thousandth of unit time instead."""
         step = _mapping(self.frozen.get("plan")).get("step")
-        return (1.0 if self.discrete else None) if step is None else float(step)
+        index = self.clock.startswith(("timesteps", "reversed(timesteps"))
+        return (1.0 if index else None) if step is None else float(step)
 
     @cached_property
     def other(self) -> tuple[np.ndarray, np.ndarray]:
-        """The second times of K, as timesteps and as t."""
-        timestep, t, step = self.timestep, self.time("t"), self.step
-        rate = self.time("dt_dtimestep")
-        if step is None:
-            other_t = np.where(t + UNIT_STEP <= 1, t + UNIT_STEP, t - UNIT_STEP)
-            return _interpolate(other_t, t, timestep, 1 / rate), other_t
-
-        def time(timesteps: np.ndarray) -> np.ndarray:
-            return (timesteps + 1) / self.count if self.discrete else _interpolate(timesteps, timestep, t, rate)
-
-        later = time(timestep + step)
-        inside = (later >= 0) & (later <= 1 + 1e-9)
-        other = np.where(inside, timestep + step, timestep - step)
-        return other, time(other)
+        """The second times of K, as timesteps and as t: on record, or worked out where a run is older than that."""
+        if {"other_timestep", "other_t"} <= set(self.dataset.variables):
+            return self.time("other_timestep"), self.time("other_t")
+        axis = self.timestep, self.time("t"), self.time("dt_dtimestep")
+        return second_times(*axis, self.step, self.count if self.discrete else None)
 
     def block(self, timestep: np.ndarray) -> np.ndarray:
         """Which block each timestep lies in; -1 outside of all."""
         if not self.edges:
             return np.full(np.shape(timestep), -1)
-        found = np.searchsorted(self.edges[:-1], timestep, side="right") - 1
-        return np.where(timestep < self.end, np.maximum(found, 0), -1)
+        edges, place = self.direction * np.array(self.edges), self.direction * timestep
+        found = np.searchsorted(edges[:-1], place, side="right") - 1
+        return np.where(place < edges[-1], np.maximum(found, 0), -1)
 
     @cached_property
     def jumps(self) -> np.ndarray:
@@ -233,7 +233,7 @@ class Run:
         """Last timesteps of blocks at which K was not measured."""
         if not self.discrete:
             return ()
-        last = [int(np.ceil(edge)) - 1 for edge in self.edges[1:]]
+        last = [int(edge) - 1 for edge in self.edges[1:]]
         return tuple(k for k in last if k not in self.timestep)
 
     def has(self, variable: str) -> bool:
@@ -333,6 +333,7 @@ def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) 
             lacking = ", ".join(missing)
             raise UsageError(f"this dataset is no lipdiag run, it lacks {lacking}; make one with lipdiag.measure")
         base, edges = sharing(str(_mapping(_mapping(dataset.attrs.get("frozen")).get("model")).get("clock") or ""))
+        edges = recorded(dataset.attrs.get("edges"), edges)
         taken = [run.label for run in found]
         label = labels[number] if labels is not None else _unique(name(dataset, bool(edges)), taken)
         if not (dataset["done"] == 1).any():
@@ -361,31 +362,5 @@ def _unique(label: str, taken: Sequence[str]) -> str:
     return unique
 
 
-def sharing(clock: str) -> tuple[str, tuple[float, ...]]:
-    """Base clock and block edges of a clock as it is spelled, `shared(timesteps(1000), 100, 5)`."""
-    try:
-        call = ast.parse(clock, mode="eval").body
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "shared"):
-            return clock, ()
-        given: dict[str, Any] = {"end": 100.0, "blocks": 5, "edges": ()}
-        of = call.args[0] if call.args else next(k.value for k in call.keywords if k.arg == "clock")
-        given |= zip(given, (ast.literal_eval(value) for value in call.args[1:]), strict=False)
-        given |= {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg != "clock"}
-        edges = given["edges"] or np.linspace(0, given["end"], int(given["blocks"]) + 1)
-        return ast.unparse(of), tuple(float(edge) for edge in edges)
-    except (SyntaxError, ValueError, TypeError, StopIteration):
-        return clock, ()
-
-
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _interpolate(x: np.ndarray, known: np.ndarray, values: np.ndarray, slopes: np.ndarray) -> np.ndarray:
-    """A function of known values and slopes at x, cubic between them and beyond."""
-    from scipy.interpolate import CubicHermiteSpline
-
-    if known.size < 2:
-        return values + slopes * (x - known)
-    order = np.argsort(known)
-    return np.asarray(CubicHermiteSpline(known[order], values[order], slopes[order])(x))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..diffusion.clock import Clock, Shared
 from ..diffusion.continuous import slope
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..diffusion.spelling import spell
@@ -23,6 +24,10 @@ NUMERICS = 1
 
 GROWS = ("draws", "max_draws", "tolerance")
 """Fields of a plan that may change when a run is gone on with."""
+
+
+Axis = tuple[np.ndarray, dict[str, Any]]
+"""Values along time, and their attributes."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def frozen(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarr
     }
 
 
-def coordinates(predictor: Predictor, timesteps: np.ndarray) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
+def coordinates(predictor: Predictor, timesteps: np.ndarray) -> dict[str, Axis]:
     """The time axis in every unit, and the factors between them."""
     clock = predictor.clock.base
     timestep = torch.from_numpy(timesteps)
@@ -119,6 +124,21 @@ def coordinates(predictor: Predictor, timesteps: np.ndarray) -> dict[str, tuple[
         name: (value.detach().numpy(), {"long_name": what, "units": unit})
         for name, (value, what, unit) in described.items()
     }
+
+
+def second_times(clock: Clock, timesteps: np.ndarray, step: float | None) -> dict[str, Axis]:
+    """The other time of each difference quotient, in the model's own unit and in unit time."""
+    other = other_time(clock, torch.from_numpy(timesteps), step)
+    what = "the second time of time_difference"
+    return {
+        "other_timestep": (other.numpy(), {"long_name": what, "units": clock.unit}),
+        "other_t": (clock.time(other).numpy(), {"long_name": f"{what} in unit time", "units": "1"}),
+    }
+
+
+def edges(clock: Clock) -> list[float]:
+    """Of the blocks that share a timestep, as the clock has them."""
+    return list(clock.bounds) if isinstance(clock, Shared) else []
 
 
 def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str, store.Column]:

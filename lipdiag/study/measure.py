@@ -20,7 +20,7 @@ from ..errors import IncompleteError, LipdiagError, RunError, StorageError
 from ..linalg.linearize import out_of_memory
 from . import checks, statistics, store
 from .creation import create
-from .description import Source, columns, coordinates, frozen
+from .description import Source, columns, coordinates, edges, frozen, second_times
 from .layout import Layout, Unit, units
 from .microbatch import in_batches, memory, pass_bytes
 from .plan import Plan, resolve_timesteps
@@ -138,9 +138,9 @@ def prepare(
             out,
             layout,
             plan.draws,
-            coordinates(predictor, timesteps),
+            coordinates(predictor, timesteps) | second_times(predictor.clock, timesteps, plan.step),
             columns(plan, predictor, timesteps),
-            {"frozen": description, "launches": [], **(attributes or {})},
+            {"frozen": description, "launches": [], "edges": edges(predictor.clock), **(attributes or {})},
         )
     changed = store.differences(run.attributes.get("frozen", {}), description)
     if changed:

@@ -86,6 +86,8 @@ def other_time(clock: Clock, timestep: Tensor, step: float | None) -> Tensor:
     # A clock may end where its schedule does and tell its last timestep from there on: a way that is not travelled.
     travelled = (clock.base(later) - other).abs() <= 1e-6 * abs(distance)
     inside = (later >= 0) & (later <= 1 + 1e-12) & travelled
+    if step is None:  # an index that is read backwards has one more at t = 0, which is none of the table's
+        inside &= other <= max(clock.base.ends)
     return torch.where(inside, other, timestep - distance)
 
 
