@@ -36,7 +36,8 @@ def default_out(checkpoint: str) -> Path:
     "--timesteps",
     default="log:64",
     show_default=True,
-    help="0,10,20 or start:stop:step or log:N, in the model's own unit.",
+    help="0,10,20 or start:stop:step, in the model's own unit, or log:N: N of them, even in the logarithm of an index, "
+    "else in log-SNR.",
 )
 @click.option("--draws", type=int, default=64, show_default=True, help="Samples at each timestep.")
 @click.option(

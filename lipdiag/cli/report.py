@@ -47,7 +47,7 @@ def advise(run: str, end: float | None, blocks: int | None, above: float, quiet:
     """Propose where to share timesteps (E-TSDM), from the K curve of a run.
 
     Prints edges as `lipdiag train --etsdm` takes them, and the evidence;
-    with --quiet the argument alone.
+    with --quiet the argument alone, "none" where no sharing is needed.
     """
     from ..report.advice import advise as propose
     from ..study.store import open_run
@@ -56,4 +56,4 @@ def advise(run: str, end: float | None, blocks: int | None, above: float, quiet:
     if as_json:
         click.echo(json.dumps(advice.to_dict()))
     else:
-        click.echo(advice.etsdm if quiet else str(advice))
+        click.echo((advice.etsdm if advice.needed else "none") if quiet else str(advice))

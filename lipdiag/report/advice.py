@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
+from .cells import AWAY, Cells, away, cut, interpolate
 from .curve import Curve, curves
 from .headline import SPEEDS
 from .number import plain
@@ -33,9 +34,6 @@ ABOVE = 10.0
 """Sharing ends where K is no longer this many times its median away from the data."""
 
 WIDTH = 80
-AWAY = (0.2, 0.8)
-"""The part of the time axis that is away from the data, and from pure noise."""
-
 SHARE = 0.25
 """Jumps are to be at most this part of the error that the model makes anyway, sqrt(d loss)."""
 
@@ -43,12 +41,8 @@ BLOCKS = 5
 """Where the loss was not measured: the number of the paper."""
 
 MOST_BLOCKS = 50
-LEAST_TIMES = 4
 PAPER_END = 0.1
 """Of the time axis: timestep 100 of 1000."""
-
-CELLS = 4000
-"""Pieces of a continuous time axis."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +64,18 @@ class Partition:
     error: float
 
     @property
+    def spelled(self) -> list[str]:
+        """The edges, with as many digits as keep the width of every block to a hundredth."""
+        for digits in range(6, 17):
+            texts = [f"{edge:.{digits}g}" for edge in self.edges]
+            if np.allclose(np.diff([float(text) for text in texts]), np.diff(self.edges), rtol=0.01, atol=0):
+                break
+        return texts
+
+    @property
     def etsdm(self) -> str:
         """As `lipdiag train --etsdm` takes it."""
-        return "edges:" + ",".join(f"{edge:.6g}" for edge in self.edges)
+        return "edges:" + ",".join(self.spelled)
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,20 @@ class Advice:
     def etsdm(self) -> str:
         return self.partitions[0].etsdm
 
+    @property
+    def call(self) -> str:
+        """As a training loop of one's own takes it."""
+        edges = ", ".join(self.partitions[0].spelled)
+        told = "" if self.run.clock in ("", "timesteps(1000)") else f', clock="{self.run.clock.replace(" ", "")}"'
+        return f"lipdiag.share_timesteps(network, edges=({edges}){told})"
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "run": self.run.label,
             "needed": self.needed,
             "etsdm": self.etsdm if self.needed else None,
+            "share_timesteps": self.call if self.needed else None,
             "end": self.end,
             "reason": self.reason,
             "count": self.count,
@@ -131,45 +142,6 @@ class Advice:
 
     def __str__(self) -> str:
         return text(self)
-
-
-@dataclass(frozen=True)
-class Cells:
-    """A time axis cut into pieces, with the change over each.
-
-    Attributes:
-        bounds: Timesteps between the pieces, from the data on.
-        t: Unit time of each.
-        x: Its place on the run's logarithmic axis.
-        change: K times the piece's length, for each draw (draws, cells).
-        loss: Mean in each piece; None where it was not measured.
-    """
-
-    bounds: np.ndarray
-    t: np.ndarray
-    x: np.ndarray
-    change: np.ndarray
-    loss: np.ndarray | None
-
-    @property
-    def mean(self) -> np.ndarray:
-        return self.change.mean(0)
-
-    @property
-    def widths(self) -> np.ndarray:
-        return np.abs(np.diff(self.bounds))
-
-    @property
-    def speed(self) -> np.ndarray:
-        """K, the mean over draws."""
-        return self.mean / self.widths
-
-    def place(self, timestep: float) -> int:
-        """Of the bound nearest to a timestep."""
-        return int(np.abs(self.bounds - timestep).argmin())
-
-    def __str__(self) -> str:
-        return f"{self.bounds[0]:g} to {self.bounds[-1]:g}"
 
 
 def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None = None, above: float = ABOVE) -> Advice:
@@ -202,7 +174,7 @@ def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None =
     if blocks is None:
         blocks, why = enough(run, cells, last)
     elif 1 <= blocks <= last:
-        why = "as asked"
+        needed, why = True, "as asked"
     else:
         raise UsageError(f"{blocks} blocks do not fit below timestep {cells.bounds[last]:g}; give 1 to {last}")
     found = [
@@ -210,58 +182,20 @@ def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None =
         partition(cells, "equal K^(2/3)", quantiles(cells, last, blocks, 2 / 3)),
         partition(cells, "uniform", quantiles(cells, last, blocks, 0.0)),
     ]
-    usual = cells.place(PAPER_END * run.count) if run.discrete else 0
+    usual = cells.after(PAPER_END) if run.index else 0
     if BLOCKS <= usual < cells.bounds.size and (usual, BLOCKS) != (last, blocks):
         found.append(partition(cells, "uniform, the paper's", quantiles(cells, usual, BLOCKS, 0.0)))
     return Advice(run, curve.variable, needed, float(cells.bounds[last]), reason, why, reference, tuple(found))
-
-
-def cut(curve: Curve) -> Cells:
-    """Single timesteps of an index, or many geometric pieces; between measured times K is a power of the axis."""
-    run = curve.run
-    values = run.dataset[curve.variable].values
-    whole = (run.dataset["done"].values == 1).all(0) & np.isfinite(values).all(0)
-    if run.timestep.size < LEAST_TIMES or not whole.any():
-        raise UsageError(
-            f"{run.label} has {run.timestep.size} timesteps and {whole.sum()} draws done at all of them; advice needs "
-            f"{LEAST_TIMES} and 1, so measure with `--timesteps log:64`"
-        )
-    if run.discrete and run.timestep[0] > 0:
-        raise UsageError(f"{run.label} was not measured at timestep 0; measure it with `--timesteps log:64`")
-    if run.discrete:
-        bounds = np.arange(run.timestep[-1] + 2)
-        middle = bounds[1:]
-    else:
-        x = np.geomspace(run.x[0], run.x[-1], CELLS + 1)
-        bounds, middle = interpolate(x, run.x, run.timestep), np.sqrt(x[1:] * x[:-1])
-    speed = np.stack([interpolate(middle, run.x, draw) for draw in values[:, whole].T])
-    loss = interpolate(middle, run.x, run.statistics("loss").mean) if run.has("loss") else None
-    t = interpolate(middle, run.x, run.time("t"))
-    return Cells(bounds, t, middle, speed * np.abs(np.diff(bounds)), loss)
-
-
-def interpolate(x: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """A power of x between known places; where values are not positive, linear in its logarithm."""
-    if (values > 0).all():
-        return np.exp(np.interp(np.log(x), np.log(known), np.log(values)))
-    return np.interp(np.log(x), np.log(known), values)
-
-
-def away(cells: Cells) -> float:
-    """Median of K over the time away from the data."""
-    t = np.linspace(*AWAY, 601)
-    inside = (t >= cells.t[0]) & (t <= cells.t[-1])
-    return float(np.median(np.interp(t[inside], cells.t, cells.speed))) if inside.any() else np.nan
 
 
 def threshold(curve: Curve, cells: Cells, above: float, reference: float) -> tuple[bool, int, str]:
     """Whether K near the data is high, the cell where it is so for the last time, and why there."""
     s, run = curve.statistics, curve.run
     low = np.where(np.isfinite(s.low), s.low, s.mean)  # one draw has no interval
-    high = (interpolate(cells.x, run.x, low) > above * reference) & (cells.t < AWAY[0])
+    high = (interpolate(cells.x, cells.known, low) > above * reference) & (cells.t < AWAY[0])
     said = f"{above:g} times its median over t from {AWAY[0]:g} to {AWAY[1]:g}, {plain(reference)} {run.unit}"
     if not high.any():
-        return False, max(1, cells.place(PAPER_END * run.count)), f"near the data K is nowhere {said}"
+        return False, cells.after(PAPER_END), f"near the data K is nowhere {said}"
     last = int(np.flatnonzero(high)[-1]) + 1
     return True, last, f"up to there K (the lower end of its interval) is above {said}"
 
@@ -326,9 +260,9 @@ def text(advice: Advice) -> str:
         f"{run.label}: from {symbol} at {run.timestep.size} timesteps, n = {best.largest.draws} draws of {run.data}."
     ]
     if not advice.needed:
-        said.append(f"No sharing is suggested: {advice.reason}. What it would be:")
-    else:
-        said.append(f"Sharing ends at {advice.end:.6g}: {advice.reason}.")
+        said.append(f"No sharing is suggested: {advice.reason}. No blocks are needed; --end and --blocks propose some.")
+        return "\n".join(textwrap.fill(line, WIDTH) for line in said)
+    said.append(f"Sharing ends at {advice.end:.6g}: {advice.reason}.")
     said.append(f"{len(best.jumps)} blocks: {advice.count}.")
     rows = [("blocks", "", "largest predicted jump", "RMS")]
     for p in advice.partitions:
@@ -344,5 +278,9 @@ def text(advice: Advice) -> str:
         "the noise level off x and jumps by less or more. Train both, compare their jumps, loss and samples."
     )
     wrapped = [textwrap.fill(line, WIDTH) for line in said]
-    command = f"--etsdm {advice.etsdm}"
-    return "\n".join([*wrapped, "", *table, textwrap.fill(note, WIDTH), "", command, "", textwrap.fill(caution, WIDTH)])
+    # a spelled clock is never broken
+    call = textwrap.fill(advice.call, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    commands = [f"--etsdm {advice.etsdm}", "", call]
+    return "\n".join(
+        [*wrapped, "", *table, textwrap.fill(note, WIDTH), "", *commands, "", textwrap.fill(caution, WIDTH)]
+    )

@@ -98,6 +98,11 @@ class Run:
         return self.clock.startswith("timesteps")
 
     @property
+    def index(self) -> bool:
+        """Whether it is one, counted from the data on or from the noise."""
+        return self.clock.startswith(("timesteps", "reversed(timesteps"))
+
+    @property
     def frozen(self) -> dict[str, Any]:
         """The run's frozen description."""
         return _mapping(self.dataset.attrs.get("frozen"))
@@ -204,8 +209,7 @@ class Run:
     def step(self) -> float | None:
         """Distance of the two times of K in timesteps; None where it is a thousandth of unit time instead."""
         step = _mapping(self.frozen.get("plan")).get("step")
-        index = self.clock.startswith(("timesteps", "reversed(timesteps"))
-        return (1.0 if index else None) if step is None else float(step)
+        return (1.0 if self.index else None) if step is None else float(step)
 
     @cached_property
     def other(self) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from .creation import create
 from .description import Source, columns, coordinates, edges, frozen, second_times
 from .layout import Layout, Unit, units
 from .microbatch import in_batches, memory, pass_bytes
-from .plan import Plan, resolve_timesteps
+from .plan import Plan, gone_on, resolve_timesteps
 from .point import points
 from .quantity import QUANTITIES, measure_point, passes, recorded
 
@@ -126,14 +126,16 @@ def prepare(
         RunError: If `out` holds something else, or a run of another plan, model or data.
         UsageError: If the plan's timesteps do not fit the model.
     """
-    timesteps = resolve_timesteps(plan.timesteps, predictor.clock)
-    layout = Layout.of(plan.batch, len(timesteps), int(np.prod(predictor.shape)))
-    description = frozen(predictor, source, plan, timesteps)
+    timesteps, run = resolve_timesteps(plan.timesteps, predictor.clock, predictor.schedule), None
     if out is not None and out.exists():
         if not resume:
             raise RunError(f"{out} exists; give another --out, or go on with it (leave --no-resume out)")
         run = store.open_store(out)
-    else:
+        timesteps = gone_on(timesteps, plan, predictor.clock, run.attributes.get("frozen", {}))
+    plan = plan.replace(timesteps=tuple(timesteps.tolist()))
+    layout = Layout.of(plan.batch, len(timesteps), int(np.prod(predictor.shape)))
+    description = frozen(predictor, source, plan, timesteps)
+    if run is None:
         run = create(
             out,
             layout,
@@ -345,4 +347,4 @@ def _measure(study: Study, timesteps: list[float], draws: range) -> dict[str, np
 def finish(study: Study, launch: dict[str, Any]) -> None:
     """Record a launch and what it found in the run."""
     facts = {**launch, "notes": study.notes, "method": study.findings.method}
-    study.store.record([facts], plan=asdict(study.plan) | {"timesteps": study.timesteps.tolist()})
+    study.store.record([facts], plan=asdict(study.plan))

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..diffusion.clock import Clock, Shared, Timesteps
+from ..diffusion.clock import Clock, Reversed, Shared, Timesteps
+from ..diffusion.schedule import Schedule
 from ..errors import UsageError
 
 CONTINUOUS_RANGE = (1e-3, 0.999)
@@ -24,7 +25,8 @@ class Plan:
     """What to measure, on what, how well.
 
     Attributes:
-        timesteps: In the model's own unit: numbers, or text: `0,10,20`, `start:stop:step`, `log:N`.
+        timesteps: In the model's own unit: numbers, or text: `0,10,20`, `start:stop:step`, `log:N` (N of them, evenly
+            spaced in the logarithm of an index, in log-SNR for a model of continuous time).
         draws: Samples x0 with their noise, at each timestep; under `tolerance` the first look.
         quantities: Names in `QUANTITIES`.
         tolerance: Keep drawing until the relative half-width of every mean's 95 % interval is below it.
@@ -99,13 +101,18 @@ class Plan:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
-def resolve_timesteps(timesteps: str | tuple[float, ...], clock: Clock) -> np.ndarray:
+def resolve_timesteps(timesteps: str | tuple[float, ...], clock: Clock, schedule: Schedule | None = None) -> np.ndarray:
     """Timesteps in the model's own unit that a plan's `timesteps` stands for, increasing in t.
+
+    Args:
+        timesteps: Numbers, or text.
+        clock: The model's.
+        schedule: The model's, over whose log-SNR `log:N` is even for a model of continuous time.
 
     Raises:
         UsageError: For text that is no list, range or `log:N`, or for times outside [0, 1].
     """
-    asked = _read(timesteps, clock) if isinstance(timesteps, str) else np.asarray(timesteps, dtype=np.float64)
+    asked = _read(timesteps, clock, schedule) if isinstance(timesteps, str) else np.asarray(timesteps, dtype=np.float64)
     if asked.size == 0 or not np.isfinite(asked).all():
         raise UsageError(f"timesteps {timesteps!r} are not a list of finite numbers")
     t = clock.time(torch.from_numpy(asked)).numpy()
@@ -124,16 +131,23 @@ def resolve_timesteps(timesteps: str | tuple[float, ...], clock: Clock) -> np.nd
 
 def _ends(clock: Clock) -> tuple[float, float]:
     """First and last t of a default grid."""
-    return (1 / clock.base.count, 1.0) if isinstance(clock.base, Timesteps) else CONTINUOUS_RANGE
+    index = _index(clock)
+    return CONTINUOUS_RANGE if index is None else (1 / index.count, 1.0)
 
 
-def _read(text: str, clock: Clock) -> np.ndarray:
+def _index(clock: Clock) -> Timesteps | None:
+    """The index that a clock counts, forwards or backwards; None for one of continuous time."""
+    inner = clock.base.clock if isinstance(clock.base, Reversed) else clock.base
+    return inner if isinstance(inner, Timesteps) else None
+
+
+def _read(text: str, clock: Clock, schedule: Schedule | None = None) -> np.ndarray:
     try:
         if text.startswith("log:"):
             number = int(text[4:])
             if number < 1:
                 raise UsageError(f"timesteps {text!r} ask for {number} times, at least 1 is needed")
-            return logarithmic(number, clock)
+            return logarithmic(number, clock, schedule)
         if ":" in text:
             start, stop, step = (float(part) for part in text.split(":"))
             return np.arange(start, stop, step)
@@ -146,34 +160,57 @@ def _read(text: str, clock: Clock) -> np.ndarray:
         ) from error
 
 
-def logarithmic(number: int, clock: Clock) -> np.ndarray:
-    """`number` distinct timesteps, evenly spaced in log t, the first and the last included.
+def logarithmic(number: int, clock: Clock, schedule: Schedule | None = None) -> np.ndarray:
+    """`number` distinct timesteps, the first and the last included.
 
-    Integers for a model of integer timesteps (all of them where it has fewer). Where the clock shares timesteps in
-    blocks, the last timestep of each block is among them: that is where the model jumps.
+    Of an index they are integers evenly spaced in log t (all of them where it has fewer). Where the clock shares
+    timesteps in blocks, those are among them at which K reaches over an edge: that is where the model jumps. Of a
+    continuous time they are evenly spaced in log-SNR, and in log t where no schedule tells it.
     """
-    first, last = _ends(clock)
-    if not isinstance(clock.base, Timesteps):
-        t = torch.from_numpy(np.geomspace(first, last, number) if number > 1 else np.array([first]))
+    index = _index(clock)
+    if index is None:
+        t = torch.from_numpy(np.geomspace(*CONTINUOUS_RANGE, number) if number > 1 else np.array(CONTINUOUS_RANGE[:1]))
+        if schedule is not None and number > 1:
+            first, last = schedule.logsnr(t[[0, -1]]).tolist()
+            t[1:-1] = schedule.time(torch.linspace(first, last, number, dtype=torch.float64))[1:-1]
         return clock.base(t).numpy()
-    count = clock.base.count
+    found = whole(number, index.count)
+    if isinstance(clock, Shared):
+        edges = np.asarray(clock.bounds[1:])
+        found = with_jumps(found, index.count - 1 - edges if isinstance(clock.base, Reversed) else edges - 1)
+    return index.count - 1 - found if isinstance(clock.base, Reversed) else found
+
+
+def whole(number: int, count: int) -> np.ndarray:
+    """`number` of the integers below `count`, from 0 on, evenly spaced in the logarithm of one more."""
     if number >= count:
         return np.arange(count, dtype=np.float64)
     places = [1]
     for left in range(number - 1, 0, -1):
         here = places[-1]
         places.append(max(here + 1, round(here * (count / here) ** (1 / left))))
-    found = np.array(places, dtype=np.float64) - 1
-    if isinstance(clock, Shared):
-        free = np.ones(number, dtype=bool)
-        free[[0, -1]] = False
-        for jump in np.asarray(clock.bounds[1:]) - 1:
-            if jump in found:
-                free[found == jump] = False
-        for jump in np.asarray(clock.bounds[1:]) - 1:
-            if jump not in found and free.any():
-                distance = np.where(free, np.abs(np.log1p(found) - np.log1p(jump)), np.inf)
-                nearest = int(distance.argmin())
-                found[nearest], free[nearest] = jump, False
-        found.sort()
-    return found
+    return np.array(places, dtype=np.float64) - 1
+
+
+def with_jumps(found: np.ndarray, jumps: np.ndarray) -> np.ndarray:
+    """Timesteps of which the nearest to each jump is moved to it; the first and the last stay."""
+    free = np.ones(found.size, dtype=bool)
+    free[[0, -1]] = False
+    for jump in jumps:
+        if jump in found:
+            free[found == jump] = False
+    for jump in jumps:
+        if jump not in found and free.any():
+            distance = np.where(free, np.abs(np.log1p(found) - np.log1p(jump)), np.inf)
+            nearest = int(distance.argmin())
+            found[nearest], free[nearest] = jump, False
+    return np.sort(found)
+
+
+def gone_on(timesteps: np.ndarray, plan: Plan, clock: Clock, frozen: Any) -> np.ndarray:
+    """A plan's timesteps, or those that `log:N` stood for, even in log t, where a run to be gone on with has them."""
+    asked = plan.timesteps
+    if not (isinstance(asked, str) and asked.startswith("log:")) or isinstance(clock.base, Timesteps):
+        return timesteps
+    former = clock.base(torch.from_numpy(np.geomspace(*CONTINUOUS_RANGE, int(asked[4:])))).numpy()
+    return former if frozen.get("plan", {}).get("timesteps") == former.tolist() else timesteps

@@ -1,17 +1,30 @@
 """Advice on shared timesteps, against edges and jumps known in closed form."""
 
+import dataclasses
 import itertools
 import json
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from scipy import stats
 
 import lipdiag
+from lipdiag.diffusion.clock import CLOCKS as CLOCKS_BY_NAME
+from lipdiag.diffusion.clock import Clock, LogSigma, LogSNR, Reversed, Sigma, Timesteps, Unit
+from lipdiag.diffusion.exact import Gaussian
+from lipdiag.diffusion.schedule import VE, Karras, Linear, Straight
+from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import UsageError
-from lipdiag.report.advice import advise, greatest
+from lipdiag.report.advice import Partition, advise, greatest
 from lipdiag.report.run import sharing
+from lipdiag.report.verdict import mean
+from lipdiag.study.description import coordinates
+from lipdiag.study.plan import resolve_timesteps
+from lipdiag.study.quantity import other_time
+from lipdiag.training.recipe import RECIPES
+from lipdiag.training.session import shared
 
 from ..holm import coverage
 from .conftest import dataset_of, linear_table
@@ -157,9 +170,6 @@ def test_the_interval_of_the_largest_is_bonferronis_below_and_students_above():
 
 
 def test_the_edges_are_what_train_takes(ddpm):
-    from lipdiag.training.recipe import RECIPES
-    from lipdiag.training.session import shared
-
     advice = lipdiag.advise(ddpm, end=100, blocks=5)
     assert sharing(shared(RECIPES["digits"], advice.etsdm).clock)[1] == advice.edges
 
@@ -206,3 +216,82 @@ def test_a_jump_is_held_against_the_error_where_it_happens(loss, blocks):
     flat = continuous(lambda t: np.full_like(t, 10.0), loss=1.0)
     dataset = flat.assign(loss=flat["loss"] * loss(flat["t"]))
     assert len(advise(dataset, end=END).partitions[0].jumps) == blocks
+
+
+CLOCKS = [
+    Unit(), Reversed(Unit()), Unit(1000.0), Sigma(VE()), LogSigma(Karras()), LogSNR(Straight()), Timesteps(500),
+    Reversed(Timesteps(500)),
+]  # fmt: skip
+
+
+def told(clock: Clock, speed=lambda x: 1 / x) -> xr.Dataset:
+    """A run of a model with a clock, whose K is a function of t, or of the noise-to-signal ratio where it tells that.
+
+    Per unit of t or of the ratio; of an index it is that between its two times.
+    """
+    schedule = getattr(clock, "schedule", Linear())
+    predictor = Gaussian(torch.zeros(4), torch.ones(4), schedule, clock)
+    axis = coordinates(predictor, resolve_timesteps("log:64", clock, schedule))
+    axis = {name: numbers for name, (numbers, _) in axis.items()}
+    dataset = dataset_of(axis, {"clock": spell(clock), "shape": [4]}, unit=clock.unit)
+    x, rate = axis["t"], axis["dt_dtimestep"]
+    if clock.discrete:
+        other = clock.time(other_time(clock, torch.from_numpy(axis["timestep"]), None)).numpy()
+        x = np.minimum(x, other)
+    elif hasattr(clock, "schedule"):
+        x = np.exp(-axis["logsnr"] / 2)
+        rate = x * axis["dlogsnr_dtimestep"] / 2
+    return dataset.assign(time_difference=dataset["time_difference"] * (speed(x) * np.abs(rate))[:, None])
+
+
+@pytest.mark.parametrize("clock", CLOCKS, ids=spell)
+def test_blocks_lie_at_the_data_whatever_the_clock(clock):
+    """K = 1/x has geometric edges in x, t or the ratio; up to t = 0.1 where asked for, in a time that may fall."""
+    end = clock(torch.tensor(0.1, dtype=torch.float64)).item()
+    advice = advise(told(clock), end=end, blocks=4)
+    edges = clock.time(torch.tensor(advice.edges, dtype=torch.float64)).numpy()
+    assert (np.diff(edges) > 0).all()
+    if clock.discrete:
+        assert advice.edges == tuple(round(edge) for edge in advice.edges)
+        assert edges[0] == 1 / 500
+        np.testing.assert_allclose(edges[-1], 0.1, atol=1.1 / 500)
+        np.testing.assert_allclose(np.log(edges[1:] / edges[:-1]), np.log(50) / 4, rtol=0.5)
+    else:
+        np.testing.assert_allclose(edges[[0, -1]], [1e-3, 0.1], rtol=5e-3)
+        x = np.exp(-clock.schedule.logsnr(torch.from_numpy(edges)).numpy() / 2) if hasattr(clock, "schedule") else edges
+        np.testing.assert_allclose(np.log(x[1:] / x[:-1]), np.log(x[-1] / x[0]) / 4, rtol=2e-2)
+    # what is printed is taken, by training and by a loop of one's own, as what was meant
+    recipe = dataclasses.replace(RECIPES["digits"], clock=spell(clock))
+    trained = parse(shared(recipe, advice.etsdm).clock, CLOCKS_BY_NAME)
+    network = eval(advice.call, {"lipdiag": lipdiag, "network": lambda x, t: t})
+    t = torch.linspace(0.002, 0.2, 100, dtype=torch.float64)
+    t = (t * 500).round() / 500 if clock.discrete else t
+    heard = network(torch.zeros(100, 4), clock(t))
+    torch.testing.assert_close(heard, trained(t))
+    np.testing.assert_allclose(trained.bounds, advice.edges, rtol=1e-3)
+    assert parse(spell(trained), CLOCKS_BY_NAME) == trained
+
+
+@pytest.mark.parametrize("clock", [Unit(), Reversed(Unit()), Timesteps(500), Reversed(Timesteps(500))], ids=spell)
+def test_where_none_is_needed_none_is_proposed(clock):
+    """And where blocks are asked for nevertheless, they cover the first tenth from the data, not nine of them."""
+    dataset = told(clock, np.ones_like)
+    advice = advise(dataset)
+    assert not advice.needed
+    assert "No blocks are needed" in str(advice).replace("\n", " ")
+    assert "edges" not in str(advice)
+    end = clock.time(torch.tensor(advise(dataset, blocks=2).end, dtype=torch.float64))
+    assert end.item() == pytest.approx(0.1, abs=2.1 / 500)
+
+
+def test_where_k_is_high_is_found_in_a_time_that_falls():
+    """K = 1/t has the median 2 over t from 0.2 to 0.8, and is 20 at 0.05: timestep 0.95."""
+    advice = advise(told(Reversed(Unit())))
+    assert advice.needed
+    assert advice.end == pytest.approx(0.95, abs=2e-3)
+
+
+def test_narrow_blocks_near_one_keep_their_width_in_print():
+    found = Partition("", (0.9989998, 0.9989981, 0.9), (), mean(np.ones(3)), 0.0)
+    assert np.diff([float(edge) for edge in found.spelled]) == pytest.approx(np.diff(found.edges), rel=0.01)
+    assert Partition("", (0.0, 5.0, 100.0), (), mean(np.ones(3)), 0.0).spelled == ["0", "5", "100"]

@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
-from lipdiag.diffusion.clock import Shared, Timesteps, Unit
-from lipdiag.errors import UsageError
+import lipdiag
+from lipdiag.diffusion.clock import LogSigma, LogSNR, Reversed, Shared, Sigma, Timesteps, Unit
+from lipdiag.diffusion.parameterization import eps
+from lipdiag.diffusion.predictor import NetworkPredictor
+from lipdiag.diffusion.schedule import VE, VP, Cosine, Karras, Linear, Straight
+from lipdiag.errors import RunError, UsageError
 from lipdiag.study.plan import Plan, logarithmic, resolve_timesteps
 
 
@@ -42,7 +47,62 @@ def test_lists_and_ranges(text, expected):
     assert resolve_timesteps(text, Timesteps(1000)).tolist() == expected
 
 
-def test_times_of_a_continuous_clock_are_even_in_log():
+@pytest.mark.parametrize("clock", [Shared(Reversed(Timesteps(1000)), 899, 7), Reversed(Timesteps(1000))], ids=str)
+def test_an_index_that_is_read_backwards_has_integers_and_its_jumps(clock):
+    """K of timestep k reaches to k + 1, nearer to the data: over an edge from the last one outside of a block."""
+    found = resolve_timesteps("log:40", clock)
+    assert (found == np.round(found)).all()
+    assert (found[0], found[-1], len(found)) == (999, 0, 40)
+    assert (np.diff(found) < 0).all()
+    assert set(getattr(clock, "bounds", ())[1:]) <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("clock", "schedule"),
+    [
+        (Sigma(VE()), VE()), (LogSigma(Karras()), Karras()), (LogSNR(VP()), VP()), (Unit(), Straight()),
+        (Reversed(Unit()), Straight()), (Shared(Unit(), 0.1, 5), Cosine()), (Unit(1000.0), Linear()),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_times_of_a_continuous_clock_are_even_in_log_snr(clock, schedule):
+    timesteps = resolve_timesteps("log:64", clock, schedule)
+    t = clock.time(torch.from_numpy(timesteps))
+    np.testing.assert_allclose(t[[0, -1]], [1e-3, 0.999], rtol=1e-9)
+    steps = np.diff(schedule.logsnr(t).numpy())
+    np.testing.assert_allclose(steps, steps.mean(), rtol=1e-4)
+    assert len(set(timesteps)) == 64
+    assert resolve_timesteps("log:1", clock, schedule).size == 1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "below", "share"), [(VE(0.005, 50), 0.0083, 1 / 8), (Karras(), 0.1, 1 / 2)], ids=str
+)
+def test_no_more_of_the_noise_levels_than_their_share_lie_near_the_data(schedule, below, share):
+    """Of VE's and EDM's: 39 and 46 of 64 did when the grid was even in the logarithm of t."""
+    found = resolve_timesteps("log:64", Sigma(schedule), schedule)
+    assert (found < below).sum() < share * 64
+    assert (found < below).sum() >= 1
+
+
+def test_a_run_of_the_former_grid_is_gone_on_with(tmp_path):
+    """Even in log t for a continuous clock, before it was in log-SNR; a new run has the new one."""
+    network = NetworkPredictor(lambda x, t: x * t[:, None], Straight(), eps, Unit(), (3,))
+    former = tuple(np.geomspace(1e-3, 0.999, 8))
+    plan, data = Plan(timesteps=former, draws=1, quantities=("loss", "pairs")), np.ones((2, 3), np.float32)
+    old = lipdiag.measure(network, data, plan, tmp_path / "old.zarr", progress=False)
+    more = plan.replace(timesteps="log:8", draws=2)
+    found = lipdiag.measure(network, data, more, tmp_path / "old.zarr", progress=False)
+    np.testing.assert_array_equal(found["timestep"], old["timestep"])
+    np.testing.assert_array_equal(found["pair_difference"].values[:, :1], old["pair_difference"].values)
+    np.testing.assert_array_equal(np.diagonal(found["pair_difference"].values[:, 1]), 0)
+    new = lipdiag.measure(network, data, more, tmp_path / "new.zarr", progress=False)
+    np.testing.assert_allclose(np.diff(new["logsnr"]), np.diff(new["logsnr"]).mean())
+    with pytest.raises(RunError, match="timesteps"):
+        lipdiag.measure(network, data, plan, tmp_path / "new.zarr", progress=False)
+
+
+def test_times_of_a_continuous_clock_are_even_in_log_where_no_schedule_is_known():
     found = resolve_timesteps("log:10", Unit())
     np.testing.assert_allclose(np.diff(np.log(found)), np.log(found[-1] / found[0]) / 9)
 
