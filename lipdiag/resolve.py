@@ -1,6 +1,10 @@
 """What the words of a command stand for: a device, a model, the data it is shown."""
 
+import hashlib
 import os
+import re
+from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +14,7 @@ import torch
 
 from .diffusion.clock import Timesteps
 from .diffusion.parameterization import eps
-from .diffusion.predictor import NetworkPredictor, Predictor, RawOutput
+from .diffusion.predictor import CLASS_INPUTS, NetworkPredictor, Predictor, RawOutput
 from .diffusion.schedule import Table
 from .errors import UsageError
 from .study.description import Source
@@ -49,11 +53,21 @@ def resolve_device(name: str) -> torch.device:
 
 
 class Model(NamedTuple):
-    """A predictor, and what its checkpoint says beside the weights."""
+    """A predictor, and what its checkpoint says beside the weights.
+
+    Attributes:
+        predictor: The model.
+        data: What it was trained on, by its own record.
+        notes: What a reader of its numbers has to know.
+        path: Of the checkpoint; None in memory.
+        classed: Whether the user chose what class it is told, so that it is not told those of its data.
+    """
 
     predictor: Predictor
     data: str | None = None
     notes: tuple[str, ...] = ()
+    path: str | Path | None = None
+    classed: bool = True
 
 
 def resolve_model(
@@ -78,9 +92,10 @@ def resolve_model(
         plain = resolve_model(model, factory, shape, **reading)
         note = "measured: the network's own output in its own input, in the place of eps"
         return plain._replace(predictor=RawOutput(plain.predictor), notes=(*plain.notes, note))
+    classed = any(reading.get(name) is not None for name in ("label", "conditioning"))
     if factory is not None:
         made = zoo.make(factory, model, shape=shape, **reading)
-        return Model(made.predictor, notes=(*made.notes, *made.predictor.notes))
+        return Model(made.predictor, None, (*made.notes, *made.predictor.notes), model, classed)
     if isinstance(model, str | Path):
         asked = ("weights", "conditioning", "label", "original_config")
         checkpoint = zoo.read(model, **{name: reading.pop(name) for name in asked if name in reading})
@@ -89,7 +104,8 @@ def resolve_model(
             if len(checkpoint.available) < 2
             else (f"{checkpoint.weights} weights, of {' and '.join(checkpoint.available)}",)
         )
-        return Model(zoo.assemble(checkpoint, shape=shape, **reading), checkpoint.data, (*checkpoint.notes, *taken))
+        notes = (*checkpoint.notes, *taken)
+        return Model(zoo.assemble(checkpoint, shape=shape, **reading), checkpoint.data, notes, model, classed)
     if isinstance(model, Predictor):
         return Model(model)
     if callable(model) and hasattr(model, "schedule") and hasattr(model, "shape"):
@@ -101,22 +117,90 @@ def resolve_model(
     )
 
 
-def resolve_source(model: Model, data: Any, seed: int) -> Source:
-    """Where x0 comes from: what is given, else the model's own record of its data, else samples of the model itself."""
-    from .training.data import Data, array, dataset
+def resolve_source(model: Model, data: Any, seed: int, encode: bool = False) -> Source:
+    """Where x0 comes from: what is given, else the model's own record of its data, else samples of the model itself.
 
-    predictor = model.predictor
+    Args:
+        model: What is measured.
+        data: What is given, or None.
+        seed: Of the choice of data.
+        encode: Whether the data are pictures of which the vae in the model's folder is to make latents.
+
+    Raises:
+        UsageError: If the data cannot be used, or are pictures where the model's x0 are latents.
+    """
+    from .training.data import LATENTS, Data, array, dataset
+    from .zoo.encoder import Latents, encoder, folder_of
+
+    predictor, shape = model.predictor, model.predictor.shape
+    if encode:
+        if data is None and model.data is None:
+            raise UsageError("there is nothing to encode: give the pictures by --data, or leave --encode out")
+        home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
+        autoencoder = encoder(model.path, shape, home)
+        shape = autoencoder.pictures
     if data is None and model.data is not None:
-        try:
-            return from_data(dataset(model.data, shape=predictor.shape), seed)
-        except UsageError:
-            pass  # the record names data that are not on this machine
+        with suppress(UsageError):  # the record names data that are not on this machine
+            data = dataset(model.data, shape=shape)
     if data is None:
         return from_model(predictor, seed)
     if isinstance(data, torch.Tensor | np.ndarray):
         values = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
-        data = array("an array", values, predictor.shape)
-    return from_data(data if isinstance(data, Data) else dataset(data, shape=predictor.shape), seed)
+        data = array("an array", values, shape)
+    data = data if isinstance(data, Data) else dataset(data, shape=shape)
+    if encode:
+        data = Latents(data, autoencoder)
+    elif data.eight_bit and folder_of(model.path) is not None:
+        raise UsageError(f"{data.name} holds pictures, and the model has a vae: {LATENTS}")
+    return with_classes(from_data(data, seed), data, model, seed)
+
+
+def with_classes(source: Source, data: Any, model: Model, seed: int) -> Source:
+    """The source with the class of each x0, where its data have classes and the model is told one.
+
+    Raises:
+        UsageError: If the model does not know a class.
+    """
+    from .study.draw import data_index
+    from .zoo.conditioning import class_count
+
+    predictor = model.predictor
+    name = predictor.class_input if isinstance(predictor, NetworkPredictor | RawOutput) else None
+    if name is None or data.labels is None:
+        return source
+    if model.classed:
+        return replace(source, notes=(f"the classes in {data.name} are not told: the model has its own {name}",))
+    bare: Any = predictor.predictor if isinstance(predictor, RawOutput) else predictor
+    blank, labels = bare.conditioning[name], np.asarray(data.labels)
+    network: Any = bare.network
+    known = class_count(getattr(network, "config", {"num_classes": getattr(network, "num_classes", None)}))
+    known = blank.shape[1] if blank.ndim == 2 else known
+    if not data.numbered and known != labels.max() + 1:
+        others = "another number" if known is None else known
+        said = (
+            f"{data.name} has {labels.max() + 1} folders and the model {others} of classes, so {name} is the same for "
+        )
+        return replace(source, notes=(said + "every x0: name the folders by the numbers of their classes",))
+    if known is not None and labels.max() >= known:
+        raise UsageError(
+            f"{data.name} has the class {labels.max()}, and the model knows 0 to {known - 1}; give --label"
+        )
+    return replace(
+        source,
+        label=lambda i: int(labels[data_index(seed, i, len(data))]),
+        labels=hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),
+        notes=(f"each x0 of {data.name} is told its own class, as {name}",),
+    )
+
+
+def remarks(model: Model, source: Source) -> list[str]:
+    """What a reader of the numbers has to know of a model on these data."""
+    kept: tuple[str, ...] = model.notes
+    if source.label is not None:  # it is not told one class throughout
+        names = "|".join(CLASS_INPUTS)
+        kept = tuple(re.sub(rf"\b({names}) = [^,]+?(?=,| throughout)", r"\1 = that of x0", note) for note in kept)
+        kept = tuple(note for note in kept if not re.match(rf"({names}): ", note))
+    return [*kept, *source.notes]
 
 
 def from_data(data: Any, seed: int) -> Source:

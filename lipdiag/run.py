@@ -16,7 +16,7 @@ from .diffusion.predictor import Predictor, RawOutput
 from .errors import CheckpointError, LipdiagError, UsageError
 from .files import shown
 from .linalg.linearize import out_of_memory
-from .resolve import MODEL_BATCH, resolve_device, resolve_model, resolve_source
+from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
 from .study import measure as study
 from .study.arithmetic import Autocast, arithmetic, compiled, evaluating
 from .study.description import Source
@@ -41,6 +41,7 @@ def prepared(
     shard: tuple[int, int] = (0, 1),
     retry: bool = False,
     deterministic: bool = False,
+    encode: bool = False,
     priced: Callable[[study.Study], bool] = lambda ready: True,
     **overrides: Any,
 ) -> Iterator[study.Study]:
@@ -56,6 +57,7 @@ def prepared(
         shard: (i, N): every N-th unit from the i-th.
         retry: Whether units that were given up are tried again.
         deterministic: Whether only kernels that give the same bits every time may run, at a fixed micro-batch.
+        encode: As for `measure`.
         priced: Called with the study when its price is known and before the model is checked, which takes some hundred
             forward passes, and with data two thousand; returns whether to go on with that.
         overrides: As for `measure`.
@@ -73,7 +75,7 @@ def prepared(
         predictor.to(place)
         try:
             answers(predictor, plan)
-            source = resolve_source(found, data, plan.seed)
+            source = resolve_source(found, data, plan.seed, encode)
             attributes = {
                 "data": source.name,
                 "function": predictor.function,
@@ -83,7 +85,7 @@ def prepared(
                 predictor, source, plan, None if out is None else Path(out), resume, attributes, shard, retry
             )
             ready.halving = not deterministic
-            ready.notes += found.notes
+            ready.notes += remarks(found, source)
             if compiled(predictor):
                 ready.notes.append("torch.compile is set aside: the network is measured as it is written")
             study.price(ready)
@@ -228,7 +230,8 @@ def measure(
         resume: Whether an existing run at `out` may be gone on with.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         progress: Whether to show a bar.
-        overrides: `weights`, `schedule`, `parameterization`, `clock` of a checkpoint, as on the command line.
+        overrides: `weights`, `schedule`, `parameterization`, `clock` of a checkpoint, as on the command line; `encode`
+            to make latents of pictures by the vae in a latent model's folder.
 
     Returns:
         The dataset of `design`: dims (`time`, `draw`), one variable a quantity, `done` marking what was measured.

@@ -66,6 +66,7 @@ def default_out(checkpoint: str) -> Path:
     help="x0: a folder of images, .npy, .npz, or an embedded set.  "
     "[default: the checkpoint's own record, else its own samples]",
 )
+@click.option("--encode", is_flag=True, help="Make latents of pictures by the vae in the checkpoint's folder.")
 @click.option("--resume/--no-resume", default=True, help="Go on with a run that exists.  [default: resume]")
 @click.option(
     "--shard",
@@ -127,7 +128,8 @@ def measure(
     if verify and not out.exists():
         raise UsageError(f"there is no run {out} to verify; measure it first")
     part = read_shard(shard) if shard else launched_shard()
-    how = {"shard": part, "retry": retry, "deterministic": deterministic, **reading_options(given)}
+    how = {"shard": part, "retry": retry, "deterministic": deterministic, "encode": given["encode"]}
+    how |= reading_options(given)
     place = None if dry_run else out
     teller = Teller(quiet or bool(verify), place)
 

@@ -5,8 +5,9 @@ the predictor's clock, unless the clock is shared (E-TSDM): then only the timest
 and parameterization stay at the true t. That is the whole difference between DDPM and E-TSDM.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from lipdiag.diffusion.clock import Clock
 from lipdiag.diffusion.parameterization import Parameterization, convert, eps
 from lipdiag.diffusion.schedule import Schedule
 from lipdiag.errors import CheckpointError, UsageError
+
+CLASS_INPUTS = ("class_labels", "y")
+"""What networks call the input that tells them a class."""
 
 
 class Predictor(nn.Module, ABC):
@@ -87,6 +91,25 @@ class NetworkPredictor(Predictor):
                 self._fixed[name] = value
 
     @property
+    def class_input(self) -> str | None:
+        """The input that tells the network a class, an integer or a row of one number a class; None without one."""
+        for name in CLASS_INPUTS:
+            value = self.conditioning.get(name)
+            if isinstance(value, Tensor) and len(value) == 1 and value.ndim == 1 + value.is_floating_point():
+                return name
+        return None
+
+    def told(self, name: str, classes: Sequence[int]) -> "NetworkPredictor":
+        """The same network, told a class of its own for each sample of a batch."""
+        blank = self.conditioning[name]
+        value = torch.tensor(classes, device=blank.device)
+        if blank.ndim == 2:
+            value = torch.nn.functional.one_hot(value, blank.shape[1])
+        twin = copy.copy(self)
+        twin._buffers = {**self._buffers, f"_conditioning_{name}": value.to(blank.dtype)}
+        return twin
+
+    @property
     def conditioning(self) -> dict[str, Any]:
         """The keyword arguments that the network gets besides x and the timestep."""
         prefix = "_conditioning_"
@@ -146,6 +169,15 @@ class RawOutput(Predictor):
             raise UsageError(f"A {type(predictor).__name__} has no raw output; give one around a network.")
         super().__init__(predictor.schedule, predictor.clock, predictor.shape)
         self.predictor = predictor
+
+    @property
+    def class_input(self) -> str | None:
+        """As of the predictor inside."""
+        return self.predictor.class_input
+
+    def told(self, name: str, classes: Sequence[int]) -> "RawOutput":
+        """As of the predictor inside."""
+        return RawOutput(self.predictor.told(name, classes))
 
     def conditioned(self, x, t, timestep):
         return self.predictor.output(x, timestep).to(x.dtype)

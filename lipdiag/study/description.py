@@ -40,6 +40,9 @@ class Source:
         fingerprint: What a run goes on with alone.
         passes: Forward passes of the model that making one sample takes.
         stand_in: In its place where the model is checked and timed, and samples would first have to be made.
+        label: The class of each draw's x0, which the model is told; None where it is told one throughout, or none.
+        labels: What a run goes on with alone: a fingerprint of the classes.
+        notes: What a reader of the numbers has to know.
     """
 
     sample: Callable[[int], Tensor]
@@ -47,6 +50,9 @@ class Source:
     fingerprint: str
     passes: int = 0
     stand_in: Callable[[int], Tensor] | None = None
+    label: Callable[[int], int] | None = None
+    labels: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def fingerprint(predictor: Predictor) -> str:
@@ -93,7 +99,11 @@ def frozen(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarr
     asked = {key: value for key, value in json.loads(plan.json()).items() if key not in (*GROWS, "timesteps")}
     return {
         "model": describe(predictor),
-        "data": {"name": source.name, "sha256": source.fingerprint},
+        "data": {
+            "name": source.name,
+            "sha256": source.fingerprint,
+            **({"labels_sha256": source.labels} if source.labels else {}),
+        },
         "plan": {**asked, "timesteps": timesteps.tolist()},
         "numerics": NUMERICS,
     }

@@ -338,9 +338,9 @@ def measure_unit(study: Study, unit: Unit) -> dict[str, np.ndarray]:
 
 
 def _measure(study: Study, timesteps: list[float], draws: range) -> dict[str, np.ndarray]:
-    record = recorded(study.plan)
-    values = measure_point(points(study.predictor, study.plan, study.source.sample, timesteps, draws, record=record))
-    shape = (len(timesteps), len(draws))
+    source, record = study.source, recorded(study.plan)
+    point = points(study.predictor, study.plan, source.sample, timesteps, draws, record, source.label)
+    shape, values = (len(timesteps), len(draws)), measure_point(point)
     return {name: value.reshape(*shape, *value.shape[1:]).cpu().numpy() for name, value in values.items()}
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..diffusion.continuous import slope
-from ..diffusion.predictor import Predictor
+from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..linalg.lanczos import SingularValues, singular_values
 from ..linalg.linearize import Linearization, linearize
 from . import draw
@@ -98,6 +98,7 @@ def points(
     timesteps: Sequence[float],
     draws: range,
     record: bool = True,
+    label: Callable[[int], int] | None = None,
 ) -> Point:
     """The point of all given timesteps by all given draws, timestep-major.
 
@@ -108,7 +109,10 @@ def points(
         timesteps: In the model's own unit.
         draws: Draw numbers.
         record: As in `Point`.
+        label: Draw number -> the class that a network is told with it.
     """
+    if label is not None and isinstance(predictor, NetworkPredictor | RawOutput) and predictor.class_input:
+        predictor = predictor.told(predictor.class_input, [label(i) for i in draws] * len(timesteps))
     device = next((p.device for p in [*predictor.parameters(), *predictor.buffers()]), torch.device("cpu"))
     times, number, n = len(timesteps), len(draws), 1
     x0 = torch.stack([sample(i).double() for i in draws])

@@ -6,13 +6,14 @@ Nothing is cropped or resized: resampling changes the small-scale structure that
 """
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -21,14 +22,19 @@ from torch import Tensor
 
 from lipdiag.errors import UsageError
 from lipdiag.files import shown
+from lipdiag.training.arrays import PICTURES, read_arrays
 from lipdiag.training.shipped import SHIPPED
 
 ASSETS = Path(__file__).parents[1] / "assets"
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 LARGEST_PICTURE = 2**25  # pixels
-LARGEST_UNPACKED = 2**30  # bytes that a compressed array may grow by
+LATENTS = (
+    "these are latents, so encode the pictures by the model's vae, with --encode where its folder has one, or into a "
+    ".npy array of latents, times the vae's scaling factor"
+)
+ALPHA = 4  # channels of a picture that has transparency
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+ADDED = ("__MACOSX", "@eaDir", "lost+found")  # folders that systems make, with copies or nothing of the user's
 GREY = ("1", "L", "LA", "I", "I;16", "F")
 
 
@@ -38,6 +44,8 @@ class Data(ABC):
     name: str
     shape: tuple[int, ...]
     labels: np.ndarray | None = None
+    numbered: bool = True  # whether a label is a number that its owner gave, or the place of a folder among others
+    eight_bit: bool = False  # whether they are pictures of 8 bits
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -82,6 +90,10 @@ class Array(Data):
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def eight_bit(self) -> bool:  # type: ignore[override]
+        return self.values.dtype == np.uint8
+
     def __getitem__(self, index: int) -> Float[Tensor, "*event"]:
         item = self.values[index]
         item = np.ascontiguousarray(item.transpose(self.order) if self.order else item).reshape(self.shape)
@@ -102,11 +114,22 @@ class Array(Data):
 
 @dataclass(frozen=True, eq=False)
 class Folder(Data):
-    """Pictures of one size below a folder, in the order of their names."""
+    """Pictures of one size below a folder, in the order of their names.
+
+    Args:
+        name: What the user called it.
+        files: Of the pictures.
+        shape: The shape of one sample.
+        labels: The class of each, where folders are classes.
+        numbered: Whether these are the names of the folders, rather than their places in order.
+    """
 
     name: str
     files: tuple[Path, ...]
     shape: tuple[int, ...]
+    labels: np.ndarray | None = None
+    numbered: bool = True
+    eight_bit = True
 
     def __len__(self) -> int:
         return len(self.files)
@@ -151,8 +174,9 @@ def dataset(name: str | Path, shape: tuple[int, ...] | None = None) -> Data:
     """The data set called `name`: "digits", one that a package ships, a folder of pictures, a .npy or a .npz file.
 
     Args:
-        name: A name or a path; a path that exists wins over a name. A .npz file holds one array, and may hold one
-            called labels.
+        name: A name or a path; a path that exists wins over a name. A .npz file holds one array, and may hold the
+            class of each sample beside it, called labels, y or targets (arr_1 where names were not given). Of a folder
+            of folders each is a class.
         shape: The model's event shape. Without it, the data's own: pictures are RGB unless the first one is grey.
 
     Raises:
@@ -177,21 +201,65 @@ def dataset(name: str | Path, shape: tuple[int, ...] | None = None) -> Data:
 
 
 def folder(path: Path, shape: tuple[int, ...] | None) -> Folder:
-    """The pictures below `path`, recursively."""
-    files = tuple(sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()))
+    """The pictures below `path`, recursively, with the classes that its folders are."""
+    files = tuple(sorted(file for file in walk(path) if file.suffix.lower() in PICTURES and file.is_file()))
     if not files:
-        raise UsageError(f"The folder {path} holds no pictures: it needs files ending in {', '.join(SUFFIXES)}.")
+        raise UsageError(f"The folder {path} holds no pictures: it needs files ending in {', '.join(PICTURES)}.")
     if shape is None:
         first = picture(files[0])
         shape = (first.shape[2], *first.shape[:2])
     if len(shape) != 3 or shape[0] not in MODES:
-        raise UsageError(f"The folder {path} holds pictures, and no picture has the shape {shape} of the model.")
-    return Folder(str(path), files, shape)
+        raise UsageError(
+            f"The folder {path} holds pictures, and no picture has the shape {shape} of the model: {LATENTS}."
+        )
+    if shape[0] == ALPHA:
+        picture(files[0], ALPHA)  # before its size is held against that of latents
+    return Folder(str(path), files, shape, *classes(path, files))
+
+
+def walk(path: Path) -> Iterator[Path]:
+    """Every file below a folder, through links to folders; a folder that is met again is left out, as are hidden ones.
+
+    Hidden are names that begin with a dot, as a notebook's copies do, and what systems add to a folder.
+    """
+
+    def unreadable(error: OSError) -> NoReturn:
+        raise UsageError(f"The folder {shown(error.filename)} cannot be read: {error.strerror}.") from error
+
+    met = {os.path.realpath(path)}
+    for place, folders, files in os.walk(path, followlinks=True, onerror=unreadable):
+        seen = {name: os.path.realpath(os.path.join(place, name)) for name in sorted(folders) if not hidden(name)}
+        folders[:] = []
+        for name, real in seen.items():
+            if real not in met:
+                met.add(real)
+                folders.append(name)
+        yield from (Path(place, name) for name in files if not hidden(name))
+
+
+def hidden(name: str) -> bool:
+    return name.startswith(".") or name in ADDED
+
+
+def classes(path: Path, files: Sequence[Path]) -> tuple[np.ndarray | None, bool]:
+    """The class of each picture where every one lies in a folder of its class, and whether the folders are numbers.
+
+    A number is the class itself; other names are counted in their order, as torchvision does.
+    """
+    parts = [file.relative_to(path).parts for file in files]
+    names = sorted({first for first, *rest in parts if rest})
+    if len(names) < 2 or any(len(part) == 1 for part in parts):
+        return None, False
+    numbered = all(name.isdecimal() and len(name) < 10 for name in names)
+    numbers = {name: int(name) if numbered else k for k, name in enumerate(names)}
+    return np.array([numbers[first] for first, *_ in parts]), numbered
 
 
 def picture(file: Path, channels: int | None = None) -> np.ndarray:
     """The pixels of a picture, (height, width, channels) in 0..255, converted to so many channels."""
     with opened(file) as image:
+        if channels == ALPHA and not ("A" in image.getbands() or "transparency" in image.info):
+            raise UsageError(f"{shown(file)} has no fourth channel, and the model's samples have 4: {LATENTS}.")
         pixels = np.asarray(image.convert(MODES[channels] if channels else "L" if image.mode in GREY else "RGB"))
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
@@ -216,40 +284,6 @@ def opened(file: Path) -> Iterator[Any]:
         raise UsageError(f"{shown(file)} cannot be read as a picture ({shown(error)}): remove or repair it.") from error
 
 
-def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The samples of a .npy or .npz file, and labels if there are any; a .npy file stays on disk until indexed."""
-    if not path.is_file():  # a pipe would be waited for
-        raise UsageError(f"{shown(path)} is not a regular file: give a .npy or .npz file, or a folder of pictures.")
-    try:
-        # A pickled object in an array file is code that its author chose.
-        loaded: Any = np.load(path, allow_pickle=False, mmap_mode="r")
-        if isinstance(loaded, np.ndarray):
-            return loaded, None
-        with loaded:
-            samples = [name for name in loaded.files if name != "labels"]
-            if len(samples) != 1:
-                raise UsageError(
-                    f"{path} holds {len(loaded.files)} arrays ({', '.join(loaded.files) or 'none'}) where one is "
-                    "expected: save the samples alone, or with their labels."
-                )
-            packed, unpacked = path.stat().st_size, max(info.file_size for info in loaded.zip.infolist())
-            if unpacked > packed + LARGEST_UNPACKED:
-                raise UsageError(f"{path} unpacks from {packed} bytes to {unpacked}: save the samples as a .npy file.")
-            values = np.asarray(loaded[samples[0]])
-            labels = np.asarray(loaded["labels"]) if "labels" in loaded.files else None
-    except UsageError:
-        raise
-    except Exception as error:  # as with pictures
-        reason = "an empty file" if path.stat().st_size == 0 else shown(str(error).partition("\n")[0])
-        raise UsageError(f"{shown(path)} cannot be read as a .npy or .npz array ({reason}).") from error
-    if labels is not None and (labels.shape != values.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0):
-        raise UsageError(
-            f"{path} has labels of shape {labels.shape} and type {labels.dtype} for {len(values)} samples: give each "
-            "sample one integer from 0 on."
-        )
-    return values, labels
-
-
 def array(name: str, values: np.ndarray, shape: tuple[int, ...] | None, half: float = 127.5) -> Array:
     """An array as samples of `shape`, a channel axis added or moved to the front where that is unambiguous."""
     if values.dtype != np.uint8 and values.dtype.kind != "f":
@@ -267,4 +301,6 @@ def array(name: str, values: np.ndarray, shape: tuple[int, ...] | None, half: fl
         return Array(name, values, shape, half=half)
     if len(item) == 3 and (item[2], *item[:2]) == shape:
         return Array(name, values, shape, (2, 0, 1), half)
-    raise UsageError(f"{name} holds samples of shape {item} where the model needs {shape}.")
+    pictures = len(item) == 2 or (len(item) == 3 and (item[0] in (1, 3) or item[-1] in (1, 3)))
+    hint = f": {LATENTS}" if pictures and shape[0] not in (1, 3) else ""
+    raise UsageError(f"{name} holds samples of shape {item} where the model needs {shape}{hint}.")

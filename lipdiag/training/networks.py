@@ -143,7 +143,11 @@ class Budget(TorchDispatchMode):
 
 
 def create_network(
-    name: str, config: Mapping[str, Any], path: str | Path, state: Mapping[str, Tensor] | None = None
+    name: str,
+    config: Mapping[str, Any],
+    path: str | Path,
+    state: Mapping[str, Tensor] | None = None,
+    known: Mapping[str, Callable[[], type[nn.Module]]] = NETWORKS,
 ) -> nn.Module:
     """A network of a class on the list, in eval mode, with random weights.
 
@@ -152,13 +156,14 @@ def create_network(
         config: Its arguments.
         path: The file that says so, for errors.
         state: The weights it is made for; a network many times their size is refused while it is made.
+        known: The list of classes.
 
     Raises:
         CheckpointError: If the class is not on the list, or does not take these arguments.
     """
-    if name not in NETWORKS:
-        refuse(path, f"names the network {shown(name)!r}, which is not among {', '.join(NETWORKS)}: use --factory")
-    network_class = NETWORKS[name]()
+    if name not in known:
+        refuse(path, f"names the network {shown(name)!r}, which is not among {', '.join(known)}: use --factory")
+    network_class = known[name]()
     config = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     unknown = set(config) - set(inspect.signature(network_class.__init__).parameters)
     if unknown:

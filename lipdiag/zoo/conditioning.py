@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lipdiag.diffusion.predictor import CLASS_INPUTS
 from lipdiag.errors import UsageError
 from lipdiag.files import open_regular, shown
 from lipdiag.training.checkpoint import Checkpoint
@@ -22,7 +23,6 @@ from lipdiag.training.networks import NETWORKS
 from lipdiag.training.tensors import read_tensors
 
 TOKENS = 77  # of an empty text for CLIP; others below
-LABELS = ("class_labels", "y")
 CLASSES = {
     "num_embeds_ada_norm": 1,
     "num_class_embeds": 0,
@@ -143,6 +143,11 @@ def pixels(config: Mapping[str, Any]) -> float:
     return float(PIXELS * (size if isinstance(size, int) else max(size or (128,))))
 
 
+def class_count(config: Mapping[str, Any]) -> int | None:
+    """How many classes a network with this config knows, without those that stand for none; None if it does not say."""
+    return next((config[key] for key in CLASSES if type(config.get(key)) is int), None)
+
+
 def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor] | None, label: int | None):
     """The checkpoint with the inputs that the user gives in place of the blank ones.
 
@@ -157,7 +162,7 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
     """
     inputs = read_inputs(conditioning) if isinstance(conditioning, str | Path) else dict(conditioning or {})
     if label is not None:
-        name = next((name for name in LABELS if name in checkpoint.conditioning), None)
+        name = next((name for name in CLASS_INPUTS if name in checkpoint.conditioning), None)
         if name is None:
             raise UsageError(
                 f"The {checkpoint.network} in {shown(checkpoint.path)} is told no class: leave --label out."

@@ -9,7 +9,7 @@ Nothing in these files is run or imported: the class is looked up in a closed li
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,14 +173,16 @@ def class_name(config: Mapping[str, Any]) -> str:
     return FORMER.get(str(config.get("norm_type")), name) if name == "Transformer2DModel" else name
 
 
-def network_arguments(name: str, config: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+def network_arguments(
+    name: str, config: Mapping[str, Any], folder: Path, classes: Mapping[str, Callable[[], type[Any]]] = NETWORKS
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The arguments in a config that the class knows, and a note on those it does not, as diffusers ignores them."""
-    if name not in NETWORKS:
+    if name not in classes:
         kind = next((f", {words}" for part, words in OTHERS.items() if re.search(part, name)), "")
         refuse(
-            folder, f"holds the network {shown(name)!r}{kind}, which is not among {', '.join(NETWORKS)}: use --factory"
+            folder, f"holds the network {shown(name)!r}{kind}, which is not among {', '.join(classes)}: use --factory"
         )
-    known = set(inspect.signature(NETWORKS[name]().__init__).parameters)
+    known = set(inspect.signature(classes[name]().__init__).parameters)
     plain = {key: value for key, value in config.items() if not key.startswith("_") and key != SHARED}
     ignored = sorted(shown(key) for key in set(plain) - known)
     notes = (f"arguments that this diffusers does not know were ignored: {', '.join(ignored)}",) if ignored else ()
