@@ -290,7 +290,35 @@ BUGS = {
         "quality/sample.py", "(STREAM, index, role)", "(STREAM, index)", "quality/test_sample.py -k streams"
     ),
     "all timesteps shared": Bug(
-        "share.py", "block < self.clock.blocks", "block <= self.clock.blocks", "test_share.py -k rule_is"
+        "timestep.py", "block < self.clock.blocks", "block <= self.clock.blocks", "test_share.py -k rule_is"
+    ),
+    "no time in the first place": Bug(
+        "timestep.py", "name in NAMES if name in named)", "name in NAMES if name in named[1:])",
+        "test_share.py -k no_name",
+    ),
+    "a guidance that is not told": Bug(
+        "share.py", '"forward": forward, ', "", "test_share.py -k 'forward_shares'"
+    ),
+    "a tenth from the noise": Bug(
+        "report/advice.py", "False, cells.after(PAPER_END)", "False, max(1, cells.place(PAPER_END * run.count))",
+        "report/test_advice.py -k none_is_needed",
+    ),
+    "edges between integers": Bug(
+        "report/clock.py", "map(round, uniform) if", "uniform if", "report/test_run.py -k spelling"
+    ),
+    "a grid even in log t": Bug(
+        "study/plan.py", "schedule is not None and", "schedule is None and", "study/test_plan.py -k log_snr"
+    ),
+    "classes of other draws": Bug(
+        "study/point.py", "[label(i) for i in draws] * len(timesteps)", "[label(i) for i in draws for _ in timesteps]",
+        "test_classes.py -k own_x0",
+    ),
+    "latents that are not scaled": Bug(
+        "zoo/encoder.py", "(z - self.shift) * self.scale", "z - self.shift", "zoo/test_encoder.py -k posterior"
+    ),
+    "hidden copies among the data": Bug(
+        "training/data.py", 'name.startswith(".") or name in ADDED', "name in ADDED",
+        "training/test_data.py -k hidden_copies",
     ),
     "a lateness everywhere for sharing": Bug(
         "zoo/probe.py", "return found if float((earlier - true).mean()) > 0 else None", "return found",
