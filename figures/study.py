@@ -21,11 +21,11 @@ import xarray as xr
 
 from lipdiag import open_run, report
 from lipdiag.report.compare_figure import draw
-from lipdiag.report.compare_quality import open_evaluation
 from lipdiag.report.compare_table import bounded
 from lipdiag.report.comparison import Comparison, compare
 from lipdiag.report.number import plain
 from lipdiag.report.run import COORDINATES
+from lipdiag.store.reader import open_evaluation
 
 HERE = Path(__file__).parent
 TABLES = HERE / "study"

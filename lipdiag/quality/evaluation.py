@@ -6,7 +6,6 @@ paired. The file is small and written as a whole: under another name first, whic
 This module needs no torch.
 """
 
-import json
 import os
 import shutil
 import textwrap
@@ -19,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lipdiag.errors import RunError, StorageError
+from lipdiag.store.format import EVALUATION as FORMAT
+from lipdiag.store.reader import aside, open_evaluation
 
 if TYPE_CHECKING:
     import xarray as xr
 
-FORMAT = "lipdiag-quality/1"
+__all__ = ["done", "exists", "grown", "new", "open_evaluation", "table", "write"]
+
 VARIABLES = {
     "fid": "Frechet distance of the features of samples and data",
     "kid": "kernel distance (unbiased squared MMD, cubic kernel) of the features of samples and data",
@@ -73,34 +75,7 @@ def grown(old: "xr.Dataset", asked: "xr.Dataset", path: Path) -> "xr.Dataset":
 
 def exists(path: Path) -> bool:
     """Whether there is something at `path`, or was when a kill came between the two renames of `write`."""
-    return path.exists() or beside(path, "old").exists()
-
-
-def open_evaluation(path: str | Path) -> "xr.Dataset":
-    """An evaluation, in memory.
-
-    Raises:
-        RunError: If there is none at `path`, it is damaged, or was made by a newer lipdiag.
-    """
-    import xarray as xr
-
-    path = Path(path)
-    home = beside(path, "old") if exists(path) and not path.exists() else path
-    try:
-        attributes = json.loads((home / "zarr.json").read_text())["attributes"]
-        version = attributes.get("format_version")
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"There is no evaluation {path}: give the folder that `lipdiag evaluate` wrote.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path} is no evaluation: its zarr.json cannot be read ({type(error).__name__}).") from error
-    if version != FORMAT:
-        made = "a newer lipdiag made it" if str(version).startswith("lipdiag-quality/") else "it is something else"
-        raise RunError(f"{path} is no evaluation that this lipdiag reads, {FORMAT}: {made}.")
-    try:
-        with xr.open_dataset(home, engine="zarr", chunks=None) as dataset:
-            return dataset.load().assign_coords(sampler=np.array(dataset["sampler"].values.tolist()))[list(VARIABLES)]
-    except Exception as error:  # zarr raises many types for a damaged store
-        raise RunError(f"{path} is damaged ({error}): evaluate again with another --out.") from error
+    return path.exists() or aside(path).exists()
 
 
 def write(dataset: "xr.Dataset", path: str | Path) -> None:
@@ -111,21 +86,24 @@ def write(dataset: "xr.Dataset", path: str | Path) -> None:
     Raises:
         StorageError: If it cannot be written; what was there before is untouched.
     """
+    from zarr.codecs import Crc32cCodec
+
     path = Path(path)
     # text of any length, because zarr's version 3 does not define text of a fixed one
     dataset = dataset.assign_coords(sampler=dataset["sampler"].values.astype(object))
-    staging, aside = beside(path, f"{os.getpid()}"), beside(path, "old")
+    staging, old = beside(path, f"{os.getpid()}"), aside(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # version 3 of the format has no word on consolidation; xarray asks
-                dataset.to_zarr(staging, mode="w", zarr_format=3, consolidated=True)
+                checked = {name: {"compressors": [Crc32cCodec()]} for name in dataset.variables}
+                dataset.to_zarr(staging, mode="w", zarr_format=3, consolidated=True, encoding=checked)
             if path.exists():
-                shutil.rmtree(aside, ignore_errors=True)
-                os.rename(path, aside)
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(path, old)
             os.rename(staging, path)
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

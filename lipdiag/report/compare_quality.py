@@ -1,18 +1,15 @@
 """Sample quality of the two models of a pair, from what `lipdiag evaluate` wrote."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import RunError
+from ..store.reader import open_evaluation
 from .run import IN_MEMORY
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 METRICS = {"fid": "FID", "kid": "KID"}
 """Smaller is better in each."""
@@ -36,25 +33,6 @@ class Quality:
     values: dict[str, np.ndarray]
     extractor: str
     floors: dict[str, float]
-
-
-def open_evaluation(path: str | Path) -> "xr.Dataset":
-    """What `lipdiag evaluate` wrote.
-
-    Raises:
-        RunError: If it is something else.
-    """
-    import xarray as xr
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a store without consolidated metadata is only slower
-            dataset = xr.open_dataset(Path(path), engine="zarr", chunks=None).load()
-    except Exception as error:  # zarr and xarray raise many types
-        raise RunError(
-            f"{path} is no evaluation ({type(error).__name__}); make one with `lipdiag evaluate CKPT --out {path}`"
-        ) from error
-    return dataset
 
 
 def read(given: "Sequence[tuple[Any, Any]]", checkpoints: Sequence[tuple[str, str]]) -> Quality:

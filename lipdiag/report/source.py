@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import RunError, StorageError
+from ..store.reader import open_evaluation, open_run
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,8 +28,6 @@ def open_source(path: str | Path, kind: str) -> "xr.Dataset":
         RunError: If it is something else.
         StorageError: If it cannot be read.
     """
-    from ..study.store import open_run
-
     path = Path(path)
     readers = {"run": open_run, "samples": open_samples, "training": open_training, "quality": open_quality}
     try:
@@ -104,13 +103,7 @@ def table(path: Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def open_quality(path: Path) -> "xr.Dataset":
-    import xarray as xr
-
-    if not (path / "zarr.json").exists():
-        raise RunError(f"{path} is no evaluation; this figure needs {NEEDED['quality']}")
-    try:
-        dataset = xr.open_dataset(path, engine="zarr", chunks=None).load()
-    except Exception as error:  # zarr raises many types for a damaged store
-        raise RunError(f"{path} is damaged: {error}; evaluate again with another --out") from error
+    """An evaluation, with a name for its model."""
+    dataset = open_evaluation(path)
     name = dataset.attrs.get("checkpoint")
     return dataset.assign_attrs(name=dataset.attrs.get("name") or (Path(str(name)).name if name else path.stem))

@@ -1,37 +1,20 @@
 """One chunk of an array on disk: its numbers in little-endian order, then their CRC32C.
 
-It is the only form that `folder.check` lets pass, and the one that zarr writes. zarr itself takes each chunk through
+It is the only form that `store.format` lets pass, and the one that zarr writes. zarr itself takes each chunk through
 an event loop, codecs and threads, which wait for each other for a millisecond and more; a unit has a dozen chunks.
 """
 
-import math
 import os
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
+from ..store.chunk import checksum, read
 from .layout import Unit
 
-CHECKSUM = 4
-"""Bytes."""
-
-
-def read(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """The numbers in a chunk.
-
-    Raises:
-        ValueError: If they fail their checksum, or there are more or fewer.
-        OSError: If there is no such file, or it cannot be read.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    with open(file, "rb") as handle:
-        data = handle.read(size + CHECKSUM + 1)
-    if len(data) != size + CHECKSUM or _checksum(data[:size]) != data[size:]:
-        raise ValueError(f"{file} fails its checksum")
-    return np.frombuffer(data[:size], dtype.newbyteorder("<")).astype(dtype).reshape(shape)
+__all__ = ["key", "read", "whole", "within", "write"]
 
 
 def write(file: Path, values: np.ndarray) -> None:
@@ -45,7 +28,7 @@ def write(file: Path, values: np.ndarray) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as handle:
-            handle.write(data + _checksum(data))
+            handle.write(data + checksum(data))
         os.replace(temporary, file)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -75,7 +58,3 @@ def whole(unit: Unit, array: Any) -> Unit:
             for part, size, end in zip((unit.times, unit.draws), array.chunks, array.shape, strict=False)
         )
     )
-
-
-def _checksum(data: bytes) -> bytes:
-    return google_crc32c.value(data).to_bytes(CHECKSUM, "little")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .folder import FORMAT, FORMAT_VERSION
+from ..store.format import FORMAT, FORMAT_VERSION
 from .layout import Layout
 from .store import MARKS, Column, Store, open_store, writing
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunError, StorageError
+from ..store.format import check_run
+from ..store.reader import open_run
 from . import chunk
-from .folder import check
 from .layout import Layout, Unit
 
 MISSING, DONE, QUARANTINED = 0, 1, 2
@@ -252,28 +253,11 @@ def open_store(path: Path) -> Store:
     """
     import zarr
 
-    check(path)
+    check_run(path)
     try:
         return Store(zarr.open_group(str(path), mode="r+", zarr_format=3, use_consolidated=False), path)
     except Exception as error:  # zarr raises many types for a damaged store
         raise RunError(f"{path} is damaged: {error}; measure again with another --out") from error
-
-
-def open_run(path: str | Path):
-    """A run as an `xarray.Dataset`, its values in memory, every checksum verified.
-
-    Raises:
-        RunError: If `path` is no run, is damaged, or was made by a newer lipdiag.
-    """
-    path = Path(path)
-    check(path)
-    try:
-        return _dataset(path)
-    except Exception as error:  # as above
-        words = str(error).splitlines()[0].partition(". ")[0][:200] if str(error) else type(error).__name__
-        raise RunError(
-            f"{path} is damaged: {words}; the command that measured it finds the damage and measures that part again"
-        ) from error
 
 
 def _dataset(place: Any):

@@ -194,6 +194,7 @@ def test_what_is_no_evaluation_is_refused(tmp_path):
         evaluation.open_evaluation(tmp_path / "none.zarr")
     for name, text, word in (
         ("broken", "{", "cannot be read"),
+        ("deep", '{"attributes":' + "[" * 1500 + "]" * 1500 + "}", "too deeply"),
         ("other", '{"attributes": {"format": "lipdiag run"}}', "something else"),
         ("newer", '{"attributes": {"format_version": "lipdiag-quality/2"}}', "newer"),
         ("damaged", '{"attributes": {"format_version": "lipdiag-quality/1"}}', "damaged"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from lipdiag.quality.evaluation import FORMAT
 from lipdiag.study.creation import create
 from lipdiag.study.layout import Layout
 from lipdiag.study.store import MARKS, Column
@@ -194,9 +195,17 @@ def evaluation(seeds: int = 3) -> xr.Dataset:
             "fid": (dims, 100 / steps[:, None] * factor),
             "kid": (dims, 1 / steps[:, None] * factor),
             "kid_standard_error": (dims, 0.01 / steps[:, None] * factor),
+            **dict.fromkeys(("nearest_ratio", "copies", "seconds"), (dims, factor)),
         },
         {"sampler": names, "seed": np.arange(seeds)},
-        {"extractor": "a classifier of digits", "n": 1000, "floor_fid": 1.5, "floor_kid": 0.01, "name": "digits-ddpm"},
+        {
+            "format_version": FORMAT,
+            "extractor": "a classifier of digits",
+            "n": 1000,
+            "floor_fid": 1.5,
+            "floor_kid": 0.01,
+            "name": "digits-ddpm",
+        },
     )
 
 

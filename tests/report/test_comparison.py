@@ -11,6 +11,8 @@ import xarray as xr
 
 import lipdiag
 from lipdiag.errors import RunError, UsageError
+from lipdiag.quality.evaluation import FORMAT
+from lipdiag.quality.evaluation import write as keep
 from lipdiag.report.compare_effect import HIGHER, LOWER, NOT_SHOWN, over_draws, over_pairs, verdict
 from lipdiag.report.compare_figure import draw
 from lipdiag.report.compare_quality import METRICS, Quality
@@ -281,12 +283,20 @@ def evaluation(fid, checkpoint="digits-ddpm", samplers=("ddim:20", "dpm:20"), **
         "kid_standard_error": 0 * fid + 0.01,
         "nearest_ratio": fid,
         "copies": 0 * fid,
+        "seconds": 1 + 0 * fid,
     }
-    about = {"extractor": "digits", "n": 1000, "n_real": 898, "floor_fid": 2.0, "floor_kid": 0.01} | attributes
+    about = {
+        "format_version": FORMAT,
+        "extractor": "digits",
+        "n": 1000,
+        "n_real": 898,
+        "floor_fid": 2.0,
+        "floor_kid": 0.01,
+    } | attributes
     return xr.Dataset(
         {name: (("sampler", "seed"), value) for name, value in fields.items()},
         {"sampler": np.array(samplers, dtype=object), "seed": np.arange(fid.shape[1])},
-        {"checkpoint": checkpoint, **about},
+        {"format_version": FORMAT, "checkpoint": checkpoint, **about},
     )
 
 
@@ -425,8 +435,8 @@ def test_every_style_draws_it_without_a_warning(ddpm, etsdm, style):
 
 def test_paths_are_read(tmp_path, ddpm, etsdm):
     a, b = write(ddpm, tmp_path / "a.zarr"), write(etsdm, tmp_path / "b.zarr")
-    evaluation(FID_A).to_zarr(tmp_path / "qa.zarr", zarr_format=3, consolidated=False)
-    evaluation(FID_B, "digits-etsdm").to_zarr(tmp_path / "qb.zarr", zarr_format=3, consolidated=False)
+    keep(evaluation(FID_A), tmp_path / "qa.zarr")
+    keep(evaluation(FID_B, "digits-etsdm"), tmp_path / "qb.zarr")
     found = lipdiag.compare(a, str(b), quality=[(tmp_path / "qa.zarr", tmp_path / "qb.zarr")])
     assert (
         found.to_dict()["statements"]
@@ -434,7 +444,7 @@ def test_paths_are_read(tmp_path, ddpm, etsdm):
             "statements"
         ]
     )
-    with pytest.raises(RunError, match="no evaluation"):
+    with pytest.raises(RunError, match="There is no evaluation"):
         compare(a, b, quality=[(tmp_path / "none.zarr", tmp_path / "qb.zarr")])
 
 

@@ -1,11 +1,10 @@
 """What is given on the command line, read: files of samples, trainings, evaluations, and what is none of them."""
 
-import warnings
-
 import numpy as np
 import pytest
 
 from lipdiag.errors import RunError
+from lipdiag.quality.evaluation import write
 from lipdiag.report import FIGURES, open_source
 
 from .conftest import evaluation, training_log
@@ -76,15 +75,11 @@ def test_a_log_that_cannot_be_read_is_a_sentence(tmp_path):
 
 def test_an_evaluation_is_read_whole_and_a_run_is_none(tmp_path):
     dataset = evaluation()
-    # text of any length: zarr's version 3 does not define text of a fixed one
-    kept = dataset.assign_coords(sampler=dataset["sampler"].values.astype(object))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # version 3 has no word on consolidated metadata
-        kept.to_zarr(tmp_path / "e.zarr", zarr_format=3)
+    write(dataset, tmp_path / "e.zarr")
     found = open_source(tmp_path / "e.zarr", "quality")
     np.testing.assert_array_equal(found["fid"].values, dataset["fid"].values)
     assert found.attrs["n"] == 1000
-    with pytest.raises(RunError, match=r"is no evaluation; .* `lipdiag evaluate`"):
+    with pytest.raises(RunError, match=r"There is no evaluation .* `lipdiag evaluate`"):
         open_source(tmp_path / "none", "quality")
 
 

@@ -367,7 +367,7 @@ BUGS = {
         "study/test_store.py -k flipped_bit",
     ),
     "newer formats are read": Bug(
-        "study/folder.py", "version > FORMAT_VERSION", "version > 1000", "study/test_store.py -k newer"
+        "store/format.py", "version > FORMAT_VERSION", "version > 1000", "study/test_store.py -k newer"
     ),
     "a mean of differences hides one": Bug(
         "study/verify.py", "float(gap.max())", "float(gap.mean())", "study/test_verify.py"

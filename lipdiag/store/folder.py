@@ -1,0 +1,131 @@
+"""A store's folder, looked at before anything in it is interpreted: it may come from a stranger.
+
+Only regular files and folders may be there, of a depth and with texts that bound what looking at them takes.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import StorageError
+
+LARGEST_METADATA = 16 * 2**20
+"""Bytes of a zarr.json: that of a run keeps the plan and a record of every launch."""
+
+DEEPEST = 64
+"""Lists and objects within each other in a zarr.json."""
+
+LARGEST_INTEGER = 2**64
+DEEPEST_FOLDER = 8
+HOLLOW = 16
+"""Bytes that a file may claim for each byte that it takes on the disk: compressing file systems exist, holes are not
+numbers."""
+
+
+@dataclass
+class Contents:
+    """What lies in a store's folder.
+
+    Attributes:
+        root: The object in its zarr.json.
+        arrays: Name -> the object in the zarr.json of that folder.
+        chunks: Name -> place in the grid -> file.
+        held: Bytes of all files, where those of holes hardly count.
+    """
+
+    root: dict[str, Any]
+    arrays: dict[str, Any] = field(default_factory=dict)
+    chunks: dict[str, dict[tuple[int, ...], Path]] = field(default_factory=dict)
+    held: int = 0
+
+
+def contents(path: Path) -> Contents:
+    """What a folder holds, without a look into any chunk.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: If there is no such folder, or no zarr.json in it.
+        ValueError: With the cause, if it holds what no store has.
+        StorageError: If it cannot be read.
+    """
+    try:
+        found = Contents(metadata(path / "zarr.json"))
+        for file in files(path):
+            try:
+                status = file.stat(follow_symlinks=False)
+            except FileNotFoundError:  # a temporary file of another worker
+                continue
+            found.held += min(status.st_size, HOLLOW * 512 * getattr(status, "st_blocks", status.st_size))
+            name, *rest = Path(file.path).relative_to(path).parts
+            if rest == ["zarr.json"]:
+                found.arrays[name] = metadata(Path(file.path))
+            elif rest[:1] == ["c"] and all(re.fullmatch("[0-9]{1,7}", part) for part in rest[1:]):
+                found.chunks.setdefault(name, {})[tuple(map(int, rest[1:]))] = Path(file.path)
+    except PermissionError as error:
+        raise StorageError(f"cannot read {error.filename or path}: {error.strerror}") from error
+    return found
+
+
+def metadata(file: Path) -> dict[str, Any]:
+    """The object in a zarr.json."""
+    text = read_regular(file, LARGEST_METADATA)
+    if len(text) > LARGEST_METADATA:
+        raise ValueError(f"{file.name} is larger than the {LARGEST_METADATA} bytes allowed")
+    try:
+        found = sound(json.loads(text.decode("utf-8")))
+    except (ValueError, RecursionError) as error:
+        cause = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{'/'.join(file.parts[-2:])} cannot be read ({cause})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{'/'.join(file.parts[-2:])} holds no object")
+    return found
+
+
+def read_regular(file: Path, most: int) -> bytes:
+    """The bytes of a regular file, `most` and one at most."""
+    # a pipe would be waited for, a device never ends, and a link leads anywhere
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    with os.fdopen(descriptor, "rb") as handle:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{file.name} is no regular file")
+        return handle.read(most + 1)
+
+
+def sound(value: Any, deepest: int = DEEPEST) -> Any:
+    """A value out of JSON whose texts can be written again: halves of characters are spelled out.
+
+    Raises:
+        ValueError: If it is nested more deeply than that, or holds an integer that nothing counts.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict | list):
+        if not deepest:
+            raise ValueError("it is nested too deeply")
+        if isinstance(value, list):
+            return [sound(item, deepest - 1) for item in value]
+        return {sound(key): sound(item, deepest - 1) for key, item in value.items()}
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise ValueError("it holds an integer that is too large")
+    return value
+
+
+def files(path: Path, deepest: int = DEEPEST_FOLDER) -> Iterator[os.DirEntry[str]]:
+    """Every file below a store's folder."""
+    if not deepest:
+        raise ValueError(f"{path.name!r:.60} lies too deep")
+    with os.scandir(path) as listing:
+        entries = list(listing)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            with suppress(FileNotFoundError):
+                yield from files(Path(entry.path), deepest - 1)
+        elif entry.is_file(follow_symlinks=False):
+            yield entry
+        elif os.path.lexists(entry.path):  # a temporary file of another worker may be gone by now
+            raise ValueError(f"{entry.name!r:.60} is a link or no regular file")
