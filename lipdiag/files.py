@@ -17,13 +17,14 @@ from secrets import token_hex
 from typing import Any
 
 from lipdiag.errors import CheckpointError, StorageError
+from lipdiag.text import printable, sound
 
 LARGEST_JSON = 1_000_000  # bytes
 
 
 def shown(name: object) -> str:
     """A name from a file or a command line, safe to print: control characters are escaped, long names are cut."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
+    text = printable(str(name))
     return text if len(text) <= 200 else text[:197] + "..."
 
 
@@ -165,7 +166,7 @@ def parse_json(data: bytes | str, name: str) -> dict[str, Any]:
         raise CheckpointError(f"Cannot read {shown(name)}: it is larger than the {LARGEST_JSON} bytes allowed here.")
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
-        value = json.loads(text, object_pairs_hook=pairs, parse_float=number, parse_constant=constant)
+        value = sound(json.loads(text, object_pairs_hook=pairs, parse_float=number, parse_constant=constant))
     except (ValueError, RecursionError) as error:  # JSON and Unicode errors are ValueErrors
         cause = "its values are nested too deeply" if isinstance(error, RecursionError) else shown(error)
         raise CheckpointError(f"Cannot read {shown(name)} as JSON: {cause}.") from error

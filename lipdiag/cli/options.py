@@ -1,12 +1,13 @@
 """What commands share: options, how refusals end, how runs are stopped, and facts in two columns."""
 
 import json
+import math
 import os
 import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,33 @@ from typing import Any
 import click
 
 from ..errors import LipdiagError, StorageError, UsageError
+from ..text import legible, printable
 
 INTERRUPTED = 130
+LARGEST_SAMPLE = 2**30
+"""Numbers in one sample."""
 
 
 class Refusals(click.Group):
-    """A group whose commands end a refusal in one sentence and the exit code of its kind."""
+    """A group whose commands end a refusal in one sentence and the exit code of its kind.
+
+    Whatever is printed meanwhile is printable: names and texts of others, typed paths, warnings of libraries.
+    """
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        lost = sys.stdout is None
+        for number in range(3):  # or the first files to be opened would take the places of streams that were closed
+            with suppress(OSError):
+                os.fstat(number)
+                continue
+            os.open(os.devnull, os.O_RDWR)
+        if sys.stderr is None:
+            sys.stderr = os.fdopen(2, "w")
+        if lost:
+            sys.stderr.write("lipdiag: standard output is closed; send it to a file or to /dev/null\n")
+            sys.exit(StorageError.exit_code)
+        with legible():
+            return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -27,7 +49,7 @@ class Refusals(click.Group):
         except LipdiagError as error:
             if os.environ.get("LIPDIAG_DEBUG") or "--debug" in sys.argv:
                 raise
-            click.echo(f"lipdiag: {error}", err=True)
+            click.echo(f"lipdiag: {printable(str(error))}", err=True)
             ctx.exit(error.exit_code)
         except BrokenPipeError:
             ctx.exit(0)
@@ -36,7 +58,7 @@ class Refusals(click.Group):
         except OSError as error:
             if "--debug" in sys.argv:
                 raise
-            click.echo(f"lipdiag: {error.filename or ''}: {error.strerror or error}", err=True)
+            click.echo(printable(f"lipdiag: {error.filename or ''}: {error.strerror or error}"), err=True)
             ctx.exit(StorageError.exit_code)
 
 
@@ -133,9 +155,14 @@ def reading_options(given: dict[str, Any]) -> dict[str, Any]:
     found = {name: given[name] for name in READING if given[name] is not None}
     if "shape" in found:
         try:
-            found["shape"] = tuple(int(size) for size in found["shape"].split(","))
+            sizes = tuple(int(size) for size in found["shape"].split(","))
         except ValueError:
-            raise UsageError(f"--shape {found['shape']!r} is not a list of sizes, such as 3,32,32") from None
+            sizes = ()
+        if not 0 < math.prod(sizes) <= LARGEST_SAMPLE or min(sizes, default=0) < 1:
+            raise UsageError(
+                f"--shape {found['shape'][:60]!r} is not a list of sizes of a sample, each at least 1, such as 3,32,32"
+            )
+        found["shape"] = sizes
     return found
 
 

@@ -22,11 +22,18 @@ def report_run(out: Path, as_json: bool) -> None:
         return
     summary = summarize(dataset)
     values = {
-        name: {str(s): v.sel(statistic=s).values.tolist() for s in ("mean", "low", "high", "max")}
+        name: {str(s): known(v.sel(statistic=s).values) for s in ("mean", "low", "high", "max")}
         for name, v in summary.items()
     }
-    line = {"run": str(out), "timestep": summary["timestep"].values.tolist(), **values}
-    click.echo(json.dumps(line).replace("NaN", "null").replace("-Infinity", "null").replace("Infinity", "null"))
+    line = {"run": str(out), "timestep": known(summary["timestep"].values), **values}
+    click.echo(json.dumps(line, allow_nan=False))
+
+
+def known(values: Any) -> Any:
+    """An array as JSON holds it, null where nothing is known."""
+    import numpy as np
+
+    return np.where(np.isfinite(values), values.astype(object), None).tolist()
 
 
 def verify_finite(out: Path) -> None:

@@ -18,6 +18,7 @@ from .options import (
     stoppable,
     use_threads,
 )
+from .outcome import known
 
 if TYPE_CHECKING:
     import torch
@@ -264,12 +265,7 @@ def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], re
 
 def machine_line(result: Any, out: Path) -> dict[str, Any]:
     """An evaluation as JSON holds it, null where nothing is known."""
-    import numpy as np
-
-    values = {
-        name: [[float(v) if np.isfinite(v) else None for v in row] for row in variable.values]
-        for name, variable in result.items()
-    }
+    values = {name: known(variable.values) for name, variable in result.items()}
     wanted = ("extractor", "n", "n_real", "floor_fid", "floor_kid", "floor_n")
     about = {name: result.attrs[name] for name in wanted}
     lists = {name: result[name].values.tolist() for name in ("sampler", "seed")}

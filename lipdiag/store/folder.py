@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StorageError
+from ..text import sound
 
 LARGEST_METADATA = 16 * 2**20
 """Bytes of a zarr.json: that of a run keeps the plan and a record of every launch."""
 
-DEEPEST = 64
-"""Lists and objects within each other in a zarr.json."""
-
-LARGEST_INTEGER = 2**64
 DEEPEST_FOLDER = 8
 HOLLOW = 16
 """Bytes that a file may claim for each byte that it takes on the disk: compressing file systems exist, holes are not
@@ -94,25 +91,6 @@ def read_regular(file: Path, most: int) -> bytes:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError(f"{file.name} is no regular file")
         return handle.read(most + 1)
-
-
-def sound(value: Any, deepest: int = DEEPEST) -> Any:
-    """A value out of JSON whose texts can be written again: halves of characters are spelled out.
-
-    Raises:
-        ValueError: If it is nested more deeply than that, or holds an integer that nothing counts.
-    """
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, dict | list):
-        if not deepest:
-            raise ValueError("it is nested too deeply")
-        if isinstance(value, list):
-            return [sound(item, deepest - 1) for item in value]
-        return {sound(key): sound(item, deepest - 1) for key, item in value.items()}
-    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-        raise ValueError("it holds an integer that is too large")
-    return value
 
 
 def files(path: Path, deepest: int = DEEPEST_FOLDER) -> Iterator[os.DirEntry[str]]:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from ..errors import UsageError
+from ..store.format import MOST_CHUNKS
+
 MOST_PAIRS = 256
 MOST_DRAWS = 8
 """Draws of one timestep in a micro-batch: enough to pool a variance, few enough to mix timesteps."""
@@ -30,6 +33,18 @@ class Layout:
         pairs = batch or max(1, min(MOST_PAIRS, PAIR_BUDGET // numbers))
         draws = min(MOST_DRAWS, pairs)
         return cls(times=max(1, min(times, pairs // draws)), draws=draws)
+
+    def most_draws(self, times: int) -> int:
+        """Draws of so many timesteps beyond which a run has more units, and files, than are read back."""
+        return MOST_CHUNKS // -(-times // self.times) * self.draws
+
+    def require_room(self, times: int, draws: int) -> None:
+        """Refuse more draws than that."""
+        if draws > (most := self.most_draws(times)):
+            raise UsageError(
+                f"{times} timesteps x {draws} draws, {self.pairs} pairs at a time, are too many units for one run; give at "
+                f"most {most} draws, fewer timesteps, or a larger batch"
+            )
 
     @property
     def pairs(self) -> int:

@@ -134,6 +134,7 @@ def prepare(
         timesteps = gone_on(timesteps, plan, predictor.clock, run.attributes.get("frozen", {}))
     plan = plan.replace(timesteps=tuple(timesteps.tolist()))
     layout = Layout.of(plan.batch, len(timesteps), int(np.prod(predictor.shape)))
+    layout.require_room(len(timesteps), plan.draws)
     description = frozen(predictor, source, plan, timesteps)
     if run is None:
         run = create(
@@ -239,7 +240,8 @@ def run(study: Study) -> Iterator[Progress]:
     moments = {name: statistics.Moments.empty(times) for name in headlines}
     targets = [study.plan.draws]
     if study.plan.tolerance is not None:
-        targets = list(statistics.looks(study.plan.draws, study.plan.max_draws, study.layout.draws))
+        limit = min(study.plan.max_draws, study.layout.most_draws(times))
+        targets = list(statistics.looks(study.plan.draws, limit, study.layout.draws))
     seen, done = 0, 0
     message = ""
     for target in targets:

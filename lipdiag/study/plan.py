@@ -16,6 +16,9 @@ from ..diffusion.clock import Clock, Reversed, Shared, Timesteps
 from ..diffusion.schedule import Schedule
 from ..errors import UsageError
 
+MOST_TIMES = 2**16
+"""Timesteps of a run."""
+
 CONTINUOUS_RANGE = (1e-3, 0.999)
 """Where `log:N` starts and ends in t for a model of continuous time: its ends proper have no log-SNR."""
 
@@ -113,6 +116,7 @@ def resolve_timesteps(timesteps: str | tuple[float, ...], clock: Clock, schedule
         UsageError: For text that is no list, range or `log:N`, or for times outside [0, 1].
     """
     asked = _read(timesteps, clock, schedule) if isinstance(timesteps, str) else np.asarray(timesteps, dtype=np.float64)
+    bounded(asked.size, timesteps)
     if asked.size == 0 or not np.isfinite(asked).all():
         raise UsageError(f"timesteps {timesteps!r} are not a list of finite numbers")
     t = clock.time(torch.from_numpy(asked)).numpy()
@@ -127,6 +131,15 @@ def resolve_timesteps(timesteps: str | tuple[float, ...], clock: Clock, schedule
     if (np.diff(t[order]) == 0).any():
         raise UsageError(f"timesteps {timesteps!r} name the same time twice")
     return asked
+
+
+def bounded(number: float, timesteps: object) -> None:
+    """Refuse more timesteps than a run can have, before they are counted out."""
+    if not number <= MOST_TIMES:
+        raise UsageError(
+            f"timesteps {str(timesteps)[:60]!r} are {number:.4g} times and a run has at most {MOST_TIMES}; give a "
+            "larger step, or log:64"
+        )
 
 
 def _ends(clock: Clock) -> tuple[float, float]:
@@ -147,9 +160,11 @@ def _read(text: str, clock: Clock, schedule: Schedule | None = None) -> np.ndarr
             number = int(text[4:])
             if number < 1:
                 raise UsageError(f"timesteps {text!r} ask for {number} times, at least 1 is needed")
+            bounded(number, text)
             return logarithmic(number, clock, schedule)
         if ":" in text:
             start, stop, step = (float(part) for part in text.split(":"))
+            bounded((stop - start) / step, text)
             return np.arange(start, stop, step)
         return np.array([float(part) for part in text.split(",")])
     except (ValueError, ZeroDivisionError) as error:

@@ -134,3 +134,12 @@ def test_bad_plans_are_refused(changes, words):
 
 def test_a_variable_names_its_quantity():
     assert Plan(quantities=("denoising_bound", "one_sided_lipschitz")).quantities == ("one_sided_lipschitz",)
+
+
+@pytest.mark.parametrize(
+    "timesteps",
+    ["0:1e18:1", "0:1000:0.0001", "0:inf:1", "nan:1000:1", "1000:0:-1e-9", "log:1000000000", (0.5,) * 70_000],
+)
+def test_more_timesteps_than_a_run_can_have_are_not_counted_out(timesteps):
+    with pytest.raises(UsageError, match="a run has at most 65536"):
+        resolve_timesteps(timesteps, Timesteps(10**9))
