@@ -15,9 +15,11 @@ from typing import Any
 import click
 
 from ..errors import LipdiagError, StorageError, UsageError
+from ..store.folder import read_regular
 from ..text import legible, printable
 
 INTERRUPTED = 130
+LARGEST_CONFIGURATION = 1_000_000  # bytes
 LARGEST_SAMPLE = 2**30
 """Numbers in one sample."""
 
@@ -69,9 +71,10 @@ def configure(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
     import tomllib
 
     try:
-        values = tomllib.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read the configuration {path}: {error}") from error
+        values = tomllib.loads(read_regular(Path(path), LARGEST_CONFIGURATION, links=True).decode())
+    except (OSError, ValueError, RecursionError) as error:
+        cause = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UsageError(f"cannot read the configuration {path}: {cause}") from error
     known = {parameter.name: parameter for parameter in ctx.command.params}
     aliases = {name.lstrip("-").replace("-", "_"): p for p in ctx.command.params for name in p.opts}
     defaults = {}
@@ -81,6 +84,10 @@ def configure(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
             raise UsageError(
                 f"{path} sets {key!r}, which {ctx.info_name} does not know; known are {', '.join(sorted(aliases))}"
             )
+        several = getattr(parameter, "multiple", False) or parameter.nargs != 1
+        items = value if several and isinstance(value, list) else [value]
+        if not all(type(item) in (str, int, float, bool) for item in items):
+            raise UsageError(f"{path} sets {key!r} to {str(value)[:60]!r}, which is no value of that option")
         defaults[parameter.name] = value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 

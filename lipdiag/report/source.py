@@ -1,18 +1,24 @@
 """What is given on the command line -> a dataset: a run, a file of samples, a training's folder, an evaluation."""
 
 import csv
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import RunError, StorageError
+from ..store.folder import read_regular
 from ..store.reader import open_evaluation, open_run
 
 if TYPE_CHECKING:
     import xarray as xr
 
 LOG = "log.csv"
+LARGEST_LOG = 2**28
+LARGEST_GAP = 2**28
+"""Bytes that an archive of samples may unpack to beyond its size."""
+
 MEASURED = {"measure.csv": "mean", "difference.csv": "time_difference"}
 """Files of K during training, and what they call it."""
 
@@ -50,13 +56,21 @@ def open_samples(path: Path) -> "xr.Dataset":
     """The one array of images in a file, as (sample, channel, row, column) in [-1, 1]."""
     import xarray as xr
 
-    if path.is_dir():
-        raise RunError(f"{path} is a folder; this figure needs {NEEDED['samples']}")
+    if not path.is_file() and path.exists():  # a pipe would be waited for
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise RunError(f"{path} is {kind}; this figure needs {NEEDED['samples']}")
     try:
+        # a pickled object in an array file is code that its author chose
         with np.load(path, allow_pickle=False) as file:
+            unpacked = sum(info.file_size for info in file.zip.infolist()) if hasattr(file, "zip") else 0
+            if unpacked > path.stat().st_size + LARGEST_GAP:
+                raise ValueError(f"it unpacks to {unpacked} bytes")
             arrays = {name: file[name] for name in file.files} if hasattr(file, "files") else {"samples": file}
-    except (ValueError, EOFError, KeyError) as error:
-        raise RunError(f"{path} is no file of samples ({error}); this figure needs {NEEDED['samples']}") from error
+    except OSError:
+        raise
+    except Exception as error:  # a broken archive can fail in any way
+        words = str(error).partition("\n")[0]
+        raise RunError(f"{path} is no file of samples ({words}); this figure needs {NEEDED['samples']}") from error
     found = {name: array for name, array in arrays.items() if array.ndim == 4}
     if len(found) != 1 and "samples" not in found:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing"
@@ -90,8 +104,11 @@ def open_training(path: Path) -> "xr.Dataset":
 
 def table(path: Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Columns of numbers; the last line may be half written."""
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        text = read_regular(path, LARGEST_LOG, links=True).decode()
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except (ValueError, csv.Error) as error:
+        raise RunError(f"{path} is no table ({error}); this figure needs {NEEDED['training']}") from error
     missing = [name for name in needed if not rows or name not in rows[0]]
     if missing:
         raise RunError(f"{path} lacks {', '.join(missing)}; this figure needs {NEEDED['training']}")

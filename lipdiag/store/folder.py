@@ -83,10 +83,16 @@ def metadata(file: Path) -> dict[str, Any]:
     return found
 
 
-def read_regular(file: Path, most: int) -> bytes:
-    """The bytes of a regular file, `most` and one at most."""
+def read_regular(file: Path, most: int, links: bool = False) -> bytes:
+    """The bytes of a regular file, `most` and one at most; a link to one only where links may be followed.
+
+    Raises:
+        ValueError: If it is no regular file.
+        OSError: If it is not there, or may not be read.
+    """
     # a pipe would be waited for, a device never ends, and a link leads anywhere
-    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if links else getattr(os, "O_NOFOLLOW", 0))
+    descriptor = os.open(file, flags)
     with os.fdopen(descriptor, "rb") as handle:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError(f"{file.name} is no regular file")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import RunError, StorageError
+from . import schema
 from .folder import Contents, contents
 
 FORMAT = "lipdiag run"
@@ -96,6 +97,7 @@ def check_run(path: Path) -> Found:
             or not all(type(n) is int and n > 0 for n in layout.values())
         ):
             raise ValueError("its layout is not two sizes")
+        schema.fit(attributes, schema.RUN)
         for table in (told := tables(held)):
             run_table(table, (layout["times"], layout["draws"]), held.held + LARGEST_GAP)
     except ValueError as error:
@@ -146,6 +148,7 @@ def check_evaluation(path: Path, home: Path) -> Found:
     try:
         if held.root.get("node_type") != "group":
             raise ValueError("it is no group of arrays")
+        schema.fit(attributes, schema.EVALUATION)
         for table in (told := tables(held)):
             evaluation_table(table)
     except ValueError as error:
@@ -177,7 +180,11 @@ def tables(held: Contents) -> list[dict[str, Array]]:
         if not isinstance(copy, dict) or not isinstance(copy.get("metadata"), dict):
             raise ValueError("its consolidated metadata are no table of arrays")
         found.append(copy["metadata"])
-    return [{name: plain(name, array) for name, array in table.items()} for table in found]
+    made = [{name: plain(name, array) for name, array in table.items()} for table in found]
+    for table in made:
+        for array in table.values():
+            schema.fit(array.attributes, schema.ARRAY)
+    return made
 
 
 def plain(name: str, array: Any) -> Array:

@@ -165,6 +165,8 @@ class Store:
         if self.path is None:
             array[unit.times, unit.draws] = value
             return
+        if not (self.path / name).is_dir():
+            raise lost(self.path)
         with writing(self.path):
             block = np.full(array.chunks, array.fill_value, array.dtype)
             if unit != whole:
@@ -208,6 +210,8 @@ class Store:
         if self.path is None:
             yield
             return
+        if not (self.path / "zarr.json").is_file():
+            raise lost(self.path)
         folder = os.open(self.path, os.O_RDONLY)
         try:
             with suppress(ImportError, OSError):
@@ -230,6 +234,13 @@ class Store:
     def dataset(self):
         """The run as an `xarray.Dataset`, its values in memory."""
         return open_run(self.path) if self.path is not None else _dataset(self.group.store)
+
+
+def lost(path: Path) -> StorageError:
+    return StorageError(
+        f"{path} was removed or emptied while it was measured, and what it held is lost; measure again, and leave the "
+        "folder in its place meanwhile"
+    )
 
 
 @contextmanager

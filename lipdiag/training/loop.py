@@ -32,6 +32,7 @@ from lipdiag.training.networks import create_network
 from lipdiag.training.objective import Batch, classes, draw, loss, seed
 from lipdiag.training.recipe import Recipe
 
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, for each weight
 AHEAD = 3  # batches that are drawn, each by a thread, while a step computes
 
 
@@ -242,17 +243,19 @@ def restore(
         RunError: If the snapshot was made of another model.
     """
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "step": {}}
-    for name, tensor in snapshot.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
     try:
+        for name, tensor in snapshot.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
         network.load_state_dict(parts["model"])
         ema.load_state_dict(parts["ema"])
         state = {
-            index: {key: parts["optimizer"][f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            index: {key: parts["optimizer"][f"{name}.{key}"] for key in ("step", *MOMENTS)}
             for index, (name, _) in enumerate(network.named_parameters())
         }
+        if any(state[i][key].shape != weight.shape for i, weight in enumerate(network.parameters()) for key in MOMENTS):
+            raise KeyError("a moment of another shape")
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return int(parts["step"][""])
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, ValueError, OverflowError) as error:
         raise RunError("The snapshot is of another model: give the recipe it was made by, or another --out.") from error

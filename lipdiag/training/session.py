@@ -179,7 +179,11 @@ def resume(recipe: Recipe, out: Path) -> dict[str, Any] | None:
         if (out / "config.json").exists():
             raise RunError(f"{out} holds this training, finished; give another --out to train again")
         return None
-    return read_tensors(out / SNAPSHOT)
+    snapshot = read_tensors(out / SNAPSHOT)
+    step = snapshot.get("step")
+    if step is None or step.dtype != torch.int64 or step.numel() != 1 or not 0 <= int(step) <= recipe.steps:
+        raise RunError(f"{out / SNAPSHOT} is no snapshot of this training; give another --out")
+    return snapshot
 
 
 def shared(recipe: Recipe, spelling: str) -> Recipe:

@@ -1,5 +1,7 @@
 """The experiment: its numbers against closed forms, and its promises about stopping, resuming and refusing."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import VE, Linear
-from lipdiag.errors import CheckpointError, LipdiagError, RunError, UsageError
+from lipdiag.errors import CheckpointError, LipdiagError, RunError, StorageError, UsageError
 from lipdiag.study import measure as study
 from lipdiag.study.plan import Plan
 
@@ -98,6 +100,25 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     part = lipdiag.open_run(tmp_path / "cut.zarr")
     assert 0 < (part["done"] == 1).sum() < part["done"].size
     equal(whole, measure(out=tmp_path / "cut.zarr"))
+
+
+@pytest.mark.parametrize("at", ["the first unit", "the last unit"])
+def test_a_run_that_is_removed_meanwhile_is_said_to_be_lost(tmp_path, monkeypatch, at):
+    """Not made anew around what is still to come, and never called done."""
+    plan, seen, attempt = Plan(timesteps="0,500", draws=16, batch=4, quantities=("loss",)), [], study.attempt
+
+    def counted(ready, unit):
+        settled = attempt(ready, unit)
+        seen.append(unit)
+        if len(seen) == (1 if at == "the first unit" else 8):
+            shutil.rmtree(tmp_path / "a.zarr")
+        return settled
+
+    monkeypatch.setattr(study, "attempt", counted)
+    with pytest.raises(StorageError, match=r"a\.zarr was removed .* what it held is lost; measure again"):
+        lipdiag.measure(predictor(), None, plan, tmp_path / "a.zarr", progress=False, device="cpu")
+    assert list(tmp_path.iterdir()) == []
+    assert len(seen) == (1 if at == "the first unit" else 8)
 
 
 def test_resuming_a_finished_run_measures_nothing(tmp_path):

@@ -1,0 +1,70 @@
+"""What the attributes of runs and evaluations are made of, so that their readers need not ask of each what it is.
+
+What is not listed is kept as it is, for later versions; what is listed may be missing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+TEXT, NUMBER, COUNT, FLAG = (str, type(None)), (int, float, type(None)), (int, type(None)), (bool, type(None))
+LARGEST_TEXT = 20_000
+"""Characters."""
+
+LAUNCH = {
+    **dict.fromkeys(("started", "device", "device_type", "ended"), TEXT),
+    **dict.fromkeys(("threads", "pairs"), COUNT),
+    "deterministic": FLAG,
+    "seconds": NUMBER,
+    "argv": [TEXT],
+    "versions": {None: TEXT},
+}
+MODEL = {
+    **dict.fromkeys(("network", "weights_sha256", "schedule", "parameterization", "clock", "function"), TEXT),
+    "conditioning_sha256": TEXT,
+    "shape": [(int,)],
+}
+PLAN = {
+    **dict.fromkeys(("step", "tolerance", "certified_width", "confidence"), NUMBER),
+    **dict.fromkeys(("krylov_steps", "ranks", "probes", "seed", "batch"), COUNT),
+    "dtype": TEXT,
+    "quantities": [TEXT],
+    "timesteps": [NUMBER],
+}
+RUN = {
+    **dict.fromkeys(("format", "checkpoint", "data", "function"), TEXT),
+    "frozen": {"model": MODEL, "data": {"name": TEXT, "sha256": TEXT}, "plan": PLAN, "numerics": COUNT},
+    "launches": [LAUNCH],
+    "notes": [TEXT],
+    "edges": [NUMBER],
+}
+EVALUATION = {
+    **dict.fromkeys(("checkpoint", "name", "extractor", "extractor_sha256", "data", "data_sha256", "sha256"), TEXT),
+    **dict.fromkeys(("weights", "schedule", "parameterization", "clock", "device", "dtype"), TEXT),
+    **dict.fromkeys(("n", "n_real", "features", "floor_n"), COUNT),
+    **dict.fromkeys(("floor_fid", "floor_kid", "copy"), NUMBER),
+    "versions": {None: TEXT},
+    "command": [TEXT],
+}
+ARRAY = {**dict.fromkeys(("long_name", "units", "norm", "quantity", "confidence", "coordinates"), TEXT), "step": NUMBER}
+
+
+def fit(value: Any, schema: Any, name: str = "") -> None:
+    """Whether a value is made as a schema says.
+
+    Raises:
+        ValueError: If not, with the name of what is not.
+    """
+    kind = {dict: "an object", list: "a list"}.get(type(schema)) or schema[0].__name__.replace("str", "a text")
+    if not isinstance(value, type(schema) if isinstance(schema, dict | list) else schema) or (
+        isinstance(value, bool) and bool not in schema
+    ):
+        raise ValueError(f"its attribute {name} is not {kind}")
+    if isinstance(value, str) and len(value) > LARGEST_TEXT:
+        raise ValueError(f"its attribute {name} is a text of {len(value)} characters")
+    if isinstance(schema, list):
+        for item in value:
+            fit(item, schema[0], name)
+    if isinstance(schema, Mapping):
+        for key, item in value.items():
+            if (part := schema.get(key, schema.get(None))) is not None:
+                fit(item, part, f"{name}.{key:.60}".removeprefix("."))
