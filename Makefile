@@ -7,7 +7,7 @@ SEED := $(or $(SEED),$(shell date +%s))
 help:
 	@echo "make demo     install, measure the embedded pair of models, draw the figure (under 2 minutes once installed)"
 	@echo "make test     install the test tools and run the tests"
-	@echo "make torture  50 killed workers, 20 000 damaged files, 10 000 draws, every known bug; statistics at a fresh seed"
+	@echo "make torture  50 killed workers, 30 000 damaged files, 10 000 draws, every known bug; statistics at a fresh seed"
 	@echo "make lint     style and types"
 	@echo "make bench    cost of every quantity next to its floor and to what one would write instead"
 	@echo "make figures  redraw figures/ from the embedded models"

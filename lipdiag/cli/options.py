@@ -71,7 +71,10 @@ def configure(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
     import tomllib
 
     try:
-        values = tomllib.loads(read_regular(Path(path), LARGEST_CONFIGURATION, links=True).decode())
+        text = read_regular(Path(path), LARGEST_CONFIGURATION, links=True)
+        if len(text) > LARGEST_CONFIGURATION:
+            raise ValueError(f"it is larger than {LARGEST_CONFIGURATION} bytes")
+        values = tomllib.loads(text.decode())
     except (OSError, ValueError, RecursionError) as error:
         cause = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise UsageError(f"cannot read the configuration {path}: {cause}") from error
@@ -86,7 +89,8 @@ def configure(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
             )
         several = getattr(parameter, "multiple", False) or parameter.nargs != 1
         items = value if several and isinstance(value, list) else [value]
-        if not all(type(item) in (str, int, float, bool) for item in items):
+        kinds = (bool,) if getattr(parameter, "is_flag", False) else (str, int, float, bool)
+        if not all(type(item) in kinds for item in items):
             raise UsageError(f"{path} sets {key!r} to {str(value)[:60]!r}, which is no value of that option")
         defaults[parameter.name] = value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}

@@ -33,7 +33,9 @@ def known(values: Any) -> Any:
     """An array as JSON holds it, null where nothing is known."""
     import numpy as np
 
-    return np.where(np.isfinite(values), values.astype(object), None).tolist()
+    found = values.astype(object)
+    found[~np.isfinite(values)] = None
+    return found.tolist()
 
 
 def verify_finite(out: Path) -> None:

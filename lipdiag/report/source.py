@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LOG = "log.csv"
-LARGEST_LOG = 2**28
+LARGEST_LOG = 2**27
 LARGEST_GAP = 2**28
 """Bytes that an archive of samples may unpack to beyond its size."""
 
@@ -71,9 +71,9 @@ def open_samples(path: Path) -> "xr.Dataset":
     except Exception as error:  # a broken archive can fail in any way
         words = str(error).partition("\n")[0]
         raise RunError(f"{path} is no file of samples ({words}); this figure needs {NEEDED['samples']}") from error
-    found = {name: array for name, array in arrays.items() if array.ndim == 4}
+    found = {name: array for name, array in arrays.items() if getattr(array, "ndim", 0) == 4}
     if len(found) != 1 and "samples" not in found:
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing"
+        shapes = ", ".join(f"{name} {getattr(array, 'shape', '')}" for name, array in arrays.items()) or "nothing"
         raise RunError(f"{path} holds {shapes}, and not one array of images; this figure needs {NEEDED['samples']}")
     images = found.get("samples", next(iter(found.values())))
     if images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
@@ -105,8 +105,10 @@ def open_training(path: Path) -> "xr.Dataset":
 def table(path: Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Columns of numbers; the last line may be half written."""
     try:
-        text = read_regular(path, LARGEST_LOG, links=True).decode()
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        text = read_regular(path, LARGEST_LOG, links=True)
+        if len(text) > LARGEST_LOG:
+            raise ValueError(f"it is larger than {LARGEST_LOG} bytes")
+        rows = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
     except (ValueError, csv.Error) as error:
         raise RunError(f"{path} is no table ({error}); this figure needs {NEEDED['training']}") from error
     missing = [name for name in needed if not rows or name not in rows[0]]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import RunError, StorageError
+from ..text import writable
 from . import chunk
 from .folder import read_regular
 from .format import BYTES, Array, Found, check_evaluation, check_run
@@ -59,7 +60,11 @@ def open_evaluation(path: str | Path) -> "xr.Dataset":
     home = aside(path) if not os.path.lexists(path) and aside(path).exists() else path
     found = check_evaluation(path, home)
     try:
-        return dataset(found, {name: numbers(found, name) for name in found.arrays})
+        values = {name: numbers(found, name) for name in found.arrays}
+        for name in ("sampler", "seed"):
+            if len(np.unique(values[name])) < len(values[name]):
+                raise ValueError(f"it names a {name} twice")
+        return dataset(found, values)
     except OSError as error:
         raise StorageError(f"Cannot read {error.filename or path}: {error.strerror or error}.") from error
     except ValueError as error:
@@ -148,6 +153,6 @@ def texts(data: bytes, count: int) -> list[str]:
         text = data[place + 4 : place + 4 + length]
         if len(text) != length:
             raise ValueError("a text is cut")
-        found.append(text.decode())
+        found.append(writable(text.decode()))
         place += 4 + length
     return found

@@ -3,8 +3,9 @@
 What is not listed is kept as it is, for later versions; what is listed may be missing.
 """
 
-from collections.abc import Mapping
 from typing import Any
+
+from ..text import printable
 
 TEXT, NUMBER, COUNT, FLAG = (str, type(None)), (int, float, type(None)), (int, type(None)), (bool, type(None))
 LARGEST_TEXT = 20_000
@@ -49,22 +50,22 @@ ARRAY = {**dict.fromkeys(("long_name", "units", "norm", "quantity", "confidence"
 
 
 def fit(value: Any, schema: Any, name: str = "") -> None:
-    """Whether a value is made as a schema says.
+    """Whether a value is made as a schema says: an object by its keys, a list by its items, else one of some types.
 
     Raises:
         ValueError: If not, with the name of what is not.
     """
-    kind = {dict: "an object", list: "a list"}.get(type(schema)) or schema[0].__name__.replace("str", "a text")
-    if not isinstance(value, type(schema) if isinstance(schema, dict | list) else schema) or (
-        isinstance(value, bool) and bool not in schema
-    ):
-        raise ValueError(f"its attribute {name} is not {kind}")
-    if isinstance(value, str) and len(value) > LARGEST_TEXT:
-        raise ValueError(f"its attribute {name} is a text of {len(value)} characters")
-    if isinstance(schema, list):
+    if isinstance(schema, tuple):
+        if not isinstance(value, schema) or (isinstance(value, bool) and bool not in schema):
+            raise ValueError(f"its attribute {name} is not {'a text' if schema is TEXT else 'a number'}")
+        if isinstance(value, str) and len(value) > LARGEST_TEXT:
+            raise ValueError(f"its attribute {name} is a text of {len(value)} characters")
+    elif not isinstance(value, type(schema)):
+        raise ValueError(f"its attribute {name} is not {'a list' if isinstance(schema, list) else 'an object'}")
+    elif isinstance(value, list):
         for item in value:
             fit(item, schema[0], name)
-    if isinstance(schema, Mapping):
+    else:
         for key, item in value.items():
             if (part := schema.get(key, schema.get(None))) is not None:
-                fit(item, part, f"{name}.{key:.60}".removeprefix("."))
+                fit(item, part, printable(f"{name}.{key:.60}").removeprefix("."))

@@ -42,8 +42,8 @@ class Layout:
         """Refuse more draws than that."""
         if draws > (most := self.most_draws(times)):
             raise UsageError(
-                f"{times} timesteps x {draws} draws, {self.pairs} pairs at a time, are too many units for one run; give at "
-                f"most {most} draws, fewer timesteps, or a larger batch"
+                f"{times} timesteps x {draws} draws, {self.pairs} pairs at a time, are too many units for one run; give "
+                f"at most {most} draws, fewer timesteps, or a larger batch"
             )
 
     @property

@@ -22,6 +22,7 @@ import torch
 from . import guard
 from .readers import READERS, Reader, copy
 
+NASTY = "\ud800\x1b[31m\u202e\n<b>$x_"
 BOUNDARIES = (b"\0", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff\xff\xff\xff\x7f", b"\0\0\0\x80", b"-1", b"1e999")
 
 
@@ -75,13 +76,29 @@ def damaged_json(data: bytes, chance: random.Random) -> bytes:
     walk(root)
     for _ in range(chance.randint(1, 2)):
         holder, key = chance.choice(places)
+        deep: list[Any] = []
+        for _ in range(900):
+            deep = [deep]
         strange = [None, True, -1, 0, 10**9, 10**30, 1.5, "", "x" * 99, "../../etc", [], {}, [0] * 9, {"a": {}}, "\0"]
+        strange += [NASTY, deep, float("nan"), -(10**9), ["\ud800"], {NASTY: NASTY}]
         holder[key] = chance.choice(strange)
     return json.dumps(root).encode()
 
 
+def agreeing(path: Path, chance: random.Random) -> None:
+    """A store with the metadata of an array damaged in both of their places alike."""
+    root = json.loads((path / "zarr.json").read_text())
+    table = root["consolidated_metadata"]["metadata"]
+    name = chance.choice(sorted(table))
+    table[name] = json.loads(damaged_json(json.dumps(table[name]).encode(), chance))
+    (path / "zarr.json").write_text(json.dumps(root))
+    (path / name / "zarr.json").write_text(json.dumps(table[name]))
+
+
 def mutate(path: Path, chance: random.Random) -> None:
     """Damage a file, or one of the files of a folder."""
+    if path.suffix == ".zarr" and chance.random() < 0.3:
+        return agreeing(path, chance)
     if path.is_dir():
         path = chance.choice(sorted(file for file in path.rglob("*") if file.is_file()))
     data = path.read_bytes()
@@ -93,7 +110,7 @@ def mutate(path: Path, chance: random.Random) -> None:
         length = int.from_bytes(data[:8], "little")
         header = damaged_json(data[8 : 8 + length], chance)
         data = len(header).to_bytes(8, "little") + header + data[8 + length :]
-    elif chance.random() < 0.5 and "c" in path.parts:
+    elif (chance.random() < 0.5 and path.parent.parent.name == "c") or path.parent.name == "c":
         import google_crc32c
 
         values = damaged(data[:-4], chance)[: len(data) - 4].ljust(len(data) - 4, b"\0")
@@ -101,6 +118,7 @@ def mutate(path: Path, chance: random.Random) -> None:
     else:
         data = damaged(data, chance)
     path.write_bytes(data)
+    return None
 
 
 def verdict(reader: Reader, found: dict[str, Any]) -> str:

@@ -72,6 +72,6 @@ def test_three_hundred_mutants_are_read_or_refused(tmp_path):
 
 @pytest.mark.slow
 @linux
-def test_twenty_thousand_mutants_are_read_or_refused(tmp_path):
-    (found,) = lines("fuzzing", 20_000, int(time.time()), tmp_path)
+def test_thirty_thousand_mutants_are_read_or_refused(tmp_path):
+    (found,) = lines("fuzzing", 30_000, int(time.time()), tmp_path)
     assert found["escapes"] == []
