@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lipdiag"
-GROUND = {"errors", "files"}
+GROUND = {"errors", "files", "text"}
 ALLOWED = {
     "linalg": set(),
     "diffusion": GROUND,

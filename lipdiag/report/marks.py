@@ -21,6 +21,9 @@ LINE_SPACING = 1.3
 LEGEND_ROW = 0.15
 """Of a panel's height, for a row of a legend inside it."""
 
+MOST_SHADES = 200
+"""Edges of blocks up to which each is drawn by itself."""
+
 
 def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
@@ -134,6 +137,8 @@ def shade(axes: Any, run: Run, shift: float = 0.0) -> None:
     # between the last timestep of a block and the first of the next
     edges = np.array(run.edges) - 0.5 if run.discrete else np.array(run.edges)
     places = run.position(edges) + shift
+    if len(places) > MOST_SHADES:  # too narrow to be told apart
+        places = places[[0, -1]]
     for number, (left, right) in enumerate(itertools.pairwise(places)):
         axes.axvspan(left, right, facecolor=SHADES[number % 2], edgecolor="none", zorder=0)
 

@@ -55,12 +55,18 @@ class Array:
 
 @dataclass(frozen=True)
 class Found:
-    """A store that was checked: its attributes, arrays, and chunks by array and place in the grid."""
+    """A store that was checked: attributes, arrays, chunks by array and place in the grid, and bytes of its files."""
 
     path: Path
     attributes: dict[str, Any]
     arrays: dict[str, Array]
     chunks: dict[str, dict[tuple[int, ...], Path]]
+    held: int
+
+    @property
+    def claimed(self) -> int:
+        """Bytes of its arrays in memory."""
+        return claim(self.arrays)
 
 
 def check_run(path: Path) -> Found:
@@ -102,7 +108,7 @@ def check_run(path: Path) -> Found:
             run_table(table, (layout["times"], layout["draws"]), held.held + LARGEST_GAP)
     except ValueError as error:
         damaged(path, error, "measure")
-    return Found(path, attributes, told[-1], held.chunks)
+    return Found(path, attributes, told[-1], held.chunks, held.held)
 
 
 def run_table(arrays: dict[str, Array], unit: tuple[int, int], most: int) -> None:
@@ -153,7 +159,7 @@ def check_evaluation(path: Path, home: Path) -> Found:
             evaluation_table(table)
     except ValueError as error:
         damaged(path, error, "evaluate")
-    return Found(path, attributes, told[-1], held.chunks)
+    return Found(path, attributes, told[-1], held.chunks, held.held)
 
 
 def evaluation_table(arrays: dict[str, Array]) -> None:
@@ -228,16 +234,21 @@ def plain(name: str, array: Any) -> Array:
 
 def fill(value: Any, dtype: str) -> Any:
     """What stands where no chunk was written."""
-    if dtype == "string":
-        return str(value)
-    return float(value) if dtype == "float64" else int(value)
+    known = {"string": ("",), "float64": ("NaN", 0.0)}.get(dtype, (0,))
+    if isinstance(value, bool) or value not in known:  # a run would be done where nothing was measured
+        raise ValueError("it is filled with numbers")
+    return float(value) if dtype == "float64" else value
 
 
 def bounded(arrays: dict[str, Array], most: int) -> None:
     """Whether the arrays claim no more bytes than `most`."""
-    claimed = sum(math.prod(array.shape) * BYTES[array.dtype] for array in arrays.values())
+    claimed = claim(arrays)
     if claimed > most:
         raise ValueError(f"it claims {claimed / 1e9:.1f} GB where there is room for {most / 1e9:.1f} GB")
+
+
+def claim(arrays: dict[str, Array]) -> int:
+    return sum(math.prod(array.shape) * BYTES[array.dtype] for array in arrays.values())
 
 
 def damaged(path: Path, cause: ValueError, verb: str) -> NoReturn:

@@ -11,11 +11,14 @@ import numpy as np
 from ..errors import RunError, StorageError
 from ..text import writable
 from . import chunk
-from .folder import read_regular
+from .folder import HOLLOW, read_regular
 from .format import BYTES, Array, Found, check_evaluation, check_run
 
 if TYPE_CHECKING:
     import xarray as xr
+
+LARGEST_BLANK = 2**28
+"""Bytes of numbers not measured yet that are kept in memory whatever was measured."""
 
 
 def open_run(path: str | Path) -> "xr.Dataset":
@@ -26,6 +29,11 @@ def open_run(path: str | Path) -> "xr.Dataset":
         StorageError: If it cannot be read.
     """
     found = check_run(Path(path))
+    if found.claimed > HOLLOW * found.held + LARGEST_BLANK:
+        raise RunError(
+            f"{path} holds {found.held / 1e6:.0f} MB of the {found.claimed / 1e6:.0f} MB that it has room for, too "
+            "little to be read; go on with the `lipdiag measure` that began it"
+        )
     draws = min(array.shape[place] for array in found.arrays.values() if (place := drawn(array)) is not None)
     try:
         values = {name: numbers(found, name) for name in found.arrays if name != "attempts"}

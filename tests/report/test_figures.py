@@ -12,7 +12,7 @@ from lipdiag.report import FIGURES, STYLES, plot
 from lipdiag.report.picture import table_text
 from lipdiag.report.style import applied
 
-from .conftest import complete, images
+from .conftest import complete, images, make
 
 NAMES = [name for name in FIGURES if name not in ("compare",)]
 WITHOUT_AXES = ("samples", "vectors")
@@ -165,3 +165,12 @@ def test_samples_are_those_given_in_their_order():
         found = corners[corners < 1][:number] if number == 10 else corners.ravel()
         expected = np.arange(number) / (40 if number == 32 else 10)
         np.testing.assert_allclose(np.ravel(found), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("edges", [f"({'0, ' * 5000}100)", str(tuple(range(5001)))], ids=["equal", "rising"])
+def test_thousands_of_blocks_are_shaded_as_one(edges):
+    """A stranger's clock may have any number: each would be an artist of its own, in every figure."""
+    dataset = make(draws=4, shared=True)
+    dataset.attrs["frozen"]["model"]["clock"] = f"shared(timesteps(10000), 5000, 5, {edges})"
+    picture = plot([dataset], figure="singularity")
+    assert all(len(axes.patches) < 20 for axes in picture.axes)

@@ -20,7 +20,7 @@ from lipdiag.store.format import MOST_CHUNKS
 from lipdiag.store.reader import open_evaluation, open_run
 from lipdiag.study.creation import create
 from lipdiag.study.layout import Layout, units
-from lipdiag.study.store import Column
+from lipdiag.study.store import Column, open_store
 
 PACKED = {
     "name": "zstd",
@@ -172,6 +172,7 @@ HOSTILE = {
                 "codecs": [{"name": "sharding_indexed", "configuration": {"codecs": [{"name": "canary"}]}}]
             },
             "no checksum": {"codecs": RAW},
+            "filled with numbers": {"fill_value": 5.0},
             "objects": {"data_type": "object"},
             "bytes of any length": {"data_type": "variable_length_bytes"},
             "an extension": {"data_type": {"name": "canary", "configuration": {}}},
@@ -321,3 +322,12 @@ def test_a_run_has_no_more_units_than_files_can_be(tmp_path):
             (tmp_path / "a.zarr" / name / "zarr.json").write_text(json.dumps(array))
         with pytest.raises(RunError, match=f"more than {MOST_CHUNKS} chunks|room for"):
             open_run(tmp_path / "a.zarr")
+
+
+def test_a_run_that_is_nearly_empty_is_not_spread_out_in_memory(tmp_path):
+    """Room for 0.8 GB of numbers, none of them measured: a launch may go on with it, a reader says what to do."""
+    columns = {"loss": Column({}, {"entry": 1000})}
+    create(tmp_path / "a.zarr", Layout(10, 8), 1000, {"timestep": (np.arange(100.0), {})}, columns, {})
+    with pytest.raises(RunError, match=r"of the 80\d MB that it has room for, .* go on with"):
+        open_run(tmp_path / "a.zarr")
+    assert open_store(tmp_path / "a.zarr").draws == 1000
