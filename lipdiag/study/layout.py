@@ -34,17 +34,19 @@ class Layout:
         draws = min(MOST_DRAWS, pairs)
         return cls(times=max(1, min(times, pairs // draws)), draws=draws)
 
-    def most_draws(self, times: int) -> int:
-        """Draws of so many timesteps beyond which a run has more units, and files, than are read back."""
-        return MOST_CHUNKS // -(-times // self.times) * self.draws
+    def room(self, times: int, draws: int) -> int:
+        """Draws of so many timesteps up to which a run has no more units, and files, than are read back.
 
-    def require_room(self, times: int, draws: int) -> None:
-        """Refuse more draws than that."""
-        if draws > (most := self.most_draws(times)):
+        Raises:
+            UsageError: If these are more.
+        """
+        most = MOST_CHUNKS // -(-times // self.times) * self.draws
+        if draws > most:
             raise UsageError(
-                f"{times} timesteps x {draws} draws, {self.pairs} pairs at a time, are too many units for one run; give "
-                f"at most {most} draws, fewer timesteps, or a larger batch"
+                f"{times} timesteps x {draws} draws, {self.pairs} pairs at a time, are too many units for one run; "
+                f"give at most {most} draws, fewer timesteps, or a larger batch"
             )
+        return most
 
     @property
     def pairs(self) -> int:

@@ -132,9 +132,8 @@ def prepare(
             raise RunError(f"{out} exists; give another --out, or go on with it (leave --no-resume out)")
         run = store.open_store(out)
         timesteps = gone_on(timesteps, plan, predictor.clock, run.attributes.get("frozen", {}))
-    plan = plan.replace(timesteps=tuple(timesteps.tolist()))
     layout = Layout.of(plan.batch, len(timesteps), int(np.prod(predictor.shape)))
-    layout.require_room(len(timesteps), plan.draws)
+    plan = plan.replace(max_draws=min(plan.max_draws, layout.room(len(timesteps), plan.draws)), timesteps=(*timesteps,))
     description = frozen(predictor, source, plan, timesteps)
     if run is None:
         run = create(
@@ -240,8 +239,7 @@ def run(study: Study) -> Iterator[Progress]:
     moments = {name: statistics.Moments.empty(times) for name in headlines}
     targets = [study.plan.draws]
     if study.plan.tolerance is not None:
-        limit = min(study.plan.max_draws, study.layout.most_draws(times))
-        targets = list(statistics.looks(study.plan.draws, limit, study.layout.draws))
+        targets = list(statistics.looks(study.plan.draws, study.plan.max_draws, study.layout.draws))
     seen, done = 0, 0
     message = ""
     for target in targets:

@@ -32,6 +32,9 @@ LATENTS = (
     "these are latents, so encode the pictures by the model's vae, with --encode where its folder has one, or into a "
     ".npy array of latents, times the vae's scaling factor"
 )
+DEEPEST = 64
+"""Folders of pictures within each other."""
+
 ALPHA = 4  # channels of a picture that has transparency
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 ADDED = ("__MACOSX", "@eaDir", "lost+found")  # folders that systems make, with copies or nothing of the user's
@@ -230,6 +233,8 @@ def walk(path: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(path, followlinks=True, onerror=unreadable):
         seen = {name: os.path.realpath(os.path.join(place, name)) for name in sorted(folders) if not hidden(name)}
         folders[:] = []
+        if len(Path(place).parts) > len(path.parts) + DEEPEST:
+            raise UsageError(f"The folders below {shown(path)} lie more than {DEEPEST} deep: give one further down.")
         for name, real in seen.items():
             if real not in met:
                 met.add(real)

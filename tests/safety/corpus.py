@@ -937,6 +937,7 @@ def corpus() -> Iterator[Bad]:
         yield Bad(f"samples: {name}", "samples", written(array))
     for name, make in PLACES.items():
         yield Bad(f"samples: {name}", "samples", make)
+    yield Bad("pictures: 1500 deep", "pictures", changed("pictures", buried))
     for name, array in NPY.items():
         yield Bad(f"npy: {name}", "npy", written(array))
     for name, array in NPZ.items():
