@@ -22,6 +22,9 @@ class Refusals(click.Group):
     """A group whose commands end a refusal in one sentence and the exit code of its kind."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        os.environ.pop(
+            "MPLBACKEND", None
+        )  # of the notebook that started this; nothing is shown here, and files need none
         try:
             return super().invoke(ctx)
         except LipdiagError as error:

@@ -16,7 +16,7 @@ from ..errors import RunError, UsageError
 from .comparison import compare
 from .explorer import variables
 from .gallery import FIGURES, plot
-from .graphic import DOLLAR, inline
+from .graphic import inline
 from .html import Markup, element, joined, printable
 from .number import with_half_width
 from .picture import _replace
@@ -154,7 +154,7 @@ def judged(verdict: Verdict) -> Markup:
 def drawn(runs: Sequence[Run], place: str, but: Container[str] = ()) -> tuple[Markup, set[str]]:
     """Every figure that these runs have the data for, and their names; for the others, what they lack."""
     shown, missing, names = [], [], set()
-    labels = [run.label.replace("$", DOLLAR) for run in runs]
+    labels = [run.label for run in runs]
     for name, spec in FIGURES.items():
         if name in but or spec.source != "run":
             continue
@@ -164,7 +164,7 @@ def drawn(runs: Sequence[Run], place: str, but: Container[str] = ()) -> tuple[Ma
             missing.append(f"{name}: {error}")
             continue
         names.add(name)
-        caption = element("p", (picture.caption or spec.line).replace(DOLLAR, "$"))
+        caption = element("p", picture.caption or spec.line)
         words = element("figcaption", element("output"), caption)
         shown.append(element("figure", inline(picture, f"{place}-{name}-", name), words))
     return joined([shown, folded("Not drawn", missing)]), names
