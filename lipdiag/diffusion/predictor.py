@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lipdiag.diffusion.clock import Clock
+from lipdiag.diffusion.limit import Limit
 from lipdiag.diffusion.parameterization import Parameterization, convert, eps
 from lipdiag.diffusion.schedule import Schedule
 from lipdiag.errors import CheckpointError, UsageError
@@ -28,10 +29,14 @@ class Predictor(nn.Module, ABC):
         shape: Shape of one sample.
         function: What is measured: "eps", the noise, or "raw", the network's own output.
         notes: What a reader of its numbers has to know.
+        data: The name of the data it was trained on, where its files tell.
+        limit: What keeps the x0 predicted in sampling in the data's range, where there is such a thing.
     """
 
     function = "eps"
     notes: tuple[str, ...] = ()
+    data: str | None = None
+    limit: Limit | None = None
     schedule: Schedule
     clock: Clock
     shape: tuple[int, ...]
@@ -145,7 +150,7 @@ class RawOutput(Predictor):
         if not isinstance(predictor, NetworkPredictor):
             raise UsageError(f"A {type(predictor).__name__} has no raw output; give one around a network.")
         super().__init__(predictor.schedule, predictor.clock, predictor.shape)
-        self.predictor = predictor
+        self.predictor, self.notes, self.data = predictor, predictor.notes, predictor.data
 
     def conditioned(self, x, t, timestep):
         return self.predictor.output(x, timestep).to(x.dtype)

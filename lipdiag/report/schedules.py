@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import UsageError
 from . import marks, wording
 from .curve import Row
+from .number import shortened
 from .picture import Picture, blank
 from .run import Run, read
 from .style import Style, applied, preset
@@ -118,7 +119,7 @@ def ends(run: Run) -> str:
         f"log-SNR = {run.time('logsnr')[i]:.4g}"
         for i in (0, -1)
     ]
-    spelled = run.model.get("schedule")
+    spelled = shortened(str(run.model.get("schedule") or ""))
     return f"{run.label}{f' ({spelled})' if spelled else ''} from {said[0]}, to {said[1]}"
 
 

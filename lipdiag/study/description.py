@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Source:
         fingerprint: What a run goes on with alone.
         passes: Forward passes of the model that making one sample takes.
         stand_in: In its place where the model is checked and timed, and samples would first have to be made.
+        notes: What has to be known of it; more may come while samples are made.
     """
 
     sample: Callable[[int], Tensor]
@@ -42,6 +43,7 @@ class Source:
     fingerprint: str
     passes: int = 0
     stand_in: Callable[[int], Tensor] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def fingerprint(predictor: Predictor) -> str:

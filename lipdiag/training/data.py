@@ -47,6 +47,11 @@ class Data(ABC):
 
     @property
     @abstractmethod
+    def pictures(self) -> bool:
+        """Whether they are 8-bit values, which all come to lie in [-1, 1]."""
+
+    @property
+    @abstractmethod
     def fingerprint(self) -> str:
         """SHA-256 over every stored value, in hexadecimal."""
 
@@ -92,6 +97,10 @@ class Array(Data):
             raise UsageError(f"Sample {index} of {self.name} is not finite: remove it, or repair the array.")
         return sample
 
+    @property
+    def pictures(self) -> bool:
+        return self.values.dtype == np.uint8
+
     @cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.values.dtype.str} {self.values.shape} {self.half}".encode())
@@ -120,6 +129,10 @@ class Folder(Data):
             )
         values = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
         return torch.from_numpy(values / np.float32(127.5) - np.float32(1))
+
+    @property
+    def pictures(self) -> bool:
+        return True
 
     @cached_property
     def fingerprint(self) -> str:
