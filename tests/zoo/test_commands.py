@@ -59,9 +59,7 @@ def test_a_table_of_betas_is_told_in_a_line_and_kept_whole_for_machines(tmp_path
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(9, 4), (2, 1), (7, 4)])
-def test_a_network_that_sees_more_than_x_is_refused_alike_by_inspect_and_measure(
-    tmp_path, monkeypatch, inputs, outputs
-):
+def test_inspect_and_measure_refuse_a_network_that_sees_more_than_x_alike(tmp_path, monkeypatch, inputs, outputs):
     monkeypatch.chdir(tmp_path)
     network = diffusers.UNet2DModel(**SMALL | {"in_channels": inputs, "out_channels": outputs})
     diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()).save_pretrained("pipe")
