@@ -3,7 +3,8 @@
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .diffusion.predictor import Predictor, RawOutput
-from .errors import CheckpointError, LipdiagError, UsageError
+from .errors import Caution, CheckpointError, LipdiagError, LipdiagWarning, UsageError
 from .files import shown
 from .linalg.linearize import out_of_memory
 from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 PROBE_SECONDS, PROBE_SHARE = 60.0, 0.1
 """What the probe of conventions may take: so long, or that much of a longer run."""
 
+NOT_TRIED = "whether prediction, time, schedule and range are told right was not tried"
+
 
 @contextmanager
 def prepared(
@@ -43,6 +46,7 @@ def prepared(
     deterministic: bool = False,
     encode: bool = False,
     priced: Callable[[study.Study], bool] = lambda ready: True,
+    probe: bool = True,
     **overrides: Any,
 ) -> Iterator[study.Study]:
     """A study ready to run: model loaded, timed and checked, run made or found; see `measure` for the arguments.
@@ -60,6 +64,7 @@ def prepared(
         encode: As for `measure`.
         priced: Called with the study when its price is known and before the model is checked, which takes some hundred
             forward passes, and with data two thousand; returns whether to go on with that.
+        probe: Whether the conventions that the model is used by are tried on the data.
         overrides: As for `measure`.
     """
     plan = plan or Plan()
@@ -90,7 +95,7 @@ def prepared(
                 ready.notes.append("torch.compile is set aside: the network is measured as it is written")
             study.price(ready)
             if priced(ready):
-                ready.notes += tried_conventions(ready)
+                ready.notes += tried_conventions(ready) if probe else [NOT_TRIED]
                 study.check(ready)
             yield ready
         finally:
@@ -147,10 +152,7 @@ def tried_conventions(ready: study.Study) -> list[str]:
     cost = estimate(ready)
     seconds = PASSES * cost["pass_seconds"]
     if seconds > max(PROBE_SECONDS, PROBE_SHARE * cost["seconds"]):
-        return [
-            f"whether prediction, time, schedule and range are told right was not tried, which would take "
-            f"{seconds / 60:.0f} min: `lipdiag inspect --data` tries them"
-        ]
+        return [Caution(f"{NOT_TRIED}, which would take {seconds / 60:.0f} min: `lipdiag inspect --data` tries them")]
     return calibration(ready.predictor, ready.source)
 
 
@@ -167,7 +169,9 @@ def calibration(predictor: Predictor, source: Source) -> list[str]:
 
     network = predictor.predictor if isinstance(predictor, RawOutput) else predictor
     found = probe(network, torch.stack([source.sample(i) for i in range(DRAWS)]))
-    return [] if found is None else found.notes
+    if found is None:
+        return []
+    return found.notes if found.right and found.trained else [Caution(note) for note in found.notes]
 
 
 def launch(ready: study.Study) -> dict[str, Any]:
@@ -217,6 +221,7 @@ def measure(
     *,
     device: str = "auto",
     progress: bool = True,
+    probe: bool = True,
     **overrides: Any,
 ) -> "xr.Dataset":
     """Measure a model: every quantity of the plan, at every timestep, on every draw.
@@ -230,22 +235,34 @@ def measure(
         resume: Whether an existing run at `out` may be gone on with.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         progress: Whether to show a bar.
-        overrides: `weights`, `schedule`, `parameterization`, `clock` of a checkpoint, as on the command line; `encode`
-            to make latents of pictures by the vae in a latent model's folder.
+        probe: Whether other conventions are first tried on the data, in some two thousand forward passes.
+        overrides: `weights`, `schedule`, `parameterization`, `clock` of a checkpoint, as on the command line; a model
+            in memory takes `function` alone; `encode` to make latents of pictures by the vae in the model's folder.
 
     Returns:
         The dataset of `design`: dims (`time`, `draw`), one variable a quantity, `done` marking what was measured.
-        Interrupting returns what was measured so far.
+        Interrupting returns what was measured so far. Its attributes `warnings` and `notes` say what has to be known
+        of its numbers; each of the warnings is a `LipdiagWarning` too.
 
     Raises:
         LipdiagError: In one sentence, when the model, the data, the plan or the disk cannot be used.
     """
-    with prepared(predictor, data, plan, out, resume, device, **overrides) as ready:
+    with prepared(predictor, data, plan, out, resume, device, probe=probe, **overrides) as ready:
+        told = len(ready.notes)
+        warn(ready.notes, level=2)
         bar: Callable[..., Any] = quiet_bar
         if progress:
             bar = progress_bar()
         carry_out(ready, bar)
+    warn(ready.notes[told:], level=2)
     return ready.store.dataset()
+
+
+def warn(notes: Sequence[str], level: int) -> None:
+    """Give each caution among notes as a warning of Python's, from the caller so many levels above."""
+    for note in notes:
+        if isinstance(note, Caution):
+            warnings.warn(note, LipdiagWarning, stacklevel=level + 1)
 
 
 def progress_bar() -> Callable[..., Any]:

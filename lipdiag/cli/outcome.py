@@ -1,6 +1,7 @@
 """How a measurement ends: its table, its verdict, and its comparison with itself."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,17 @@ def report_run(out: Path, as_json: bool) -> None:
         for name, v in summary.items()
     }
     line = {"run": str(out), "timestep": summary["timestep"].values.tolist(), **values}
-    click.echo(json.dumps(line).replace("NaN", "null").replace("-Infinity", "null").replace("Infinity", "null"))
+    line |= {kind: dataset.attrs[kind] for kind in ("warnings", "notes")}
+    click.echo(json.dumps(strict(line), allow_nan=False))
+
+
+def strict(value: Any) -> Any:
+    """What JSON can hold: it has no word for a number that is none."""
+    if isinstance(value, dict):
+        return {key: strict(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [strict(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def verify_finite(out: Path) -> None:
@@ -49,9 +60,11 @@ def verify_finite(out: Path) -> None:
         bad = ~np.isfinite(variable.values) & (done == 1).reshape(*done.shape, *[1] * (variable.ndim - 2))
         if bad.any():
             time, draw = np.argwhere(bad)[0][:2]
+            blind = ": there is no signal at that timestep (alpha = 0), where eps tells nothing of x0, so leave it out"
             raise NonFiniteError(
                 f"{bad.sum()} values of {name} in {out} are not finite, first at timestep "
                 f"{dataset['timestep'].values[time]:g}, draw {draw}; they are stored as they are"
+                f"{blind if dataset['alpha'].values[time] == 0 else ''}"
             )
 
 

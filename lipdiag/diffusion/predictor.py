@@ -8,6 +8,7 @@ and parameterization stay at the true t. That is the whole difference between DD
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lipdiag.diffusion.clock import Clock
+from lipdiag.diffusion.limit import Limit
 from lipdiag.diffusion.parameterization import Parameterization, convert, eps
 from lipdiag.diffusion.schedule import Schedule
 from lipdiag.errors import CheckpointError, UsageError
@@ -32,10 +34,18 @@ class Predictor(nn.Module, ABC):
         shape: Shape of one sample.
         function: What is measured: "eps", the noise, or "raw", the network's own output.
         notes: What a reader of its numbers has to know.
+        data: The name of the data it was trained on, where its files tell.
+        path: Of the file or folder it was read from, where there is one.
+        classed: Whether the class that it is told was chosen; else each x0 that has one is told its own.
+        limit: What keeps the x0 predicted in sampling in the data's range, where there is such a thing.
     """
 
     function = "eps"
     notes: tuple[str, ...] = ()
+    data: str | None = None
+    limit: Limit | None = None
+    path: str | Path | None = None
+    classed: bool = True
     schedule: Schedule
     clock: Clock
     shape: tuple[int, ...]
@@ -168,7 +178,7 @@ class RawOutput(Predictor):
         if not isinstance(predictor, NetworkPredictor):
             raise UsageError(f"A {type(predictor).__name__} has no raw output; give one around a network.")
         super().__init__(predictor.schedule, predictor.clock, predictor.shape)
-        self.predictor = predictor
+        self.predictor, self.notes, self.data = predictor, predictor.notes, predictor.data
 
     @property
     def class_input(self) -> str | None:

@@ -14,14 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from ..errors import StorageError, UsageError
+from .canvas import Figure, FigureCanvasAgg, matplotlib
+from .curve import Row
 from .style import Style, applied
-
-Row = dict[str, str | float | int]
 
 UNDATED: dict[str, dict[str, None]] = {
     ".pdf": {"CreationDate": None, "ModDate": None},

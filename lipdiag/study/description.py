@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class Source:
         stand_in: In its place where the model is checked and timed, and samples would first have to be made.
         label: The class of each draw's x0, which the model is told; None where it is told one throughout, or none.
         labels: What a run goes on with alone: a fingerprint of the classes.
-        notes: What a reader of the numbers has to know.
+        notes: What has to be known of it; more may come while samples are made.
     """
 
     sample: Callable[[int], Tensor]
@@ -52,7 +52,7 @@ class Source:
     stand_in: Callable[[int], Tensor] | None = None
     label: Callable[[int], int] | None = None
     labels: str = ""
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 def fingerprint(predictor: Predictor) -> str:

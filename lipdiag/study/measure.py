@@ -23,6 +23,7 @@ from .creation import create
 from .description import Source, columns, coordinates, edges, frozen, second_times
 from .layout import Layout, Unit, units
 from .microbatch import in_batches, memory, pass_bytes
+from .notes import sorted_out
 from .plan import Plan, gone_on, resolve_timesteps
 from .point import points
 from .quantity import QUANTITIES, measure_point, passes, recorded
@@ -213,17 +214,16 @@ def time_unit(study: Study, unit: Unit) -> None:
         began = time.perf_counter()
         with torch.no_grad():
             study.predictor(point.x[:pairs], point.t[:pairs])
-        _synchronize(point.x.device)
+        if point.x.device.type == "cuda":
+            torch.cuda.synchronize(point.x.device)
         return time.perf_counter() - began
 
     study.pass_bytes = pass_bytes(study.predictor, point.x[:1], point.t[:1])
-    pairs = 1 if (one := seconds(1)) > SLOW else len(point.x)
-    study.forward_seconds = (one if pairs == 1 else min(seconds(pairs) for _ in range(3))) * study.layout.pairs / pairs
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    one = seconds(1)
+    one = min(one, seconds(1)) if one > SLOW else one  # a first pass may compile or page in what later ones find ready
+    pairs = 1 if one > SLOW else len(point.x)
+    least = one if pairs == 1 else min(seconds(pairs) for _ in range(3))
+    study.forward_seconds = least * study.layout.pairs / pairs
 
 
 def run(study: Study) -> Iterator[Progress]:
@@ -323,6 +323,7 @@ def measure_unit(study: Study, unit: Unit) -> dict[str, np.ndarray]:
     if study.source.passes:
         for i in draws:
             study.source.sample(i)  # made before the clock starts, which is that of the measuring alone
+        study.notes += [note for note in study.source.notes if note not in study.notes]
     began = time.perf_counter()
     values, batch = in_batches(
         lambda some, these: _measure(study, some, these), timesteps, draws, study.batch, study.halving
@@ -346,5 +347,5 @@ def _measure(study: Study, timesteps: list[float], draws: range) -> dict[str, np
 
 def finish(study: Study, launch: dict[str, Any]) -> None:
     """Record a launch and what it found in the run."""
-    facts = {**launch, "notes": study.notes, "method": study.findings.method}
+    facts = {**launch, **sorted_out(study.notes), "method": study.findings.method}
     study.store.record([facts], plan=asdict(study.plan))

@@ -23,6 +23,7 @@ from ..errors import RunError, StorageError
 from . import chunk
 from .folder import check
 from .layout import Layout, Unit
+from .notes import told
 
 MISSING, DONE, QUARANTINED = 0, 1, 2
 MARKS = {
@@ -281,7 +282,7 @@ def _dataset(place: Any):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata not consolidated, where a worker was killed before that
-        return xr.open_dataset(
+        found = xr.open_dataset(
             place,
             engine="zarr",
             zarr_format=3,
@@ -290,6 +291,7 @@ def _dataset(place: Any):
             decode_times=False,
             drop_variables=["attempts"],
         ).load()
+    return found.assign_attrs(told(found.attrs))
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

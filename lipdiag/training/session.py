@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lipdiag import distributed
 from lipdiag.diffusion.clock import CLOCKS, Shared
+from lipdiag.diffusion.limit import Clip
 from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import RunError, UsageError
 from lipdiag.files import atomic_write, make_folder, read_json
@@ -157,6 +158,7 @@ class Writer:
     def save(self, state: State, seconds: float) -> None:
         """Write the checkpoint and its card."""
         loss = sum(self.losses) / len(self.losses)
+        state.ema.limit = Clip() if self.data.eight_bit else None
         facts = {"recipe": self.recipe.to_dict(), "loss": loss, "seconds": seconds}
         save(self.out, state.ema, weights="ema", data=self.recipe.data, training=facts)
         atomic_write(self.out / "README.md", model_card(self.recipe, state.ema, facts, self.data).encode())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lipdiag.diffusion.predictor import CLASS_INPUTS
-from lipdiag.errors import UsageError
+from lipdiag.errors import Caution, UsageError
 from lipdiag.files import open_regular, shown
 from lipdiag.training.checkpoint import Checkpoint
 from lipdiag.training.networks import NETWORKS
@@ -43,7 +43,7 @@ def blank(name: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Tensor], t
     make = BLANKS.get(name)
     inputs = {} if make is None else make({**defaults, **arguments})
     told = [f"{key} = {summary(value)}" for key, value in inputs.items()]
-    return inputs, (f"conditioned on {', '.join(told)} throughout",) if told else ()
+    return inputs, (Caution(f"conditioned on {', '.join(told)} throughout"),) if told else ()
 
 
 def summary(value: Tensor) -> str:

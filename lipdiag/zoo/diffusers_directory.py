@@ -22,6 +22,7 @@ from lipdiag.files import LARGEST_JSON, open_regular, parse_json, read_all, read
 from lipdiag.training.checkpoint import Checkpoint, choose, file_digest, folder_digest, read_weights
 from lipdiag.training.networks import NETWORKS
 from lipdiag.training.tensors import read_tensors, refuse
+from lipdiag.zoo.clipping import limit
 from lipdiag.zoo.conditioning import blank
 from lipdiag.zoo.scheduler import Told, told
 
@@ -90,13 +91,14 @@ def described(
         config |= {key: edges for key, edges in config_or_empty(beside).items() if key == SHARED}
     name = class_name(config)
     arguments, notes = network_arguments(name, config, folder)
-    scheduler = scheduler_file(path if path.is_dir() else folder, folder)
+    require_x_alone(name, arguments, folder)
+    scheduler, in_range = scheduler_file(path if path.is_dir() else folder, folder), None
     if scheduler is None:
         from_scheduler = Told(None, None, None, (f"there is no {SCHEDULER}",))
     else:
         content = read_scheduler(scheduler)
         try:
-            from_scheduler = told(content, name, arguments)
+            from_scheduler, in_range = told(content, name, arguments), limit(content)
         except (ValueError, TypeError, OverflowError) as error:
             refuse(scheduler, f"describes no schedule that can be used ({shown(error)})", error)
         digests = digests | {SCHEDULER: file_digest(scheduler)}
@@ -121,6 +123,7 @@ def described(
         clock=shared_clock(config, from_scheduler.clock, folder),
         shape=event_shape(name, arguments, inputs),
         conditioning=inputs,
+        limit=in_range,
         notes=(*notes, *from_scheduler.notes, *input_notes),
     )
 
@@ -187,6 +190,20 @@ def network_arguments(
     ignored = sorted(shown(key) for key in set(plain) - known)
     notes = (f"arguments that this diffusers does not know were ignored: {', '.join(ignored)}",) if ignored else ()
     return {key: value for key, value in plain.items() if key in known}, notes
+
+
+def require_x_alone(name: str, arguments: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a network that sees more channels than it denoises, such as a picture or a mask beside x."""
+    known = inspect.signature(NETWORKS[name]().__init__).parameters
+    inputs, outputs = (
+        arguments.get(key, known[key].default if key in known else None) for key in ("in_channels", "out_channels")
+    )
+    if type(inputs) is int and type(outputs) is int and outputs not in (inputs, 2 * inputs):
+        refuse(
+            folder,
+            f"holds a network with {inputs} channels in and {outputs} out, which sees a picture or a mask beside x (as "
+            "for inpainting or super resolution): give --factory, with a function of x alone",
+        )
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -289,6 +289,19 @@ BUGS = {
     "noise that is added again": Bug(
         "quality/sample.py", "(STREAM, index, role)", "(STREAM, index)", "quality/test_sample.py -k streams"
     ),
+    "samples beyond the range of the data": Bug(
+        "quality/sample.py", "limited(predictor.limit, clips", "limited(None, clips",
+        "quality/test_sample.py -k samplers_are_diffusers_own",
+    ),
+    "samples of the model that nobody looks at": Bug(
+        "quality/doubt.py", "if ratio <= HARDLY_BETTER or", "if True or", "quality/test_doubt.py -k far_out"
+    ),
+    "cautions that are facts": Bug(
+        "study/notes.py", "parts[not isinstance(note, Caution)]", "parts[1]", "test_run.py -k meaning_of_numbers"
+    ),
+    "x0 of eps without a signal": Bug(
+        "study/flow.py", "torch.where(faint, own, along)", "along", "study/test_quantity.py -k signal_left"
+    ),
     "all timesteps shared": Bug(
         "timestep.py", "block < self.clock.blocks", "block <= self.clock.blocks", "test_share.py -k rule_is"
     ),

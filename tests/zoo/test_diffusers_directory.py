@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 
 from lipdiag import zoo
 from lipdiag.errors import CheckpointError
+from lipdiag.quality.sample import sample
+from lipdiag.training.checkpoint import save
 from lipdiag.zoo.diffusers_directory import STEM
 
 UNET = {
@@ -91,6 +93,33 @@ def test_the_schedule_is_the_scheduler_s(saved, options):
     # diffusers multiplies up to 1000 factors in float32
     torch.testing.assert_close(predictor.schedule(t)[0] ** 2, square, rtol=1e-3, atol=2e-6)
     assert predictor.clock.count == len(square)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "clip(1)"),
+        ({"clip_sample_range": 2.5}, "clip(2.5)"),
+        ({"clip_sample": False}, None),
+        ({"thresholding": True, "sample_max_value": 1.5}, "dynamic(0.995, 1.5)"),
+    ],
+    ids=str,
+)
+def test_samples_are_kept_in_the_range_that_the_scheduler_keeps_them_in(saved, tmp_path, options, told):
+    """Drawn by diffusers' sampler from the same noise, with the config of the scheduler that lies in the folder."""
+    folder, network, scheduler = saved(**options)
+    predictor = zoo.load(folder)
+    assert zoo.inspect(folder).limit == told
+    scheduler = diffusers.DDIMScheduler.from_config(scheduler.config)
+    scheduler.set_timesteps(10)
+    noise = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = noise
+    with torch.no_grad():
+        for k in scheduler.timesteps:
+            x = scheduler.step(network(x, k).sample, k, x).prev_sample
+    torch.testing.assert_close(sample(predictor, noise=noise.double(), steps=10), x, rtol=2e-3, atol=2e-3)
+    save(tmp_path / "again.pt", predictor)
+    assert zoo.load(tmp_path / "again.pt").limit == predictor.limit
 
 
 def test_a_bare_model_takes_the_scheduler_beside_it(saved, tmp_path):
