@@ -21,7 +21,8 @@ from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import LipdiagError, UsageError
 from lipdiag.files import read_json, shown
 from lipdiag.training.networks import widened
-from lipdiag.training.tensors import SHAPES, read_tensors, refusing
+from lipdiag.training.refusal import refusing
+from lipdiag.training.tensors import SHAPES, read_tensors
 from lipdiag.zoo import edm, family
 from lipdiag.zoo.conditioning import read_inputs
 from lipdiag.zoo.container import open_container, plain_facts

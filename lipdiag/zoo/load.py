@@ -20,7 +20,8 @@ from lipdiag.files import shown
 from lipdiag.training import checkpoint
 from lipdiag.training.checkpoint import Checkpoint, assemble
 from lipdiag.training.data import ASSETS
-from lipdiag.training.tensors import SHAPES, read_tensors, refuse, refusing, weights_dtype
+from lipdiag.training.refusal import refuse, refusing
+from lipdiag.training.tensors import SHAPES, read_tensors, weights_dtype
 from lipdiag.zoo import diffusers_directory, edm, family
 from lipdiag.zoo.conditioning import given
 from lipdiag.zoo.container import open_container
