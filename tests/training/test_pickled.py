@@ -93,7 +93,7 @@ def test_a_tensor_lies_inside_its_storage_or_is_refused_as_beyond():
         "a flag": (b"\x88\x85", b"K\x01\x85", b"K\x00"),
     }
     for name, (shape, stride, offset) in beyond.items():
-        with pytest.raises(CheckpointError):
+        with pytest.raises(CheckpointError, match="less memory" if name in list(beyond)[:4] else "whole numbers"):
             pytest.fail(f"{name}: {made(tensor(shape, stride, offset))}")
 
 
