@@ -1,9 +1,12 @@
 """Averaged weights wherever training scripts keep them: they are taken, or it is said why not, and no raw ones."""
 
 import copy
+import sys
+import types
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -205,3 +208,52 @@ def test_what_wrappers_put_into_names_goes(name):
 def test_flat_parameters_of_shards_are_named():
     with pytest.raises(CheckpointError, match=r"flat parameters of FSDP.*full state dict"):
         taken({"model": {"_fsdp_wrapped_module._flat_param": torch.ones(9)}})
+
+
+def accelerated(folder, weights: str = "model.safetensors", custom: object = None):
+    """A folder as accelerator.save_state writes it."""
+    folder.mkdir()
+    (save_file if weights.endswith("safetensors") else torch.save)(RAW, folder / weights)
+    torch.save(ADAM, folder / "optimizer.bin")
+    (folder / "random_states_0.pkl").write_bytes(b"\x80\x04}.")
+    if custom is not None:
+        torch.save(custom, folder / "custom_checkpoint_0.pkl")
+    return folder
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folder_of_accelerate_s_is_its_weights(tmp_path, monkeypatch, weights):
+    folder = accelerated(tmp_path / "a", weights)
+    with pytest.raises(CheckpointError, match=r"of no family.*--factory"):
+        zoo.inspect(folder)
+    given = {}
+    monkeypatch.setitem(
+        sys.modules, "owner", types.SimpleNamespace(build=lambda state: given.update(state) or Network())
+    )
+    told = {"schedule": "linear()", "parameterization": "eps", "clock": "timesteps()", "shape": (2,)}
+    zoo.factory("owner:build", folder, **told)
+    same(given, RAW)
+    custom = {"shadow_params": PARAMETERS, "decay": 0.9}
+    if weights.endswith("safetensors"):  # which sorts its names
+        with pytest.raises(CheckpointError, match="in the order of the parameters, which model.safetensors does not"):
+            zoo.inspect(accelerated(tmp_path / "c", weights, custom))
+        custom = AVERAGE.state_dict()
+    folder = accelerated(tmp_path / "b", weights, custom)
+    given.clear()
+    assert "ema weights, of ema and raw" in zoo.make("owner:build", folder, **told).notes
+    same(given, EMA)
+    zoo.factory("owner:build", folder, weights="raw", **told)
+    same(given, RAW)
+
+
+def test_what_a_folder_of_accelerate_s_lacks_is_said(tmp_path):
+    folder = accelerated(tmp_path / "a", custom={"state": nn.Linear(2, 2)})
+    with pytest.raises(CheckpointError, match=r"custom_checkpoint_0\.pkl, which may hold averages .* --weights raw"):
+        zoo.inspect(folder)
+    save_file(RAW, folder / "model_1.safetensors")
+    with pytest.raises(CheckpointError, match=r"folder of 2 models: give the file of one"):
+        zoo.inspect(folder)
+    (folder / "model_1.safetensors").unlink()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"accelerate's without model\.safetensors .*save_model"):
+        zoo.inspect(folder)
