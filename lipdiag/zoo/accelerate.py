@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lipdiag.errors import CheckpointError
-from lipdiag.training.files import shown
+from lipdiag.files import shown
 from lipdiag.training.refusal import refuse
 from lipdiag.training.tensors import read_tensors
 from lipdiag.zoo.averages import averages

@@ -235,7 +235,7 @@ def test_a_folder_of_accelerate_s_is_its_weights(tmp_path, monkeypatch, weights)
     same(given, RAW)
     custom = {"shadow_params": PARAMETERS, "decay": 0.9}
     if weights.endswith("safetensors"):  # which sorts its names
-        with pytest.raises(CheckpointError, match="in the order of the parameters, which model.safetensors does not"):
+        with pytest.raises(CheckpointError, match=r"in the order of the parameters, which model.safetensors does not"):
             zoo.inspect(accelerated(tmp_path / "c", weights, custom))
         custom = AVERAGE.state_dict()
     folder = accelerated(tmp_path / "b", weights, custom)
