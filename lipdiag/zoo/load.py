@@ -145,6 +145,8 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
     if not path.exists() and str(path) in EMBEDDED:
         path = ASSETS / str(path)
     if path.is_dir():
+        if diffusers_directory.recognizes(path):
+            return diffusers_directory.read(path, weights)
         if accelerate.recognizes(path):
             with refusing(path, SHAPES):
                 contents = open_container(accelerate.read(path, weights), weights, path)
@@ -152,8 +154,6 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
                     return family.read(contents, accelerate.weights_file(path), original_config)
         if checkpoint.recognizes(path):
             return checkpoint.read(path, weights)
-        if diffusers_directory.recognizes(path):
-            return diffusers_directory.read(path, weights)
         if edm.recognizes(path):
             edm.lack(path)
         refuse(
