@@ -25,6 +25,9 @@ RAW = (
 OUTER = (*RAW, "checkpoint", "ckpt", "state", "weights")  # around a dictionary of these
 PREFIXES = (
     "module.",
+    "_orig_mod.",
+    "_forward_module.",
+    "_fsdp_wrapped_module.",
     "model.diffusion_model.",
     "ema_model.model.",
     "ema_model.",
@@ -119,7 +122,7 @@ def together(
     attribute: bool = False,
 ) -> Contents:
     """Raw weights and the averages that were found beside them, or are among them, without what is around either."""
-    whole = unwrapped(raw or {})
+    whole = raw or {}
     raw, inner = divided(whole)
     found = dict(found) | ({"its own names": inner} if inner else {})
     notes: tuple[str, ...] = ()
@@ -128,6 +131,7 @@ def together(
             refuse(path, "holds averages that were never begun, as their counts tell: ask for --weights raw")
     if raw:
         raw, notes = stripped(raw, attribute)
+        raw = unwrapped(raw)
     if weights != "raw" and len(found) > 1:
         refuse(
             path,
