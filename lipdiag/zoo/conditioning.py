@@ -17,8 +17,8 @@ from torch import Tensor
 from lipdiag.diffusion.predictor import CLASS_INPUTS
 from lipdiag.errors import UsageError
 from lipdiag.files import open_regular, shown
+from lipdiag.training.arrays import LARGEST_UNPACKED
 from lipdiag.training.checkpoint import Checkpoint
-from lipdiag.training.data import LARGEST_UNPACKED
 from lipdiag.training.networks import NETWORKS
 from lipdiag.training.tensors import read_tensors
 
