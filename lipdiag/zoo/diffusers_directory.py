@@ -2,6 +2,7 @@
 
 model_index.json        pipeline only
 unet|transformer/       config.json, diffusion_pytorch_model.safetensors (or shards with an index, or .bin)
+unet_ema/               likewise, the averages; such two are also in what diffusers' training scripts leave behind
 scheduler/              scheduler_config.json
 
 Nothing in these files is run or imported: the class is looked up in a closed list, and weights are tensors.
@@ -20,14 +21,14 @@ from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import CheckpointError
 from lipdiag.files import LARGEST_JSON, open_regular, parse_json, read_all, read_json, shown
 from lipdiag.training.checkpoint import Checkpoint, choose, file_digest, folder_digest, read_weights
-from lipdiag.training.networks import NETWORKS
+from lipdiag.training.networks import NETWORKS, Budget
 from lipdiag.training.tensors import read_tensors, refuse
 from lipdiag.zoo.clipping import limit
 from lipdiag.zoo.conditioning import blank
 from lipdiag.zoo.scheduler import Told, told
 
 PARTS = ("unet", "transformer")
-AVERAGED = "_ema"
+AVERAGED = "_ema"  # behind the name of a part
 STEM = "diffusion_pytorch_model"
 SCHEDULER = "scheduler_config.json"
 # what diffusers called the class before it had one for each, by the kind of its normalization
@@ -48,7 +49,10 @@ SHARED = "shared_timesteps"  # what lipdiag.share_timesteps keeps in a network's
 
 def recognizes(path: Path) -> bool:
     """Whether this is such a folder, judged by its JSON files."""
-    return path.is_dir() and ((path / "model_index.json").exists() or "_class_name" in config_or_empty(path))
+    return path.is_dir() and (
+        (path / "model_index.json").exists()
+        or any("_class_name" in config_or_empty(place) for place in (path, *(path / part for part in PARTS)))
+    )
 
 
 def config_or_empty(path: Path) -> dict[str, Any]:
@@ -86,9 +90,6 @@ def described(
 ) -> Checkpoint:
     """Weights together with what the config in `folder`, and the scheduler's near it, say of them."""
     config = read_json(folder / "config.json")
-    beside = folder.with_name(folder.name.removesuffix(AVERAGED))
-    if folder != beside and SHARED not in config:  # averages that were begun before the network was told to share
-        config |= {key: edges for key, edges in config_or_empty(beside).items() if key == SHARED}
     name = class_name(config)
     arguments, notes = network_arguments(name, config, folder)
     require_x_alone(name, arguments, folder)
@@ -104,7 +105,8 @@ def described(
         digests = digests | {SCHEDULER: file_digest(scheduler)}
     digests = digests | {"config.json": file_digest(folder / "config.json")}
     try:
-        inputs, input_notes = blank(name, arguments)
+        with Budget(state):
+            inputs, input_notes = blank(name, arguments)
     except (KeyError, TypeError, ValueError) as error:
         refuse(folder, f"has a config from which no {name} can be built ({shown(error)})", error)
     if event_shape(name, arguments, inputs) is not None and name == "FluxTransformer2DModel":
@@ -130,7 +132,13 @@ def described(
 
 def shared_clock(config: Mapping[str, Any], clock: str | None, folder: Path) -> str | None:
     """The clock of a network whose config tells that its timesteps were shared, else the scheduler's."""
-    edges = config.get(SHARED)
+    # averages that were begun before the timesteps were shared have a config that does not tell it
+    name = folder.name.removesuffix(AVERAGED) if folder.name.endswith(AVERAGED) else folder.name + AVERAGED
+    twin = config_or_empty(folder.with_name(name)).get(SHARED)
+    edges = config.get(SHARED, twin)
+    if twin is not None and twin != edges:
+        words = f"tells other {SHARED} than {name}/config.json ({shown(edges)} and {shown(twin)})"
+        refuse(folder / "config.json", f"{words}: correct the one that is wrong")
     if edges is None or clock is None:
         return clock
     if not isinstance(edges, list) or len(edges) < 2 or not all(type(edge) in (int, float) for edge in edges):
@@ -146,7 +154,7 @@ def shared_clock(config: Mapping[str, Any], clock: str | None, folder: Path) -> 
 
 def model_folder(path: Path, weights: str) -> tuple[Path, str, tuple[str, ...]]:
     """The folder with the network's weights, which weights they are, and which there are."""
-    if not (path / "model_index.json").exists():
+    if not (path / "model_index.json").exists() and "_class_name" in config_or_empty(path):
         return path, choose(("as stored",), weights, path), ("as stored",)
     part = next((part for part in PARTS if (path / part).is_dir()), None)
     if part is None:

@@ -20,8 +20,9 @@ from lipdiag.files import shown
 from lipdiag.training import checkpoint
 from lipdiag.training.checkpoint import Checkpoint, assemble
 from lipdiag.training.data import ASSETS
-from lipdiag.training.tensors import SHAPES, read_tensors, refuse, refusing, weights_dtype
-from lipdiag.zoo import diffusers_directory, edm, family
+from lipdiag.training.refusal import refuse, refusing
+from lipdiag.training.tensors import SHAPES, read_tensors, weights_dtype
+from lipdiag.zoo import accelerate, diffusers_directory, edm, family
 from lipdiag.zoo.conditioning import given
 from lipdiag.zoo.container import open_container
 from lipdiag.zoo.factory import make
@@ -178,10 +179,15 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
     if not path.exists() and str(path) in EMBEDDED:
         path = ASSETS / str(path)
     if path.is_dir():
-        if checkpoint.recognizes(path):
-            return checkpoint.read(path, weights)
         if diffusers_directory.recognizes(path):
             return diffusers_directory.read(path, weights)
+        if accelerate.recognizes(path):
+            with refusing(path, SHAPES):
+                contents = open_container(accelerate.read(path, weights), weights, path)
+                if contents is not None:
+                    return family.read(contents, accelerate.weights_file(path), original_config)
+        if checkpoint.recognizes(path):
+            return checkpoint.read(path, weights)
         if edm.recognizes(path):
             edm.lack(path)
         refuse(

@@ -386,9 +386,31 @@ BUGS = {
         "study/verify.py", "float(gap.max())", "float(gap.mean())", "study/test_verify.py"
     ),
     "checksums are not looked at": Bug(
-        "training/tensors.py", "damaged = archive.testzip()", "damaged = None", "training/test_tensors.py"
+        "training/archive.py",
+        "except FAULTS as error:\n            name =",
+        "except FAULTS as error:\n            return\n            name =",
+        "training/test_tensors.py",
     ),
-    "any name in a pickle": Bug("training/tensors.py", "argument not in GLOBALS", "False", "training/test_tensors.py"),
+    "one of two averages": Bug(
+        "zoo/container.py", 'weights != "raw" and len(found) > 1', "False", "zoo/test_averages.py -k never_silently"
+    ),
+    "averages that were never begun": Bug(
+        "zoo/averages.py", "all(bool(tensor.any())", "all(True", "zoo/test_averages.py -k never_silently"
+    ),
+    "two tables of contents": Bug(
+        "training/archive.py", "start + length + tail != size or ", "", "training/test_archive.py -k two_tables"
+    ),
+    "any key of a dictionary": Bug(
+        "training/pickled.py", "elif key is not Bystander", "elif False and key is not Bystander",
+        "training/test_pickled.py -k keys",
+    ),
+    "tensors beyond their storage": Bug(
+        "training/pickled.py", "end * storage.dtype.itemsize > storage.bytes.numel()", "False",
+        "training/test_pickled.py -k beyond",
+    ),
+    "any name in a pickle": Bug(
+        "training/pickled.py", "BYSTANDERS.fullmatch(name)", "True", "training/test_tensors.py"
+    ),
     "tensors without memory": Bug(
         "training/tensors.py", "> tensor.untyped_storage().nbytes()", "> 10**18", "training/test_tensors.py"
     ),
