@@ -9,6 +9,9 @@ own rules fail on fused attention and on group norms of strided inputs, and spen
                  the fused backward kernel computes
   softmax        dp = p (ds - sum(p ds)), symmetric as well
   attention      o = p v, p = softmax(s), s = c q k':  ds = c (dq k' + q dk'),  do = dp v + p dv
+
+They work on values and tangents apart. Where the function differentiates something itself, the graph of that must carry
+tangents as well, and torch's own rules apply.
 """
 
 from collections.abc import Callable, Sequence
@@ -178,11 +181,37 @@ RULES: dict[Callable[..., Any], Rule] = {
 }
 
 
+def contiguous(function: Callable[..., Tensor]) -> Rule:
+    """Torch's own rule of a norm, on a contiguous input, as it requires without saying so."""
+
+    def rule(input, *args, **kwargs):
+        return function(input.contiguous(), *args, **kwargs)
+
+    return rule
+
+
+IN_A_GRAPH: dict[Callable[..., Any], Rule] = {
+    **{f: contiguous(f) for f in (functional.group_norm, torch.group_norm, functional.layer_norm, torch.layer_norm)},
+    functional.scaled_dot_product_attention: unfused(functional.scaled_dot_product_attention),
+    functional.multi_head_attention_forward: unfused(functional.multi_head_attention_forward),
+}
+"""What becomes of a rule where its result is part of a graph for reverse mode; others give way to torch's."""
+
+
 class ForwardMode(TorchFunctionMode):
     """The rules above, for as long as it is entered."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        return RULES.get(func, func)(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        rule = RULES.get(func, func)
+        if rule is not func and torch.is_grad_enabled() and in_a_graph((*args, *kwargs.values())):
+            rule = IN_A_GRAPH.get(func, func)
+        return rule(*args, **kwargs)
+
+
+def in_a_graph(arguments: Sequence) -> bool:
+    """Whether one of them is part of a graph for reverse mode."""
+    return any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
 
 
 def forward_mode() -> ForwardMode:

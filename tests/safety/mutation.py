@@ -126,6 +126,9 @@ BUGS = {
     "no orthogonalization": Bug(
         "linalg/lanczos.py", "    z = orthogonalized(z, basis)\n", "", "linalg/test_lanczos.py"
     ),
+    "a tangent without memory": Bug(
+        "linalg/tape.py", "if func is aten._efficientzerotensor.default:", "if False:", "linalg/test_still_arguments.py"
+    ),
     "lower bidiagonal": Bug("linalg/lanczos.py", "offset=1)", "offset=-1)", "linalg/test_lanczos.py"),
     # what noise is
     "sign of v": Bug(
