@@ -181,21 +181,25 @@ RULES: dict[Callable[..., Any], Rule] = {
 }
 
 
-def contiguous(function: Callable[..., Tensor]) -> Rule:
-    """Torch's own rule of a norm, on a contiguous input, as it requires without saying so."""
+def group_norm_in_a_graph(input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
+    """Group norm as a layer norm of its groups; torch's own rule adds a constant to the tangent, of no effect."""
+    groups = input.reshape(len(input), num_groups, -1)
+    y = functional.layer_norm(groups, groups.shape[2:], eps=eps).view(input.shape)
+    return affine(y, weight, bias, (-1, *[1] * (input.ndim - 2)))
 
-    def rule(input, *args, **kwargs):
-        return function(input.contiguous(), *args, **kwargs)
 
-    return rule
+def layer_norm_in_a_graph(input, *args, **kwargs):
+    """Layer norm of a contiguous input, as torch's own rule requires without saying so."""
+    return functional.layer_norm(input.contiguous(), *args, **kwargs)
 
 
 IN_A_GRAPH: dict[Callable[..., Any], Rule] = {
-    **{f: contiguous(f) for f in (functional.group_norm, torch.group_norm, functional.layer_norm, torch.layer_norm)},
+    **dict.fromkeys((functional.group_norm, torch.group_norm), group_norm_in_a_graph),
+    functional.layer_norm: layer_norm_in_a_graph,
     functional.scaled_dot_product_attention: unfused(functional.scaled_dot_product_attention),
     functional.multi_head_attention_forward: unfused(functional.multi_head_attention_forward),
 }
-"""What becomes of a rule where its result is part of a graph for reverse mode; others give way to torch's."""
+"""What becomes of a rule where its result is part of a graph for reverse mode; the others give way to torch's own."""
 
 
 class ForwardMode(TorchFunctionMode):
