@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from lipdiag.linalg.attention import scaled_dot_product_attention
+from lipdiag.linalg.precision import full_precision
 
 Rule = Callable[..., Any]
 aten = torch.ops.aten
@@ -223,6 +224,7 @@ def forward_mode() -> ForwardMode:
     return ForwardMode()
 
 
+@full_precision()
 def push_forward(
     f: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor | None]:

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from lipdiag.linalg.forward_mode import one_tensor
 from lipdiag.linalg.method import DoubleBackward, FiniteDifferences, ForwardMode, Method, Recorded
 from lipdiag.linalg.operator import Operator
+from lipdiag.linalg.precision import full_precision
 
 _BY_NAME: dict[str, type[Method]] = {m.name: m for m in (ForwardMode, DoubleBackward, FiniteDifferences)}
 METHODS = tuple(_BY_NAME)
@@ -53,6 +54,7 @@ class Linearization:
         self._fused = True  # whether reverse mode may use kernels of attention that have no second derivative
 
     @property
+    @full_precision()
     def output(self) -> Tensor:
         """f(x, t), detached; it costs nothing after a product."""
         if self._output is None:
@@ -95,6 +97,7 @@ class Linearization:
             return torch.zeros_like(self.output)
         return product.detach()
 
+    @full_precision()
     def _product(self, tangents: Sequence[Tensor | None]) -> Tensor | None:
         """The product by the first method that does not fail; those that do are dropped."""
         while True:
@@ -118,6 +121,7 @@ class Linearization:
                     self._output = value.detach()
                 return product
 
+    @full_precision()
     def vjp(self, u: Tensor) -> Tensor:
         """J' u, like x; the first one also evaluates f, to keep its graph.
 
@@ -160,7 +164,8 @@ class Linearization:
     def jacobian(self) -> Operator:
         """J over the flattened event, as an operator whose products are this linearization's."""
         if self._output is None:  # whose price the first reverse product would pay anyway
-            self._graph = self._reverse_graph()
+            with full_precision():
+                self._graph = self._reverse_graph()
         x, y = self.inputs[0], self.output
 
         def mv(v):

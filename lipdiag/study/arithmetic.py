@@ -8,6 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
+from ..linalg.precision import full_precision
 from .plan import Plan
 
 
@@ -15,28 +16,30 @@ from .plan import Plan
 def arithmetic(deterministic: bool = False) -> Iterator[None]:
     """Float32 in float32, and on request only kernels that give the same bits every time; undone afterwards.
 
-    Graphics processors would otherwise round the factors of convolutions to 10 bits (TF32), and choose kernels by
-    a race that the fastest wins; a caller's autocast would round them to 8 bits or 11. What went through torch.compile
-    runs as it is written: compiled code has no forward mode, and would be compiled anew for every kind of product.
+    Graphics processors would otherwise round the factors of convolutions to 10 bits (TF32), whatever the caller told
+    torch of that, and choose kernels by a race that the fastest wins; a caller's autocast would round them to 8 bits or
+    11. What went through torch.compile runs as it is written: compiled code has no forward mode, and would be compiled
+    anew for every kind of product.
 
     Raises:
         RuntimeError: From an operation without a deterministic kernel, where `deterministic` was asked for.
     """
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
-    cudnn.allow_tf32 = matmul.allow_tf32 = cudnn.benchmark = False
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    cudnn.benchmark = False
     if deterministic:
         torch.use_deterministic_algorithms(True)
     try:
         with ExitStack() as switched:
+            switched.enter_context(full_precision())
             for kind in ("cpu", "cuda"):
                 switched.enter_context(torch.autocast(kind, enabled=False))
             if "torch._dynamo" in sys.modules:  # else nothing can be compiled, and the import takes a second
                 switched.enter_context(torch.compiler.set_stance("force_eager"))
             yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before[:3]
-        torch.use_deterministic_algorithms(before[3])
+        cudnn.benchmark = before[0]
+        torch.use_deterministic_algorithms(before[1])
 
 
 class Autocast(TorchFunctionMode):
