@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import torch
 
 from .diffusion.predictor import Predictor, RawOutput
 from .errors import UsageError
+from .provenance import versions
 from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
 from .study import measure as study
 from .study.answer import answered, in_a_sentence, verify_weights
@@ -155,7 +155,7 @@ def launch(ready: study.Study) -> dict[str, Any]:
         "device_type": device.type,
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "versions": {"python": platform.python_version(), **versions(*names)},
     }
 
 

@@ -26,6 +26,8 @@ _depth = 0
 def full_precision() -> Iterator[None]:
     """No rounding below float32, on graphics processors (TF32) or others (bfloat16); undone afterwards.
 
+    Nor the fused layers that torch's transformers have without gradients, whose gelu is another function there.
+
     What was not set for a part stays so, and will follow what is set for the whole. Inside, torch may refuse to read an
     older flag, as it does for whoever uses the newer ones. May be nested, at no cost.
     """
@@ -47,9 +49,12 @@ def _full_precision() -> Iterator[None]:
     older = torch.get_float32_matmul_precision()  # contradicted by nothing now, so that torch tells it
     if older != "highest":
         torch.set_float32_matmul_precision("highest")
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         if older != "highest":
             torch.set_float32_matmul_precision(older)
         for place, precision in before.items():

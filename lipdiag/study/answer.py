@@ -23,15 +23,16 @@ def verify_weights(predictor: Predictor) -> None:
     Raises:
         CheckpointError: With the first of them.
     """
-    for name, weight in [*predictor.named_parameters(), *predictor.named_buffers()]:
+    for path, weight in [*predictor.named_parameters(), *predictor.named_buffers()]:
+        name = path.removeprefix("network.")
         if is_lazy(weight):
             raise CheckpointError(
-                f"the network's {name.removeprefix('network.')} has no values yet, as a lazy module's until it is called: call the network "
+                f"the network's {name} has no values yet, as a lazy module's until it is called: call the network "
                 "once, load its weights, and measure it then"
             )
         if weight.is_meta:
             raise CheckpointError(
-                f"the network's {name.removeprefix('network.')} is not in memory (device meta): it was offloaded, or never loaded; load the "
+                f"the network's {name} is not in memory (device meta): it was offloaded, or never loaded; load the "
                 "network whole, without device_map or cpu_offload, or put it back by "
                 "accelerate.hooks.remove_hook_from_module(network, recurse=True)"
             )
