@@ -4,7 +4,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from .diffusion.predictor import Predictor, RawOutput
 from .errors import UsageError
 from .provenance import versions
 from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
+from .shared_network import lifted
 from .study import measure as study
 from .study.answer import answered, in_a_sentence, verify_weights
 from .study.arithmetic import arithmetic, compiled, evaluating
@@ -71,10 +72,11 @@ def prepared(
     place = resolve_device(device)
     home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
     verify_weights(predictor)
-    with evaluating(predictor, plan), arithmetic(deterministic):
+    with evaluating(predictor, plan), arithmetic(deterministic), ExitStack() as changed:
         predictor.to(place)
         try:
             plan, said = answered(predictor, plan)
+            said += changed.enter_context(lifted(predictor, plan.torch_dtype))
             source = resolve_source(found, data, plan.seed, encode)
             attributes = {
                 "data": source.name,
