@@ -10,7 +10,7 @@ from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..errors import CheckpointError, LipdiagError
 from ..files import shown
 from ..linalg.linearize import ReverseError, out_of_memory
-from .arithmetic import Autocast, failure, middle, precisions
+from .arithmetic import Autocast, failure, few, middle, precisions
 from .plan import Plan, resolve_timesteps
 
 IN_TIME = ("time_derivative", "trajectory_derivative")
@@ -51,7 +51,9 @@ def answered(predictor: Predictor, plan: Plan) -> tuple[Plan, list[str]]:
     if error is not None:
         if out_of_memory(error):
             raise LipdiagError("out of memory with two samples; use a machine with more memory") from None
-        raise CheckpointError(f"{failing(error, f'in {plan.dtype}')}; {remedy(predictor, plan)}") from error
+        batch = (few(predictor.shape), *predictor.shape)
+        when = f"on a batch of shape {batch} in {plan.dtype}"
+        raise CheckpointError(f"{failing(error, when)}; {remedy(predictor, plan)}") from error
     if autocast.dtype is not None and plan.dtype != "float64":
         raise CheckpointError(
             f"the network switches autocast to {str(autocast.dtype).removeprefix('torch.')} on inside itself, and what "
@@ -100,7 +102,7 @@ def remedy(predictor: Predictor, plan: Plan) -> str:
     if not isinstance(bare, NetworkPredictor):
         return "check its shape, or see where with --debug"
     weight = next(bare.parameters(), torch.empty(0))
-    t = middle(bare, len(bare.shape) + 3).to(weight.device)
+    t = middle(bare, few(bare.shape)).to(weight.device)
     x = torch.zeros(len(t), *bare.shape, dtype=plan.torch_dtype, device=weight.device)
     with suppress(Exception), torch.no_grad():
         y = bare.network(x, bare.clock(t).to(x.dtype)[:, None], **bare.conditioning)

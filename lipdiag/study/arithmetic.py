@@ -128,15 +128,12 @@ def evaluating(predictor: Predictor, plan: Plan) -> Iterator[Predictor]:
 def failure(predictor: Predictor, dtype: torch.dtype) -> Exception | None:
     """What a model raises that is asked of a few samples, and of one alone; None if it answers either.
 
-    Samples are another number than any that a sample has along an axis, lest shapes fit that are not meant to.
-
     Raises:
         LipdiagError: Where it already says what is wrong.
     """
     home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
-    few = next(n for n in range(2, len(predictor.shape) + 3) if n not in predictor.shape)
     first = None
-    for samples in (few, 1):  # some networks are written for one at a time
+    for samples in (few(predictor.shape), 1):  # some networks are written for one at a time
         x = torch.zeros(samples, *predictor.shape, dtype=dtype, device=home)
         try:
             with torch.no_grad():
@@ -148,6 +145,11 @@ def failure(predictor: Predictor, dtype: torch.dtype) -> Exception | None:
         else:
             return None
     return first
+
+
+def few(shape: tuple[int, ...]) -> int:
+    """Two samples or more: another number than any along an axis of theirs, lest what is not meant to fits."""
+    return next(n for n in range(2, len(shape) + 3) if n not in shape)
 
 
 def middle(predictor: Predictor, samples: int) -> torch.Tensor:
