@@ -378,6 +378,8 @@ def test_averages_begun_before_sharing_are_read_as_shared(tmp_path):
     assert (
         lipdiag.load(tmp_path).clock == lipdiag.load(tmp_path, weights="raw").clock == Shared(Timesteps(1000), 100, 5)
     )
+
+
 class Inside(nn.Module):
     """A network that calls a shared one; with `late`, at other timesteps than it is told."""
 
