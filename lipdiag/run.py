@@ -5,21 +5,21 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .diffusion.predictor import Predictor, RawOutput
-from .errors import Caution, CheckpointError, LipdiagError, LipdiagWarning, UsageError
-from .files import shown
-from .linalg.linearize import out_of_memory
+from .errors import Caution, LipdiagWarning, UsageError
+from .provenance import versions
 from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
+from .shared_network import lifted
 from .study import measure as study
-from .study.arithmetic import Autocast, arithmetic, compiled, evaluating
+from .study.answer import answered, in_a_sentence, verify_weights
+from .study.arithmetic import arithmetic, compiled, evaluating
 from .study.description import Source
 from .study.plan import Plan
 from .study.quantity import QUANTITIES
@@ -76,10 +76,12 @@ def prepared(
         plan = of_raw_output(plan)
     place = resolve_device(device)
     home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
-    with evaluating(predictor, plan), arithmetic(deterministic):
+    verify_weights(predictor)
+    with evaluating(predictor, plan), arithmetic(deterministic), ExitStack() as changed:
         predictor.to(place)
         try:
-            answers(predictor, plan)
+            plan, said = answered(predictor, plan)
+            said += changed.enter_context(lifted(predictor, plan.torch_dtype))
             source = resolve_source(found, data, plan.seed, encode)
             attributes = {
                 "data": source.name,
@@ -90,46 +92,17 @@ def prepared(
                 predictor, source, plan, None if out is None else Path(out), resume, attributes, shard, retry
             )
             ready.halving = not deterministic
-            ready.notes += remarks(found, source)
+            ready.notes += [*remarks(found, source), *said]
             if compiled(predictor):
                 ready.notes.append("torch.compile is set aside: the network is measured as it is written")
             study.price(ready)
             if priced(ready):
-                ready.notes += tried_conventions(ready) if probe else [NOT_TRIED]
-                study.check(ready)
+                with in_a_sentence(predictor, plan):
+                    ready.notes += tried_conventions(ready) if probe else [NOT_TRIED]
+                    study.check(ready)
             yield ready
         finally:
             predictor.to(home)
-
-
-def answers(predictor: Predictor, plan: Plan) -> None:
-    """Ask the model once, so that one that fails whatever it is asked ends in a sentence, not inside of its own code.
-
-    Raises:
-        CheckpointError: With what it raised, or if it rounds by autocast inside itself.
-    """
-    home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
-    x = torch.zeros(2, *predictor.shape, dtype=plan.torch_dtype, device=home)
-    t = torch.full((2,), 0.5, dtype=torch.float64, device="cpu" if home.type == "mps" else home)
-    autocast = Autocast(home)
-    try:
-        with torch.no_grad(), autocast:
-            predictor(x, t)
-    except LipdiagError:
-        raise
-    except Exception as error:  # a stranger's network may raise anything
-        if out_of_memory(error):
-            raise LipdiagError("out of memory with two samples; use a machine with more memory") from None
-        raise CheckpointError(
-            f"the network fails on a batch of shape {tuple(x.shape)} in {plan.dtype} with {type(error).__name__}: "
-            f"{shown(error)}; check --shape, --dtype and its conditioning, or see where with --debug"
-        ) from error
-    if autocast.dtype is not None and plan.dtype != "float64":
-        raise CheckpointError(
-            f"the network switches autocast to {str(autocast.dtype).removeprefix('torch.')} on inside itself, and what "
-            "it rounds has no derivative: measure it in float64, which autocast leaves alone (--dtype float64), or "
-            "switch autocast off in it"
-        )
 
 
 def of_raw_output(plan: Plan) -> Plan:
@@ -188,7 +161,7 @@ def launch(ready: study.Study) -> dict[str, Any]:
         "device_type": device.type,
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "versions": {"python": platform.python_version(), **versions(*names)},
     }
 
 

@@ -235,10 +235,10 @@ def choose(name: str | None, data: str) -> "Extractor":
 def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], real: Any) -> dict[str, Any]:
     """What an evaluation is of: model, data, and the program that made it."""
     import platform
-    from importlib.metadata import version
 
     from .. import zoo
     from ..diffusion.spelling import spell
+    from ..provenance import versions
     from ..quality.sample import placement
     from ..study.description import fingerprint
 
@@ -257,7 +257,7 @@ def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], re
         "data_sha256": real.fingerprint,
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "versions": {"python": platform.python_version(), **versions(*names)},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 

@@ -163,7 +163,7 @@ def check_jacobian(point: Point, findings: Findings) -> None:
     if leak > tolerance:
         raise CheckpointError(
             f"the model's samples see each other: a change in half of a batch moves the other half by {leak:.1%}; "
-            "put batch normalisation in eval mode, and take guidance that joins samples out of the model"
+            "take out of it what joins samples: guidance, or batch normalisation that keeps no running statistics"
         )
     v = point.start.reshape(point.x.shape).to(point.x.dtype)
     image = line.jvp(dx=v)
