@@ -18,7 +18,7 @@ from .files import shown
 from .linalg.linearize import out_of_memory
 from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
 from .study import measure as study
-from .study.arithmetic import Autocast, arithmetic, compiled, evaluating
+from .study.arithmetic import Autocast, arithmetic, compiled, differentiable, evaluating
 from .study.description import Source
 from .study.plan import Plan
 from .study.quantity import QUANTITIES
@@ -65,13 +65,14 @@ def prepared(
     plan = plan or Plan()
     if plan.tolerance is not None and shard != (0, 1):
         raise UsageError("a tolerance needs all draws in one process; give --draws instead, or leave --shard out")
-    found = resolve_model(model, **overrides)
+    with torch.inference_mode(False):
+        found = resolve_model(model, **overrides)
     predictor = found.predictor
     if predictor.function == "raw":
         plan = of_raw_output(plan)
     place = resolve_device(device)
     home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
-    with evaluating(predictor, plan), arithmetic(deterministic):
+    with differentiable(predictor), evaluating(predictor, plan), arithmetic(deterministic):
         predictor.to(place)
         try:
             answers(predictor, plan)
@@ -90,8 +91,8 @@ def prepared(
                 ready.notes.append("torch.compile is set aside: the network is measured as it is written")
             study.price(ready)
             if priced(ready):
-                ready.notes += tried_conventions(ready)
                 study.check(ready)
+                ready.notes += tried_conventions(ready)
             yield ready
         finally:
             predictor.to(home)
@@ -106,19 +107,24 @@ def answers(predictor: Predictor, plan: Plan) -> None:
     home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
     x = torch.zeros(2, *predictor.shape, dtype=plan.torch_dtype, device=home)
     t = torch.full((2,), 0.5, dtype=torch.float64, device="cpu" if home.type == "mps" else home)
-    autocast = Autocast(home)
-    try:
-        with torch.no_grad(), autocast:
-            predictor(x, t)
-    except LipdiagError:
-        raise
-    except Exception as error:  # a stranger's network may raise anything
-        if out_of_memory(error):
-            raise LipdiagError("out of memory with two samples; use a machine with more memory") from None
+    autocast, failure = Autocast(home), None
+    for samples in (2, 1):  # some networks are written for one at a time
+        try:
+            with torch.no_grad(), autocast:
+                predictor(x[:samples], t[:samples])
+        except LipdiagError:
+            raise
+        except Exception as error:  # a stranger's network may raise anything
+            if out_of_memory(error):
+                raise LipdiagError("out of memory with two samples; use a machine with more memory") from None
+            failure = failure or error
+        else:
+            break
+    else:
         raise CheckpointError(
-            f"the network fails on a batch of shape {tuple(x.shape)} in {plan.dtype} with {type(error).__name__}: "
-            f"{shown(error)}; check --shape, --dtype and its conditioning, or see where with --debug"
-        ) from error
+            f"the network fails on a batch of shape {tuple(x.shape)} in {plan.dtype} with {type(failure).__name__}: "
+            f"{shown(failure)}; check --shape, --dtype and its conditioning, or see where with --debug"
+        ) from failure
     if autocast.dtype is not None and plan.dtype != "float64":
         raise CheckpointError(
             f"the network switches autocast to {str(autocast.dtype).removeprefix('torch.')} on inside itself, and what "
@@ -142,6 +148,8 @@ def tried_conventions(ready: study.Study) -> list[str]:
     """What the probe says, or that it is left out where it would take minutes and much of the run."""
     if ready.source.fingerprint == "model":
         return []
+    if ready.findings.company.of:
+        return ["whether prediction, time, schedule and range are told right was not tried, which mixes timesteps"]
     from .zoo.probe import PASSES
 
     cost = estimate(ready)
@@ -151,7 +159,13 @@ def tried_conventions(ready: study.Study) -> list[str]:
             f"whether prediction, time, schedule and range are told right was not tried, which would take "
             f"{seconds / 60:.0f} min: `lipdiag inspect --data` tries them"
         ]
-    return calibration(ready.predictor, ready.source)
+    try:
+        return calibration(ready.predictor, ready.source)
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
+        # the model answers what is measured: a single timestep, or smaller batches
+        return [f"whether prediction, time, schedule and range are told right was not tried: {shown(error)}"]
 
 
 def calibrated(model: Any, data: Any, device: str = "auto", **overrides: Any) -> list[str]:
