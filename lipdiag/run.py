@@ -14,12 +14,14 @@ import torch
 
 from .diffusion.predictor import Predictor, RawOutput
 from .errors import Caution, LipdiagWarning, UsageError
+from .files import shown as printable
+from .linalg.linearize import out_of_memory
 from .provenance import versions
 from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
 from .shared_network import lifted
 from .study import measure as study
 from .study.answer import answered, in_a_sentence, verify_weights
-from .study.arithmetic import arithmetic, compiled, evaluating
+from .study.arithmetic import arithmetic, compiled, differentiable, evaluating
 from .study.description import Source
 from .study.plan import Plan
 from .study.quantity import QUANTITIES
@@ -70,14 +72,20 @@ def prepared(
     plan = plan or Plan()
     if plan.tolerance is not None and shard != (0, 1):
         raise UsageError("a tolerance needs all draws in one process; give --draws instead, or leave --shard out")
-    found = resolve_model(model, **overrides)
+    with torch.inference_mode(False):
+        found = resolve_model(model, **overrides)
     predictor = found.predictor
     if predictor.function == "raw":
         plan = of_raw_output(plan)
     place = resolve_device(device)
     home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
     verify_weights(predictor)
-    with evaluating(predictor, plan), arithmetic(deterministic), ExitStack() as changed:
+    with (
+        differentiable(predictor),
+        evaluating(predictor, plan),
+        arithmetic(deterministic),
+        ExitStack() as changed,
+    ):
         predictor.to(place)
         try:
             plan, said = answered(predictor, plan)
@@ -98,8 +106,8 @@ def prepared(
             study.price(ready)
             if priced(ready):
                 with in_a_sentence(predictor, plan):
-                    ready.notes += tried_conventions(ready) if probe else [NOT_TRIED]
                     study.check(ready)
+                    ready.notes += tried_conventions(ready) if probe else [NOT_TRIED]
             yield ready
         finally:
             predictor.to(home)
@@ -120,13 +128,21 @@ def tried_conventions(ready: study.Study) -> list[str]:
     """What the probe says, or that it is left out where it would take minutes and much of the run."""
     if ready.source.fingerprint == "model":
         return []
+    if ready.findings.company.of:
+        return ["whether prediction, time, schedule and range are told right was not tried, which mixes timesteps"]
     from .zoo.probe import PASSES
 
     cost = estimate(ready)
     seconds = PASSES * cost["pass_seconds"]
     if seconds > max(PROBE_SECONDS, PROBE_SHARE * cost["seconds"]):
         return [Caution(f"{NOT_TRIED}, which would take {seconds / 60:.0f} min: `lipdiag inspect --data` tries them")]
-    return calibration(ready.predictor, ready.source)
+    try:
+        return calibration(ready.predictor, ready.source)
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
+        # the model answers what is measured: a single timestep, or smaller batches
+        return [Caution(f"{NOT_TRIED}: {printable(error)}")]
 
 
 def calibrated(model: Any, data: Any, device: str = "auto", **overrides: Any) -> list[str]:

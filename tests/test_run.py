@@ -103,9 +103,9 @@ def test_a_price_takes_a_few_forward_passes():
 def test_conventions_are_not_tried_where_that_is_most_of_the_run(monkeypatch):
     """Two thousand forward passes are seconds for a small network; for a large one they are said, not made."""
     data, plan = np.ones((3, *SHAPE), np.float32), Plan(timesteps="0,10", draws=2)
-    monkeypatch.setattr("lipdiag.study.measure.SLOW", -1.0)  # every network is slow
+    monkeypatch.setattr("lipdiag.study.microbatch.SLOW", -1.0)  # every network is slow
     for seconds, tried in ((0.01, True), (1.0, False)):
-        monkeypatch.setattr("lipdiag.study.measure.time", Clock(seconds))
+        monkeypatch.setattr("lipdiag.study.microbatch.time", Clock(seconds))
         with front.prepared(predictor(), data, plan) as ready:
             assert any("calibration:" in note for note in ready.notes) == tried
             assert any("would take 36 min: `lipdiag inspect --data`" in note for note in ready.notes) != tried

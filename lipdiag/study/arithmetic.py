@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -61,6 +62,41 @@ class Autocast(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+CUTS: dict[Any, str] = {
+    torch.Tensor.detach: "detach",
+    torch.Tensor.data.__get__: ".data",  # type: ignore[attr-defined]
+    torch.Tensor.numpy: "numpy",
+    torch.Tensor.tolist: "tolist",
+    torch.Tensor.item: "item",
+    torch.Tensor.round: "round",
+    torch.round: "round",
+    torch.Tensor.half: "half",
+    torch.Tensor.bfloat16: "bfloat16",
+}
+"""Calls through which a derivative is lost or rounded, by the words that a network's author knows them by."""
+
+
+class Seen(TorchFunctionMode):
+    """While entered, takes note of what is done that cuts a gradient or rounds.
+
+    Attributes:
+        names: What was seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if torch.is_inference_mode_enabled():
+            self.names.add("torch.inference_mode")
+        elif not torch.is_grad_enabled():
+            self.names.add("torch.no_grad or an autograd.Function of its own")
+        if func in CUTS:
+            self.names.add(CUTS[func])
+        return func(*args, **(kwargs or {}))
+
+
 def compiled(predictor: Predictor) -> bool:
     """Whether a part of it went through torch.compile."""
     parts = predictor.modules()
@@ -96,6 +132,30 @@ def converted(module: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
             weight.data = data
         for part, name, z in homes:
             part._buffers[name] = z
+
+
+@contextmanager
+def differentiable(module: torch.nn.Module) -> Iterator[None]:
+    """A caller's inference mode set aside, and copies in the place of tensors that were made in one; undone after.
+
+    In inference mode every derivative is 0 without an error; what was made in it can never be differentiated through.
+    """
+    with torch.inference_mode(False):
+        copies: dict[int, torch.Tensor] = {}
+        homes = []
+        for part in module.modules():
+            every = [*part._parameters.items(), *part._buffers.items(), *vars(part).items()]
+            homes += [(part, key, z) for key, z in every if isinstance(z, torch.Tensor) and z.is_inference()]
+        for part, key, tensor in homes:
+            if id(tensor) not in copies:  # what is shared stays shared
+                copy, parameter = tensor.clone(), isinstance(tensor, torch.nn.Parameter)
+                copies[id(tensor)] = torch.nn.Parameter(copy, tensor.requires_grad) if parameter else copy
+            setattr(part, key, copies[id(tensor)])
+        try:
+            yield
+        finally:
+            for part, key, tensor in homes:
+                setattr(part, key, tensor)
 
 
 @contextmanager

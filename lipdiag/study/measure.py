@@ -6,14 +6,13 @@ time. Units that are done are skipped, so that running again is resuming.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..diffusion.predictor import Predictor
 from ..errors import IncompleteError, LipdiagError, RunError, StorageError
@@ -22,17 +21,14 @@ from . import checks, statistics, store
 from .creation import create
 from .description import Source, columns, coordinates, edges, frozen, second_times
 from .layout import Layout, Unit, units
-from .microbatch import in_batches, memory, pass_bytes
+from .microbatch import in_batches, memory, pair_seconds, pass_bytes
 from .notes import sorted_out
 from .plan import Plan, gone_on, resolve_timesteps
-from .point import points
+from .point import Point, points
 from .quantity import QUANTITIES, measure_point, passes, recorded
 
 TRIES = 2
 """Attempts that may die or fail in a unit before it is given up."""
-
-SLOW = 1.0
-"""Seconds of a pair's forward pass beyond which more of them at once are no quicker."""
 
 MOST_FAILURES = 2
 """Units on which a model may fail before it has succeeded on one."""
@@ -176,54 +172,46 @@ def price(study: Study) -> None:
 
 
 def check(study: Study) -> None:
-    """Check the model at a few pairs.
+    """Check the model at a few pairs, and measure no more at once than it answers rightly.
 
     Raises:
         CheckpointError: If it cannot be measured; see `checks`.
     """
-    study.findings = checked(study, study.timesteps[:: max(1, len(study.timesteps) // 4)][:4].tolist())
+    last = len(study.timesteps) - 1
+    few = study.timesteps[np.linspace(0, last, min(last + 1, 4)).round().astype(int)].tolist()
+    # two draws, or three where a batch of two would fit a sample's last dimension by mistake
+    study.findings = checked(study, few, range(3 if study.predictor.shape[-1:] == (2,) else 2))
     study.notes += study.findings.notes
+    if most := study.findings.company.most(study.layout.draws):
+        study.batch = min(study.batch, most)
 
 
-def checked(study: Study, timesteps: list[float]) -> checks.Findings:
-    """What the checks find on two draws at each timestep, or at one timestep alone where memory ran out."""
+def checked(study: Study, timesteps: list[float], draws: range) -> checks.Findings:
+    """What the checks find at these timesteps and draws, or on two pairs where memory ran out."""
     x0 = study.source.stand_in or study.source.sample
-    few = points(study.predictor, study.plan, x0, timesteps, range(2), record=False)
+
+    def make(timesteps: Sequence[float], draws: range) -> Point:
+        return points(study.predictor, study.plan, x0, timesteps, draws, record=False)
+
     try:
-        return checks.check(few)
+        return checks.check(make, timesteps, draws)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        if len(timesteps) == 1:
+        if len(timesteps) * len(draws) <= 2:
             raise LipdiagError(
                 "out of memory while the model was checked on two samples; use a machine with more memory"
             ) from None
-    return checked(study, timesteps[:1])
+    return checked(study, [timesteps[0], timesteps[-1]], range(1))
 
 
 def time_unit(study: Study, unit: Unit) -> None:
-    """Seconds of one forward pass of a unit, the least of three, and the bytes that one pair makes in it.
-
-    Where a single pair takes a second, its time is that of every pair of the unit.
-    """
+    """Seconds of one forward pass of a unit, and the bytes that one pair makes in it."""
     timesteps, draws = study.timesteps[unit.times].tolist(), range(unit.draws.start, unit.draws.stop)
     x0 = study.source.stand_in or study.source.sample
     point = points(study.predictor, study.plan, x0, timesteps, draws, record=False)
-
-    def seconds(pairs: int) -> float:
-        began = time.perf_counter()
-        with torch.no_grad():
-            study.predictor(point.x[:pairs], point.t[:pairs])
-        if point.x.device.type == "cuda":
-            torch.cuda.synchronize(point.x.device)
-        return time.perf_counter() - began
-
     study.pass_bytes = pass_bytes(study.predictor, point.x[:1], point.t[:1])
-    one = seconds(1)
-    one = min(one, seconds(1)) if one > SLOW else one  # a first pass may compile or page in what later ones find ready
-    pairs = 1 if one > SLOW else len(point.x)
-    least = one if pairs == 1 else min(seconds(pairs) for _ in range(3))
-    study.forward_seconds = least * study.layout.pairs / pairs
+    study.forward_seconds = pair_seconds(study.predictor, point.x, point.t, len(draws)) * study.layout.pairs
 
 
 def run(study: Study) -> Iterator[Progress]:
@@ -326,7 +314,12 @@ def measure_unit(study: Study, unit: Unit) -> dict[str, np.ndarray]:
         study.notes += [note for note in study.source.notes if note not in study.notes]
     began = time.perf_counter()
     values, batch = in_batches(
-        lambda some, these: _measure(study, some, these), timesteps, draws, study.batch, study.halving
+        lambda some, these: _measure(study, some, these),
+        timesteps,
+        draws,
+        study.batch,
+        study.halving,
+        1 if study.findings.company.of else None,
     )
     if batch < study.batch:
         study.notes.append(f"out of memory: the micro-batch was halved to {batch} pairs")

@@ -240,6 +240,26 @@ BUGS = {
         "study/arithmetic.py", "torch.autocast(kind, enabled=False)",
         "torch.autocast(kind, enabled=torch.is_autocast_enabled(kind))", "study/test_arithmetic.py -k autocast_around",
     ),
+    "an inference mode left on": Bug(
+        "study/arithmetic.py", "with torch.inference_mode(False):\n        copies",
+        "with torch.no_grad():\n        copies", "study/test_checks.py -k caller_s_inference",
+    ),
+    "a caching network trusted": Bug(
+        "study/consistency.py", "changed = max(changed, gap(again, here, exact))", "again, changed = here, 0.0",
+        "study/test_checks.py -k one_question_differently",
+    ),
+    "a time read off the first sample": Bug(
+        "study/consistency.py", "x, t[-1].expand_as(t))[last]", "x, t)[last]", "study/test_checks.py -k thousandth",
+    ),
+    "one timestep a batch, said and not done": Bug(
+        "study/measure.py", "1 if study.findings.company.of else None", "None",
+        "study/test_checks.py -k 'reads_one_time and first'",
+    ),
+    "a Jacobian that is beside no difference": Bug(
+        "study/checks.py", "probed(line, line.jvp(dx=v.to(x.dtype)), in_space(predictor, x, t, v, (length,)))",
+        "probed(line, line.jvp(dx=v.to(x.dtype)), ())._replace(difference=torch.zeros_like(t))",
+        "study/test_checks.py -k not_that_of_the_answers",
+    ),
     "compiled code measured": Bug(
         "study/arithmetic.py", 'set_stance("force_eager")', 'set_stance("default")',
         "study/test_arithmetic.py -k compiled",
