@@ -234,22 +234,48 @@ def test_weights_without_values_are_refused(network, sentence):
 
 
 class Column(nn.Module):
-    """A toy whose times have to be a column; a batch of as many samples as there are coordinates goes through."""
+    """A toy whose times have to be a column."""
 
     def __init__(self):
         super().__init__()
+        torch.manual_seed(3)
+        self.mix = nn.Linear(3, 2)
+
+    def forward(self, x, timestep):
+        return self.mix(torch.cat([x, timestep / 1000], 1))
+
+
+class Product(nn.Module):
+    """A toy that multiplies by its times: one sample, or as many as there are coordinates, goes through."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
         self.mix = nn.Linear(2, 2)
 
     def forward(self, x, timestep):
-        return self.mix(x) * timestep
+        return self.mix(x) * timestep / 1000
+
+
+class Wrapped(Product):
+    def forward(self, x, timestep):
+        return super().forward(x, timestep[:, None])
+
+
+POINTS = np.random.default_rng(5).normal(size=(7, 2)).astype("float32")
 
 
 def test_a_network_that_wants_a_column_of_times_is_told_how_to_be_wrapped():
-    data = np.random.default_rng(5).normal(size=(7, 2)).astype("float32")
     with pytest.raises(
         CheckpointError, match=r"answers where the timesteps have shape \(n, 1\): wrap it, lambda x, t:"
     ):
-        measure(Column(), data=data)
+        measure(Column(), data=POINTS)
+
+
+def test_a_network_that_is_right_for_one_sample_alone_is_measured_one_a_batch():
+    run = measure(Product(), data=POINTS)
+    assert "it is measured with one sample a batch" in notes(run)
+    assert_same(run, measure(Wrapped(), data=POINTS), rtol=1e-5)
 
 
 class Reentrant(Tiny):
@@ -293,7 +319,7 @@ class Early(Tiny):
 
 
 def test_what_is_raised_in_the_checks_is_told_in_a_sentence():
-    with pytest.raises(CheckpointError, match="the network fails when it is checked with KeyError: 'too late'; check"):
+    with pytest.raises(CheckpointError, match="the network fails on 4 samples with KeyError: 'too late'; check"):
         measure(Early())
 
 
