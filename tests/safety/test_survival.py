@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,25 +164,23 @@ def test_order_workers_and_interruptions_do_not_move_a_bit(tmp_path, order):
 
 def test_two_workers_make_one_run_at_once(tmp_path):
     """The loser of the race finds the winner's run, and one of another plan is refused."""
-    from lipdiag.study import creation
-
     out, real = tmp_path / "a.zarr", os.rename
 
     def beaten(source, target, plan=PLAN):
-        creation.os.rename = real
+        os.rename = real
         measure(out, plan=plan)
         real(source, target)
 
-    creation.os.rename = beaten
+    os.rename = beaten
     try:
         equal(measure(out), measure())
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
-        store.shutil.rmtree(out)
-        creation.os.rename = lambda source, target: beaten(source, target, PLAN.replace(seed=5))
+        shutil.rmtree(out)
+        os.rename = lambda source, target: beaten(source, target, PLAN.replace(seed=5))
         with pytest.raises(RunError, match=r"plan\.seed is 5 there and 0 here"):
             measure(out)
     finally:
-        creation.os.rename = real
+        os.rename = real
 
 
 def test_launches_of_two_workers_are_both_on_record(tmp_path):
