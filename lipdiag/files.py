@@ -6,6 +6,7 @@ file.
 """
 
 import errno
+import glob
 import json
 import os
 import re
@@ -100,14 +101,9 @@ def staged(path: Path) -> Iterator[Path]:
         OSError: If the place may not be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    stem = f".{path.name[:100]}."
-    for other in path.parent.iterdir():
-        if other.name.startswith(stem) and re.fullmatch("[0-9a-f]{12}", other.name[len(stem) :]):
-            with locked(other, wait=False) as dead:
-                if dead:
-                    shutil.rmtree(other, ignore_errors=True)
+    remove_dead(path)
     while True:
-        home = path.with_name(stem + token_hex(6))
+        home = path.with_name(stem(path) + token_hex(6))
         home.mkdir()
         with locked(home):
             if not home.exists():  # taken for that of a dead process before the lock was held
@@ -117,6 +113,20 @@ def staged(path: Path) -> Iterator[Path]:
             finally:
                 shutil.rmtree(home, ignore_errors=True)
             return
+
+
+def stem(path: Path) -> str:
+    """How the hidden folders begin in which others are made that are to appear at `path`."""
+    return f".{path.name[:100]}."
+
+
+def remove_dead(path: Path) -> None:
+    """Remove the hidden folders that killed processes left which were making one for `path`."""
+    for other in path.parent.glob(f"{glob.escape(stem(path))}*"):
+        if re.fullmatch("[0-9a-f]{12}", other.name[len(stem(path)) :]):
+            with locked(other, wait=False) as dead:
+                if dead:
+                    shutil.rmtree(other, ignore_errors=True)
 
 
 @contextmanager
@@ -164,7 +174,8 @@ def aside(path: Path) -> Path:
 
 
 def restore(path: Path) -> None:
-    """Bring back the folder that a killed `replace_folder` set aside, or remove it where it is no longer needed."""
+    """Bring back the folder that a killed `replace_folder` set aside; remove what killed processes left beside it."""
+    remove_dead(path)
     if path.exists():
         shutil.rmtree(aside(path), ignore_errors=True)
     elif aside(path).exists():

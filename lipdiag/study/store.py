@@ -28,7 +28,7 @@ from .notes import told
 MISSING, DONE, QUARANTINED = 0, 1, 2
 MARKS = {
     "done": "0 missing, 1 done, 2 quarantined",
-    "attempts": "launches that began this pair and have not finished it; those that are alive count too",
+    "attempts": "launches that began this pair and have not finished it, by weight; those that are alive count too",
 }
 
 
@@ -101,19 +101,19 @@ class Store:
             return False
 
     def attempts(self) -> np.ndarray:
-        """(times, draws): how many launches began a pair that is still missing."""
+        """(times, draws): the marks of the launches that began a pair that is still missing."""
         done = self._arrays()["done"]
         if "attempts" not in self._arrays():
             return np.zeros(done.shape, np.int8)
         try:
             return np.where(done[:] == MISSING, self._arrays()["attempts"][:], 0)
-        except UNREADABLE:  # a damaged mark forgets the tries, at the price of one more
+        except UNREADABLE:  # a damaged mark forgets the deaths, at the price of more
             return np.zeros(done.shape, np.int8)
 
-    def begin(self, unit: Unit, attempt: int) -> None:
-        """Note that a launch begins a unit, as the attempt of that number: should it die, the next one can tell."""
+    def begin(self, unit: Unit, mark: int) -> None:
+        """Mark a unit that a launch begins: should it die, the next one can tell."""
         if "attempts" in self._arrays():
-            self._put("attempts", unit, attempt)
+            self._put("attempts", unit, mark)
 
     def give_up(self, unit: Unit) -> None:
         """Quarantine a unit that kills whoever measures it."""
