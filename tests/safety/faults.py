@@ -1,7 +1,7 @@
-"""Kills and full disks at each step to the disk: `python -m tests.safety.faults EVERY FOLDER [NAME...]`, for the tests.
+"""Kills and full disks at each step to the disk: `python -m tests.safety.faults MOST FOLDER [NAME...]`, for the tests.
 
 An operation is run once to count its steps: files opened for writing, writes, flushes, renames, folders made, files
-removed. Then for each step, or every so many, it is run in a process that is killed there, or told, once or from then
+removed. Then for each step, or for MOST of them and each kind of fault, it is run in a process that is killed there, or told, once or from then
 on, that the disk is full. Whoever looks then must see the old or the new; the same operation again must end well, and
 leave what it leaves undisturbed. Each is run in a process forked from one that has imported everything and started
 nothing. A write that ends half way leaves half of it.
@@ -12,6 +12,7 @@ import errno
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -292,8 +293,8 @@ def again(operation: Operation, place: Path, done: bool) -> str:
     return text
 
 
-def torment(name: str, folder: Path, every: int) -> dict[str, int]:
-    """Put a fault at every so many steps of an operation, each kind at others where it is not every one."""
+def torment(name: str, folder: Path, most: int) -> dict[str, int]:
+    """Put each kind of fault at every step of an operation, or at so many that lie evenly, each kind at others."""
     operation, trials = OPERATIONS[name], 0
     before, whole = folder / f"{name}-before", folder / f"{name}-whole"
     before.mkdir()
@@ -301,22 +302,23 @@ def torment(name: str, folder: Path, every: int) -> dict[str, int]:
     shutil.copytree(before, whole)
     steps = disturbed(operation, whole, 0, "kill")
     expected = forked(lambda: operation.left(whole))[1]
-    for shift, how in enumerate(HOWS):
-        for at in range(1 + shift * every // len(HOWS), steps + 1, every):
-            place = folder / f"{name}-{how}-{at}"
-            shutil.copytree(before, place)
-            try:
-                code = disturbed(operation, place, at, how)
-                found = again(operation, place, done=code == 0)
-                assert found == expected, f"{found}\n{expected}"
-            except AssertionError as error:
-                raise AssertionError(f"{name}, {how} at step {at} of {steps}: {error}") from error
-            shutil.rmtree(place)
-            trials += 1
+    count = min(most, steps)
+    for i, (number, how) in enumerate(itertools.product(range(count), HOWS)):
+        at = number + 1 if count == steps else round((i + 0.5) / (len(HOWS) * count) * steps)
+        place = folder / f"{name}-{how}-{at}"
+        shutil.copytree(before, place)
+        try:
+            code = disturbed(operation, place, at, how)
+            found = again(operation, place, done=code == 0)
+            assert found == expected, f"{found}\n{expected}"
+        except AssertionError as error:
+            raise AssertionError(f"{name}, {how} at step {at} of {steps}: {error}") from error
+        shutil.rmtree(place)
+        trials += 1
     return {"steps": steps, "trials": trials}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    every, folder, names = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or list(OPERATIONS)
-    print(json.dumps({name: torment(name, folder, every) for name in names}))
+    most, folder, names = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or list(OPERATIONS)
+    print(json.dumps({name: torment(name, folder, most) for name in names}))

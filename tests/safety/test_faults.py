@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[2]
 ALONE = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def torment(folder, every, *names):
+def torment(folder, most, *names):
     process = subprocess.run(
-        [sys.executable, "-m", "tests.safety.faults", str(every), str(folder), *names],
+        [sys.executable, "-m", "tests.safety.faults", str(most), str(folder), *names],
         capture_output=True, text=True, cwd=ROOT, env=ALONE, check=False,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-3000:]
@@ -22,14 +22,14 @@ def torment(folder, every, *names):
 
 
 def test_what_is_cut_short_anywhere_goes_on_with_the_same_command(tmp_path):
-    """A few of the steps of each operation."""
-    found = torment(tmp_path, 97)
+    """Three of the steps of each operation, which take their turns with the kinds of faults."""
+    found = torment(tmp_path, 1)
     assert len(found) == 6
-    assert all(counts["steps"] > 10 and counts["trials"] >= 1 for counts in found.values())
+    assert all(counts["steps"] > 10 and counts["trials"] == 3 for counts in found.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["measure", "grow", "merge", "train", "evaluate", "report"])
 def test_every_step_may_be_the_last_one(tmp_path, name):
-    counts = torment(tmp_path, 1, name)[name]
+    counts = torment(tmp_path, 10_000, name)[name]
     assert counts["trials"] == 3 * counts["steps"]

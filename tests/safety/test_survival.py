@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -235,7 +236,7 @@ def test_launches_of_two_workers_are_both_on_record(tmp_path):
 
 @pytest.mark.parametrize("kept", [True, False], ids=["of this lipdiag", "of an older one"])
 def test_a_growth_that_was_cut_short_is_completed(tmp_path, kept):
-    """Between two arrays the run is as it was; older ones recorded the half of it, or draws that no one had numbered."""
+    """Between two arrays the run is as it was; older ones recorded the half of it, and draws without numbers."""
     out = tmp_path / "a.zarr"
     small = measure(out)
     opened = store.open_store(out)
@@ -244,7 +245,8 @@ def test_a_growth_that_was_cut_short_is_completed(tmp_path, kept):
         equal(lipdiag.open_run(out), small)
     else:
         opened.group["draw"].resize((32,))
-        zarr.consolidate_metadata(opened.group.store)
+        with warnings.catch_warnings(action="ignore"):  # version 3 of the format has no word on this yet
+            zarr.consolidate_metadata(opened.group.store)
         assert store.open_store(out).draws == 16
     grown = PLAN.replace(draws=32)
     equal(measure(out, plan=grown), measure(plan=grown))
