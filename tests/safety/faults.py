@@ -1,10 +1,10 @@
 """Kills and full disks at each step to the disk: `python -m tests.safety.faults MOST FOLDER [NAME...]`, for the tests.
 
 An operation is run once to count its steps: files opened for writing, writes, flushes, renames, folders made, files
-removed. Then for each step, or for MOST of them and each kind of fault, it is run in a process that is killed there, or told, once or from then
-on, that the disk is full. Whoever looks then must see the old or the new; the same operation again must end well, and
-leave what it leaves undisturbed. Each is run in a process forked from one that has imported everything and started
-nothing. A write that ends half way leaves half of it.
+removed. Then for each step, or for MOST of them and each kind of fault, it is run in a process that is killed there, or
+told, once or from then on, that the disk is full. Whoever looks then must see the old or the new; the same operation
+again must end well, and leave what it leaves undisturbed. Each is run in a process forked from one that has imported
+everything and started nothing. A write that ends half way leaves half of it.
 """
 
 import builtins
@@ -180,7 +180,7 @@ class Merge(Measure):
 
 class Train(Operation):
     def run(self, place):
-        for _ in session(RECIPE, place / "t", measure_every=2, snapshot_seconds=0):
+        for _ in session(RECIPE, place / "t", measure_every=3, snapshot_seconds=0):
             pass
 
     def left(self, place):
