@@ -148,9 +148,8 @@ def prepare(
     layout = run.layout
     run.grow(plan.draws)
     every = units(layout, len(timesteps), range(run.draws))
-    if retry:
-        for unit in (unit for unit in every if run.given_up(unit)):
-            run.retry(unit)
+    for unit in (unit for unit in every if retry and run.given_up(unit)):
+        run.retry(unit)
     suspicion = Suspicion.of(run.attempts(), every, lenient=retry)
     notes = [suspicion.note] if suspicion.note else []
     return Study(predictor, source, plan, timesteps, layout, run, shard, layout.pairs, notes=notes, suspicion=suspicion)
