@@ -78,7 +78,7 @@ def default_out(checkpoint: str) -> Path:
     default=True,
     help="Try the common conventions on the data first, where that is not most of the run.  [default: probe]",
 )
-@click.option("--retry", is_flag=True, help="Try again what was given up after two crashes.")
+@click.option("--retry", is_flag=True, help="Try again what was given up.")
 @click.option("--deterministic", is_flag=True, help="Only kernels that give the same bits every time.")
 @click.option("--verify", type=click.IntRange(min=1), metavar="N", help="Measure N finished units again and compare.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and its cost, measure nothing.")

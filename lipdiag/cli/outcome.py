@@ -51,8 +51,9 @@ def verify_finite(out: Path) -> None:
     if (done == QUARANTINED).any():
         time, draw = np.argwhere(done == QUARANTINED)[0]
         raise IncompleteError(
-            f"{(done == QUARANTINED).sum()} pairs of {out} were given up after two attempts that died or failed, first "
-            f"at timestep {dataset['timestep'].values[time]:g}, draw {draw}; the rest is measured; --retry tries again"
+            f"{(done == QUARANTINED).sum()} pairs of {out} were given up, as launches died or the model failed there, "
+            f"first at timestep {dataset['timestep'].values[time]:g}, draw {draw}; the rest is "
+            "measured; --retry tries again"
         )
     for name, variable in dataset.data_vars.items():
         if name == "done" or variable.dims[:2] != ("time", "draw"):

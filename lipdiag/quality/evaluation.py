@@ -7,8 +7,6 @@ This module needs no torch.
 """
 
 import json
-import os
-import shutil
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lipdiag.errors import RunError, StorageError
+from lipdiag.files import aside, replace_folder, restore, staged
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -72,8 +71,14 @@ def grown(old: "xr.Dataset", asked: "xr.Dataset", path: Path) -> "xr.Dataset":
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something at `path`, or was when a kill came between the two renames of `write`."""
-    return path.exists() or beside(path, "old").exists()
+    """Whether there is an evaluation to go on with; one that a kill left under its other name is brought back.
+
+    Raises:
+        StorageError: If that cannot be done.
+    """
+    with writing(path):
+        restore(path)
+    return path.exists()
 
 
 def open_evaluation(path: str | Path) -> "xr.Dataset":
@@ -85,7 +90,7 @@ def open_evaluation(path: str | Path) -> "xr.Dataset":
     import xarray as xr
 
     path = Path(path)
-    home = beside(path, "old") if exists(path) and not path.exists() else path
+    home = path if path.exists() or not aside(path).exists() else aside(path)
     try:
         attributes = json.loads((home / "zarr.json").read_text())["attributes"]
         version = attributes.get("format_version")
@@ -106,7 +111,7 @@ def open_evaluation(path: str | Path) -> "xr.Dataset":
 def write(dataset: "xr.Dataset", path: str | Path) -> None:
     """Put an evaluation at `path`, in place of what is there.
 
-    A kill between the two renames leaves the old one under its other name, where `open_evaluation` finds it.
+    A kill between the two renames leaves the old one aside, where `open_evaluation` finds it.
 
     Raises:
         StorageError: If it cannot be written; what was there before is untouched.
@@ -114,25 +119,11 @@ def write(dataset: "xr.Dataset", path: str | Path) -> None:
     path = Path(path)
     # text of any length, because zarr's version 3 does not define text of a fixed one
     dataset = dataset.assign_coords(sampler=dataset["sampler"].values.astype(object))
-    staging, aside = beside(path, f"{os.getpid()}"), beside(path, "old")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # version 3 of the format has no word on consolidation; xarray asks
-                dataset.to_zarr(staging, mode="w", zarr_format=3, consolidated=True)
-            if path.exists():
-                shutil.rmtree(aside, ignore_errors=True)
-                os.rename(path, aside)
-            os.rename(staging, path)
-            shutil.rmtree(aside, ignore_errors=True)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-def beside(path: Path, name: str) -> Path:
-    """A hidden name in the same folder, so that renaming never copies."""
-    return path.with_name(f".{path.name}.{name}")
+    with writing(path), staged(path) as staging:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # version 3 of the format has no word on consolidation; xarray asks
+            dataset.to_zarr(staging, mode="w", zarr_format=3, consolidated=True)
+        replace_folder(staging, path)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from .gallery import FIGURES, plot
 from .graphic import inline
 from .html import Markup, element, joined, printable
 from .number import with_half_width
-from .picture import _replace
+from .picture import write
 from .provenance import provenance, version
 from .run import Run, read
 from .verdict import Verdict, between, verdicts
@@ -58,7 +58,7 @@ def report(
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"cannot write a page to {path}: its name must end in .html")
-    return _replace(path, page(runs, labels).encode())
+    return write(path, page(runs, labels).encode())
 
 
 def page(runs: "xr.Dataset | Sequence[xr.Dataset]", labels: Sequence[str] | None = None) -> str:

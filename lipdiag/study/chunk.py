@@ -5,14 +5,13 @@ an event loop, codecs and threads, which wait for each other for a millisecond a
 """
 
 import math
-import os
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import google_crc32c
 import numpy as np
 
+from ..files import replace_file
 from .layout import Unit
 
 CHECKSUM = 4
@@ -35,21 +34,14 @@ def read(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def write(file: Path, values: np.ndarray) -> None:
-    """Store the numbers of a chunk, whole or not at all.
+    """Store the numbers of a chunk, whole or not at all; its checksum tells of one that a power cut tore.
 
     Raises:
         OSError: If the disk is full, or the place may not be written.
     """
     data = values.astype(values.dtype.newbyteorder("<")).tobytes()
-    temporary = file.with_name(f"{file.name}.{token_hex(8)}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as handle:
-            handle.write(data + _checksum(data))
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(file, data + _checksum(data), sync=False)
 
 
 def key(unit: Unit, array: Any) -> str:

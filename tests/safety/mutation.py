@@ -408,6 +408,29 @@ BUGS = {
         "array.chunks).size)\n        except UNREADABLE:\n            return True",
         "study/test_store.py -k flipped_bit",
     ),
+    "draws that a growth does not number": Bug(
+        "study/header.py", "np.arange(number * size, (number + 1) * size)", "np.zeros(size, np.int64)",
+        "safety/test_survival.py -k growth",
+    ),
+    "a launch that begins is a death": Bug(
+        "study/suspicion.py", "max(self.died(unit), 0) + ", "abs(self.died(unit)) + ",
+        "safety/test_survival.py -k kills_every_launch",
+    ),
+    "a machine taken away costs a unit": Bug(
+        "study/suspicion.py", "EARLY, LATE = 1, 3", "EARLY, LATE = 1, 4", "safety/test_survival.py -k taken_away"
+    ),
+    "a state is kept without its rows": Bug(
+        "training/session.py", "writer.logged == state.step < recipe.steps", "state.step < recipe.steps",
+        "training/test_session.py -k full_once",
+    ),
+    "a part of a row is a row": Bug(
+        "training/log.py", "left = left[self.file.write(left) :]", "left = left[: 0 * self.file.write(left)]",
+        "training/test_session.py -k takes_a_part",
+    ),
+    "the old folder is lost": Bug(
+        "files.py", "    except OSError:\n        restore(path)\n        raise", "    except OSError:\n        raise",
+        "test_files.py -k replaced_or_stays",
+    ),
     "newer formats are read": Bug(
         "study/folder.py", "version > FORMAT_VERSION", "version > 1000", "study/test_store.py -k newer"
     ),
