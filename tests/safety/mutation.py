@@ -225,7 +225,7 @@ BUGS = {
         "report/test_advice.py -k follows_from_the_loss",
     ),
     "a mean of K for its median": Bug(
-        "report/advice.py", "float(np.median(np.interp", "float(np.mean(np.interp",
+        "report/cells.py", "float(np.median(np.interp", "float(np.mean(np.interp",
         "report/test_advice.py -k ten_times_its_median",
     ),
     "the largest jump as if it had not been picked": Bug(
