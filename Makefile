@@ -8,6 +8,7 @@ help:
 	@echo "make demo     install, measure the embedded pair of models, draw the figure (under 2 minutes once installed)"
 	@echo "make test     install the test tools and run the tests"
 	@echo "make torture  50 killed workers, 30 000 damaged files, 10 000 draws, every known bug; statistics at a fresh seed"
+	@echo "make oldest   read the bad files with the oldest readers that pyproject.toml allows"
 	@echo "make lint     style and types"
 	@echo "make bench    cost of every quantity next to its floor and to what one would write instead"
 	@echo "make figures  redraw figures/ from the embedded models"
@@ -34,6 +35,12 @@ torture: .venv/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations=0
 	LIPDIAG_SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m statistical -n 2 --dist worksteal
 
+OLDEST := safetensors==0.5.0 zarr==3.1.0 numcodecs==0.14.0 crc32c
+oldest: .venv/tested
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/oldest $(OLDEST)
+	FOLDER=$$(mktemp -d) && PYTHONPATH=.venv/oldest:. OMP_NUM_THREADS=1 $(BIN)/python -m tests.safety.corpus $$FOLDER \
+		> $$FOLDER/found.jsonl || { grep '"fine": false' $$FOLDER/found.jsonl; exit 1; }
+
 lint: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,5 +55,5 @@ figures: .venv/installed
 clean:
 	rm -rf .venv demo
 
-.PHONY: help demo test torture lint bench figures clean
+.PHONY: help demo test torture oldest lint bench figures clean
 .DEFAULT_GOAL := help

@@ -1,4 +1,15 @@
-"""What can go wrong on the user's side, each with the exit code of the command line."""
+"""What can go wrong on the user's side, each with the exit code of the command line, and what is to be known."""
+
+
+class LipdiagWarning(UserWarning):
+    """A caution, as `lipdiag.measure` gives it in Python."""
+
+
+class Caution(str):
+    """A note that numbers may not mean what their reader takes them for.
+
+    It is kept with a run, stands first in its tables and pages, and is a warning in Python; any other note is a fact.
+    """
 
 
 class LipdiagError(Exception):

@@ -1,12 +1,15 @@
-"""Reading and writing whole files so that neither a crash nor a stranger's file does harm.
+"""Files and folders read and written so that neither a crash nor a stranger's file does harm.
 
-A file is written under a temporary name beside its own, flushed to the disk and renamed: whoever looks sees the old
-file or the new one. A file is opened without waiting (a pipe would block for ever) and must be a regular file.
+What is written exists whole or not at all: it is made under a hidden name beside its own and renamed, so that whoever
+looks sees the old or the new. A file is opened without waiting (a pipe would block for ever) and must be a regular
+file.
 """
 
 import errno
+import glob
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -28,6 +31,34 @@ def shown(name: object) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+def replace_file(target: Path, data: bytes, mode: int = 0o666, sync: bool = True) -> None:
+    """Write a file as a whole or not at all, in the place of the old one if there is one.
+
+    Args:
+        target: The file; a link is replaced.
+        data: Its bytes.
+        mode: Its permissions, less those that the process withholds from new files.
+        sync: Whether to wait until it is on the disk, for those whose loss in a power cut nothing would tell.
+
+    Raises:
+        OSError: If the disk is full, the place is missing or may not be written; nothing is left behind.
+    """
+    temporary = target.with_name(f".{target.name[:100]}.{token_hex(6)}.tmp")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    if sync:
+        sync_folder(target.parent)
+
+
 def atomic_write(path: str | Path, data: bytes) -> None:
     """Write a file as a whole or not at all.
 
@@ -37,7 +68,6 @@ def atomic_write(path: str | Path, data: bytes) -> None:
         StorageError: If the disk is full, the place is missing or may not be written; nothing is left behind.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:100]}.{token_hex(6)}.tmp")
     try:
         mode = 0o666
         with suppress(FileNotFoundError):
@@ -45,19 +75,112 @@ def atomic_write(path: str | Path, data: bytes) -> None:
             if not stat.S_ISREG(status.st_mode):
                 raise StorageError(f"Cannot write {shown(path)}: it exists and is not a regular file.")
             mode = stat.S_IMODE(status.st_mode)
-        try:
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-        sync_folder(target.parent)
+        replace_file(target, data, mode)
     except OSError as error:
         raise StorageError(f"Cannot write {shown(path)}: {reason(error, target.parent)}.") from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in a folder in which nobody else writes."""
+    for file in temporaries(folder):
+        file.unlink(missing_ok=True)
+
+
+def temporaries(folder: Path) -> list[Path]:
+    """What was being written into a folder, and is not whole."""
+    return [file for file in folder.iterdir() if re.fullmatch(r"\..+\.[0-9a-f]{12}\.tmp", file.name)]
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """The name under which a folder is made that is to appear at `path` whole, by `os.rename` or `replace_folder`.
+
+    It lies in a hidden folder beside `path`, which is gone in the end. One that a killed process left is removed by the
+    next one: whoever works in it holds a lock on it, which the system takes from the dead.
+
+    Raises:
+        OSError: If the place may not be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_dead(path)
+    while True:
+        home = path.with_name(stem(path) + token_hex(6))
+        home.mkdir()
+        with locked(home):
+            if not home.exists():  # taken for that of a dead process before the lock was held
+                continue
+            try:
+                yield home / "new"
+            finally:
+                shutil.rmtree(home, ignore_errors=True)
+            return
+
+
+def stem(path: Path) -> str:
+    """How the hidden folders begin in which others are made that are to appear at `path`."""
+    return f".{path.name[:100]}."
+
+
+def remove_dead(path: Path) -> None:
+    """Remove the hidden folders that killed processes left which were making one for `path`."""
+    for other in path.parent.glob(f"{glob.escape(stem(path))}*"):
+        if re.fullmatch("[0-9a-f]{12}", other.name[len(stem(path)) :]):
+            with locked(other, wait=False) as dead:
+                if dead:
+                    shutil.rmtree(other, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """A lock on a folder that one process at a time holds; whether it is held, which some file systems never grant."""
+    held, descriptor = False, None
+    try:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        yield held
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Exchange a new folder and the one at `path`, if there is one.
+
+    No system renames a folder over a full one. A kill between the renames leaves the old one at `aside(path)`, from
+    where `restore` brings it back.
+
+    Raises:
+        OSError: If that cannot be done; the old one is where it was.
+    """
+    restore(path)
+    if not path.exists():
+        os.rename(new, path)
+        return
+    os.rename(path, aside(path))
+    try:
+        os.rename(new, path)
+    except OSError:
+        restore(path)
+        raise
+    os.rename(aside(path), new)
+
+
+def aside(path: Path) -> Path:
+    """Where `replace_folder` keeps the old folder while the new one takes its place."""
+    return path.with_name(f".{path.name}.old")
+
+
+def restore(path: Path) -> None:
+    """Bring back the folder that a killed `replace_folder` set aside; remove what killed processes left beside it."""
+    remove_dead(path)
+    if path.exists():
+        shutil.rmtree(aside(path), ignore_errors=True)
+    elif aside(path).exists():
+        os.rename(aside(path), path)
 
 
 def make_folder(path: str | Path) -> None:

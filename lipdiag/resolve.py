@@ -16,12 +16,28 @@ from .diffusion.clock import Timesteps
 from .diffusion.parameterization import eps
 from .diffusion.predictor import CLASS_INPUTS, NetworkPredictor, Predictor, RawOutput
 from .diffusion.schedule import Table
-from .errors import UsageError
+from .diffusion.spelling import spell
+from .errors import Caution, CheckpointError, UsageError
+from .files import shown
 from .study.description import Source
 from .study.layout import MOST_DRAWS
 
 LARGEST_VALUE = 100.0
 """Of x0: pictures lie in [-1, 1] and latents within a few tens; 255 is a picture that was not scaled."""
+
+READING = (
+    "weights",
+    "schedule",
+    "parameterization",
+    "clock",
+    "factory",
+    "shape",
+    "function",
+    "conditioning",
+    "label",
+    "original_config",
+)
+"""How a model is read: options of the command line, and words of `measure`."""
 
 MODEL_STEPS = 50
 """Sampler steps for x0 drawn from the model itself, at most."""
@@ -70,47 +86,52 @@ class Model(NamedTuple):
     classed: bool = True
 
 
-def resolve_model(
-    model: Any, factory: str | None = None, shape: tuple[int, ...] | None = None, **reading: Any
-) -> Model:
+def resolve_model(model: Any, **reading: Any) -> Model:
     """A model from a path, the name of an embedded one, a Predictor, or any eps(x, t) with a schedule and shape.
 
     Args:
         model: The path, name or object; with a factory a path or None.
-        factory: `package.module:function` of the user's own that makes the model.
-        shape: Of one sample, for a factory that returns a bare network.
-        reading: `weights`, `conditioning`, `label`, `original_config`, `schedule`, `parameterization`, `clock`, in
-            place of what the files tell; `function="raw"` for the network's own output in the place of eps.
+        reading: Words of `READING`. `factory` is `package.module:function` of the user's own that makes the model, and
+            `shape` that of one sample where it returns a bare network; `weights`, `conditioning`, `label`,
+            `original_config`, `schedule`, `parameterization` and `clock` stand in place of what the files tell;
+            `function="raw"` is the network's own output in the place of eps.
 
     Raises:
         CheckpointError: If a checkpoint is refused.
-        UsageError: If an object is neither.
+        UsageError: If an object is neither, or a word is unknown or cannot apply.
     """
+    strange = sorted(set(reading) - set(READING))
+    if strange:
+        raise UsageError(f"there is no word {strange[0]!r} for how a model is read; known are {', '.join(READING)}")
+    reading = {name: value for name, value in reading.items() if value is not None}
+    function = reading.pop("function", "eps")
+    if function not in ("eps", "raw"):
+        raise UsageError(f"function is {function!r}: measure eps, the noise, or raw, the network's own output")
+    predictor = _resolved(model, **reading)
+    known = predictor.data, predictor.notes, predictor.path, predictor.classed
+    found = Model(predictor, *known)
+    if function == "eps":
+        return found
+    note = "measured: the network's own output in its own input, in the place of eps"
+    return found._replace(predictor=RawOutput(predictor), notes=(*predictor.notes, note))
+
+
+def _resolved(model: Any, **reading: Any) -> Predictor:
+    """The predictor, which knows its data and notes."""
     from . import zoo
 
-    if reading.pop("function", "eps") == "raw":
-        plain = resolve_model(model, factory, shape, **reading)
-        note = "measured: the network's own output in its own input, in the place of eps"
-        return plain._replace(predictor=RawOutput(plain.predictor), notes=(*plain.notes, note))
-    classed = any(reading.get(name) is not None for name in ("label", "conditioning"))
-    if factory is not None:
-        made = zoo.make(factory, model, shape=shape, **reading)
-        return Model(made.predictor, None, (*made.notes, *made.predictor.notes), model, classed)
-    if isinstance(model, str | Path):
-        asked = ("weights", "conditioning", "label", "original_config")
-        checkpoint = zoo.read(model, **{name: reading.pop(name) for name in asked if name in reading})
-        taken = (
-            ()
-            if len(checkpoint.available) < 2
-            else (f"{checkpoint.weights} weights, of {' and '.join(checkpoint.available)}",)
+    if isinstance(model, str | Path) or (model is None and "factory" in reading):
+        return zoo.predictor(model, **reading)
+    if reading:
+        raise UsageError(
+            f"a model in memory is measured as it is, so {' and '.join(reading)} cannot be given beside it: make the "
+            "Predictor that way, or give the checkpoint's path"
         )
-        notes = (*checkpoint.notes, *taken)
-        return Model(zoo.assemble(checkpoint, shape=shape, **reading), checkpoint.data, notes, model, classed)
     if isinstance(model, Predictor):
-        return Model(model)
+        return model
     if callable(model) and hasattr(model, "schedule") and hasattr(model, "shape"):
         clock = getattr(model, "clock", Timesteps())
-        return Model(NetworkPredictor(model, model.schedule, eps, clock, tuple(model.shape)))
+        return NetworkPredictor(model, model.schedule, eps, clock, tuple(model.shape))
     raise UsageError(
         f"cannot measure a {type(model).__name__}: give a path, a lipdiag.Predictor (NetworkPredictor wraps any "
         "network), or a callable eps(x, t) with attributes schedule and shape"
@@ -143,7 +164,8 @@ def resolve_source(model: Model, data: Any, seed: int, encode: bool = False) -> 
         with suppress(UsageError):  # the record names data that are not on this machine
             data = dataset(model.data, shape=shape)
     if data is None:
-        return from_model(predictor, seed)
+        lost = "" if model.data is None else f", since its data ({shown(model.data)}) are not here"
+        return from_model(predictor, seed, lost)
     if isinstance(data, torch.Tensor | np.ndarray):
         values = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
         data = array("an array", values, shape)
@@ -169,7 +191,9 @@ def with_classes(source: Source, data: Any, model: Model, seed: int) -> Source:
     if name is None or data.labels is None:
         return source
     if model.classed:
-        return replace(source, notes=(f"the classes in {data.name} are not told: the model has its own {name}",))
+        return replace(
+            source, notes=[*source.notes, f"the classes in {data.name} are not told: the model has its own {name}"]
+        )
     bare: Any = predictor.predictor if isinstance(predictor, RawOutput) else predictor
     blank, labels = bare.conditioning[name], np.asarray(data.labels)
     network: Any = bare.network
@@ -180,7 +204,9 @@ def with_classes(source: Source, data: Any, model: Model, seed: int) -> Source:
         said = (
             f"{data.name} has {labels.max() + 1} folders and the model {others} of classes, so {name} is the same for "
         )
-        return replace(source, notes=(said + "every x0: name the folders by the numbers of their classes",))
+        return replace(
+            source, notes=[*source.notes, said + "every x0: name the folders by the numbers of their classes"]
+        )
     if known is not None and labels.max() >= known:
         raise UsageError(
             f"{data.name} has the class {labels.max()}, and the model knows 0 to {known - 1}; give --label"
@@ -189,7 +215,7 @@ def with_classes(source: Source, data: Any, model: Model, seed: int) -> Source:
         source,
         label=lambda i: int(labels[data_index(seed, i, len(data))]),
         labels=hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),
-        notes=(f"each x0 of {data.name} is told its own class, as {name}",),
+        notes=[*source.notes, f"each x0 of {data.name} is told its own class, as {name}"],
     )
 
 
@@ -220,26 +246,52 @@ def from_data(data: Any, seed: int) -> Source:
     return Source(lambda i: data[data_index(seed, i, len(data))], data.name, data.fingerprint)
 
 
-def from_model(predictor: Predictor, seed: int) -> Source:
-    """Each draw is one deterministic DDIM sample of the model, made with a few others when it is first asked for."""
+def from_model(predictor: Predictor, seed: int, lost: str = "") -> Source:
+    """Each draw is one deterministic DDIM sample of the model, made with a few others when it is first asked for.
+
+    They are kept in the range that the model's files tell. The first ones are looked at: what the model itself does not
+    take for data is said.
+
+    Args:
+        predictor: The model.
+        seed: Of the first noise.
+        lost: Why there are no data, to be said.
+
+    Raises:
+        CheckpointError: When samples are asked for that are not finite.
+    """
+    from .quality.doubt import doubt
     from .quality.sample import sample
     from .study import draw
 
-    table = predictor.schedule.timesteps if isinstance(predictor.schedule, Table) else MODEL_STEPS
+    model = predictor.predictor if isinstance(predictor, RawOutput) else predictor  # only eps can be sampled with
+    table = model.schedule.timesteps if isinstance(model.schedule, Table) else MODEL_STEPS
     steps = max(k for k in range(1, MODEL_STEPS + 1) if table % k == 0)  # DDIM strides evenly over a table
+    kept = "" if model.limit is None else f", {spell(model.limit)}"
+    name = f"samples of the model itself (DDIM, {steps} steps{kept})"
+    notes: list[str] = [Caution(f"x0 are {name}{lost}: give the data it was trained on by --data")]
 
     def noise(i: int) -> torch.Tensor:
-        return torch.from_numpy(draw.generator(seed, "model_sample", i).standard_normal(predictor.shape))
+        return torch.from_numpy(draw.generator(seed, "model_sample", i).standard_normal(model.shape))
 
     @lru_cache(maxsize=-(-MOST_DRAWS // MODEL_BATCH) + 1)  # what a unit spans
     def block(first: int) -> torch.Tensor:
         start = torch.stack([noise(i) for i in range(first, first + MODEL_BATCH)])
-        return sample(predictor, noise=start, steps=steps).cpu()
+        found = sample(model, noise=start, steps=steps)
+        if not found.isfinite().all():
+            raise CheckpointError(
+                "samples of the model itself, which stand for data where none are given, are not finite: give data by "
+                "--data, or check weights, schedule and parameterization with `lipdiag inspect`"
+            )
+        if len(notes) == 1 and (reason := doubt(model, found)):
+            notes.append(Caution(f"x0 are doubtful: {reason}; give data by --data"))
+        return found.cpu()
 
     return Source(
         lambda i: block(i // MODEL_BATCH * MODEL_BATCH)[i % MODEL_BATCH],
-        f"samples of the model itself (DDIM, {steps} steps)",
+        name,
         "model",
         passes=steps,
         stand_in=noise,
+        notes=notes,
     )

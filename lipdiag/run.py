@@ -3,22 +3,25 @@
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .diffusion.predictor import Predictor, RawOutput
-from .errors import CheckpointError, LipdiagError, UsageError
-from .files import shown
+from .errors import Caution, LipdiagWarning, UsageError
+from .files import shown as printable
 from .linalg.linearize import out_of_memory
+from .provenance import versions
 from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
+from .shared_network import lifted
 from .study import measure as study
-from .study.arithmetic import Autocast, arithmetic, compiled, evaluating
+from .study.answer import answered, in_a_sentence, verify_weights
+from .study.arithmetic import arithmetic, compiled, differentiable, evaluating
 from .study.description import Source
 from .study.plan import Plan
 from .study.quantity import QUANTITIES
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS, PROBE_SHARE = 60.0, 0.1
 """What the probe of conventions may take: so long, or that much of a longer run."""
+
+NOT_TRIED = "whether prediction, time, schedule and range are told right was not tried"
 
 
 @contextmanager
@@ -43,6 +48,7 @@ def prepared(
     deterministic: bool = False,
     encode: bool = False,
     priced: Callable[[study.Study], bool] = lambda ready: True,
+    probe: bool = True,
     **overrides: Any,
 ) -> Iterator[study.Study]:
     """A study ready to run: model loaded, timed and checked, run made or found; see `measure` for the arguments.
@@ -60,21 +66,30 @@ def prepared(
         encode: As for `measure`.
         priced: Called with the study when its price is known and before the model is checked, which takes some hundred
             forward passes, and with data two thousand; returns whether to go on with that.
+        probe: Whether the conventions that the model is used by are tried on the data.
         overrides: As for `measure`.
     """
     plan = plan or Plan()
     if plan.tolerance is not None and shard != (0, 1):
         raise UsageError("a tolerance needs all draws in one process; give --draws instead, or leave --shard out")
-    found = resolve_model(model, **overrides)
+    with torch.inference_mode(False):
+        found = resolve_model(model, **overrides)
     predictor = found.predictor
     if predictor.function == "raw":
         plan = of_raw_output(plan)
     place = resolve_device(device)
     home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
-    with evaluating(predictor, plan), arithmetic(deterministic):
+    verify_weights(predictor)
+    with (
+        differentiable(predictor),
+        evaluating(predictor, plan),
+        arithmetic(deterministic),
+        ExitStack() as changed,
+    ):
         predictor.to(place)
         try:
-            answers(predictor, plan)
+            plan, said = answered(predictor, plan)
+            said += changed.enter_context(lifted(predictor, plan.torch_dtype))
             source = resolve_source(found, data, plan.seed, encode)
             attributes = {
                 "data": source.name,
@@ -85,46 +100,17 @@ def prepared(
                 predictor, source, plan, None if out is None else Path(out), resume, attributes, shard, retry
             )
             ready.halving = not deterministic
-            ready.notes += remarks(found, source)
+            ready.notes += [*remarks(found, source), *said]
             if compiled(predictor):
                 ready.notes.append("torch.compile is set aside: the network is measured as it is written")
             study.price(ready)
             if priced(ready):
-                ready.notes += tried_conventions(ready)
-                study.check(ready)
+                with in_a_sentence(predictor, plan):
+                    study.check(ready)
+                    ready.notes += tried_conventions(ready) if probe else [NOT_TRIED]
             yield ready
         finally:
             predictor.to(home)
-
-
-def answers(predictor: Predictor, plan: Plan) -> None:
-    """Ask the model once, so that one that fails whatever it is asked ends in a sentence, not inside of its own code.
-
-    Raises:
-        CheckpointError: With what it raised, or if it rounds by autocast inside itself.
-    """
-    home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
-    x = torch.zeros(2, *predictor.shape, dtype=plan.torch_dtype, device=home)
-    t = torch.full((2,), 0.5, dtype=torch.float64, device="cpu" if home.type == "mps" else home)
-    autocast = Autocast(home)
-    try:
-        with torch.no_grad(), autocast:
-            predictor(x, t)
-    except LipdiagError:
-        raise
-    except Exception as error:  # a stranger's network may raise anything
-        if out_of_memory(error):
-            raise LipdiagError("out of memory with two samples; use a machine with more memory") from None
-        raise CheckpointError(
-            f"the network fails on a batch of shape {tuple(x.shape)} in {plan.dtype} with {type(error).__name__}: "
-            f"{shown(error)}; check --shape, --dtype and its conditioning, or see where with --debug"
-        ) from error
-    if autocast.dtype is not None and plan.dtype != "float64":
-        raise CheckpointError(
-            f"the network switches autocast to {str(autocast.dtype).removeprefix('torch.')} on inside itself, and what "
-            "it rounds has no derivative: measure it in float64, which autocast leaves alone (--dtype float64), or "
-            "switch autocast off in it"
-        )
 
 
 def of_raw_output(plan: Plan) -> Plan:
@@ -142,16 +128,21 @@ def tried_conventions(ready: study.Study) -> list[str]:
     """What the probe says, or that it is left out where it would take minutes and much of the run."""
     if ready.source.fingerprint == "model":
         return []
+    if ready.findings.company.of:
+        return ["whether prediction, time, schedule and range are told right was not tried, which mixes timesteps"]
     from .zoo.probe import PASSES
 
     cost = estimate(ready)
     seconds = PASSES * cost["pass_seconds"]
     if seconds > max(PROBE_SECONDS, PROBE_SHARE * cost["seconds"]):
-        return [
-            f"whether prediction, time, schedule and range are told right was not tried, which would take "
-            f"{seconds / 60:.0f} min: `lipdiag inspect --data` tries them"
-        ]
-    return calibration(ready.predictor, ready.source)
+        return [Caution(f"{NOT_TRIED}, which would take {seconds / 60:.0f} min: `lipdiag inspect --data` tries them")]
+    try:
+        return calibration(ready.predictor, ready.source)
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
+        # the model answers what is measured: a single timestep, or smaller batches
+        return [Caution(f"{NOT_TRIED}: {printable(error)}")]
 
 
 def calibrated(model: Any, data: Any, device: str = "auto", **overrides: Any) -> list[str]:
@@ -167,7 +158,9 @@ def calibration(predictor: Predictor, source: Source) -> list[str]:
 
     network = predictor.predictor if isinstance(predictor, RawOutput) else predictor
     found = probe(network, torch.stack([source.sample(i) for i in range(DRAWS)]))
-    return [] if found is None else found.notes
+    if found is None:
+        return []
+    return found.notes if found.right and found.trained else [Caution(note) for note in found.notes]
 
 
 def launch(ready: study.Study) -> dict[str, Any]:
@@ -184,7 +177,7 @@ def launch(ready: study.Study) -> dict[str, Any]:
         "device_type": device.type,
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "versions": {"python": platform.python_version(), **versions(*names)},
     }
 
 
@@ -217,6 +210,7 @@ def measure(
     *,
     device: str = "auto",
     progress: bool = True,
+    probe: bool = True,
     **overrides: Any,
 ) -> "xr.Dataset":
     """Measure a model: every quantity of the plan, at every timestep, on every draw.
@@ -230,22 +224,34 @@ def measure(
         resume: Whether an existing run at `out` may be gone on with.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         progress: Whether to show a bar.
-        overrides: `weights`, `schedule`, `parameterization`, `clock` of a checkpoint, as on the command line; `encode`
-            to make latents of pictures by the vae in a latent model's folder.
+        probe: Whether other conventions are first tried on the data, in some two thousand forward passes.
+        overrides: `weights`, `schedule`, `parameterization`, `clock` of a checkpoint, as on the command line; a model
+            in memory takes `function` alone; `encode` to make latents of pictures by the vae in the model's folder.
 
     Returns:
         The dataset of `design`: dims (`time`, `draw`), one variable a quantity, `done` marking what was measured.
-        Interrupting returns what was measured so far.
+        Interrupting returns what was measured so far. Its attributes `warnings` and `notes` say what has to be known
+        of its numbers; each of the warnings is a `LipdiagWarning` too.
 
     Raises:
         LipdiagError: In one sentence, when the model, the data, the plan or the disk cannot be used.
     """
-    with prepared(predictor, data, plan, out, resume, device, **overrides) as ready:
+    with prepared(predictor, data, plan, out, resume, device, probe=probe, **overrides) as ready:
+        told = len(ready.notes)
+        warn(ready.notes, level=2)
         bar: Callable[..., Any] = quiet_bar
         if progress:
             bar = progress_bar()
         carry_out(ready, bar)
+    warn(ready.notes[told:], level=2)
     return ready.store.dataset()
+
+
+def warn(notes: Sequence[str], level: int) -> None:
+    """Give each caution among notes as a warning of Python's, from the caller so many levels above."""
+    for note in notes:
+        if isinstance(note, Caution):
+            warnings.warn(note, LipdiagWarning, stacklevel=level + 1)
 
 
 def progress_bar() -> Callable[..., Any]:

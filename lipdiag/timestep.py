@@ -30,14 +30,19 @@ class Sharing:
         clock: Says which block a timestep lies in, and the blocks' edges.
         positional: The network's parameters that may be given by position, in their order; none where it takes any.
         name: The parameter that takes the timestep; None where no name tells.
+
+    Attributes:
+        active: Whether it does; a network is measured with its sharing lifted out of it.
     """
+
+    active = True
 
     def __init__(self, clock: Shared, positional: Sequence[str], name: str | None):
         self.clock, self.positional, self.name = clock, tuple(positional), name
         self.settled = False
 
     def __call__(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        place = self.place(args, kwargs)
+        place = self.place(args, kwargs) if self.active else None
         if place is None:
             return args, kwargs  # the network itself says that its timestep is missing
         if isinstance(place, str):

@@ -209,7 +209,27 @@ def test_a_checkpoint_without_data_is_measured_on_its_own_samples(tmp_path):
     result = run("measure", "ckpt.pt", *SMALL)
     assert result.exit_code == 0, result.stderr
     assert "samples of the model itself" in result.stderr
+    assert "warning: x0 are samples of the model itself" in result.stderr
+    assert result.stdout.startswith("Warning, ")
     assert "samples of the model itself" in lipdiag.open_run("ckpt.zarr").attrs["data"]
+
+
+def test_the_machine_s_line_holds_warnings_and_notes_and_names_as_they_are():
+    """A run whose name holds the letters of a number that is none keeps them."""
+    data = np.zeros((3, 1, 8, 8), np.float32)
+    data[0, 0, 0, 0] = 0.5
+    np.save("x.npy", data)
+    result = run(
+        "measure", "digits-ddpm", "--data", "x.npy", *SMALL, "--json", "--quiet", "--out", "NaNcy-Infinity.zarr"
+    )
+    assert result.exit_code == 0, result.stderr
+    line = json.loads(result.stdout, parse_constant=lambda word: pytest.fail(word))
+    assert line["run"] == "NaNcy-Infinity.zarr"
+    assert line["warnings"] == lipdiag.open_run("NaNcy-Infinity.zarr").attrs["warnings"] != []
+    result = run("measure", "digits-ddpm", *SMALL, "--json", "--quiet", "--no-probe", "--out", "plain.zarr")
+    line = json.loads(result.stdout)
+    assert line["warnings"] == []
+    assert any("was not tried" in note for note in line["notes"])
 
 
 def test_plot_draws_without_loading_a_model(tmp_path):

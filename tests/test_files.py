@@ -7,7 +7,18 @@ import pytest
 
 from lipdiag import files
 from lipdiag.errors import CheckpointError, StorageError
-from lipdiag.files import atomic_write, make_folder, open_regular, parse_json, read_json, shown
+from lipdiag.files import (
+    aside,
+    atomic_write,
+    make_folder,
+    open_regular,
+    parse_json,
+    read_json,
+    replace_folder,
+    restore,
+    shown,
+    staged,
+)
 
 
 def test_a_file_is_written_with_the_permissions_of_a_new_one_and_nothing_beside_it(tmp_path):
@@ -39,6 +50,39 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, sta
         atomic_write(tmp_path / "x", b"new")
     monkeypatch.undo()
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("x", b"old")]
+
+
+def test_a_folder_made_by_a_dead_process_is_removed_and_one_that_is_being_made_is_not(tmp_path):
+    (tmp_path / ".x.0123456789ab" / "new").mkdir(parents=True)
+    with staged(tmp_path / "x") as alive:
+        alive.mkdir()
+        with staged(tmp_path / "x") as other:
+            other.mkdir()
+            replace_folder(other, tmp_path / "x")
+        assert {file.name for file in tmp_path.iterdir()} == {"x", alive.parent.name}
+    assert {file.name for file in tmp_path.iterdir()} == {"x"}
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_folder_is_replaced_or_stays(tmp_path, monkeypatch, stage):
+    """A disk that is full at any of the renames; what it leaves is brought back, or removed."""
+    for name in ("x", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    real, calls = os.rename, []
+
+    def full(source, target):
+        calls.append(target)
+        if len(calls) == stage:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match="space"):
+        replace_folder(tmp_path / "new", tmp_path / "x")
+    assert [file.name for file in (tmp_path / "x").iterdir()] == ["new" if stage == 3 else "x"]
+    restore(tmp_path / "x")
+    assert not aside(tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

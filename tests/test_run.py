@@ -1,5 +1,7 @@
 """From a checkpoint, data and a plan to a dataset: where things come from."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -11,13 +13,18 @@ from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.parameterization import eps, v
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.errors import CheckpointError, UsageError
+from lipdiag.errors import CheckpointError, LipdiagWarning, UsageError
+from lipdiag.report.page import page
 from lipdiag.report.table import table
+from lipdiag.study.notes import told
 from lipdiag.study.plan import Plan
+from lipdiag.study.store import open_run
+from lipdiag.training.data import dataset
 
 from .networks import SHAPE, Tiny, predictor
 
 PLAN = Plan(timesteps="0,10", draws=2, quantities=("loss",))
+NORMAL = np.random.default_rng(0).normal(size=(8, *SHAPE)).astype(np.float32)
 
 
 class Clock:
@@ -96,9 +103,9 @@ def test_a_price_takes_a_few_forward_passes():
 def test_conventions_are_not_tried_where_that_is_most_of_the_run(monkeypatch):
     """Two thousand forward passes are seconds for a small network; for a large one they are said, not made."""
     data, plan = np.ones((3, *SHAPE), np.float32), Plan(timesteps="0,10", draws=2)
-    monkeypatch.setattr("lipdiag.study.measure.SLOW", -1.0)  # every network is slow
+    monkeypatch.setattr("lipdiag.study.microbatch.SLOW", -1.0)  # every network is slow
     for seconds, tried in ((0.01, True), (1.0, False)):
-        monkeypatch.setattr("lipdiag.study.measure.time", Clock(seconds))
+        monkeypatch.setattr("lipdiag.study.microbatch.time", Clock(seconds))
         with front.prepared(predictor(), data, plan) as ready:
             assert any("calibration:" in note for note in ready.notes) == tried
             assert any("would take 36 min: `lipdiag inspect --data`" in note for note in ready.notes) != tried
@@ -173,6 +180,102 @@ def test_a_raw_output_is_called_by_its_name_and_has_no_loss():
     asked = Plan(timesteps="1,10", draws=4, quantities=("time_difference", "loss"))
     with pytest.raises(UsageError, match="own output has no loss"):
         lipdiag.measure(model, data, asked, function="raw", progress=False)
+
+
+def test_what_may_change_the_meaning_of_numbers_is_a_warning_and_stays_with_the_run(tmp_path):
+    """Samples of its own in the place of data, untrained, made for another range: told in Python, kept, shown first."""
+    with pytest.warns(LipdiagWarning, match="x0 are samples of the model itself .* --data") as given:
+        found = lipdiag.measure(predictor(), plan=PLAN, out=tmp_path / "a.zarr", progress=False)
+    assert any("x0 are doubtful: noised again" in str(warning.message) for warning in given)
+    assert found.attrs["warnings"] == [str(warning.message) for warning in given]
+    assert open_run(tmp_path / "a.zarr").attrs["warnings"] == found.attrs["warnings"]
+    text, html = (" ".join(drawn.split()) for drawn in (table([found]), page([found])))
+    assert text.startswith("Warning, model: x0 are samples of the model itself")
+    heading, caution, section = (html.index(part) for part in ("<h1", "x0 are doubtful: noised again", "<section"))
+    assert heading < caution < section
+    shifted = np.stack([dataset("digits")[i] for i in range(8)]) / 2 + 0.5
+    with pytest.warns(LipdiagWarning, match=r"expects data in \[-1, 1\]"):
+        lipdiag.measure("digits-ddpm", shifted, PLAN, progress=False)
+    with pytest.warns(LipdiagWarning, match="it is untrained"):
+        lipdiag.measure(predictor(), NORMAL, PLAN, progress=False)
+
+
+def test_a_right_use_gives_no_warning_and_says_so_among_the_notes():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = lipdiag.measure("digits-ddpm", plan=PLAN, progress=False)
+    assert found.attrs["warnings"] == []
+    assert any("the convention fits the data" in note for note in found.attrs["notes"])
+    assert "Warning" not in table([found])
+    assert "the convention fits the data" in page([found])
+
+
+def test_the_probe_can_be_switched_off():
+    model, seen = predictor(), []
+    model.network.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = lipdiag.measure(model, NORMAL, PLAN, progress=False, probe=False)
+    assert sum(seen) < 100
+    assert any("was not tried" in note for note in found.attrs["notes"])
+
+
+def test_a_model_that_was_loaded_first_is_measured_as_its_path_is():
+    loaded = lipdiag.load("digits-ddpm")
+    assert loaded.data == "digits"
+    by_path, in_memory = (lipdiag.measure(model, plan=PLAN, progress=False) for model in ("digits-ddpm", loaded))
+    np.testing.assert_array_equal(by_path["loss"], in_memory["loss"])
+    for kind in ("data", "warnings", "notes"):
+        assert by_path.attrs[kind] == in_memory.attrs[kind]
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "said"),
+    [
+        ("digits-ddpm", {"nonsense": 3}, "no word 'nonsense' .* known are weights, schedule"),
+        ("digits-ddpm", {"function": "x0"}, "function is 'x0'"),
+        (None, {"schedule": "cosine()"}, "in memory is measured as it is, so schedule cannot be given"),
+        (None, {"label": 1, "weights": "raw"}, "so label and weights cannot be given"),
+        (None, {"factory": "lipdiag:load"}, "so factory cannot be given"),
+        (None, {"nonsense": 3}, "no word 'nonsense'"),
+    ],
+)
+def test_words_that_cannot_apply_are_refused(model, words, said):
+    with pytest.raises(UsageError, match=said):
+        lipdiag.measure(model or predictor(), plan=PLAN, progress=False, **words)
+
+
+def test_notes_of_several_launches_are_told_once_each():
+    launches = [{"notes": ["a", "b"], "warnings": ["w"]}, {"notes": ["b", 3]}, "damaged", {"notes": "text"}]
+    assert told({"launches": launches}) == {"warnings": ["w"], "notes": ["a", "b"]}
+    assert told({"launches": 1}) == told({}) == {"warnings": [], "notes": []}
+
+
+def test_samples_of_a_model_that_are_no_numbers_end_the_measurement():
+    model = NetworkPredictor(lambda x, timestep: x * torch.inf, Linear(), eps, Timesteps(), (4,))
+    with pytest.raises(CheckpointError, match="not finite: give data by --data"):
+        resolve.resolve_source(resolve.Model(model), None, 0).sample(0)
+
+
+def test_samples_of_the_model_are_those_of_eps_also_where_its_raw_output_is_measured():
+    model = NetworkPredictor(Tiny(), Linear(), v, Timesteps(), SHAPE).eval()
+    raw = resolve.resolve_model(model, function="raw")
+    one, other = (resolve.resolve_source(found, None, 0).sample(0) for found in (raw, resolve.Model(model)))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_one_slow_pass_is_no_price(monkeypatch):
+    """The first pass of a process may compile: the least of several is what the others take."""
+    data, plan = np.ones((3, *SHAPE), np.float32), Plan(timesteps="0,10", draws=2)
+
+    class Hiccup(Clock):
+        def perf_counter(self) -> float:
+            self.step, step = 1e-3, self.step
+            return super().perf_counter() + step
+
+    monkeypatch.setattr("lipdiag.study.measure.time", Hiccup(60.0))
+    with front.prepared(predictor(), data, plan, priced=lambda ready: False) as ready:
+        assert front.estimate(ready)["pass_seconds"] < 1
 
 
 def test_a_network_that_fails_at_once_ends_in_a_sentence():

@@ -378,3 +378,63 @@ def test_averages_begun_before_sharing_are_read_as_shared(tmp_path):
     assert (
         lipdiag.load(tmp_path).clock == lipdiag.load(tmp_path, weights="raw").clock == Shared(Timesteps(1000), 100, 5)
     )
+
+
+class Inside(nn.Module):
+    """A network that calls a shared one; with `late`, at other timesteps than it is told."""
+
+    def __init__(self, network, late=0):
+        super().__init__()
+        self.network, self.late = network, late
+
+    def forward(self, x, timestep):
+        return self.network(x, timestep + self.late).sample
+
+
+def function(network):
+    """The same as a plain function, shared itself."""
+    return lipdiag.share_timesteps(lambda x, timestep: network(x, timestep).sample)
+
+
+def measured(network, clock, timesteps="3,19,60,150"):
+    from lipdiag.diffusion.parameterization import eps
+    from lipdiag.diffusion.schedule import Linear
+
+    data = np.random.default_rng(0).uniform(-1, 1, (5, 3, 8, 8)).astype("float32")
+    plan = lipdiag.Plan(timesteps=timesteps, draws=1, quantities=("time_derivative", "time_difference", "loss"))
+    predictor = lipdiag.NetworkPredictor(network, Linear(), eps, clock, (3, 8, 8))
+    return lipdiag.measure(predictor, data=data, plan=plan, progress=False)
+
+
+@pytest.mark.parametrize("made", [lipdiag.share_timesteps, lambda n: Inside(lipdiag.share_timesteps(n)), function])
+def test_a_shared_network_is_measured_as_one_whose_clock_is_shared(made):
+    network = made(unet())
+    run, base = measured(network, Timesteps()), measured(unet(), Shared(Timesteps()))
+    for name in ("time_derivative", "time_difference", "loss"):
+        assert np.array_equal(run[name], base[name]), name
+    assert run["time_derivative"][:3].values.max() == 0 < run["time_derivative"][3].item()
+    assert run.attrs["frozen"]["model"]["clock"] == base.attrs["frozen"]["model"]["clock"]
+    assert any("shares its timesteps by itself" in note for note in run.attrs["launches"][0]["notes"])
+    x = torch.zeros(1, 3, 8, 8)  # afterwards it shares again
+    early, late = (network(x, torch.tensor([k])) for k in (3.0, 17.0))
+    assert torch.equal(getattr(early, "sample", early), getattr(late, "sample", late))
+
+
+def test_a_network_that_shares_other_timesteps_than_it_is_told_keeps_its_own_blocks():
+    """Told 60 it hears 67, and 7 more than 12 is in another block than 7 more than 13."""
+    run = measured(Inside(lipdiag.share_timesteps(unet()), late=7), Timesteps(), "3,12,60,150")
+    assert (run["time_difference"].values[:, 0] > 0).tolist() == [False, True, False, True]
+    assert run.attrs["frozen"]["model"]["clock"] == "timesteps(1000)"
+
+
+def test_a_shared_network_of_a_factory_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "shared_factory.py").write_text(
+        "import lipdiag, tests.test_share as made\ndef network(): return lipdiag.share_timesteps(made.unet())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    data = np.random.default_rng(0).uniform(-1, 1, (5, 3, 8, 8)).astype("float32")
+    plan = lipdiag.Plan(timesteps="3,150", draws=1, quantities=("time_derivative", "time_difference"))
+    told = {"schedule": "linear(0.0001, 0.02, 1000)", "parameterization": "eps", "clock": "timesteps(1000)"}
+    run = lipdiag.measure(None, data, plan, factory="shared_factory:network", shape=(3, 8, 8), progress=False, **told)
+    assert run["time_derivative"].values[0] == 0 < run["time_derivative"].values[1]
+    assert run.attrs["frozen"]["model"]["clock"].startswith("shared(timesteps(1000)")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import UsageError
+from ..errors import Caution, UsageError
 from .options import (
     computing,
     describe_facts,
@@ -73,7 +73,12 @@ def default_out(checkpoint: str) -> Path:
     metavar="I/N",
     help="Measure only every N-th unit, from the I-th.  [default: 0/1, or RANK/WORLD_SIZE under torchrun]",
 )
-@click.option("--retry", is_flag=True, help="Try again what was given up after two crashes.")
+@click.option(
+    "--probe/--no-probe",
+    default=True,
+    help="Try the common conventions on the data first, where that is not most of the run.  [default: probe]",
+)
+@click.option("--retry", is_flag=True, help="Try again what was given up.")
 @click.option("--deterministic", is_flag=True, help="Only kernels that give the same bits every time.")
 @click.option("--verify", type=click.IntRange(min=1), metavar="N", help="Measure N finished units again and compare.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and its cost, measure nothing.")
@@ -90,6 +95,7 @@ def measure(
     deterministic: bool,
     verify: int | None,
     dry_run: bool,
+    probe: bool,
     **given: Any,
 ) -> None:
     """Measure how fast a model's noise prediction changes in time and space.
@@ -128,7 +134,7 @@ def measure(
     if verify and not out.exists():
         raise UsageError(f"there is no run {out} to verify; measure it first")
     part = read_shard(shard) if shard else launched_shard()
-    how = {"shard": part, "retry": retry, "deterministic": deterministic, "encode": given["encode"]}
+    how = {"shard": part, "retry": retry, "deterministic": deterministic, "encode": given["encode"], "probe": probe}
     how |= reading_options(given)
     place = None if dry_run else out
     teller = Teller(quiet or bool(verify), place)
@@ -225,7 +231,7 @@ class Teller:
 
     def say(self, ready: Any, *lines: str) -> None:
         for line in () if self.quiet else (*lines, *ready.notes[self.told :]):
-            click.echo(line, err=True)
+            click.echo(f"warning: {line}" if isinstance(line, Caution) else line, err=True)
         self.told = len(ready.notes)
 
 

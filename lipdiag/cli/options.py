@@ -46,6 +46,9 @@ class Refusals(click.Group):
             return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
+        os.environ.pop(
+            "MPLBACKEND", None
+        )  # of the notebook that started this; nothing is shown here, and files need none
         try:
             return super().invoke(ctx)
         except LipdiagError as error:
@@ -147,22 +150,10 @@ computing = options(
 )
 
 
-READING = (
-    "weights",
-    "schedule",
-    "parameterization",
-    "clock",
-    "factory",
-    "shape",
-    "function",
-    "conditioning",
-    "label",
-    "original_config",
-)
-
-
 def reading_options(given: dict[str, Any]) -> dict[str, Any]:
     """Options about how to read a checkpoint, as keywords; what was not given is left out."""
+    from ..resolve import READING
+
     found = {name: given[name] for name in READING if given[name] is not None}
     if "shape" in found:
         try:
@@ -215,12 +206,14 @@ def stoppable() -> Iterator[dict[str, int]]:
 
 
 def describe_facts(facts: dict[str, Any], width: int = 80) -> str:
-    """Names and values in two columns that fit a terminal; empty values are left out, long ones wrapped."""
+    """Names and values in two columns that fit a terminal; empty values are left out, long ones wrapped or told."""
+    from ..report.number import shortened
+
     lines = []
     for name, value in facts.items():
         if value in (None, [], {}, ""):
             continue
         parts = value if isinstance(value, list) and all(isinstance(part, str) for part in value) else [value]
         text = "; ".join(part if isinstance(part, str) else json.dumps(part) for part in parts)
-        lines += textwrap.wrap(text, width, initial_indent=f"{name + ':':<18}", subsequent_indent=" " * 18)
+        lines += textwrap.wrap(shortened(text), width, initial_indent=f"{name + ':':<18}", subsequent_indent=" " * 18)
     return "\n".join(lines)

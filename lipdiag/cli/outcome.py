@@ -1,6 +1,7 @@
 """How a measurement ends: its table, its verdict, and its comparison with itself."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,21 @@ def report_run(out: Path, as_json: bool) -> None:
         return
     summary = summarize(dataset)
     values = {
-        name: {str(s): known(v.sel(statistic=s).values) for s in ("mean", "low", "high", "max")}
+        name: {str(s): v.sel(statistic=s).values.tolist() for s in ("mean", "low", "high", "max")}
         for name, v in summary.items()
     }
-    line = {"run": str(out), "timestep": known(summary["timestep"].values), **values}
-    click.echo(json.dumps(line, allow_nan=False))
+    line = {"run": str(out), "timestep": summary["timestep"].values.tolist(), **values}
+    line |= {kind: dataset.attrs[kind] for kind in ("warnings", "notes")}
+    click.echo(json.dumps(strict(line), allow_nan=False))
 
 
-def known(values: Any) -> Any:
-    """An array as JSON holds it, null where nothing is known."""
-    import numpy as np
-
-    found = values.astype(object)
-    found[~np.isfinite(values)] = None
-    return found.tolist()
+def strict(value: Any) -> Any:
+    """What JSON can hold: it has no word for a number that is none."""
+    if isinstance(value, dict):
+        return {key: strict(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [strict(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def verify_finite(out: Path) -> None:
@@ -49,8 +51,9 @@ def verify_finite(out: Path) -> None:
     if (done == QUARANTINED).any():
         time, draw = np.argwhere(done == QUARANTINED)[0]
         raise IncompleteError(
-            f"{(done == QUARANTINED).sum()} pairs of {out} were given up after two attempts that died or failed, first "
-            f"at timestep {dataset['timestep'].values[time]:g}, draw {draw}; the rest is measured; --retry tries again"
+            f"{(done == QUARANTINED).sum()} pairs of {out} were given up, as launches died or the model failed there, "
+            f"first at timestep {dataset['timestep'].values[time]:g}, draw {draw}; the rest is "
+            "measured; --retry tries again"
         )
     for name, variable in dataset.data_vars.items():
         if name == "done" or variable.dims[:2] != ("time", "draw"):
@@ -58,9 +61,11 @@ def verify_finite(out: Path) -> None:
         bad = ~np.isfinite(variable.values) & (done == 1).reshape(*done.shape, *[1] * (variable.ndim - 2))
         if bad.any():
             time, draw = np.argwhere(bad)[0][:2]
+            blind = ": there is no signal at that timestep (alpha = 0), where eps tells nothing of x0, so leave it out"
             raise NonFiniteError(
                 f"{bad.sum()} values of {name} in {out} are not finite, first at timestep "
                 f"{dataset['timestep'].values[time]:g}, draw {draw}; they are stored as they are"
+                f"{blind if dataset['alpha'].values[time] == 0 else ''}"
             )
 
 

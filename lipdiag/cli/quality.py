@@ -18,7 +18,7 @@ from .options import (
     stoppable,
     use_threads,
 )
-from .outcome import known
+from .outcome import strict
 
 if TYPE_CHECKING:
     import torch
@@ -236,10 +236,10 @@ def choose(name: str | None, data: str) -> "Extractor":
 def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], real: Any) -> dict[str, Any]:
     """What an evaluation is of: model, data, and the program that made it."""
     import platform
-    from importlib.metadata import version
 
     from .. import zoo
     from ..diffusion.spelling import spell
+    from ..provenance import versions
     from ..quality.sample import placement
     from ..study.description import fingerprint
 
@@ -258,15 +258,15 @@ def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], re
         "data_sha256": real.fingerprint,
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "versions": {"python": platform.python_version(), **versions(*names)},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 
 
 def machine_line(result: Any, out: Path) -> dict[str, Any]:
     """An evaluation as JSON holds it, null where nothing is known."""
-    values = {name: known(variable.values) for name, variable in result.items()}
+    values = {name: variable.values.tolist() for name, variable in result.items()}
     wanted = ("extractor", "n", "n_real", "floor_fid", "floor_kid", "floor_n")
     about = {name: result.attrs[name] for name in wanted}
     lists = {name: result[name].values.tolist() for name in ("sampler", "seed")}
-    return {"evaluation": str(out), **about, **lists, **values}
+    return strict({"evaluation": str(out), **about, **lists, **values})

@@ -93,6 +93,14 @@ def noise_integral_inverse(beta_min: float, beta_max: float, B: Tensor) -> Tenso
     return 2 / (beta_min / B + torch.sqrt((beta_min / B) ** 2 + 2 * (beta_max - beta_min) / B))
 
 
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x) to the last digit in float64; torch's own threshold, 20, loses six.
+
+    Not by torch's logsigmoid, which fails under nested vmap on graphics processors.
+    """
+    return torch.nn.functional.softplus(x, threshold=40)
+
+
 @dataclass(frozen=True)
 class VP(Schedule):
     """Variance-preserving diffusion, linear beta (Song et al., Score-Based Generative Modeling through SDEs, 2021)."""
@@ -108,8 +116,8 @@ class VP(Schedule):
         return torch.exp(-B / 2), torch.sqrt(-torch.expm1(-B))
 
     def inverse(self, logsnr):
-        # alpha^2 / sigma^2 = 1 / (e^B - 1), so B = log(1 + e^-logsnr); torch's softplus drops the log1p beyond 20.
-        return noise_integral_inverse(self.beta_min, self.beta_max, -torch.nn.functional.logsigmoid(logsnr))
+        # alpha^2 / sigma^2 = 1 / (e^B - 1), so B = log(1 + e^-logsnr)
+        return noise_integral_inverse(self.beta_min, self.beta_max, softplus(-logsnr))
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,17 @@ and parameterization stay at the true t. That is the whole difference between DD
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from lipdiag.diffusion.clock import Clock
+from lipdiag.diffusion.limit import Limit
 from lipdiag.diffusion.parameterization import Parameterization, convert, eps
 from lipdiag.diffusion.schedule import Schedule
 from lipdiag.errors import CheckpointError, UsageError
@@ -32,10 +36,18 @@ class Predictor(nn.Module, ABC):
         shape: Shape of one sample.
         function: What is measured: "eps", the noise, or "raw", the network's own output.
         notes: What a reader of its numbers has to know.
+        data: The name of the data it was trained on, where its files tell.
+        path: Of the file or folder it was read from, where there is one.
+        classed: Whether the class that it is told was chosen; else each x0 that has one is told its own.
+        limit: What keeps the x0 predicted in sampling in the data's range, where there is such a thing.
     """
 
     function = "eps"
     notes: tuple[str, ...] = ()
+    data: str | None = None
+    limit: Limit | None = None
+    path: str | Path | None = None
+    classed: bool = True
     schedule: Schedule
     clock: Clock
     shape: tuple[int, ...]
@@ -58,8 +70,9 @@ class Predictor(nn.Module, ABC):
 class NetworkPredictor(Predictor):
     """A network as a predictor of noise.
 
-    The network is called as network(x, timestep, **conditioning) with the timestep in x's dtype, at least float32. It
-    may return a tensor, a tuple whose first entry is one, or an object with a tensor `.sample` (diffusers) or `.mean`
+    The network is called as network(x, timestep, **conditioning) with the timestep in x's dtype, at least float32; one
+    that fails on it, and does not on integers, is told integers from then on, like one that rounds by itself. It may
+    return a tensor, a tuple whose first entry is one, or an object with a tensor `.sample` (diffusers) or `.mean`
     (azula's posteriors); of twice the channels (a learned variance) the first half is taken.
 
     Args:
@@ -70,7 +83,12 @@ class NetworkPredictor(Predictor):
         shape: Shape of one sample.
         conditioning: Further keyword arguments; tensors among them have a leading dimension of 1 or of the batch, and
             move with the module. A name such as added_cond_kwargs/time_ids is an entry of a dictionary.
+
+    Attributes:
+        integers: Whether the network takes integer timesteps alone, to look them up; None before its first call.
     """
+
+    integers: bool | None = None
 
     def __init__(
         self,
@@ -133,8 +151,7 @@ class NetworkPredictor(Predictor):
             for key in outer:
                 place = place.setdefault(key, {})
             place[last] = value
-        # bfloat16 has no 999: it would tell the network 1000.
-        y = self.network(x, timestep.to(torch.promote_types(x.dtype, torch.float32)), **conditioning)
+        y = self.answer(x, timestep, conditioning)
         if isinstance(y, tuple):
             y = y[0]
         elif not isinstance(y, Tensor):
@@ -148,6 +165,35 @@ class NetworkPredictor(Predictor):
                 f"twice its channels, so wrap the network."
             )
         return y
+
+    def answer(self, x: Tensor, timestep: Tensor, conditioning: dict[str, Any]) -> Any:
+        """What the network returns, told the timestep as it takes it."""
+        if self.integers:
+            return self.network(x, cut_off(timestep), **conditioning)
+        # bfloat16 has no 999: it would tell the network 1000.
+        told = timestep.to(torch.promote_types(x.dtype, torch.float32))
+        if self.integers is not None or differentiated(x) or differentiated(timestep):
+            return self.network(x, told, **conditioning)
+        try:
+            y, self.integers = self.network(x, told, **conditioning), False
+        except Exception as error:  # it may raise anything, and where integers do not help that says why
+            if isinstance(error, torch.OutOfMemoryError | MemoryError):
+                raise
+            with suppress(Exception):
+                y, self.integers = self.network(x, cut_off(timestep), **conditioning), True
+            if not self.integers:
+                raise
+        return y
+
+
+def cut_off(timestep: Tensor) -> Tensor:
+    """Integer timesteps, cut off as networks do it themselves, but for rounding errors."""
+    return (timestep + 1e-4).clamp_min(0).long()
+
+
+def differentiated(z: Tensor) -> bool:
+    """Whether a derivative is being taken with respect to z, of which a network may fail that is sound."""
+    return z.requires_grad or forward_ad.unpack_dual(z).tangent is not None
 
 
 class RawOutput(Predictor):
@@ -168,7 +214,7 @@ class RawOutput(Predictor):
         if not isinstance(predictor, NetworkPredictor):
             raise UsageError(f"A {type(predictor).__name__} has no raw output; give one around a network.")
         super().__init__(predictor.schedule, predictor.clock, predictor.shape)
-        self.predictor = predictor
+        self.predictor, self.notes, self.data = predictor, predictor.notes, predictor.data
 
     @property
     def class_input(self) -> str | None:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lipdiag.diffusion.clock import CLOCKS, Clock
+from lipdiag.diffusion.limit import LIMITS
 from lipdiag.diffusion.parameterization import PARAMETERIZATIONS
 from lipdiag.diffusion.schedule import SCHEDULES, Schedule, Table
 from lipdiag.errors import UsageError
 
-REGISTRIES: tuple[Mapping[str, Any], ...] = (SCHEDULES, CLOCKS, PARAMETERIZATIONS)
+REGISTRIES: tuple[Mapping[str, Any], ...] = (SCHEDULES, CLOCKS, PARAMETERIZATIONS, LIMITS)
 
 
 def parse(text: str, registry: Mapping[str, Any]) -> Any:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.diffusion.continuous import Schedule
+from lipdiag.diffusion.continuous import Schedule, softplus
 from lipdiag.errors import UsageError
 
 
@@ -97,7 +97,7 @@ class Table(Schedule):
         inner = self._inner.to(logsnr.device)  # type: ignore[attr-defined]
         index = torch.searchsorted(inner, -logsnr.detach())
         interval = self._coefficients(index)
-        log_alpha = torch.nn.functional.logsigmoid(logsnr) / 2
+        log_alpha = -softplus(-logsnr) / 2
         lost, alpha = -torch.expm1(log_alpha), log_alpha.exp()
 
         def residual(w: Tensor, lost: Tensor, alpha: Tensor) -> Tensor:

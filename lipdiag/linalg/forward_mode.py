@@ -9,6 +9,9 @@ own rules fail on fused attention and on group norms of strided inputs, and spen
                  the fused backward kernel computes
   softmax        dp = p (ds - sum(p ds)), symmetric as well
   attention      o = p v, p = softmax(s), s = c q k':  ds = c (dq k' + q dk'),  do = dp v + p dv
+
+They work on values and tangents apart. Where the function differentiates something itself, the graph of that must carry
+tangents as well, and torch's own rules apply.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from lipdiag.linalg.attention import scaled_dot_product_attention
+from lipdiag.linalg.precision import full_precision
 
 Rule = Callable[..., Any]
 aten = torch.ops.aten
@@ -178,11 +182,41 @@ RULES: dict[Callable[..., Any], Rule] = {
 }
 
 
+def group_norm_in_a_graph(input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
+    """Group norm as a layer norm of its groups; torch's own rule adds a constant to the tangent, of no effect."""
+    groups = input.reshape(len(input), num_groups, -1)
+    y = functional.layer_norm(groups, groups.shape[2:], eps=eps).view(input.shape)
+    return affine(y, weight, bias, (-1, *[1] * (input.ndim - 2)))
+
+
+def layer_norm_in_a_graph(input, *args, **kwargs):
+    """Layer norm of a contiguous input, as torch's own rule requires without saying so."""
+    return functional.layer_norm(input.contiguous(), *args, **kwargs)
+
+
+IN_A_GRAPH: dict[Callable[..., Any], Rule] = {
+    **dict.fromkeys((functional.group_norm, torch.group_norm), group_norm_in_a_graph),
+    functional.layer_norm: layer_norm_in_a_graph,
+    functional.scaled_dot_product_attention: unfused(functional.scaled_dot_product_attention),
+    functional.multi_head_attention_forward: unfused(functional.multi_head_attention_forward),
+}
+"""What becomes of a rule where its result is part of a graph for reverse mode; the others give way to torch's own."""
+
+
 class ForwardMode(TorchFunctionMode):
     """The rules above, for as long as it is entered."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        return RULES.get(func, func)(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        rule = RULES.get(func, func)
+        if rule is not func and torch.is_grad_enabled() and in_a_graph((*args, *kwargs.values())):
+            rule = IN_A_GRAPH.get(func, func)
+        return rule(*args, **kwargs)
+
+
+def in_a_graph(arguments: Sequence) -> bool:
+    """Whether one of them is part of a graph for reverse mode."""
+    return any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
 
 
 def forward_mode() -> ForwardMode:
@@ -190,6 +224,7 @@ def forward_mode() -> ForwardMode:
     return ForwardMode()
 
 
+@full_precision()
 def push_forward(
     f: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor | None]:

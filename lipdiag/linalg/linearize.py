@@ -8,18 +8,25 @@ Everything is done when it is first asked for: the pass that records is also the
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from lipdiag.linalg.forward_mode import one_tensor
 from lipdiag.linalg.method import DoubleBackward, FiniteDifferences, ForwardMode, Method, Recorded
 from lipdiag.linalg.operator import Operator
+from lipdiag.linalg.precision import full_precision
 
 _BY_NAME: dict[str, type[Method]] = {m.name: m for m in (ForwardMode, DoubleBackward, FiniteDifferences)}
 METHODS = tuple(_BY_NAME)
+
+
+class ReverseError(RuntimeError):
+    """A function of which reverse products cannot be had, for the reason that it says."""
 
 
 class Linearization:
@@ -44,8 +51,10 @@ class Linearization:
         self._settled = False
         self._output: Tensor | None = None
         self._graph: tuple[Tensor, Tensor] | None = None
+        self._fused = True  # whether reverse mode may use kernels of attention that have no second derivative
 
     @property
+    @full_precision()
     def output(self) -> Tensor:
         """f(x, t), detached; it costs nothing after a product."""
         if self._output is None:
@@ -88,12 +97,15 @@ class Linearization:
             return torch.zeros_like(self.output)
         return product.detach()
 
+    @full_precision()
     def _product(self, tangents: Sequence[Tensor | None]) -> Tensor | None:
         """The product by the first method that does not fail; those that do are dropped."""
         while True:
             method = self._methods[0]
             try:
                 product, value = method(tangents)
+                if product is None and isinstance(method, DoubleBackward) and self.refusals and len(self._methods) > 1:
+                    raise ReverseError("Nothing that reverse mode differentiates leads from there to the output.")
             except Exception as error:
                 # Finite differences only evaluate f: if they fail, f does, and its own error says why.
                 if out_of_memory(error) or isinstance(method, FiniteDifferences):
@@ -109,25 +121,39 @@ class Linearization:
                     self._output = value.detach()
                 return product
 
+    @full_precision()
     def vjp(self, u: Tensor) -> Tensor:
         """J' u, like x; the first one also evaluates f, to keep its graph.
 
         Args:
             u: Like the output.
+
+        Raises:
+            ReverseError: If reverse mode fails on f.
         """
-        if self._graph is None:
-            self._graph = self._reverse_graph()
-        x, y = self._graph
-        if u.shape != y.shape:
-            raise ValueError(f"A direction has shape {tuple(u.shape)}, and the output {tuple(y.shape)}.")
-        self.reverse_products += 1
-        product = None
-        if y.requires_grad:
-            product = torch.autograd.grad(y, x, u.detach().to(y), retain_graph=True, allow_unused=True)[0]
-        return torch.zeros_like(self.inputs[0]) if product is None else product
+        try:
+            if self._graph is None:
+                self._graph = self._reverse_graph()
+            x, y = self._graph
+            fits, product = u.shape == y.shape, None
+            if fits and y.requires_grad:
+                product = torch.autograd.grad(y, x, u.detach().to(y), retain_graph=True, allow_unused=True)[0]
+        except Exception as error:  # whatever f may raise where gradients are kept, and does not raise without
+            if out_of_memory(error):
+                raise
+            if not self._fused:
+                raise ReverseError(f"{type(error).__name__}: {error}") from error
+        else:
+            if not fits:
+                raise ValueError(f"A direction has shape {tuple(u.shape)}, and the output {tuple(y.shape)}.")
+            self.reverse_products += 1
+            return torch.zeros_like(self.inputs[0]) if product is None else product
+        self._fused, self._graph = False, None
+        return self.vjp(u)
 
     def _reverse_graph(self) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad(), Frozen():
+        kernels = nullcontext() if self._fused else sdpa_kernel(SDPBackend.MATH)
+        with torch.enable_grad(), Frozen(), kernels:
             x = self.inputs[0].detach().requires_grad_()
             y = one_tensor(self.f(x, *self.inputs[1:]))
         if self._output is None:
@@ -138,7 +164,8 @@ class Linearization:
     def jacobian(self) -> Operator:
         """J over the flattened event, as an operator whose products are this linearization's."""
         if self._output is None:  # whose price the first reverse product would pay anyway
-            self._graph = self._reverse_graph()
+            with full_precision():
+                self._graph = self._reverse_graph()
         x, y = self.inputs[0], self.output
 
         def mv(v):

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lipdiag.linalg.precision import full_precision
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -78,11 +80,14 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *event"]) ->
         x: The points, one a sample.
     """
     x = x.detach()
-    y, pull_back = torch.func.vjp(f, x)[:2]
+    with full_precision():
+        y, pull_back = torch.func.vjp(f, x)[:2]
 
+    @full_precision()
     def mv(v):
         return torch.func.jvp(f, (x,), (v.reshape(x.shape),))[1].reshape(len(x), -1)
 
+    @full_precision()
     def vm(u):
         return pull_back(u.reshape(y.shape))[0].reshape(len(x), -1)
 

@@ -87,7 +87,8 @@ def evaluate(
     dataset = asked
     if path is not None and evaluation.exists(path):
         dataset = evaluation.grown(evaluation.open_evaluation(path), asked, path)
-    if "floor_fid" not in dataset.attrs:
+        dataset.attrs = asked.attrs | dataset.attrs
+    if not {"floor_fid", "floor_kid", "floor_n"} <= dataset.attrs.keys():
         dataset.attrs |= floor(features, n)
     scale = own_distance(data)
     for seed, text in itertools.product(asked["seed"].values.tolist(), asked["sampler"].values.tolist()):

@@ -6,8 +6,6 @@ paired. The file is small and written as a whole: under another name first, whic
 This module needs no torch.
 """
 
-import os
-import shutil
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lipdiag.errors import RunError, StorageError
+from lipdiag.files import replace_folder, restore, staged
 from lipdiag.store.format import EVALUATION as FORMAT
-from lipdiag.store.reader import aside, open_evaluation
+from lipdiag.store.reader import open_evaluation
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -74,14 +73,20 @@ def grown(old: "xr.Dataset", asked: "xr.Dataset", path: Path) -> "xr.Dataset":
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something at `path`, or was when a kill came between the two renames of `write`."""
-    return path.exists() or aside(path).exists()
+    """Whether there is an evaluation to go on with; one that a kill left under its other name is brought back.
+
+    Raises:
+        StorageError: If that cannot be done.
+    """
+    with writing(path):
+        restore(path)
+    return path.exists()
 
 
 def write(dataset: "xr.Dataset", path: str | Path) -> None:
     """Put an evaluation at `path`, in place of what is there.
 
-    A kill between the two renames leaves the old one under its other name, where `open_evaluation` finds it.
+    A kill between the two renames leaves the old one aside, where `open_evaluation` finds it.
 
     Raises:
         StorageError: If it cannot be written; what was there before is untouched.
@@ -91,26 +96,12 @@ def write(dataset: "xr.Dataset", path: str | Path) -> None:
     path = Path(path)
     # text of any length, because zarr's version 3 does not define text of a fixed one
     dataset = dataset.assign_coords(sampler=dataset["sampler"].values.astype(object))
-    staging, old = beside(path, f"{os.getpid()}"), aside(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # version 3 of the format has no word on consolidation; xarray asks
-                checked = {name: {"compressors": [Crc32cCodec()]} for name in dataset.variables}
-                dataset.to_zarr(staging, mode="w", zarr_format=3, consolidated=True, encoding=checked)
-            if path.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                os.rename(path, old)
-            os.rename(staging, path)
-            shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-def beside(path: Path, name: str) -> Path:
-    """A hidden name in the same folder, so that renaming never copies."""
-    return path.with_name(f".{path.name}.{name}")
+    with writing(path), staged(path) as staging:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # version 3 of the format has no word on consolidation; xarray asks
+            checked = {name: {"compressors": [Crc32cCodec()]} for name in dataset.variables}
+            dataset.to_zarr(staging, mode="w", zarr_format=3, consolidated=True, encoding=checked)
+        replace_folder(staging, path)
 
 
 @contextmanager

@@ -8,6 +8,9 @@ by default where `steps` divides T: the last one is the first of the table, and 
 clearly below pure noise. "dpm" and "unipc" take round((i + 1) T / steps) - 1, from the very noise on. "euler" takes
 equal steps of t, 1 to 0, of the straight schedule. All go from their last time to sigma = 0.
 
+The x0 that is predicted on the way is kept in the range that the model's own files tell (`Predictor.limit`): by "ddim"
+and "ddpm" always, by "dpm" and "unipc" where that range is dynamic, as diffusers does, by "euler" never.
+
 References:
     Ho, Jain & Abbeel, Denoising diffusion probabilistic models, 2020. https://arxiv.org/abs/2006.11239
     Song, Meng & Ermon, Denoising diffusion implicit models, 2021. https://arxiv.org/abs/2010.02502
@@ -27,14 +30,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lipdiag.diffusion.limit import Clip, Dynamic, Limit
 from lipdiag.diffusion.parameterization import convert, eps, velocity
 from lipdiag.diffusion.predictor import Predictor
 from lipdiag.diffusion.schedule import Schedule, Straight, Table
 from lipdiag.errors import UsageError
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True}),
-    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "ddim": ("DDIMScheduler", {"set_alpha_to_one": True}),
+    "ddpm": ("DDPMScheduler", {}),
     "dpm": ("DPMSolverMultistepScheduler", {"final_sigmas_type": "zero", "timestep_spacing": "trailing"}),
     "unipc": ("UniPCMultistepScheduler", {"final_sigmas_type": "zero", "timestep_spacing": "trailing"}),
     "euler": ("FlowMatchEulerDiscreteScheduler", {}),
@@ -148,6 +152,7 @@ def by_table(predictor: Predictor, x: Tensor, steps: int, sampler: str, generato
     assert isinstance(schedule, Table)
     count = schedule.timesteps
     name, options = SAMPLERS[sampler]
+    options = options | limited(predictor.limit, clips=sampler in ("ddim", "ddpm"))
     scheduler: Any = getattr(diffusers, name)(count, trained_betas=schedule.betas.tolist(), **options)
     # diffusers multiplies in float32, where 1 - alpha^2 of the first timesteps has lost its digits.
     grid = torch.arange(1, count + 1, dtype=torch.float64) / count
@@ -170,6 +175,19 @@ def by_table(predictor: Predictor, x: Tensor, steps: int, sampler: str, generato
         eps = predictor(scheduler.scale_model_input(x, k), t)
         x = scheduler.step(eps, k, x, **extra).prev_sample.to(x.dtype)
         yield x
+
+
+def limited(limit: Limit | None, clips: bool) -> dict[str, Any]:
+    """A limit as options of one of diffusers' schedulers, of which some do not clip."""
+    if isinstance(limit, Dynamic):
+        return {
+            "thresholding": True,
+            "dynamic_thresholding_ratio": limit.ratio,
+            "sample_max_value": limit.largest,
+        }
+    if isinstance(limit, Clip):
+        return {"clip_sample": True, "clip_sample_range": limit.largest} if clips else {}
+    return {"clip_sample": False} if clips else {}
 
 
 def leading(count: int, steps: int) -> list[int]:
@@ -212,12 +230,16 @@ def ddim(predictor: Predictor, noise: Tensor, grid: Float[Tensor, " steps"]):
 
         d(x / alpha) = eps(x, t) d(sigma / alpha),
 
-    and one explicit Euler step of it, eps held fixed, is the rule of DDIM: first order in the step.
+    and one explicit Euler step of it, eps held fixed, is the rule of DDIM: first order in the step. Where the model has
+    a limit, x0 = (x - sigma eps) / alpha is kept in it and x is made anew of both, as diffusers does.
     """
     alphas, sigmas = (c.tolist() for c in predictor.schedule(grid))
     x = sigmas[0] * noise
     for i, t in enumerate(grid):
         eps = predictor(x, t.to(x.device).expand(len(x)))
         alpha, sigma = (alphas[i + 1], sigmas[i + 1]) if i + 1 < len(grid) else (1.0, 0.0)
-        x = alpha / alphas[i] * x + (sigma - alpha * sigmas[i] / alphas[i]) * eps
+        if predictor.limit is None:
+            x = alpha / alphas[i] * x + (sigma - alpha * sigmas[i] / alphas[i]) * eps
+        else:
+            x = alpha * predictor.limit((x - sigmas[i] * eps) / alphas[i]) + sigma * eps
         yield x

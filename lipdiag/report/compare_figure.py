@@ -219,12 +219,12 @@ def draw_effect(
 
 
 def over(comparison: Comparison) -> str:
-    a, b = abbreviated(comparison.labels)
+    a, b = map(marks.literal, abbreviated(comparison.labels))
     return f"{b} / {a}"
 
 
 def minus(comparison: Comparison) -> str:
-    a, b = abbreviated(comparison.labels)
+    a, b = map(marks.literal, abbreviated(comparison.labels))
     return f"{b} minus {a}"
 
 
@@ -279,11 +279,11 @@ def entries(comparison: Comparison, look: Style) -> list[tuple[Any, str]]:
     found: list[tuple[Any, str]] = []
     if SPEED in comparison.effects:
         for number, label in enumerate(comparison.labels):
-            found.append((Line2D([], [], **marks.stroke(number, look)), f"{label}, mean"))
+            found.append(marks.entry(number, look, label, ", mean"))
         for number, (label, run) in enumerate(zip(comparison.labels, comparison.pairs[0], strict=True)):
             if run.jumps.any():
                 jump = Line2D([], [], linestyle="none", **marks.points(number, look, hollow=False))
-                found.append((jump, f"{label}: jump between blocks"))
+                found.append((jump, f"{marks.literal(label)}: jump between blocks"))
         if (comparison.effects[SPEED].b == 0).any():
             found.append((Line2D([], [], **marks.zero_stroke(1, look)), "exactly 0"))
     if any(run.shared for run in comparison.pairs[0]):

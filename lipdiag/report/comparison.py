@@ -19,7 +19,7 @@ from .compare_effect import Effect
 from .compare_quality import Quality
 from .compare_runs import Pair, align, effect, values
 from .compare_statements import LEVEL, NAMES, SPEED, Statement, averages, of_samples, speeds
-from .picture import Row
+from .curve import Row
 from .run import IN_MEMORY, Run, read
 
 if TYPE_CHECKING:

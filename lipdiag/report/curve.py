@@ -5,8 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
-from .picture import Row
 from .run import Run, Statistics, same_time
+
+Row = dict[str, str | float | int]
 
 DERIVATIVES = ("time_difference", "time_derivative")
 """In order of preference: a model of integer timesteps was trained on the quotient alone."""

@@ -59,7 +59,7 @@ def derivatives(*datasets: "xr.Dataset", labels: Sequence[str] | None = None, st
         marks.legend(
             picture,
             [
-                *((marks.handle(n, look), f"{c.run.label}: {NAMES[c.variable]}") for n, c in enumerate(curves)),
+                *(marks.entry(n, look, c.run.label, f": {NAMES[c.variable]}") for n, c in enumerate(curves)),
                 *marks.band_entries(),
             ],
             look,

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import UsageError
 from . import marks, wording
-from .curve import DERIVATIVES, Curve, curves
-from .picture import Picture, Row, blank
+from .curve import DERIVATIVES, Curve, Row, curves
+from .picture import Picture, blank
 from .run import read
 from .style import Style, applied, preset
 
@@ -52,9 +52,9 @@ def distribution(
             fan, steps = axes[2 * n : 2 * n + 2]
             draw_fan(fan, curve, look)
             fan.set_ylabel(f"{SHORT.get(name, name)}  [{unit}]")
-            fan.set_title(f"({'acegik'[n]}) {curve.run.label}")
+            fan.set_title(f"({marks.letter(2 * n)}) {marks.literal(curve.run.label)}")
             picture.rows += draw_steps(steps, curve, look)
-            steps.set_title(f"({'bdfhjl'[n]}) draws, 95 % band")
+            steps.set_title(f"({marks.letter(2 * n + 1)}) draws, 95 % band")
         marks.legend(picture, entries(look), look)
     picture.rows = [row for curve in found for row in curve.rows()] + picture.rows
     picture.caption = wording.caption(
@@ -134,7 +134,7 @@ def entries(look: Style) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
 
     return [
-        (marks.handle(0, look), "mean"),
+        marks.entry(0, look, "mean"),
         (Line2D([], [], **largest(look)), "largest draw"),
         *marks.band_entries(),
     ]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import wording
-from .curve import QUOTIENTS, Curve, curves
-from .picture import Row
+from .curve import QUOTIENTS, Curve, Row, curves
 from .run import Run, read
 from .theory import Theory, theory
 

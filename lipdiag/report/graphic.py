@@ -11,18 +11,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from .curve import Row
 from .html import Markup, printable
 from .number import plain
-from .picture import Picture, Row
+from .picture import Picture
 
 FRACTION = re.compile(r"(?<=\d\.\d\d)\d+")
 """What is finer than a hundredth of a point, which nobody sees."""
 
 REFERENCE = re.compile(r"url\(#([^)]*)\)")
 RADIUS = 4.0
-DOLLAR = r"\$"
-"""As matplotlib wants it, where it does not begin mathematics."""
-
 PLACES = ("timestep", "t", "sigma", "logsnr")
 
 
@@ -118,7 +116,7 @@ def spoken(row: Row) -> str:
         value = row.get(name)
         return float(value) if isinstance(value, int | float) else np.nan
 
-    label, kind = str(row.get("series", "")).replace(DOLLAR, "$"), row.get("kind", "curve")
+    label, kind = str(row.get("series", "")), row.get("kind", "curve")
     said = f"{label}, timestep {number('timestep'):.6g}: {plain(number('mean'))}"
     if np.isfinite(number("low")):
         said += f", 95 % interval {plain(number('low'))} to {plain(number('high'))}"

@@ -135,7 +135,7 @@ def limit(look: Style) -> dict[str, Any]:
 def entries(runs: Sequence[Run], shown: Sequence[Norm], look: Style) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
 
-    found = [(marks.handle(n, look), run.label) for n, run in enumerate(runs)]
+    found = [marks.entry(n, look, run.label) for n, run in enumerate(runs)]
     if shown[0] is PANELS[0]:
         found.append((Line2D([], [], color="0.2", linewidth=0.6 * look.scale), "upper bound"))
     if any(panel.bounded for panel in shown) and not any(run.raw for run in runs):
@@ -163,8 +163,8 @@ def spectrum(*datasets: "xr.Dataset", labels: Sequence[str] | None = None, style
             over_time, over_rank = axes[2 * n : 2 * n + 2]
             ranks = ranked(run)
             draw_ranks(over_time, over_rank, run, ranks, look)
-            over_time.set_title(f"({'acegik'[n]}) {run.label}")
-            over_rank.set_title(f"({'bdfhjl'[n]}) at single timesteps")
+            over_time.set_title(f"({marks.letter(2 * n)}) {marks.literal(run.label)}")
+            over_rank.set_title(f"({marks.letter(2 * n + 1)}) at single timesteps")
             picture.rows += [
                 {"rank": rank, **row}
                 for rank, s in enumerate(ranks, 1)

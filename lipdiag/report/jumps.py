@@ -12,7 +12,8 @@ import numpy as np
 
 from ..errors import UsageError
 from . import marks, wording
-from .picture import Picture, Row, blank
+from .curve import Row
+from .picture import Picture, blank
 from .run import Run, Statistics, over_draws, read, same_time
 from .style import Style, applied, preset
 
@@ -46,7 +47,7 @@ def jumps(*datasets: "xr.Dataset", labels: Sequence[str] | None = None, style: s
         picture, (each, summed) = blank(look, 2)
         draw_blocks(each, runs, blocks, edges, look)
         draw_sums(summed, runs, sums, look)
-        marks.legend(picture, [(marks.handle(n, look), run.label) for n, run in enumerate(runs)] + bars(), look)
+        marks.legend(picture, [marks.entry(n, look, run.label) for n, run in enumerate(runs)] + bars(), look)
     picture.rows = [
         *(row for run, s in zip(runs, blocks, strict=True) for row in rows(run, "block", s, itertools.pairwise(edges))),
         *(row for run, s in zip(runs, sums, strict=True) for row in rows(run, "sum", s, singles(edges))),

@@ -25,6 +25,16 @@ MOST_SHADES = 200
 """Edges of blocks up to which each is drawn by itself."""
 
 
+def literal(name: str) -> str:
+    """A name as matplotlib writes it letter by letter: a pair of dollars in it would begin and end mathematics."""
+    return name.replace("$", r"\$")
+
+
+def letter(number: int) -> str:
+    """Of a panel: a to z, then aa, ab and so on, as columns of a sheet."""
+    return (letter(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
+
+
 def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
@@ -163,7 +173,7 @@ def legend(picture: Picture, entries: Sequence[tuple[Any, str]], look: Style) ->
     room = picture.get_figwidth() * picture.dpi
     for columns in range(look.legend, 0, -1):
         if columns == 1:
-            texts = tuple(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…" for text in texts)
+            texts = tuple(text if len(text) <= LONGEST else f"{text[: LONGEST - 1].rstrip(chr(92))}…" for text in texts)
         tuples = {tuple: HandlerTuple(ndivide=None, pad=0)}
         drawn = picture.legend(handles, texts, loc="outside upper center", ncols=columns, handler_map=tuples)
         if columns == 1 or drawn.get_window_extent().width <= room:
@@ -173,11 +183,11 @@ def legend(picture: Picture, entries: Sequence[tuple[Any, str]], look: Style) ->
     picture.set_figheight(picture.get_figheight() + LINE_SPACING * rows * look.small / POINTS)
 
 
-def handle(number: int, look: Style) -> Any:
-    """Of a run in a legend: its line with its marker."""
+def entry(number: int, look: Style, name: str, what: str = "") -> tuple[Any, str]:
+    """Of a run in a legend: its line with its marker, and its name with what is shown of it."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], **stroke(number, look))
+    return Line2D([], [], **stroke(number, look)), literal(name) + what
 
 
 def inside(axes: Any) -> None:

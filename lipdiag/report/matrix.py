@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import marks, wording
-from .picture import Picture, Row, blank
+from .curve import Row
+from .picture import Picture, blank
 from .run import Run, Statistics, read
 from .style import Style, applied, preset
 
@@ -145,8 +146,8 @@ def panels(
             picture.colorbar(mesh, ax=whole, pad=0.02).set_label(label(matrix.run))
             draw_rows(rows, matrix, look)
             rows.set_ylabel(label(matrix.run))
-            whole.set_title(f"({'abcdefghijklmnop'[2 * n]}) {matrix.run.label}")
-            rows.set_title(f"({'abcdefghijklmnop'[2 * n + 1]}) rows of it, interval shaded")
+            whole.set_title(f"({marks.letter(2 * n)}) {marks.literal(matrix.run.label)}")
+            rows.set_title(f"({marks.letter(2 * n + 1)}) rows of it, interval shaded")
     runs = [matrix.run for matrix in found]
     picture.rows = [row for matrix in found for row in matrix.rows()]
     number = wording.draws((matrix.statistics.count for matrix in found), runs)

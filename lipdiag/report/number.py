@@ -1,6 +1,8 @@
 """Numbers as text: as many digits as they deserve."""
 
+import hashlib
 import math
+import re
 
 
 def plain(value: float, digits: int = 3) -> str:
@@ -34,3 +36,24 @@ def with_half_width(mean: float, half: float) -> str:
 def _short(text: str) -> str:
     """1.0e-05 as 1.0e-5."""
     return text.replace("e-0", "e-").replace("e+0", "e+")
+
+
+LISTED = 12
+"""Numbers of a list that are written out."""
+
+NUMBER = re.compile(r"[-+.\deE]+")
+LIST = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
+
+
+def shortened(text: str) -> str:
+    """A text in which each long list of numbers is told by their count, its ends and the start of its SHA-256."""
+
+    def told(found: re.Match[str]) -> str:
+        entries = [entry.strip() for entry in found[1].split(",") if entry.strip()]
+        if len(entries) <= LISTED or not all(map(NUMBER.fullmatch, entries)):
+            return found[0]
+        digest = hashlib.sha256(", ".join(entries).encode()).hexdigest()
+        inside = f"{len(entries)} numbers from {entries[0]} to {entries[-1]}, SHA-256 {digest[:12]}"
+        return f"{found[0][0]}{inside}{found[0][-1]}"
+
+    return LIST.sub(told, text)

@@ -16,10 +16,10 @@ from ..errors import RunError, UsageError
 from .comparison import compare
 from .explorer import variables
 from .gallery import FIGURES, plot
-from .graphic import DOLLAR, inline
+from .graphic import inline
 from .html import Markup, element, joined, printable
 from .number import with_half_width
-from .picture import _replace
+from .picture import write
 from .provenance import provenance, version
 from .run import Run, read
 from .verdict import Verdict, between, verdicts
@@ -58,7 +58,7 @@ def report(
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"cannot write a page to {path}: its name must end in .html")
-    return _replace(path, page(runs, labels).encode())
+    return write(path, page(runs, labels).encode())
 
 
 def page(runs: "xr.Dataset | Sequence[xr.Dataset]", labels: Sequence[str] | None = None) -> str:
@@ -88,6 +88,8 @@ def content(runs: Sequence[Run]) -> list[Markup]:
     """What stands on the page, from top to bottom."""
     places = [(f"run-{number}", run) for number, run in enumerate(runs, start=1)]
     parts = [element("h1", "Where is ", " and ".join(run.label for run in runs), " ill-conditioned?")]
+    cautions = [element("li", f"{run.label}: {caution}") for run in runs for caution in run.told("warnings")]
+    parts += [element("ul", cautions, class_="cautions")] if cautions else []
     names: set[str] = set()
     if len(runs) > 1:
         links = [element("a", run.label, href=f"#{place}") for place, run in places]
@@ -105,6 +107,7 @@ def alone(run: Run, place: str, drawn_already: set[str]) -> Markup:
         "section",
         element("h2", run.label),
         element("p", about(run), class_="soft"),
+        folded("Notes", run.told("notes")),
         element("ul", [judged(verdict) for verdict in verdicts(run)], class_="verdicts"),
         drawn([run], place, drawn_already)[0],
         element("h3", f"All {run.timestep.size} timesteps"),
@@ -154,7 +157,7 @@ def judged(verdict: Verdict) -> Markup:
 def drawn(runs: Sequence[Run], place: str, but: Container[str] = ()) -> tuple[Markup, set[str]]:
     """Every figure that these runs have the data for, and their names; for the others, what they lack."""
     shown, missing, names = [], [], set()
-    labels = [run.label.replace("$", DOLLAR) for run in runs]
+    labels = [run.label for run in runs]
     for name, spec in FIGURES.items():
         if name in but or spec.source != "run":
             continue
@@ -164,7 +167,7 @@ def drawn(runs: Sequence[Run], place: str, but: Container[str] = ()) -> tuple[Ma
             missing.append(f"{name}: {error}")
             continue
         names.add(name)
-        caption = element("p", (picture.caption or spec.line).replace(DOLLAR, "$"))
+        caption = element("p", picture.caption or spec.line)
         words = element("figcaption", element("output"), caption)
         shown.append(element("figure", inline(picture, f"{place}-{name}-", name), words))
     return joined([shown, folded("Not drawn", missing)]), names

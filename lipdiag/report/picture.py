@@ -4,24 +4,19 @@ A file holds no date, no random name and no outside font, and is written under a
 exists whole or not at all.
 """
 
-import contextlib
 import csv
 import io
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from ..errors import StorageError, UsageError
+from ..files import replace_file
+from .canvas import Figure, FigureCanvasAgg, matplotlib
+from .curve import Row
 from .style import Style, applied
-
-Row = dict[str, str | float | int]
 
 UNDATED: dict[str, dict[str, None]] = {
     ".pdf": {"CreationDate": None, "ModDate": None},
@@ -125,9 +120,9 @@ def save(
     rows = list(figure.rows if data is None and isinstance(figure, Picture) else data or [])
     resolution = {} if dpi is None else {"dpi": dpi}
     content = figure.contents(suffix, **resolution) if isinstance(figure, Picture) else _plain(figure, suffix)
-    written = [_replace(path, content)]
+    written = [write(path, content)]
     if rows:
-        written.append(_replace(path.with_suffix(".csv"), table_text(rows).encode()))
+        written.append(write(path.with_suffix(".csv"), table_text(rows).encode()))
     return written
 
 
@@ -157,25 +152,15 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _replace(path: Path, content: bytes) -> Path:
-    """Write a file whole, in the place of the old one if there is one."""
-    staging = None
+def write(path: Path, content: bytes) -> Path:
+    """Write a file whole, in the place of the old one if there is one.
+
+    Raises:
+        StorageError: If that cannot be done; what was there before is untouched.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(staging, 0o666 & ~mask)
-        os.replace(staging, path)
-        staging = None
+        replace_file(path, content)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if staging is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(staging)
     return path

@@ -4,6 +4,7 @@ import shlex
 from typing import Any
 
 from .html import Markup, element, joined, printable
+from .number import shortened
 from .run import IN_MEMORY, Run
 
 OPTIONS = ("draws", "step", "certified_width", "probes", "batch", "dtype", "seed")
@@ -85,7 +86,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _spelled(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else shortened(str(value))
 
 
 def _lines(texts: list[str]) -> list[Markup]:

@@ -7,7 +7,8 @@ import numpy as np
 
 from ..errors import UsageError
 from . import marks, wording
-from .picture import Picture, Row, blank
+from .curve import Row
+from .picture import Picture, blank
 from .run import Statistics, over_draws
 from .style import THEORY, Style, applied, preset
 
@@ -134,7 +135,7 @@ def entries(
 ) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
 
-    found = [(marks.handle(n, look), name) for n, name in enumerate(names)]
+    found = [marks.entry(n, look, name) for n, name in enumerate(names)]
     found.append((Line2D([], [], color="0.2", linewidth=1.6 * look.scale), "95 % interval"))
     if any(floors(datasets, metric) is not None for metric in shown):
         found.append((Line2D([], [], **floor_stroke(look)), "floor: real against real"))

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .clock import recorded, second_times, sharing
+from .html import printable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -115,6 +116,11 @@ class Run:
     def raw(self) -> bool:
         """Whether the network's own output was measured, in the place of the predicted noise."""
         return self.model.get("function") == "raw"
+
+    def told(self, kind: str) -> list[str]:
+        """Its `warnings`, which may change the meaning of its numbers, or its `notes`, facts of how it was measured."""
+        texts = self.dataset.attrs.get(kind)
+        return [printable(text) for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
 
     @property
     def over_logsnr(self) -> bool:

@@ -7,7 +7,8 @@ import numpy as np
 
 from ..errors import UsageError
 from . import marks, wording
-from .picture import Picture, Row
+from .curve import Row
+from .picture import Picture
 from .style import applied, preset
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def samples(
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
-            axes.set_title(name)
+            axes.set_title(marks.literal(name))
     picture.rows = [row for images, name in zip(shown, names, strict=True) for row in table(images, name)]
     largest = max(float(np.abs(images).max()) for images in shown)
     counts = [f"{len(images)} of {dataset.sizes['sample']}" for images, dataset in zip(shown, datasets, strict=True)]

@@ -11,7 +11,9 @@ import numpy as np
 
 from ..errors import UsageError
 from . import marks, wording
-from .picture import Picture, Row, blank
+from .curve import Row
+from .number import shortened
+from .picture import Picture, blank
 from .run import Run, read
 from .style import Style, applied, preset
 from .theory import LEAST_TIMES, noise_level
@@ -99,7 +101,7 @@ def finish(level: Any, snr: Any, rate: Any, step: Any, runs: Sequence[Run]) -> N
 def entries(runs: Sequence[Run], look: Style) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
 
-    found = [(marks.handle(n, look), named(run)) for n, run in enumerate(runs)]
+    found = [marks.entry(n, look, named(run)) for n, run in enumerate(runs)]
     widths = ((r"noise: $\sigma$, $\sigma^\prime$", 1.2), (r"signal: $\alpha$, $|\alpha^\prime|$", 0.6))
     return found + [(Line2D([], [], color="0.2", linewidth=w * look.scale), text) for text, w in widths]
 
@@ -117,7 +119,7 @@ def ends(run: Run) -> str:
         f"log-SNR = {run.time('logsnr')[i]:.4g}"
         for i in (0, -1)
     ]
-    spelled = run.model.get("schedule")
+    spelled = shortened(str(run.model.get("schedule") or ""))
     return f"{run.label}{f' ({spelled})' if spelled else ''} from {said[0]}, to {said[1]}"
 
 

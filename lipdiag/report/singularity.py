@@ -155,9 +155,9 @@ def entries(exhibit: Exhibit, look: Style) -> list[tuple[Any, str]]:
 
     found: list[tuple[Any, str]] = []
     for number, curve in enumerate(exhibit.curves):
-        found.append((Line2D([], [], **marks.stroke(number, look)), f"{curve.run.label}, mean"))
+        found.append(marks.entry(number, look, curve.run.label, ", mean"))
     for number, curve in enumerate(exhibit.curves):
-        owner = f"{curve.run.label}: " if len(exhibit.shared) > 1 else ""
+        owner = f"{marks.literal(curve.run.label)}: " if len(exhibit.shared) > 1 else ""
         if curve.jump.any():
             jump = Line2D([], [], linestyle="none", **marks.points(number, look, hollow=False))
             found.append((jump, f"{owner}jump between blocks"))

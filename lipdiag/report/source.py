@@ -9,7 +9,8 @@ import numpy as np
 
 from ..errors import RunError, StorageError
 from ..store.folder import read_regular
-from ..store.reader import open_evaluation, open_run
+from ..store.reader import open_evaluation
+from ..study.store import open_run
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -5,10 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
-import matplotlib.style
-
 from ..errors import UsageError
+from .canvas import matplotlib
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 """Okabe and Ito's, the first ones apart in grey. Not C0..C5, which are looked up in the user's settings when drawn."""

@@ -7,7 +7,8 @@ import numpy as np
 
 from ..errors import UsageError
 from . import marks, wording
-from .picture import Picture, Row, blank
+from .curve import Row
+from .picture import Picture, blank
 from .run import Statistics, over_draws
 from .style import Style, applied, preset
 
@@ -54,10 +55,10 @@ def training(*datasets: "xr.Dataset", labels: Sequence[str] | None = None, style
             place.set_xlabel("training step")
             place.set_ylabel(label)
             place.set_title(f"({letter}) {title}")
-        for letter, place, n in zip("defghi", axes[len(CURVES) :], measured, strict=False):
+        for number, (place, n) in enumerate(zip(axes[len(CURVES) :], measured, strict=True), start=len(CURVES)):
             picture.rows += draw_measured(place, datasets[n], names[n], look)
-            place.set_title(f"({letter}) {names[n]}: $K$")
-        shown = [(marks.handle(n, look), name) for n, name in enumerate(names)]
+            place.set_title(f"({marks.letter(number)}) {marks.literal(names[n])}: $K$")
+        shown = [marks.entry(n, look, name) for n, name in enumerate(names)]
         marks.legend(picture, shown + marks.band_entries(spread=False), look)
     stretches = ", ".join(dict.fromkeys(str(stretch(dataset)) for dataset in datasets))
     picture.caption = wording.caption(

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..errors import UsageError
 from . import marks, wording
-from .picture import Picture, Row
+from .curve import Row
+from .picture import Picture
 from .run import Run, read
 from .style import applied, preset
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import RunError, StorageError
+from ..files import aside
 from ..text import writable
 from . import chunk
 from .folder import HOLLOW, read_regular
@@ -50,11 +51,6 @@ def open_run(path: str | Path) -> "xr.Dataset":
 def drawn(array: Array) -> int | None:
     """Which dimension is that of the draws; growth that was cut short leaves arrays of two lengths."""
     return array.dimensions.index("draw") if "draw" in array.dimensions else None
-
-
-def aside(path: Path) -> Path:
-    """Where an evaluation waits while a new one takes its place."""
-    return path.with_name(f".{path.name}.old")
 
 
 def open_evaluation(path: str | Path) -> "xr.Dataset":

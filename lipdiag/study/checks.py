@@ -1,21 +1,26 @@
 """What must hold before numbers mean anything, checked on every model at a few points before it is measured.
 
-A network may round its timestep, mix its samples, stop gradients, or hide an operation that differentiates wrongly;
-each of these would give numbers without an error. So: one forward-mode derivative is compared with finite differences
-on the network's own input (after the clock, so that a zero which a shared clock causes is no failure), one tangent in
-half of the batch must leave the other half alone, and <u, J v> must equal <J^T u, v>.
+A network may answer differently each time, round its timestep, mix its samples, stop gradients, or hide an operation
+that differentiates wrongly; each of these would give numbers without an error. So, of what was asked for: its answers
+must be consistent, derivatives must be those of finite differences on the network's own inputs (after the clock, so
+that a zero which a shared clock causes is no failure), <u, J v> must equal <J^T u, v>, and a difference quotient must
+hardly change where x hardly does.
 """
 
 import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..diffusion.predictor import Predictor
+from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..errors import CheckpointError
 from ..linalg.linearize import Linearization, linearize
+from .arithmetic import Seen
+from .consistency import Answers, Company, ask, companies, other
 from .point import Point
 from .quantity import QUANTITIES, dot, norms
 
@@ -31,147 +36,300 @@ SHORT_STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
 ADJOINT_GAP = {"forward mode": 1e-3, "double backward": 1e-3, "finite differences": 3e-2}
 """Largest relative |<u, J v> - <J^T u, v>| by the way J v was computed."""
 
+COARSE_GAP = 3e-2
+"""Likewise for a network that computes in half precision, or the like, inside itself."""
+
+NEAR = 1e-3
+"""How far x is moved, relative to it, to see whether a difference quotient is that of a function or of its rounding."""
+
+ROUNDED, DROWNED = 0.2, 0.5
+"""Relative change of a difference quotient thereby that is told (its square is a twentieth too large), and refused."""
+
+WITHOUT_JACOBIAN = "measure without the Jacobian: --quantity time_difference --quantity loss"
+
 
 @dataclass
 class Findings:
-    """What the checks found that does not forbid measuring."""
+    """What the checks found that does not forbid measuring.
+
+    Attributes:
+        method: By which forward products are computed.
+        notes: What a reader of the numbers has to know.
+        probe_difference: The largest relative difference of a time derivative from finite differences.
+        company: What a batch may hold.
+    """
 
     method: str = "none needed"
     notes: list[str] = field(default_factory=list)
     probe_difference: float | None = None
+    company: Company = field(default_factory=Company)
+
+    def computed(self, line: Linearization) -> None:
+        """Take note of the method by which a linearization came about."""
+        self.method = line.method
+        note = f"derivatives by {line.method}, because forward mode failed: {line.refusals.get('forward mode')}"
+        if line.method != "forward mode" and note not in self.notes:
+            self.notes.append(note)
 
 
-def check(point: Point) -> Findings:
-    """Check a predictor at a few pairs; at least two, the first half at the same timestep or not.
+def check(make: Callable[[Sequence[float], range], Point], timesteps: Sequence[float], draws: range) -> Findings:
+    """Check a predictor at a few timesteps on a few draws.
+
+    Args:
+        make: Timesteps, draws -> their point.
+        timesteps: The first and the last among them, since a model may have a network for each part of the range.
+        draws: At least two.
 
     Raises:
         CheckpointError: If its output has another shape, is not finite, or a derivative cannot be trusted.
     """
-    findings = Findings()
-    with torch.no_grad():
-        output = point.predictor(point.x, point.t)
-    if output.shape != point.x.shape:
+    company, points, answers = companies(make, timesteps, draws)
+    findings = Findings(company=company)
+    if company.why:
+        findings.notes.append(company.why)
+    if not any(torch.isfinite(answer.here).flatten(1).all(1).any() for answer in answers):
         raise CheckpointError(
-            f"the model's output has shape {tuple(output.shape[1:])} for an input of shape {tuple(point.x.shape[1:])}; "
-            f"a noise prediction has the shape of its input"
-        )
-    finite = torch.isfinite(output).flatten(1).all(1)
-    if not finite.any():
-        raise CheckpointError(
-            f"the model's output is not finite at timestep {point.timestep[0].item():g}; "
+            f"the model's output is not finite at timestep {timesteps[0]:g}; "
             "check the weights, and the schedule and clock that `lipdiag inspect` shows"
         )
-    asked = set(point.plan.quantities)
-    if asked & {"time_derivative", "trajectory_derivative"}:
-        check_time_derivative(point, findings)
-    if any(QUANTITIES[name].needs for name in asked) or asked & {"trajectory_derivative", "sensitivity"}:
-        check_jacobian(point, findings)
+    asked = set(points[0].plan.quantities)
+    if "time_difference" in asked:
+        check_time_difference(points, answers, findings)
+    reverse = any(QUANTITIES[name].needs for name in asked)
+    timeless = True
+    for point in points:
+        if asked & {"time_derivative", "trajectory_derivative"}:
+            timeless &= not check_time_derivative(point, findings)
+        if reverse or asked & {"trajectory_derivative", "sensitivity"}:
+            check_jacobian(point, findings, reverse)
+    if timeless and asked & {"time_derivative", "trajectory_derivative"}:
+        findings.notes.append("the network does not depend on its timestep")
     return findings
 
 
-def check_time_derivative(point: Point, findings: Findings) -> None:
-    """Compare the derivative in the network's own time with central differences of several steps."""
-    line, exact, differences, moved = probe_time(point.predictor, point.x, point.t, STEPS)
-    findings.method = line.method
-    if line.method != "forward mode":
-        findings.notes.append(
-            f"derivatives by {line.method}, because forward mode failed: {line.refusals['forward mode']}"
+def check_time_difference(points: list[Point], answers: list[Answers], findings: Findings) -> None:
+    """The change between two times hardly moves where x hardly does, unless it is one of rounding; two passes."""
+    moved = [change(point, *answer) for point, answer in zip(points, answers, strict=True)]
+    share, timestep = torch.cat(moved), torch.cat([point.timestep for point in points])
+    told = share[share.isfinite()]
+    if not len(told) or told.max() <= ROUNDED:
+        return
+    worst = int(share.nan_to_num(0.0, 0.0).argmax())
+    said = (
+        f"moves by {share[worst]:.0%} at timestep {timestep[worst]:g} when x moves by a thousandth (by "
+        f"{told.median():.0%} at the median of {len(told)} pairs)"
+    )
+    if told.median() > DROWNED:
+        raise CheckpointError(
+            f"the change that time_difference divides by its step is mostly rounding, since it {said}: the network "
+            "computes more coarsely than it changes over that step; give a longer --step, or --dtype float64 to a "
+            "network without half precision inside"
         )
-    if differences.max() > AGREEMENT and point.x.dtype == torch.float32 and point.x.device.type != "mps":
-        coarse, differences = float(differences.max()), torch.fmin(differences, probe_finely(point))
+    findings.notes.append(f"time_difference holds rounding: its change over a step {said}; a longer --step holds less")
+
+
+def change(point: Point, here: Tensor, there: Tensor) -> Float[Tensor, " batch"]:
+    """How far the answers' difference in time moves with x, relative to it; not a number where it is 0."""
+    x, later = point.x, other(point)
+    length = torch.minimum(NEAR * norms(x), 20 * NEAR * noise(point.predictor, x, point.t))
+    near = x + (along(length, x) * point.start.reshape(x.shape)).to(x.dtype)
+    before, after = (
+        there.double() - here.double(),
+        ask(point, near, later).double() - ask(point, near, point.t).double(),
+    )
+    return norms(after - before) / norms(before)
+
+
+def check_time_derivative(point: Point, findings: Findings) -> bool:
+    """Compare the derivative in the network's own time with central differences of several steps.
+
+    Returns:
+        Whether the network depends on its time.
+    """
+    found = probe_time(point.predictor, point.x, point.t, STEPS)
+    findings.computed(found.line)
+    differences = found.difference
+    if differences.max() > AGREEMENT:
+        differences = finely(point, lambda predictor, x: probe_time(predictor, x, point.t, SHORT_STEPS), differences)
         if differences.max() <= AGREEMENT:
             findings.notes.append(
                 "the network has kinks in its timestep, as ReLUs make them: its derivative is that of float64 "
-                f"differences to {float(differences.max()):.1g}, but {coarse:.0%} from those over steps that float32 "
-                "resolves; time_derivative holds between two kinks alone, time_difference across them"
+                f"differences to {float(differences.max()):.1g}, but {float(found.difference.max()):.0%} from those "
+                "over steps that float32 resolves; time_derivative holds between two kinks alone, time_difference "
+                "across them"
             )
     worst = int(differences.argmax())
-    findings.probe_difference = float(differences.max())
-    if not exact.any() and moved.max() > 0:
+    findings.probe_difference = max(findings.probe_difference or 0.0, float(differences.max()))
+    if not found.exact.any() and found.moved.max() > 0:
         raise CheckpointError(
             "the derivative of the network in its own timestep is exactly 0, yet its output changes by "
-            f"{moved.max():.3g} over one step: it rounds its timestep or cuts the gradient; measure the quotient "
-            "alone: --quantity time_difference --quantity loss"
+            f"{found.moved.max():.3g} over one step: it rounds its timestep or cuts the gradient{inside(point)}; "
+            "measure the quotient alone: --quantity time_difference --quantity loss"
         )
-    if not exact.any():
-        findings.notes.append("the network does not depend on its timestep")
     if differences.max() > AGREEMENT:
         timestep = float(point.predictor.clock(point.t)[worst])
         raise CheckpointError(
-            f"the derivative in the timestep by {line.method} differs from finite differences by "
+            f"the derivative in the timestep by {found.line.method} differs from finite differences by "
             f"{differences.max():.1%} at timestep {timestep:g} (at most {AGREEMENT:.0%} is allowed): an operation of "
-            "this network differentiates wrongly or rounds; measure the quotient alone: --quantity time_difference "
-            "--quantity loss"
+            f"this network differentiates wrongly or rounds{inside(point)}; measure the quotient alone: --quantity "
+            "time_difference --quantity loss"
+        )
+    return bool(found.exact.any())
+
+
+def check_jacobian(point: Point, findings: Findings, reverse: bool) -> None:
+    """Products must be those of differences in x and, where reverse ones are asked for, adjoint to each other."""
+    v = point.start.reshape(point.x.shape)
+    found = probe_space(point.predictor, point.x, point.t, v)
+    findings.computed(found.line)
+    differences, moved = found.difference, found.moved
+    if differences.max() > AGREEMENT:
+        differences = finely(point, lambda predictor, x: probe_space(predictor, x, point.t, v), differences)
+    coarse = differences.max() > AGREEMENT
+    if coarse or not found.exact.any():
+        # What computes more coarsely than x is given shows its slope over longer steps alone, where its rounding weighs
+        # less by as much as they are longer, and a wrong derivative does not.
+        lengths = 0.1 * noise(point.predictor, point.x, point.t), 0.1 * norms(point.x)
+        longer = in_space(point.predictor, point.x, point.t, v, lengths)
+        far = probed(found.line, found.exact, longer, 3 * found.error)
+        differences, moved = torch.fmin(differences, far.difference), torch.fmax(moved, far.moved)
+    worst = int(differences.argmax())
+    if not found.exact.any() and moved.max() > 0:
+        raise CheckpointError(
+            "the Jacobian product of the network along a random direction is exactly 0, yet its output changes with x: "
+            f"it stops gradients, rounds x, or has an operation without a derivative{inside(point)}; {WITHOUT_JACOBIAN}"
+        )
+    if differences.max() > AGREEMENT:
+        raise CheckpointError(
+            f"the Jacobian product by {found.line.method} differs from finite differences in x by "
+            f"{found.difference[worst]:.1%} at timestep {point.timestep[worst]:g}, where {AGREEMENT:.0%} is allowed: "
+            "the network stops gradients in a part of it, rounds x, or has an operation that differentiates wrongly"
+            f"{inside(point)}; {WITHOUT_JACOBIAN}"
+        )
+    if not reverse:
+        return
+    image = found.exact.to(point.x.dtype)
+    v = v.to(point.x.dtype)
+    ahead, back = dot(image, image), dot(found.line.vjp(image), v)
+    apart = ((ahead - back).abs() / ahead.clamp_min(1e-300)).nan_to_num(0.0).max()
+    if apart > (COARSE_GAP if coarse else ADJOINT_GAP[found.line.method]):
+        raise CheckpointError(
+            f"reverse Jacobian products disagree by {apart:.1%} with forward ones, which are those of differences: the "
+            f"network stops gradients on their way back, or an operation of it has a wrong backward{inside(point)}; "
+            f"{WITHOUT_JACOBIAN}"
         )
 
 
-def probe_time(
-    predictor: Predictor, x: Tensor, t: Tensor, steps: tuple[float, ...]
-) -> tuple[Linearization, Tensor, Tensor, Tensor]:
-    """The derivative in the network's own time, how far the nearest difference is from it, and the largest difference.
+class Probe(NamedTuple):
+    """A derivative beside finite differences.
 
-    Returns:
-        The linearization; its derivative a timestep; for each pair the relative distance of the best of the steps from
-        it, beyond what rounding explains; for each pair the norm of the largest central difference.
+    Attributes:
+        line: By which it was computed.
+        exact: The derivative, float64.
+        difference: For each pair the relative distance of the best of the steps from it, beyond what rounding explains.
+        moved: For each pair the norm of the largest difference quotient.
+        error: For each pair the error of answers which would explain the last quotient's distance.
     """
-    told = predictor.clock(t).detach()
+
+    line: Linearization
+    exact: Tensor
+    difference: Tensor
+    moved: Tensor
+    error: Tensor
+
+
+def probed(
+    line: Linearization, exact: Tensor, quotients: Iterable[tuple[Tensor, Tensor]], error: Tensor | None = None
+) -> Probe:
+    """A derivative beside difference quotients, each with its step, until one agrees; a derivative of 0 beside all."""
+    exact = exact.double()
+    rounding = error = 16 * torch.finfo(line.output.dtype).eps * norms(line.output) if error is None else error
+    best = torch.full_like(rounding, torch.inf)
+    best[~norms(exact).isfinite()] = 0.0  # which is seen in the numbers themselves
+    moved = torch.zeros_like(best)
+    for quotient, step in quotients:
+        size = torch.maximum(norms(exact), norms(quotient))
+        distance = norms(quotient - exact)
+        excess = (distance - rounding / step).clamp_min(0) / size.clamp_min(1e-300)
+        error = distance * step
+        # a step may leave the range on which the network is finite
+        best = torch.fmin(best, torch.where(size == 0, 0.0, excess))
+        moved = torch.fmax(moved, norms(quotient))
+        if best.max() <= AGREEMENT and exact.any():
+            break
+    return Probe(line, exact, best, moved, error)
+
+
+def probe_time(predictor: Predictor, x: Tensor, t: Tensor, steps: tuple[float, ...]) -> Probe:
+    """The derivative in the network's own time, a timestep, beside central differences; none leaves its times."""
+    base, told = predictor.clock.base, predictor.clock(t).detach()
     near = torch.where(t > 1e-8, (t - 1e-3).clamp_min(1e-9), t + 1e-3)  # no farther than t is from the data, if it is
-    unit = (predictor.clock.base(near) - predictor.clock.base(t)).abs()
+    unit = (base(near) - base(t)).abs()
     if predictor.clock.discrete:
         unit = torch.ones_like(told)
 
     def network(x: Tensor, timestep: Tensor) -> Tensor:
         return predictor.conditioned(x, t, timestep)
 
-    line = linearize(network, x, told, record=False)
-    exact = line.jvp(dt=unit).double()
-    best = torch.full_like(told, torch.inf)
-    rounding = 16 * torch.finfo(x.dtype).eps * norms(line.output)
-    moved = torch.zeros_like(told)
-    with torch.no_grad():
+    ends = base(torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device))
+
+    def quotients() -> Iterator[tuple[Tensor, Tensor]]:
         for step in steps:
-            later, earlier = ((told + sign * step * unit).to(x.dtype).double() for sign in (1, -1))
-            distance = ((later - earlier) / unit).view(-1, *[1] * (x.ndim - 1))
-            probe = (network(x, later).double() - network(x, earlier).double()) / distance
-            size = torch.maximum(norms(exact), norms(probe))
-            excess = (norms(probe - exact) - rounding / step).clamp_min(0) / size.clamp_min(1e-300)
-            # a step may leave the range of times on which the network is finite
-            best = torch.fmin(best, torch.where(size == 0, 0.0, excess))
-            moved = torch.fmax(moved, norms(probe))
-    return line, exact, best, moved
+            later, earlier = (told + sign * step * unit for sign in (1, -1))
+            later, earlier = (k.clamp(ends.min(), ends.max()).to(x.dtype).double() for k in (later, earlier))
+            with torch.no_grad():
+                moved = network(x, later).double() - network(x, earlier).double()
+            yield moved / along((later - earlier) / unit, x), torch.full_like(unit, step)
+
+    line = linearize(network, x, told, record=False)
+    return probed(line, line.jvp(dt=unit), quotients())
 
 
-def probe_finely(point: Point) -> Tensor:
-    """The differences again, over steps so short that few kinks lie within, which takes float64."""
-    predictor = copy.deepcopy(point.predictor).double()
+def probe_space(predictor: Predictor, x: Tensor, t: Tensor, v: Tensor) -> Probe:
+    """The derivative along v, of length 1, beside a central difference where truncation and rounding balance."""
+    line = linearize(predictor, x, t, record=False)
+    length = torch.finfo(x.dtype).eps ** (1 / 3) * noise(predictor, x, t)
+    return probed(line, line.jvp(dx=v.to(x.dtype)), in_space(predictor, x, t, v, (length,)))
+
+
+def in_space(
+    predictor: Predictor, x: Tensor, t: Tensor, v: Tensor, lengths: tuple[Tensor, ...]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Central differences along v over steps of these lengths, each with the length."""
+    for length in lengths:
+        step = (along(length, x) * v).to(x.dtype)
+        with torch.no_grad():
+            moved = predictor(x + step, t).double() - predictor(x - step, t).double()
+        yield moved / along(2 * length, x), length
+
+
+def finely(point: Point, probe: Callable[[Predictor, Tensor], Probe], differences: Tensor) -> Tensor:
+    """The differences, or those in float64 where that is better: over steps so short that few kinks lie within."""
+    if point.x.dtype != torch.float32 or point.x.device.type == "mps":
+        return differences
     try:
-        return probe_time(predictor, point.x.double(), point.t, SHORT_STEPS)[2]
-    except RuntimeError:  # a network with float32 written into it
-        return torch.full_like(point.t, torch.inf)
+        return torch.fmin(differences, probe(copy.deepcopy(point.predictor).double(), point.x.double()).difference)
+    except Exception:  # a network with float32 written into it, or that cannot be copied
+        return differences
 
 
-def check_jacobian(point: Point, findings: Findings) -> None:
-    """Samples must not see each other, and forward and reverse products must be adjoint."""
-    line = linearize(point.predictor, point.x, point.t, record=False)
-    findings.method = line.method
-    half = point.x.shape[0] // 2
-    v: Float[Tensor, batch * event] = point.start.reshape(point.x.shape).to(point.x.dtype).clone()
-    v[half:] = 0
-    image = line.jvp(dx=v)
-    leak = norms(image[half:]).max() / norms(image[:half]).max().clamp_min(1e-300) if half else torch.zeros(())
-    tolerance = 1e-6 if line.method != "finite differences" else 1e-2
-    if leak > tolerance:
-        raise CheckpointError(
-            f"the model's samples see each other: a change in half of a batch moves the other half by {leak:.1%}; "
-            "put batch normalisation in eval mode, and take guidance that joins samples out of the model"
-        )
-    v = point.start.reshape(point.x.shape).to(point.x.dtype)
-    image = line.jvp(dx=v)
-    forward, reverse = dot(image, image), dot(line.vjp(image), v)
-    gap = ((forward - reverse).abs() / forward.clamp_min(1e-300)).max()
-    if gap > ADJOINT_GAP[line.method]:
-        raise CheckpointError(
-            f"forward and reverse Jacobian products disagree by {gap:.1%}: the model stops gradients (torch.no_grad, "
-            "detach or .data inside it) or draws random numbers; measure without the Jacobian: "
-            "--quantity time_difference"
-        )
+def noise(predictor: Predictor, x: Tensor, t: Tensor) -> Float[Tensor, " batch"]:
+    """The length of the noise in x, the scale of a network's features in x; at least a thousandth of that of x."""
+    length = predictor.schedule(t)[1] * x[0].numel() ** 0.5
+    return torch.minimum(length, norms(x)).clamp_min(1e-3 * norms(x)).clamp_min(1e-30)
+
+
+def along(a: Float[Tensor, " batch"], x: Tensor) -> Tensor:
+    """One number a sample, shaped to broadcast over x."""
+    return a.view(-1, *[1] * (x.ndim - 1))
+
+
+def inside(point: Point) -> str:
+    """What the network does that cuts a gradient or rounds, to be named in brackets."""
+    bare = point.predictor.predictor if isinstance(point.predictor, RawOutput) else point.predictor
+    if not isinstance(bare, NetworkPredictor):
+        return ""
+    told = bare.clock(point.t).detach()
+    with Seen() as seen, torch.enable_grad():
+        bare.output(point.x, told)
+    return f" (inside it: {', '.join(sorted(seen.names))})" if seen.names else ""

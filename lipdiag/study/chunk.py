@@ -4,13 +4,12 @@ It is the only form that `store.format` lets pass, and the one that zarr writes.
 an event loop, codecs and threads, which wait for each other for a millisecond and more; a unit has a dozen chunks.
 """
 
-import os
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import numpy as np
 
+from ..files import replace_file
 from ..store.chunk import checksum, read
 from .layout import Unit
 
@@ -18,21 +17,14 @@ __all__ = ["key", "read", "whole", "within", "write"]
 
 
 def write(file: Path, values: np.ndarray) -> None:
-    """Store the numbers of a chunk, whole or not at all.
+    """Store the numbers of a chunk, whole or not at all; its checksum tells of one that a power cut tore.
 
     Raises:
         OSError: If the disk is full, or the place may not be written.
     """
     data = values.astype(values.dtype.newbyteorder("<")).tobytes()
-    temporary = file.with_name(f"{file.name}.{token_hex(8)}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as handle:
-            handle.write(data + checksum(data))
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(file, data + checksum(data), sync=False)
 
 
 def key(unit: Unit, array: Any) -> str:

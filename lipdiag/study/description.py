@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..diffusion.clock import Clock, Shared
 from ..diffusion.continuous import slope
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..diffusion.spelling import spell
+from ..text import sound
 from . import store
 from .plan import Plan
 from .quantity import QUANTITIES, other_time
@@ -42,7 +43,7 @@ class Source:
         stand_in: In its place where the model is checked and timed, and samples would first have to be made.
         label: The class of each draw's x0, which the model is told; None where it is told one throughout, or none.
         labels: What a run goes on with alone: a fingerprint of the classes.
-        notes: What a reader of the numbers has to know.
+        notes: What has to be known of it; more may come while samples are made.
     """
 
     sample: Callable[[int], Tensor]
@@ -52,7 +53,7 @@ class Source:
     stand_in: Callable[[int], Tensor] | None = None
     label: Callable[[int], int] | None = None
     labels: str = ""
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 def fingerprint(predictor: Predictor) -> str:
@@ -97,7 +98,7 @@ def describe(predictor: Predictor) -> dict[str, Any]:
 def frozen(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarray) -> dict[str, Any]:
     """All that must be the same for a run to be gone on with."""
     asked = {key: value for key, value in json.loads(plan.json()).items() if key not in (*GROWS, "timesteps")}
-    return {
+    found = {
         "model": describe(predictor),
         "data": {
             "name": source.name,
@@ -107,6 +108,7 @@ def frozen(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarr
         "plan": {**asked, "timesteps": timesteps.tolist()},
         "numerics": NUMERICS,
     }
+    return dict(sound(found))
 
 
 def coordinates(predictor: Predictor, timesteps: np.ndarray) -> dict[str, Axis]:

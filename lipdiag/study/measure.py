@@ -6,14 +6,13 @@ time. Units that are done are skipped, so that running again is resuming.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..diffusion.predictor import Predictor
 from ..errors import IncompleteError, LipdiagError, RunError, StorageError
@@ -22,16 +21,15 @@ from . import checks, statistics, store
 from .creation import create
 from .description import Source, columns, coordinates, edges, frozen, second_times
 from .layout import Layout, Unit, units
-from .microbatch import in_batches, memory, pass_bytes
+from .microbatch import in_batches, memory, pair_seconds, pass_bytes
+from .notes import sorted_out
 from .plan import Plan, gone_on, resolve_timesteps
-from .point import points
+from .point import Point, points
 from .quantity import QUANTITIES, measure_point, passes, recorded
+from .suspicion import PRICED, Suspicion
 
-TRIES = 2
-"""Attempts that may die or fail in a unit before it is given up."""
-
-SLOW = 1.0
-"""Seconds of a pair's forward pass beyond which more of them at once are no quicker."""
+LOOKED_AT = 64
+"""Units among which one that is done is looked for, to time a launch by."""
 
 MOST_FAILURES = 2
 """Units on which a model may fail before it has succeeded on one."""
@@ -46,7 +44,7 @@ class Study:
         layout: How pairs are cut into units.
         krylov_steps: Most steps any unit took so far.
         batch: (draw, timestep) pairs at once; shrinks when memory runs out, where `halving` allows it.
-        tries: First timestep and draw of a unit that is missing -> attempts that died or failed.
+        suspicion: Units in which launches died or the model failed.
         forward_seconds: Of one forward pass of one unit.
         pass_bytes: That one forward pass of one pair makes.
         findings: Of the checks before the start.
@@ -67,12 +65,8 @@ class Study:
     krylov_steps: int = 0
     seconds: float = 0.0
     pairs: int = 0
-    tries: dict[tuple[int, int], int] = field(default_factory=dict)
+    suspicion: Suspicion = field(default_factory=Suspicion)
     halving: bool = True
-
-    def tried(self, unit: Unit) -> int:
-        """How many attempts at a unit died before this launch, or failed in it."""
-        return self.tries.get((unit.times.start, unit.draws.start), 0)
 
     @property
     def floor(self) -> int:
@@ -149,81 +143,75 @@ def prepare(
         raise RunError(f"{out} is another run: {'; '.join(changed[:5])}; give another --out, or what it was made with")
     layout = run.layout
     run.grow(plan.draws)
-    every, tries = units(layout, len(timesteps), range(run.draws)), {}
-    if retry:
-        for unit in (unit for unit in every if run.given_up(unit)):
-            run.retry(unit)
-    attempts = run.attempts()
-    for unit in every:
-        if number := int(attempts[unit.times, unit.draws].max()):
-            tries[unit.times.start, unit.draws.start] = min(number, TRIES - 1) if retry else number
-    return Study(predictor, source, plan, timesteps, layout, run, shard, batch=layout.pairs, tries=tries)
+    every = units(layout, len(timesteps), range(run.draws))
+    for unit in (unit for unit in every if retry and run.given_up(unit)):
+        run.retry(unit)
+    suspicion = Suspicion.of(run.attempts(), every, lenient=retry)
+    notes = [suspicion.note] if suspicion.note else []
+    return Study(predictor, source, plan, timesteps, layout, run, shard, layout.pairs, notes=notes, suspicion=suspicion)
 
 
 def price(study: Study) -> None:
-    """Time one forward pass of a unit, and take its memory."""
-    every = units(study.layout, len(study.timesteps), range(study.plan.draws))
-    # never one in which a launch has died, and the first to be measured where there is one
-    trusted = [unit for unit in every if not study.tried(unit) and not study.store.given_up(unit)]
-    first = next((unit for unit in trusted if not study.store.marked(unit)), None)
-    if first is not None:
-        study.store.begin(first, 1)
-    with suppress(Exception):  # a model that fails here fails in its unit, where it is dealt with
-        time_unit(study, first or trusted[0])
-    if first is not None:
-        study.store.begin(first, 0)
+    """Time one forward pass of a unit, and take its memory.
+
+    A unit that is done is known to kill nobody. Where there is none it is one in which no launch died, marked so that
+    the next launch takes another should this one end here, and a single pair where there is none of these either.
+    """
+    every = units(study.layout, len(study.timesteps), range(study.plan.draws))[study.shard[0] :: study.shard[1]]
+    trusted = [unit for unit in every if not study.suspicion.died(unit) and not study.store.given_up(unit)]
+    done = next((unit for unit in trusted[:LOOKED_AT] if study.store.marked(unit)), None)
+    new = trusted[0] if trusted and done is None else None
+    if new is not None:
+        study.store.begin(new, PRICED)
+    try:
+        with suppress(Exception):  # a model that fails here fails in its unit, where it is dealt with
+            time_unit(study, done or new or Unit(slice(0, 1), slice(0, 1)))
+    finally:
+        if new is not None:
+            study.store.begin(new, 0)
 
 
 def check(study: Study) -> None:
-    """Check the model at a few pairs.
+    """Check the model at a few pairs, and measure no more at once than it answers rightly.
 
     Raises:
         CheckpointError: If it cannot be measured; see `checks`.
     """
-    study.findings = checked(study, study.timesteps[:: max(1, len(study.timesteps) // 4)][:4].tolist())
+    last = len(study.timesteps) - 1
+    few = study.timesteps[np.linspace(0, last, min(last + 1, 4)).round().astype(int)].tolist()
+    # two draws, or three where a batch of two would fit a sample's last dimension by mistake
+    study.findings = checked(study, few, range(3 if study.predictor.shape[-1:] == (2,) else 2))
     study.notes += study.findings.notes
+    if most := study.findings.company.most(study.layout.draws):
+        study.batch = min(study.batch, most)
 
 
-def checked(study: Study, timesteps: list[float]) -> checks.Findings:
-    """What the checks find on two draws at each timestep, or at one timestep alone where memory ran out."""
+def checked(study: Study, timesteps: list[float], draws: range) -> checks.Findings:
+    """What the checks find at these timesteps and draws, or on two pairs where memory ran out."""
     x0 = study.source.stand_in or study.source.sample
-    few = points(study.predictor, study.plan, x0, timesteps, range(2), record=False)
+
+    def make(timesteps: Sequence[float], draws: range) -> Point:
+        return points(study.predictor, study.plan, x0, timesteps, draws, record=False)
+
     try:
-        return checks.check(few)
+        return checks.check(make, timesteps, draws)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        if len(timesteps) == 1:
+        if len(timesteps) * len(draws) <= 2:
             raise LipdiagError(
                 "out of memory while the model was checked on two samples; use a machine with more memory"
             ) from None
-    return checked(study, timesteps[:1])
+    return checked(study, [timesteps[0], timesteps[-1]], range(1))
 
 
 def time_unit(study: Study, unit: Unit) -> None:
-    """Seconds of one forward pass of a unit, the least of three, and the bytes that one pair makes in it.
-
-    Where a single pair takes a second, its time is that of every pair of the unit.
-    """
+    """Seconds of one forward pass of a unit, and the bytes that one pair makes in it."""
     timesteps, draws = study.timesteps[unit.times].tolist(), range(unit.draws.start, unit.draws.stop)
     x0 = study.source.stand_in or study.source.sample
     point = points(study.predictor, study.plan, x0, timesteps, draws, record=False)
-
-    def seconds(pairs: int) -> float:
-        began = time.perf_counter()
-        with torch.no_grad():
-            study.predictor(point.x[:pairs], point.t[:pairs])
-        _synchronize(point.x.device)
-        return time.perf_counter() - began
-
     study.pass_bytes = pass_bytes(study.predictor, point.x[:1], point.t[:1])
-    pairs = 1 if (one := seconds(1)) > SLOW else len(point.x)
-    study.forward_seconds = (one if pairs == 1 else min(seconds(pairs) for _ in range(3))) * study.layout.pairs / pairs
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    study.forward_seconds = pair_seconds(study.predictor, point.x, point.t, len(draws)) * study.layout.pairs
 
 
 def run(study: Study) -> Iterator[Progress]:
@@ -245,7 +233,7 @@ def run(study: Study) -> Iterator[Progress]:
     for target in targets:
         study.store.grow(target)
         todo = units(study.layout, times, range(seen, target))[study.shard[0] :: study.shard[1]]
-        todo.sort(key=study.tried)  # what may have killed a launch comes last
+        todo.sort(key=study.suspicion.rank)  # what may have killed a launch comes last
         for unit in todo:
             if not study.store.complete(unit) and not attempt(study, unit):
                 todo.append(unit)
@@ -276,7 +264,7 @@ def run(study: Study) -> Iterator[Progress]:
 
 
 def attempt(study: Study, unit: Unit) -> bool:
-    """Measure a unit and store it, or give it up where two attempts have failed.
+    """Measure a unit and store it, or give it up where launches have died in it or it has failed.
 
     Returns:
         Whether that settles it; False if the model raised an error and the unit is to be tried again after the rest.
@@ -284,30 +272,29 @@ def attempt(study: Study, unit: Unit) -> bool:
     Raises:
         IncompleteError: If the model raised an error on the first units, and on all of them.
     """
-    tries = study.tried(unit)
     where = (
         f"timesteps {study.timesteps[unit.times][0]:g} to {study.timesteps[unit.times][-1]:g}, "
         f"draws {unit.draws.start} to {unit.draws.stop - 1}"
     )
-    if tries >= TRIES:
+    if verdict := study.suspicion.verdict(unit):
         study.store.give_up(unit)
-        study.notes.append(f"given up after {tries} attempts that died or failed: {where}")
+        study.notes.append(f"{verdict}: {where}")
         return True
     if study.store.marked(unit):
         study.notes.append(f"damaged on disk, measured again: {where}")
-    study.store.begin(unit, tries + 1)
+    study.store.begin(unit, study.suspicion.mark(unit, others=study.pairs > 0))
     try:
         study.store.write(unit, measure_unit(study, unit))
-    except (LipdiagError, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt) as error:  # whatever a model may raise
         with suppress(StorageError):
-            study.store.begin(unit, tries)  # an orderly end is no fault of the unit
-        raise
-    except Exception as error:  # whatever a model may raise
+            study.store.begin(unit, study.suspicion.died(unit))  # an end that can be told of is no death
+        if isinstance(error, LipdiagError | KeyboardInterrupt):
+            raise
         words = str(error).splitlines()[0][:200] if str(error) else ""
         failure = f"the model failed with {type(error).__name__} ({words}) at {where}"
         study.notes.append(failure)
-        study.tries[unit.times.start, unit.draws.start] = tries + 1
-        if not study.pairs and len(study.tries) > MOST_FAILURES:
+        study.suspicion.fail(unit)
+        if not study.pairs and len(study.suspicion.failures) > MOST_FAILURES:
             raise IncompleteError(f"{failure}, as on every unit before; nothing could be measured") from error
         return False
     return True
@@ -323,9 +310,15 @@ def measure_unit(study: Study, unit: Unit) -> dict[str, np.ndarray]:
     if study.source.passes:
         for i in draws:
             study.source.sample(i)  # made before the clock starts, which is that of the measuring alone
+        study.notes += [note for note in study.source.notes if note not in study.notes]
     began = time.perf_counter()
     values, batch = in_batches(
-        lambda some, these: _measure(study, some, these), timesteps, draws, study.batch, study.halving
+        lambda some, these: _measure(study, some, these),
+        timesteps,
+        draws,
+        study.batch,
+        study.halving,
+        1 if study.findings.company.of else None,
     )
     if batch < study.batch:
         study.notes.append(f"out of memory: the micro-batch was halved to {batch} pairs")
@@ -346,5 +339,5 @@ def _measure(study: Study, timesteps: list[float], draws: range) -> dict[str, np
 
 def finish(study: Study, launch: dict[str, Any]) -> None:
     """Record a launch and what it found in the run."""
-    facts = {**launch, "notes": study.notes, "method": study.findings.method}
+    facts = {**launch, **sorted_out(study.notes), "method": study.findings.method}
     study.store.record([facts], plan=asdict(study.plan))

@@ -1,7 +1,9 @@
-"""A unit measured in micro-batches, halved when memory runs out; and how much memory one will take."""
+"""A unit measured in micro-batches, halved when memory runs out; and how much memory and time one will take."""
 
 import gc
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,9 @@ from torch.utils._pytree import tree_leaves
 from ..diffusion.predictor import Predictor
 from ..errors import LipdiagError
 from ..linalg.linearize import out_of_memory
+
+SLOW = 1.0
+"""Seconds of a pair's forward pass beyond which more of them at once are no quicker."""
 
 Block = dict[str, np.ndarray]
 
@@ -44,6 +49,29 @@ def pass_bytes(predictor: Predictor, x: torch.Tensor, t: torch.Tensor) -> int:
     return made.bytes
 
 
+def pair_seconds(predictor: Predictor, x: torch.Tensor, t: torch.Tensor, draws: int) -> float:
+    """Seconds of a forward pass a pair, the least of three of all pairs, each timestep's `draws` after one another.
+
+    Where a single pair takes a second, its time is that of every pair. Of a model that fails on several timesteps
+    those of one are timed, and of one that fails on these too a pair.
+    """
+
+    def seconds(pairs: int) -> float:
+        began = time.perf_counter()
+        with torch.no_grad():
+            predictor(x[:pairs], t[:pairs])
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        return time.perf_counter() - began
+
+    one = seconds(1)
+    one = min(one, seconds(1)) if one > SLOW else one  # a first pass may compile or page in what later ones find ready
+    for pairs in (len(x), draws) if one <= SLOW else ():
+        with suppress(Exception):
+            return min(seconds(pairs) for _ in range(3)) / pairs
+    return one
+
+
 def memory(predictor: Predictor, one_pass: int, pairs: int, record: bool) -> int:
     """Bytes that weights and activations will take at the peak of a micro-batch, to a factor of about 2.
 
@@ -63,6 +91,7 @@ def in_batches(
     draws: range,
     batch: int,
     halving: bool = True,
+    most: int | None = None,
 ) -> tuple[Block, int]:
     """The variables of all timesteps by all draws, and the micro-batch that fitted.
 
@@ -73,12 +102,14 @@ def in_batches(
         batch: The most (draw, timestep) pairs at once.
         halving: Whether to try again with half as many when memory runs out; the whole unit is then done again, since
             the size of a batch moves the last digits.
+        most: The most timesteps at once, where there is a limit besides that of pairs.
 
     Raises:
         LipdiagError: If memory runs out with one pair, or at all where halving is not allowed.
     """
     while True:
         rows, across = (batch // len(draws), len(draws)) if batch >= len(draws) else (1, batch)
+        rows = min(rows, most or rows)
         try:
             parts = [
                 [measure(timesteps[i : i + rows], draws[j : j + across]) for j in range(0, len(draws), across)]

@@ -20,6 +20,7 @@ from ..linalg.lanczos import extreme_eigenvalues
 from ..linalg.operator import Operator, symmetric_part
 from ..linalg.trace import hutchinson_squared_frobenius_norm, hutchinson_trace
 from .embedding import embedding
+from .flow import flow_velocity
 from .pairs import columns, pairs, swap
 from .plan import Plan
 from .point import Point
@@ -97,15 +98,6 @@ def time_difference(point: Point) -> Values:
     other = other_time(clock, point.timestep, point.plan.step)
     changed = point.predictor(point.x, clock.base.time(other)).double() - point.eps.double()
     return {"time_difference": norms(changed) / (other - point.timestep).abs()}
-
-
-def flow_velocity(point: Point) -> Float[Tensor, "batch *event"]:
-    """dx/dt of the probability-flow ODE, alpha' x0 + sigma' eps at the model's own x0 and eps."""
-    expand = (-1, *[1] * (point.x.ndim - 1))
-    alpha, sigma = (s.view(expand) for s in point.predictor.schedule(point.t))
-    alpha_rate, sigma_rate = (s.view(expand) for s in point.predictor.schedule.rates(point.t))
-    eps, x = point.eps.double(), point.x.double()
-    return alpha_rate * (x - sigma * eps) / alpha + sigma_rate * eps
 
 
 def trajectory_derivative(point: Point) -> Values:

@@ -8,7 +8,6 @@ measured again. The same code serves a store in memory.
 
 import errno
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,15 +19,18 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunError, StorageError
+from ..files import locked
+from ..store import reader
 from ..store.format import check_run
-from ..store.reader import open_run
-from . import chunk
+from ..text import sound
+from . import chunk, header
 from .layout import Layout, Unit
+from .notes import told
 
 MISSING, DONE, QUARANTINED = 0, 1, 2
 MARKS = {
     "done": "0 missing, 1 done, 2 quarantined",
-    "attempts": "launches that began this pair and have not finished it; those that are alive count too",
+    "attempts": "launches that began this pair and have not finished it, by weight; those that are alive count too",
 }
 
 
@@ -62,7 +64,7 @@ class Store:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        return dict(self.group.attrs)
+        return sound(dict(self.group.attrs))
 
     @property
     def layout(self) -> Layout:
@@ -70,7 +72,7 @@ class Store:
 
     @property
     def draws(self) -> int:
-        return int(self.group["done"].shape[1])
+        return min(self._extents())
 
     @property
     def variables(self) -> list[str]:
@@ -101,19 +103,19 @@ class Store:
             return False
 
     def attempts(self) -> np.ndarray:
-        """(times, draws): how many launches began a pair that is still missing."""
+        """(times, draws): the marks of the launches that began a pair that is still missing."""
         done = self._arrays()["done"]
         if "attempts" not in self._arrays():
             return np.zeros(done.shape, np.int8)
         try:
             return np.where(done[:] == MISSING, self._arrays()["attempts"][:], 0)
-        except UNREADABLE:  # a damaged mark forgets the tries, at the price of one more
+        except UNREADABLE:  # a damaged mark forgets the deaths, at the price of more
             return np.zeros(done.shape, np.int8)
 
-    def begin(self, unit: Unit, attempt: int) -> None:
-        """Note that a launch begins a unit, as the attempt of that number: should it die, the next one can tell."""
+    def begin(self, unit: Unit, mark: int) -> None:
+        """Mark a unit that a launch begins: should it die, the next one can tell."""
         if "attempts" in self._arrays():
-            self._put("attempts", unit, attempt)
+            self._put("attempts", unit, mark)
 
     def give_up(self, unit: Unit) -> None:
         """Quarantine a unit that kills whoever measures it."""
@@ -179,25 +181,52 @@ class Store:
         return Path(self.path or "", name, chunk.key(unit, self._arrays()[name]))
 
     def grow(self, draws: int) -> None:
-        """Make room for more draws; a growth that was cut short is completed."""
-        if all(array.shape[1] >= draws for array in self._arrays().values() if array.ndim >= 2):
+        """Make room for more draws; a growth that was cut short, by a kill or a full disk, is completed.
+
+        Raises:
+            StorageError: If the run cannot be written; it is as long as it was.
+        """
+        if self._whole(draws):
             return
         with writing(self.path), self._alone():
-            for array in self._arrays().values():
-                if array.ndim >= 2 and array.shape[1] < draws:
-                    array.resize((array.shape[0], draws, *array.shape[2:]))
-            if self.group["draw"].shape[0] < draws:
-                self.group["draw"].resize((draws,))
-            self.group["draw"][:] = np.arange(self.group["draw"].shape[0])
-            self._consolidate()
+            draws = max(draws, self.draws)  # another worker may have seen to it
+            if self.path is not None:
+                header.grow(self.path, draws)
+                self.group = opened(self.path)
+                return
+            for name, array in self._arrays().items():
+                if (axis := header.draw_axis(name, array.shape)) is not None:
+                    array.resize((*array.shape[:axis], draws, *array.shape[axis + 1 :]))
+            self.group["draw"][:] = np.arange(draws)
+
+    def _whole(self, draws: int) -> bool:
+        """Whether all arrays are equally long, have so many draws or more, and count them."""
+        try:
+            numbers = self.group["draw"][:]
+        except UNREADABLE:
+            return False
+        listed = self.path is None or self.group.metadata.consolidated_metadata is not None
+        equal = {*self._extents(), len(numbers)} == {max(draws, self.draws)}
+        return listed and equal and bool((numbers == np.arange(len(numbers))).all())
+
+    def _extents(self) -> list[int]:
+        """The draws that each array has room for: not the same in all where a growth of an older lipdiag was cut."""
+        return [
+            array.shape[axis]
+            for name, array in self._arrays().items()
+            if (axis := header.draw_axis(name, array.shape)) is not None
+        ]
 
     def record(self, launches: Sequence[dict[str, Any]] = (), **attributes: Any) -> None:
         """Add launches to those on record, and add or replace other attributes of the run."""
         with writing(self.path), self._alone():
+            if self.path is not None:
+                header.record(self.path, list(launches), **attributes)
+                self.group = opened(self.path)
+                return
             if launches:
                 attributes["launches"] = [*self.group.attrs.get("launches", []), *launches]
             self.group.attrs.update(attributes)
-            self._consolidate()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -205,31 +234,14 @@ class Store:
 
         Units need no lock, and a file system without locks risks no more than a launch missing on record.
         """
-        import zarr
-
         if self.path is None:
             yield
             return
         if not (self.path / "zarr.json").is_file():
             raise lost(self.path)
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            with suppress(ImportError, OSError):
-                import fcntl
-
-                fcntl.flock(folder, fcntl.LOCK_EX)
-            self.group = zarr.open_group(str(self.path), mode="r+", zarr_format=3, use_consolidated=False)
+        with locked(self.path):
+            self.group = opened(self.path)
             yield
-        finally:
-            os.close(folder)
-
-    def _consolidate(self) -> None:
-        """Copy all metadata into the group's own file, where xarray looks for them first."""
-        import zarr
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # version 3 of the format has no word on this yet; xarray asks for it
-            self.group = zarr.consolidate_metadata(self.group.store)
 
     def dataset(self):
         """The run as an `xarray.Dataset`, its values in memory."""
@@ -256,19 +268,35 @@ def writing(path: Path | None) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {error.strerror or error}{hint}") from error
 
 
+def opened(path: Path) -> Any:
+    """The group of a run on disk, its arrays as the run's own file has them."""
+    import zarr
+
+    return zarr.open_group(str(path), mode="r+", zarr_format=3)
+
+
 def open_store(path: Path) -> Store:
     """An existing run, to be gone on with.
 
     Raises:
         RunError: If `path` is something else, is damaged, or of a newer format.
     """
-    import zarr
-
     check_run(path)
     try:
-        return Store(zarr.open_group(str(path), mode="r+", zarr_format=3, use_consolidated=False), path)
+        return Store(opened(path), path)
     except Exception as error:  # zarr raises many types for a damaged store
         raise RunError(f"{path} is damaged: {error}; measure again with another --out") from error
+
+
+def open_run(path: str | Path):
+    """A run as an `xarray.Dataset`, its values in memory, every checksum verified, with its notes.
+
+    Raises:
+        RunError: If `path` is no run, is damaged, or was made by a newer lipdiag.
+        StorageError: If it cannot be read.
+    """
+    found = reader.open_run(path)
+    return found.assign_attrs(told(found.attrs))
 
 
 def _dataset(place: Any):
@@ -276,7 +304,7 @@ def _dataset(place: Any):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata not consolidated, where a worker was killed before that
-        return xr.open_dataset(
+        found = xr.open_dataset(
             place,
             engine="zarr",
             zarr_format=3,
@@ -285,6 +313,7 @@ def _dataset(place: Any):
             decode_times=False,
             drop_variables=["attempts"],
         ).load()
+    return found.assign_attrs(told(found.attrs))
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lipdiag.diffusion.clock import CLOCKS, Clock
+from lipdiag.diffusion.limit import LIMITS
 from lipdiag.diffusion.parameterization import PARAMETERIZATIONS, Parameterization
 from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.schedule import SCHEDULES, Schedule
@@ -54,6 +55,7 @@ class Checkpoint:
         conditioning: Further inputs of the network, by keyword.
         training: Facts about its training.
         timestep_factor: The network is told its timestep times this.
+        limit: What keeps x0 in the data's range in sampling, spelled out; None where nothing does.
         notes: What a reader has to know.
     """
 
@@ -73,7 +75,13 @@ class Checkpoint:
     conditioning: dict[str, Tensor] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     timestep_factor: float = 1.0
+    limit: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """A note on which weights were taken, where there was a choice."""
+        return () if len(self.available) < 2 else (f"{self.weights} weights, of {' and '.join(self.available)}",)
 
 
 def save(
@@ -105,7 +113,13 @@ def save(
     if weights not in ("raw", "ema") or (weights == "ema" and ema is not None):
         raise UsageError(f"weights is {weights!r}: it says what the model's own weights are, raw or, alone, ema.")
     network, inputs = bare(predictor), conditioning(predictor)
-    config = describe(predictor) | {"weights": weights, "data": data, "training": dict(training or {})}
+    config = describe(predictor) | {
+        "weights": weights,
+        "data": data,
+        "training": dict(training or {}),
+    }
+    if predictor.limit is not None:  # a key that most files lack, so that an older lipdiag reads those
+        config["limit"] = spell(predictor.limit)
     json_text(config)  # what cannot be written is refused before anything is
     states = {MODEL: network.state_dict() | inputs}
     if ema is not None:
@@ -254,7 +268,7 @@ def read(path: str | Path, weights: str = "ema") -> Checkpoint:
         sha256=sha256,
         conditioning=inputs,
         shape=tuple(config["shape"]),
-        **{key: config[key] for key in ("schedule", "parameterization", "clock", "data", "training")},
+        **{key: config[key] for key in ("schedule", "parameterization", "clock", "data", "training", "limit")},
     )
 
 
@@ -265,10 +279,10 @@ def check_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
         refuse(path, "is not a config of lipdiag's: it lacks a format_version")
     if version > FORMAT_VERSION:
         refuse(path, f"has format_version {version}, newer than this lipdiag reads ({FORMAT_VERSION}): update lipdiag")
-    config = {"data": None, "training": {}, "files": {}, "weights": "raw"} | config
+    config = {"data": None, "training": {}, "files": {}, "weights": "raw", "limit": None} | config
     types: dict[str, Any] = dict.fromkeys(("schedule", "parameterization", "clock", "weights"), str)
     types |= dict.fromkeys(("network", "training", "files"), dict)
-    types |= {"format_version": int, "shape": list, "data": (str, type(None))}
+    types |= {"format_version": int, "shape": list} | dict.fromkeys(("data", "limit"), (str, type(None)))
     for key in sorted(set(types) ^ set(config)):
         refuse(path, f"{'lacks the key' if key in types else 'has the unknown key'} {shown(key)!r} in its config")
     for key, kind in types.items():
@@ -354,6 +368,9 @@ def assemble(
     fit(network, checkpoint.state, checkpoint.path)
     network = adapted(network, checkpoint.network, checkpoint.timestep_factor)
     predictor = NetworkPredictor(network, **parts, shape=shape, conditioning=checkpoint.conditioning)
+    predictor.data, predictor.notes = checkpoint.data, (*checkpoint.notes, *checkpoint.chosen)
+    if checkpoint.limit is not None:
+        predictor.limit = understood(checkpoint.limit, LIMITS, checkpoint.path, "limit")
     return predictor.eval().requires_grad_(False)
 
 

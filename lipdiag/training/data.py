@@ -48,7 +48,7 @@ class Data(ABC):
     shape: tuple[int, ...]
     labels: np.ndarray | None = None
     numbered: bool = True  # whether a label is a number that its owner gave, or the place of a folder among others
-    eight_bit: bool = False  # whether they are pictures of 8 bits
+    eight_bit: bool = False  # whether they are pictures of 8 bits, which all come to lie in [-1, 1]
 
     @abstractmethod
     def __len__(self) -> int: ...

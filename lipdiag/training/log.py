@@ -4,6 +4,7 @@ A row is one write at the end of the file, so that a killed training leaves at m
 gone on with from a snapshot, the rows of later steps are removed: they will be written again.
 """
 
+import os
 from pathlib import Path
 from types import TracebackType
 
@@ -43,10 +44,23 @@ class Log:
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.file.close()
 
-    def write(self, *values: float) -> None:
-        """Add a row."""
+    def sync(self) -> None:
+        """Bring the rows to the disk."""
         try:
-            self.file.write(line(values).encode())
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise StorageError(f"Cannot write {shown(self.path)}: {reason(error, self.path.parent)}.") from error
+
+    def write(self, *values: float) -> None:
+        """Add a row.
+
+        Raises:
+            StorageError: If it cannot be written, or not all of it; what a torn row left goes with the next opening.
+        """
+        left = line(values).encode()
+        try:
+            while left:  # a disk that has just run full takes a part
+                left = left[self.file.write(left) :]
         except OSError as error:
             raise StorageError(f"Cannot write {shown(self.path)}: {reason(error, self.path.parent)}.") from error
 

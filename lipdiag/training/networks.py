@@ -11,6 +11,7 @@ from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -130,16 +131,31 @@ class Budget(TorchDispatchMode):
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.tensors = 10_000 + 20 * len(state)
+        self.tensors = 3_000 + 20 * len(state)
         self.numbers = 2**24 + 4 * sum(tensor.numel() for tensor in state.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and isinstance(args[0], (list, tuple)) and all(type(size) is int for size in args[0]):
-            self.numbers -= math.prod(args[0])
         self.tensors -= 1
-        if self.numbers < 0 or self.tensors < 0:
+        if self.tensors < 0 or awaited(func, args) > self.numbers:
             raise ValueError("the network is many times larger than the weights")
-        return func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and not any(made is given for given in args) and not made._is_view():
+            self.numbers -= made.numel()
+        return made
+
+
+def awaited(func: Any, args: tuple[Any, ...]) -> float:
+    """How many numbers an operation is about to make, as its arguments tell: sizes, a range, tensors that meet."""
+    if func.overloadpacket is torch.ops.aten.arange:
+        start, end, step = (0, *args, 1)[-3:] if len(args) < 3 else args
+        return (end - start) / (step or 1)
+    if args and isinstance(args[0], (list, tuple)) and all(type(size) is int for size in args[0]):
+        return math.prod(args[0])
+    shapes = [given.shape for given in args if isinstance(given, Tensor)]
+    try:
+        return math.prod(torch.broadcast_shapes(*shapes))
+    except RuntimeError:  # they do not meet place by place
+        return sum(math.prod(shape) for shape in shapes)
 
 
 def create_network(

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from lipdiag import distributed
 from lipdiag.diffusion.clock import CLOCKS, Shared
+from lipdiag.diffusion.limit import Clip
 from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import RunError, UsageError
-from lipdiag.files import atomic_write, make_folder, read_json
+from lipdiag.files import atomic_write, make_folder, read_json, sweep, temporaries
 from lipdiag.linalg.linearize import out_of_memory
 from lipdiag.training.card import model_card
 from lipdiag.training.checkpoint import json_text, save
@@ -82,7 +83,7 @@ def session(
                     if stopping:
                         return
             except Exception as error:
-                if writer is not None and state is not None and state.step < recipe.steps:
+                if writer is not None and state is not None and writer.logged == state.step < recipe.steps:
                     writer.keep(state)
                 if not out_of_memory(error):
                     raise
@@ -117,8 +118,9 @@ class Writer:
         self.recipe, self.out, self.data = recipe, out, data
         self.measure_every, self.snapshot_seconds = measure_every, snapshot_seconds
         make_folder(out)
+        sweep(out)
         atomic_write(out / RECIPE, json_text(recipe.to_dict()).encode())
-        step = 0 if snapshot is None else int(snapshot["step"])
+        self.logged = step = 0 if snapshot is None else int(snapshot["step"])
         self.open = ExitStack()
         self.log = self.open.enter_context(Log(out / LOG, LOSSES, step))
         kept = measure_every or (out / DIFFERENCE).exists()
@@ -134,7 +136,10 @@ class Writer:
         self.open.close()
 
     def take(self, state: State, stopping: bool) -> None:
-        """Log a state, and keep it if it is time to, or save it if it is the last."""
+        """Log a state, and keep it if it is time to, or save it if it is the last.
+
+        A state whose rows are not all written is never kept: what goes on from the one before writes them again.
+        """
         seconds = self.before + time.monotonic() - self.began
         self.losses = [*self.losses[-499:], state.loss]
         self.log.write(state.step, state.loss, state.learning_rate, state.gradient_norm, round(seconds, 3))
@@ -142,6 +147,7 @@ class Writer:
         if self.differences is not None and self.measure_every and (state.step % self.measure_every == 0 or last):
             for row in differences(state.ema, self.data, MEASURED):
                 self.differences.write(state.step, *row)
+        self.logged = state.step
         if last:
             self.save(state, seconds)
         elif stopping or time.monotonic() - self.written >= self.snapshot_seconds:
@@ -151,22 +157,27 @@ class Writer:
         """Write all that is needed to go on from a state."""
         from safetensors.torch import save as serialize
 
+        for log in (self.log, self.differences):
+            if log is not None:
+                log.sync()  # a snapshot that outlives a power cut must not outlive its rows
         atomic_write(self.out / SNAPSHOT, serialize(state.snapshot()))
         self.written = time.monotonic()
 
     def save(self, state: State, seconds: float) -> None:
-        """Write the checkpoint and its card."""
+        """Write the card and the checkpoint, whose configuration comes last and says that all is there."""
         loss = sum(self.losses) / len(self.losses)
+        state.ema.limit = Clip() if self.data.eight_bit else None
         facts = {"recipe": self.recipe.to_dict(), "loss": loss, "seconds": seconds}
-        save(self.out, state.ema, weights="ema", data=self.recipe.data, training=facts)
         atomic_write(self.out / "README.md", model_card(self.recipe, state.ema, facts, self.data).encode())
+        save(self.out, state.ema, weights="ema", data=self.recipe.data, training=facts)
         (self.out / SNAPSHOT).unlink(missing_ok=True)
 
 
 def resume(recipe: Recipe, out: Path) -> dict[str, Any] | None:
     """The snapshot of an unfinished training by this recipe in `out`, if there is one."""
     if not (out / RECIPE).exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        # a training that was killed while it began left no more than the half of its first file
+        if out.exists() and (not out.is_dir() or {*out.iterdir()} - {*temporaries(out)}):
             raise RunError(f"{out} exists and is no training; give another --out")
         return None
     defaults = {item.name: item.default for item in dataclasses.fields(Recipe)}  # of fields that are newer than it

@@ -1,47 +1,33 @@
 """Tensors from files of strangers: no code of a file runs, and what cannot be trusted is refused before it is used.
 
 A .pt file is a zip archive of a pickle and of raw storages. In this order: a regular file that is not empty, its
-first bytes, the archive's table (nothing compressed, nothing twice, known records only), checksums, the names of the
-Python objects the pickle asks for, torch's own restricted reader, and then every tensor: dense, on the CPU, of a
-known type, inside its storage. torch alone accepts flipped bits, archives that unpack to more than they are, and
-tensors without memory behind them.
+first bytes, the archive's table (nothing compressed, nothing twice, known records only), the pickle, opcode by opcode,
+with every tensor of a known type and inside its storage, and the checksum of every record. `torch.load` accepts
+flipped bits, archives that unpack to more than they are, tensors without memory behind them, and keys whose hash takes
+for ever: it is not used.
 """
 
 import json
-import pickletools
-import re
 import struct
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lipdiag.errors import CheckpointError, LipdiagError
 from lipdiag.files import open_regular, reason, shown
+from lipdiag.training.archive import LARGEST_PICKLE, Archive
+from lipdiag.training.pickled import DTYPES as STORED
+from lipdiag.training.pickled import MOST_TENSORS, Bystander, Machine, unsupported
+from lipdiag.training.refusal import CONVERT, refuse
 
-LARGEST_PICKLE = 64 * 2**20  # bytes of data.pkl, which holds names and shapes only
 LARGEST_HEADER = 32 * 2**20  # bytes of the table in front of a safetensors file
-MOST_TENSORS = 100_000
 DEEPEST = 8
-STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"} | {
-    f"torch {name}Storage" for name in STORAGES
-}
-RECORDS = re.compile(
-    r"data\.pkl|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id|data/[0-9]+"
-)
-DTYPES = {
-    torch.float32, torch.float64, torch.float16, torch.bfloat16,
-    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
-}  # fmt: skip
+MOST_CONTAINERS = 200_000
+DTYPES = set(STORED.values())
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# Objects that training scripts leave beside the weights. In their place stands a Bystander: none of their code runs.
-BYSTANDERS = re.compile(r"argparse Namespace|(pytorch_lightning|lightning\.pytorch)\.callbacks\.[\w.]+ \w+")
 BEFORE_ZIP = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the number that opens such a file, pickled
 MAGICS = (
     (
@@ -58,16 +44,6 @@ MAGICS = (
 )
 SHAPES = "holds tensors of other shapes or kinds than its names tell"
 EDM = "if it is one of NVIDIA's EDM, see `lipdiag convert --help`"
-CONVERT = "save the state dict alone, best as .safetensors"
-
-
-class Bystander:
-    """What stands in a file's dictionary where an object of a known, useless kind was."""
-
-    def __init__(self, *args: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None:
-        self.facts = state if type(state) is dict else {}
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
@@ -88,22 +64,6 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
             return read_archive(file, path)
         except OSError as error:
             refuse(path, reason(error, Path()), error)
-
-
-def refuse(path: str | Path, cause: str, error: Exception | None = None) -> NoReturn:
-    """Raise the CheckpointError that names the file and the cause."""
-    raise CheckpointError(f"Cannot use {shown(path)}: it {cause}.") from error
-
-
-@contextmanager
-def refusing(path: str | Path, cause: str) -> Iterator[None]:
-    """Whatever a stranger's names and shapes make code stumble over, refused in a sentence."""
-    try:
-        yield
-    except LipdiagError:
-        raise
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        refuse(path, f"{cause} ({type(error).__name__}: {shown(error)})", error)
 
 
 def is_safetensors(start: bytes) -> bool:
@@ -130,85 +90,13 @@ def check_magic(start: bytes, path: str | Path) -> None:
 
 
 def read_archive(file: BufferedReader, path: str | Path) -> dict[str, Any]:
-    """The object in torch.save's zip archive, after all checks."""
-    strange = check_archive(file, path)
-    file.seek(0)
-    stand_ins: list[Any] = [(type("Bystander", (Bystander,), {}), name.replace(" ", ".")) for name in sorted(strange)]
-    try:
-        # Both arguments are given because the environment and other packages change their defaults.
-        with torch.serialization.safe_globals(stand_ins):
-            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
-    except Exception as error:  # torch lets more than a dozen types of exception escape from a bad file
-        # torch's own words begin with the advice to load the file with any code in it.
-        words = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or repr(error)
-        refuse(path, f"cannot be loaded by torch ({shown(words)})", error)
-    if not isinstance(loaded, dict):
-        refuse(path, f"holds a {shown(type(loaded).__name__)} where a dictionary of tensors is expected")
+    """The object in torch.save's zip archive."""
+    archive = Archive(file, path)
+    loaded = Machine(archive.text("data.pkl", LARGEST_PICKLE), archive.storage, path).run()
+    archive.check_rest()
+    if type(loaded) is not dict:
+        refuse(path, f"holds a {type(loaded).__name__} where a dictionary of tensors is expected")
     return plain(loaded, path)
-
-
-def check_archive(file: BufferedReader, path: str | Path) -> set[str]:
-    """Refuse an archive that torch would read otherwise than it is written, or that asks for code.
-
-    Returns:
-        The objects beside the weights, for which a bystander stands.
-    """
-    size = file.seek(0, 2)
-    file.seek(0)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            infos = archive.infolist()
-            names = [info.filename for info in infos]
-            tops = {name.partition("/")[0] for name in names}
-            inner = [name.partition("/")[2] for name in names]
-            if len({name.lower() for name in names}) < len(names):
-                refuse(path, "holds two records of one name")
-            if any(name == "constants.pkl" or name.startswith("code/") for name in inner):
-                refuse(path, f"is a TorchScript program, which is code: {CONVERT}")
-            strange = [name for name, rest in zip(names, inner, strict=True) if not RECORDS.fullmatch(rest)]
-            if strange:
-                refuse(path, f"is a zip archive with the record {shown(strange[0])!r}, which torch.save does not write")
-            if len(tops) != 1 or "data.pkl" not in inner:
-                refuse(path, "is a zip archive, but not one that torch.save wrote")
-            if any(i.compress_type or i.file_size != i.compress_size or i.flag_bits & 1 for i in infos):
-                refuse(path, "holds compressed or encrypted records, which torch.save does not write")
-            if sum(info.file_size for info in infos) > size:
-                refuse(path, "claims to hold more bytes than it has")
-            pickle = infos[inner.index("data.pkl")]
-            if pickle.file_size > LARGEST_PICKLE:
-                refuse(path, f"has an object table of {pickle.file_size} bytes where {LARGEST_PICKLE} are allowed")
-            if "byteorder" in inner and archive.read(infos[inner.index("byteorder")]) != b"little":
-                refuse(path, "was written on a big-endian machine: save it again on a little-endian one")
-            damaged = archive.testzip()
-            if damaged is not None:
-                refuse(path, f"is damaged: the checksum of its record {shown(damaged)!r} does not match")
-            return check_pickle(archive.read(pickle), path)
-    except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, RuntimeError, ValueError) as error:
-        refuse(path, f"is damaged or cut short ({shown(error)}): copy or download it again", error)
-
-
-def check_pickle(data: bytes, path: str | Path) -> set[str]:
-    """Refuse a pickle that asks for any Python object but the few of which tensors are made; returns the bystanders."""
-    found: set[str] = set()
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "GLOBAL" and argument not in GLOBALS and not BYSTANDERS.fullmatch(str(argument)):
-                name = shown(str(argument).replace(" ", "."))
-                if "torch_utils.persistence" in name:
-                    refuse(
-                        path,
-                        "is an EDM pickle, which holds source code: convert it by `lipdiag convert --unsafe-pickle`",
-                    )
-                refuse(path, f"contains the Python object {name!r}, not only tensors: {CONVERT}")
-            if opcode.name == "GLOBAL" and BYSTANDERS.fullmatch(str(argument)):
-                found.add(str(argument))
-            if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
-                refuse(path, f"contains Python objects by the opcode {opcode.name}, not only tensors: {CONVERT}")
-    except CheckpointError:
-        raise
-    except Exception as error:  # pickletools raises whatever a mangled stream leads it to
-        refuse(path, f"has a damaged object table ({shown(error)})", error)
-    return found
 
 
 def plain(value: Any, path: str | Path, depth: int = 0, made: dict[int, Any] | None = None) -> Any:
@@ -219,42 +107,31 @@ def plain(value: Any, path: str | Path, depth: int = 0, made: dict[int, Any] | N
     made = {} if made is None else made
     if depth > DEEPEST:
         refuse(path, f"nests its values more than {DEEPEST} deep")
-    if isinstance(value, Tensor):
+    if type(value) is Tensor:
         return checked(value, path)
-    if id(value) in made and isinstance(value, (dict, list, tuple)):
-        return made[id(value)]
-    if isinstance(value, dict):
-        # An OrderedDict from a file may carry attributes of its own choice, even one called `items`.
-        items = [(key, item) for key, item in dict.items(value) if not is_bystander(key)]
-        for key, _ in items:
-            if type(key) not in (str, int):
-                refuse(path, f"has a key of type {shown(type(key).__name__)} where texts are expected")
-        made[id(value)] = {key: plain(item, path, depth + 1, made) for key, item in items}
-        return made[id(value)]
-    if isinstance(value, Bystander):
-        return plain(getattr(value, "facts", {}), path, depth + 1, made)
-    if isinstance(value, (list, tuple)):
-        made[id(value)] = [plain(item, path, depth + 1, made) for item in value]
-        return made[id(value)]
+    if type(value) is Bystander:
+        return plain(value.facts, path, depth + 1, made)
     if value is None or type(value) in (bool, int, float, str):
         return value
-    refuse(path, f"contains a {shown(type(value).__name__)}, not only tensors")
-
-
-def is_bystander(key: object) -> bool:
-    """Whether a key is a stood-in class or an instance of one."""
-    return isinstance(key, Bystander) or (isinstance(key, type) and issubclass(key, Bystander))
+    if type(value) not in (dict, list, tuple):
+        refuse(path, f"contains a {shown(type(value).__name__)}, not only tensors")
+    if len(made) > MOST_CONTAINERS:
+        refuse(path, f"holds more than {MOST_CONTAINERS} lists and dictionaries: {CONVERT}")
+    if id(value) not in made:
+        if type(value) is dict:
+            made[id(value)] = {key: plain(item, path, depth + 1, made) for key, item in value.items()}
+        else:
+            made[id(value)] = [plain(item, path, depth + 1, made) for item in value]
+    return made[id(value)]
 
 
 def checked(tensor: Tensor, path: str | Path) -> Tensor:
-    """A tensor that is what it claims to be."""
-    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided or tensor.is_nested:
-        refuse(path, "contains a tensor that is not dense")
-    if tensor.device.type != "cpu" or tensor.is_quantized or tensor.dtype not in DTYPES:
-        refuse(path, f"contains a tensor of type {tensor.dtype} on {tensor.device}, which is not supported")
+    """A tensor of a type that is measured, with memory of its own behind every number."""
+    if tensor.dtype not in DTYPES:
+        refuse(path, unsupported(str(tensor.dtype).removeprefix("torch.")))
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         refuse(path, f"contains a tensor of shape {tuple(tensor.shape)} with less memory behind it than that")
-    return tensor.detach()
+    return tensor
 
 
 def read_safetensors(file: BufferedReader, path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -268,7 +145,7 @@ def read_safetensors(file: BufferedReader, path: str | Path) -> tuple[dict[str, 
     if length > min(LARGEST_HEADER, size - 8):
         refuse(path, f"has a header of {length} bytes, which is more than it has or than is allowed: copy it again")
     header = file.read(length)
-    if header.count(b'"data_offsets"') > MOST_TENSORS:
+    if header.count(b"{") > MOST_TENSORS:
         refuse(path, f"has more than {MOST_TENSORS} tensors")
     file.seek(0)
     try:

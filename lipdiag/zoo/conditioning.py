@@ -5,7 +5,6 @@ Text is told as the embeddings that a text encoder made: no encoder is ever load
 """
 
 import inspect
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,9 @@ import torch
 from torch import Tensor
 
 from lipdiag.diffusion.predictor import CLASS_INPUTS
-from lipdiag.errors import UsageError
+from lipdiag.errors import Caution, UsageError
 from lipdiag.files import open_regular, shown
+from lipdiag.training.arrays import LARGEST_UNPACKED
 from lipdiag.training.checkpoint import Checkpoint
 from lipdiag.training.networks import NETWORKS
 from lipdiag.training.tensors import read_tensors
@@ -43,7 +43,7 @@ def blank(name: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Tensor], t
     make = BLANKS.get(name)
     inputs = {} if make is None else make({**defaults, **arguments})
     told = [f"{key} = {summary(value)}" for key, value in inputs.items()]
-    return inputs, (f"conditioned on {', '.join(told)} throughout",) if told else ()
+    return inputs, (Caution(f"conditioned on {', '.join(told)} throughout"),) if told else ()
 
 
 def summary(value: Tensor) -> str:
@@ -199,8 +199,11 @@ def read_inputs(path: str | Path) -> dict[str, Tensor]:
         with open_regular(path) as file:
             try:
                 arrays = np.load(file, allow_pickle=False)
+                packed, unpacked = file.seek(0, 2), sum(info.file_size for info in arrays.zip.infolist())
+                if unpacked > packed + LARGEST_UNPACKED:
+                    raise UsageError(f"it unpacks from {packed} bytes to {unpacked}: save it as .safetensors")
                 found: dict[str, Any] = {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
-            except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+            except Exception as error:  # a broken archive can fail in any way
                 raise UsageError(f"Cannot read the conditioning {shown(path)}: {shown(error)}.") from error
     else:
         found = read_tensors(path)

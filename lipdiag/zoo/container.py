@@ -8,20 +8,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from lipdiag.files import shown
 from lipdiag.training.checkpoint import choose
-from lipdiag.training.tensors import refuse
+from lipdiag.training.refusal import refuse
+from lipdiag.zoo.averages import averages, begun, divided, listed, placed, tensors_of
 
-RAW = ("model", "state_dict", "net_model", "net", "unet", "module", "params")
-EMA = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "params_ema")
+RAW = (
+    "model", "state_dict", "net_model", "net", "unet", "module", "params", "model_state_dict", "model_state", "network",
+    "denoiser", "score_model",
+)  # fmt: skip
+OUTER = (*RAW, "checkpoint", "ckpt", "state", "weights")  # around a dictionary of these
 PREFIXES = (
     "module.",
     "_orig_mod.",
+    "_forward_module.",
+    "_fsdp_wrapped_module.",
     "model.diffusion_model.",
     "ema_model.model.",
     "ema_model.",
@@ -29,6 +35,12 @@ PREFIXES = (
     "unet.",
     "inner_model.",
 )
+# Parts of names that wrappers put in anywhere: of torch.compile, FSDP, checkpointing, Fabric, and ema_pytorch.
+WRAPPERS = re.compile(
+    r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_fpw_module|_forward_module|"
+    r"online_model)\."
+)
+LIGHTNING = {"pytorch-lightning_version", "hyper_parameters", "callbacks", "loops", "optimizer_states", "lr_schedulers"}
 TABLE = ("betas", "alphas_cumprod")
 
 
@@ -61,49 +73,86 @@ def open_container(content: Mapping[str, Any], weights: str, path: str | Path) -
     Raises:
         CheckpointError: If the file is no diffusion network, or holds half of one.
     """
-    tensors = tensors_of(content)
-    refuse_others(tensors or tensors_of(first(content, RAW)) or {}, path)
+    tensors, outer = tensors_of(content), first(content, OUTER)
     if tensors and len(tensors) == len(content):
         return bare(tensors, weights, path)
-    raw = tensors_of(first(content, RAW))
-    if raw is None and not isinstance(first(content, EMA), dict):
+    if tensors_of(outer) is None and isinstance(first(outer or {}, RAW), dict):
+        return open_container({**content, **dict.fromkeys(OUTER), **(outer or {})}, weights, path)
+    raw, found = tensors_of(first(content, RAW)), dict(averages(content))
+    current = tensors_of(content.get("current_model_state"))
+    if current and raw:  # Lightning's callback WeightAveraging keeps the averages where the weights were
+        raw, found = current, {"state_dict": raw}
+    if raw is None and not any(isinstance(state, dict) for state in found.values()):
         return None
     refuse_others(raw or {}, path)
     if raw is not None and any(name.startswith("model.diffusion_model.") for name in raw):
-        return latent_diffusion(raw, weights, path)
-    averaged = first(content, EMA)
-    if raw is not None and isinstance(averaged, dict) and isinstance(averaged.get("shadow_params"), list):
-        network = stripped(raw)[0]
-        found = listed(network, averaged["shadow_params"], path)
-        return pair(
-            network, found, weights, path, "score_sde", ("averaged weights from a list in the order of the names",)
-        )
+        return latent_diffusion(raw, weights, path, next(filter(None, map(tensors_of, found.values())), None))
     if raw is not None and any(name.startswith("shadow_params.") for name in raw):
         return flow_matching(raw, weights, path)
-    smooth = tensors_of(averaged)
     if raw is not None and set(TABLE) <= set(raw):
-        return lucidrains(raw, smooth, weights, path)
-    notes: tuple[str, ...] = ()
-    if raw is not None:
-        raw, notes = stripped(raw)
-    if smooth is not None:
-        smooth, more = stripped(
-            {k: v for k, v in smooth.items() if k not in ("initted", "step", "decay", "num_updates")}
-        )
-        notes = tuple(dict.fromkeys((*notes, *more)))
+        return lucidrains(raw, next(filter(None, map(tensors_of, found.values())), None), weights, path)
+    name = script(content)
+    if name == "training" and any(place.endswith("ema.shadow_params") for place in found):
+        name = "score_sde"
     facts = plain_facts(content.get("args")) | plain_facts(first(content, ("config",)), "model")
-    return pair(raw, smooth, weights, path, script(content), notes, facts=facts)
+    return together(raw, found, weights, path, name, facts, attribute=bool(LIGHTNING & set(content)))
 
 
 def bare(tensors: dict[str, Tensor], weights: str, path: str | Path) -> Contents:
     """A state dict without anything around it."""
+    refuse_others(tensors, path)
     if any(name.startswith("model.diffusion_model.") for name in tensors):
         return latent_diffusion(tensors, weights, path)
     if set(TABLE) <= set(tensors):
         return lucidrains(tensors, None, weights, path)
-    state, notes = stripped(tensors)
-    available = ("as stored",)
-    return Contents(state, choose(available, weights, path), available, notes=notes)
+    found = together(tensors, {}, weights, path)
+    if found.available == ("raw",):
+        found.available = ("as stored",)
+        found.weights = choose(found.available, weights, path)
+    return found
+
+
+def together(
+    raw: dict[str, Tensor] | None,
+    found: dict[str, Any],
+    weights: str,
+    path: str | Path,
+    container: str = "",
+    facts: dict[str, Any] | None = None,
+    attribute: bool = False,
+) -> Contents:
+    """Raw weights and the averages that were found beside them, or are among them, without what is around either."""
+    whole = raw or {}
+    raw, inner = divided(whole)
+    found = dict(found) | ({"its own names": inner} if inner else {})
+    notes: tuple[str, ...] = ()
+    for counted in (whole, *found.values()):
+        if weights == "ema" and isinstance(counted, dict) and not begun(counted):
+            refuse(path, "holds averages that were never begun, as their counts tell: ask for --weights raw")
+    if raw:
+        raw, notes = stripped(raw, attribute)
+        raw = unwrapped(raw)
+    if weights != "raw" and len(found) > 1:
+        refuse(
+            path,
+            f"holds {len(found)} averages, under {' and '.join(shown(place) for place in found)}: keep the one to be "
+            "measured under the key ema, or ask for --weights raw",
+        )
+    smooth: dict[str, Tensor] | None = None
+    for averaged in found.values():
+        more: tuple[str, ...] = ()
+        if isinstance(averaged, dict):
+            rest, smooth = divided(unwrapped(averaged))
+            smooth = smooth or rest
+            if not raw:
+                smooth, more = stripped(smooth, attribute)
+        elif raw:
+            named, more = listed(raw, averaged), ("averaged weights from a list in the order of the names",)
+            if not named and weights == "ema":
+                half(path, f"{len(averaged)} averaged weights for {len(raw)} names")
+            smooth = raw | named if named else None
+        notes = (*notes, *more)
+    return pair(raw or None, smooth, weights, path, container, notes, facts=facts)
 
 
 def lucidrains(raw: dict[str, Tensor], smooth: dict[str, Tensor] | None, weights: str, path: str | Path) -> Contents:
@@ -114,7 +163,9 @@ def lucidrains(raw: dict[str, Tensor], smooth: dict[str, Tensor] | None, weights
     return pair(inside(raw, ("model.",)), averaged, weights, path, name, table=table, facts=facts)
 
 
-def latent_diffusion(raw: dict[str, Tensor], weights: str, path: str | Path) -> Contents:
+def latent_diffusion(
+    raw: dict[str, Tensor], weights: str, path: str | Path, beside: dict[str, Tensor] | None = None
+) -> Contents:
     """CompVis's layout: the U-Net among an autoencoder and a text encoder, its averages under names without dots."""
     network = inside(raw, ("model.diffusion_model.",))
     flat = {"model_ema.diffusion_model" + name.replace(".", ""): name for name in network}
@@ -127,16 +178,14 @@ def latent_diffusion(raw: dict[str, Tensor], weights: str, path: str | Path) -> 
         else ()
     )
     table = betas(raw, path) if "betas" in raw else ()
-    return pair(network, found or None, weights, path, "latent diffusion", notes, table=table)
+    return pair(network, found or beside, weights, path, "latent diffusion", notes, table=table)
 
 
 def flow_matching(raw: dict[str, Tensor], weights: str, path: str | Path) -> Contents:
     """flow_matching's layout: the averages beside the network, numbered in the order of its names."""
     network = inside(raw, ("model.",))
     numbers = sorted((name for name in raw if name.startswith("shadow_params.")), key=lambda name: (len(name), name))
-    found = listed(network, [raw[name] for name in numbers], path)
-    notes = ("averaged weights from a list in the order of the names",)
-    return pair(network, found, weights, path, "flow_matching", notes)
+    return together(network, {"shadow_params": [raw[name] for name in numbers]}, weights, path, "flow_matching")
 
 
 def pair(
@@ -151,44 +200,30 @@ def pair(
 ) -> Contents:
     """Averaged and raw weights, of which one is taken."""
     if raw is not None and averaged is not None:
-        lacking = sorted(name for name, tensor in raw.items() if name not in averaged and tensor.is_floating_point())
-        if lacking and weights == "ema":
+        here = placed(raw, averaged)
+        if not here and weights == "ema":
+            theirs, ours = shown(min(averaged, key=len)), shown(min(raw, key=len))
             refuse(
                 path,
-                f"holds averaged weights for {len(averaged)} of {len(raw)} names, half a network; "
-                f"{shown(lacking[0])!r} is missing: ask for --weights raw",
+                f"holds averages whose names or shapes are none of the network's, such as {theirs!r} where that has "
+                f"{ours!r}: ask for --weights raw, or rename them",
             )
-        averaged = None if lacking else raw | averaged  # buffers are not averaged
+        lacking = sorted(name for name, tensor in raw.items() if name not in here and tensor.is_floating_point())
+        if lacking and weights == "ema":
+            half(path, f"averaged weights for {len(here)} of {len(raw)} names", f"; {shown(lacking[0])!r} is missing")
+        averaged = None if lacking else raw | here  # buffers are not averaged
     states = {name: state for name, state in (("ema", averaged), ("raw", raw)) if state is not None}
     chosen = choose(tuple(states), weights, path)
     return Contents(states[chosen], chosen, tuple(states), container, table, facts or {}, notes)
 
 
-def listed(network: dict[str, Tensor], shadow: list[Any], path: str | Path) -> dict[str, Tensor]:
-    """Averages as a list of the trained parameters in the order of the state dict, without names."""
-    fixed = re.compile(r"(^|\.)(sigmas|running_mean|running_var|num_batches_tracked)$")
-    names = list(network)
-    if len(names) != len(shadow):  # Fourier features are a vector W and are not trained, other W are matrices and are
-        names = [n for n in network if not fixed.search(n) and not (n.endswith(".W") and network[n].ndim == 1)]
-    averaged = dict(zip(names, shadow, strict=False))
-    if len(names) != len(shadow) or any(
-        not isinstance(tensor, Tensor) or tensor.shape != network[name].shape for name, tensor in averaged.items()
-    ):
-        words = f"{len(shadow)} averaged weights for {len(network)} names"
-        refuse(path, f"holds {words}, half a network: ask for --weights raw")
-    return network | averaged
+def half(path: str | Path, what: str, lacking: str = "") -> NoReturn:
+    """Refuse averages that are not those of the whole network."""
+    refuse(path, f"holds {what}, half a network{lacking}: ask for --weights raw")
 
 
 def first(content: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((content[name] for name in names if isinstance(content.get(name), dict)), None)
-
-
-def tensors_of(value: Any) -> dict[str, Tensor] | None:
-    """A dictionary whose values are tensors, else None."""
-    if not isinstance(value, Mapping) or not value:
-        return None
-    found = {str(name): tensor for name, tensor in value.items() if isinstance(tensor, Tensor)}
-    return found or None
 
 
 def inside(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
@@ -200,12 +235,24 @@ def inside(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, 
     return dict(state)
 
 
-def stripped(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """A state dict without the prefixes that all of its names have, and a note on them."""
-    taken = ""
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the parts of its names that wrappers put in, where that makes no two names one."""
+    found = {WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
+    return found if len(found) == len(state) else dict(state)
+
+
+def stripped(state: dict[str, Tensor], attribute: bool = False) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """A state dict without the prefixes that all of its names have, and a note on them.
+
+    Args:
+        state: The weights.
+        attribute: Whether the first part of all names is what a trainer calls its network, whatever it is.
+    """
+    taken, own = "", next(iter(state)).partition(".")[0] + "."
+    known = (*PREFIXES, own) if attribute else PREFIXES
+    while prefix := next((p for p in known if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-        taken += prefix
+        taken, known = taken + prefix, PREFIXES
     return state, (f"the prefix {taken} was dropped from every name",) if taken else ()
 
 
@@ -261,6 +308,8 @@ def script(content: Mapping[str, Any]) -> str:
 def refuse_others(state: Mapping[str, Tensor], path: str | Path) -> None:
     """Name what is no diffusion network, and what to do with it."""
     names = list(state)
+    if any("_flat_param" in name for name in names):
+        refuse(path, "holds flat parameters of FSDP's shards, not a network's: save its full state dict")
     if any(re.search(r"lora_(A|B|up|down|unet)|lora\.(up|down)|hada_w1", name) for name in names):
         refuse(path, "is a LoRA adapter, not a network: fuse it into its model and save that")
     quantised = r"scales|zeros|quant_state|qweight|weight_scale|_packed_params|absmax"

@@ -2,6 +2,7 @@
 
 model_index.json        pipeline only
 unet|transformer/       config.json, diffusion_pytorch_model.safetensors (or shards with an index, or .bin)
+unet_ema/               likewise, the averages; such two are also in what diffusers' training scripts leave behind
 scheduler/              scheduler_config.json
 
 Nothing in these files is run or imported: the class is looked up in a closed list, and weights are tensors.
@@ -20,13 +21,14 @@ from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import CheckpointError
 from lipdiag.files import LARGEST_JSON, open_regular, parse_json, read_all, read_json, shown
 from lipdiag.training.checkpoint import Checkpoint, choose, file_digest, folder_digest, read_weights
-from lipdiag.training.networks import NETWORKS
+from lipdiag.training.networks import NETWORKS, Budget
 from lipdiag.training.tensors import read_tensors, refuse
+from lipdiag.zoo.clipping import limit
 from lipdiag.zoo.conditioning import blank
 from lipdiag.zoo.scheduler import Told, told
 
 PARTS = ("unet", "transformer")
-AVERAGED = "_ema"
+AVERAGED = "_ema"  # behind the name of a part
 STEM = "diffusion_pytorch_model"
 SCHEDULER = "scheduler_config.json"
 # what diffusers called the class before it had one for each, by the kind of its normalization
@@ -47,7 +49,10 @@ SHARED = "shared_timesteps"  # what lipdiag.share_timesteps keeps in a network's
 
 def recognizes(path: Path) -> bool:
     """Whether this is such a folder, judged by its JSON files."""
-    return path.is_dir() and ((path / "model_index.json").exists() or "_class_name" in config_or_empty(path))
+    return path.is_dir() and (
+        (path / "model_index.json").exists()
+        or any("_class_name" in config_or_empty(place) for place in (path, *(path / part for part in PARTS)))
+    )
 
 
 def config_or_empty(path: Path) -> dict[str, Any]:
@@ -85,24 +90,23 @@ def described(
 ) -> Checkpoint:
     """Weights together with what the config in `folder`, and the scheduler's near it, say of them."""
     config = read_json(folder / "config.json")
-    beside = folder.with_name(folder.name.removesuffix(AVERAGED))
-    if folder != beside and SHARED not in config:  # averages that were begun before the network was told to share
-        config |= {key: edges for key, edges in config_or_empty(beside).items() if key == SHARED}
     name = class_name(config)
     arguments, notes = network_arguments(name, config, folder)
-    scheduler = scheduler_file(path if path.is_dir() else folder, folder)
+    require_x_alone(name, arguments, folder)
+    scheduler, in_range = scheduler_file(path if path.is_dir() else folder, folder), None
     if scheduler is None:
         from_scheduler = Told(None, None, None, (f"there is no {SCHEDULER}",))
     else:
         content = read_scheduler(scheduler)
         try:
-            from_scheduler = told(content, name, arguments)
+            from_scheduler, in_range = told(content, name, arguments), limit(content)
         except (ValueError, TypeError, OverflowError) as error:
             refuse(scheduler, f"describes no schedule that can be used ({shown(error)})", error)
         digests = digests | {SCHEDULER: file_digest(scheduler)}
     digests = digests | {"config.json": file_digest(folder / "config.json")}
     try:
-        inputs, input_notes = blank(name, arguments)
+        with Budget(state):
+            inputs, input_notes = blank(name, arguments)
     except (KeyError, TypeError, ValueError) as error:
         refuse(folder, f"has a config from which no {name} can be built ({shown(error)})", error)
     if event_shape(name, arguments, inputs) is not None and name == "FluxTransformer2DModel":
@@ -121,13 +125,20 @@ def described(
         clock=shared_clock(config, from_scheduler.clock, folder),
         shape=event_shape(name, arguments, inputs),
         conditioning=inputs,
+        limit=in_range,
         notes=(*notes, *from_scheduler.notes, *input_notes),
     )
 
 
 def shared_clock(config: Mapping[str, Any], clock: str | None, folder: Path) -> str | None:
     """The clock of a network whose config tells that its timesteps were shared, else the scheduler's."""
-    edges = config.get(SHARED)
+    # averages that were begun before the timesteps were shared have a config that does not tell it
+    name = folder.name.removesuffix(AVERAGED) if folder.name.endswith(AVERAGED) else folder.name + AVERAGED
+    twin = config_or_empty(folder.with_name(name)).get(SHARED)
+    edges = config.get(SHARED, twin)
+    if twin is not None and twin != edges:
+        words = f"tells other {SHARED} than {name}/config.json ({shown(edges)} and {shown(twin)})"
+        refuse(folder / "config.json", f"{words}: correct the one that is wrong")
     if edges is None or clock is None:
         return clock
     if not isinstance(edges, list) or len(edges) < 2 or not all(type(edge) in (int, float) for edge in edges):
@@ -143,7 +154,7 @@ def shared_clock(config: Mapping[str, Any], clock: str | None, folder: Path) -> 
 
 def model_folder(path: Path, weights: str) -> tuple[Path, str, tuple[str, ...]]:
     """The folder with the network's weights, which weights they are, and which there are."""
-    if not (path / "model_index.json").exists():
+    if not (path / "model_index.json").exists() and "_class_name" in config_or_empty(path):
         return path, choose(("as stored",), weights, path), ("as stored",)
     part = next((part for part in PARTS if (path / part).is_dir()), None)
     if part is None:
@@ -187,6 +198,20 @@ def network_arguments(
     ignored = sorted(shown(key) for key in set(plain) - known)
     notes = (f"arguments that this diffusers does not know were ignored: {', '.join(ignored)}",) if ignored else ()
     return {key: value for key, value in plain.items() if key in known}, notes
+
+
+def require_x_alone(name: str, arguments: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a network that sees more channels than it denoises, such as a picture or a mask beside x."""
+    known = inspect.signature(NETWORKS[name]().__init__).parameters
+    inputs, outputs = (
+        arguments.get(key, known[key].default if key in known else None) for key in ("in_channels", "out_channels")
+    )
+    if type(inputs) is int and type(outputs) is int and outputs not in (inputs, 2 * inputs):
+        refuse(
+            folder,
+            f"holds a network with {inputs} channels in and {outputs} out, which sees a picture or a mask beside x (as "
+            "for inpainting or super resolution): give --factory, with a function of x alone",
+        )
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

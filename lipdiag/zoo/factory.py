@@ -21,8 +21,9 @@ from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import LipdiagError, UsageError
 from lipdiag.files import read_json, shown
 from lipdiag.training.networks import widened
-from lipdiag.training.tensors import SHAPES, read_tensors, refusing
-from lipdiag.zoo import edm, family
+from lipdiag.training.refusal import refusing
+from lipdiag.training.tensors import SHAPES, read_tensors
+from lipdiag.zoo import accelerate, edm, family
 from lipdiag.zoo.conditioning import read_inputs
 from lipdiag.zoo.container import open_container, plain_facts
 from lipdiag.zoo.usage import Usage, k_diffusion
@@ -70,10 +71,10 @@ def make(
 
     Args:
         spec: "package.module:function"; modules in the current folder are found too.
-        path: A .pt or .safetensors file whose content is the function's one argument; without it there is none. Where
-            the content is a network's weights, perhaps inside what a known training script wraps around them, the
-            argument is the bare state dict: averaged weights by choice, wrappers' prefixes gone. A folder that
-            `lipdiag convert` wrote needs the network's class instead of a function.
+        path: A .pt or .safetensors file, or a folder of accelerate's, whose content is the function's one argument;
+            without it there is none. Where the content is a network's weights, perhaps inside what a known training
+            script wraps around them, the argument is the bare state dict: averaged weights by choice, wrappers'
+            prefixes gone. A folder that `lipdiag convert` wrote needs the network's class instead of a function.
         schedule: Needed where the function returns a network, not a Predictor, and the file does not tell it; text or
             object.
         parameterization: Likewise.
@@ -143,7 +144,8 @@ def network_in(
     Returns:
         It, with what the file tells of its use and notes on what was taken.
     """
-    content = read_tensors(path)
+    folder = accelerate.recognizes(Path(path))
+    content = accelerate.read(Path(path), weights) if folder else read_tensors(path)
     with refusing(path, SHAPES):
         contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
         found = None if contents is None else family.recognized(contents)

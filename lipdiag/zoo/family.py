@@ -71,7 +71,8 @@ FAMILIES = (
         "Lumina 2",
         "pipeline folder, or the network's folder with `scheduler/` beside it",
         "network, schedule, prediction, time, EMA folder; variants, shards, `.bin`, the first versions' names",
-        "`--conditioning` or `--label`, else the blank condition; latents as data",
+        "`--conditioning` or `--label`, else the data's classes or the blank condition; latents as data, or pictures "
+        "with `--encode`",
         "diffusers' own output, to 1e-5; its schedulers' tables and preconditioners",
     ),
     Family(

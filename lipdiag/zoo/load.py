@@ -13,15 +13,16 @@ from torch import Tensor
 
 from lipdiag.diffusion.clock import Clock
 from lipdiag.diffusion.parameterization import Parameterization
-from lipdiag.diffusion.predictor import NetworkPredictor
+from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.schedule import Schedule
 from lipdiag.errors import CheckpointError, UsageError
 from lipdiag.files import shown
 from lipdiag.training import checkpoint
 from lipdiag.training.checkpoint import Checkpoint, assemble
 from lipdiag.training.data import ASSETS
-from lipdiag.training.tensors import SHAPES, read_tensors, refuse, refusing, weights_dtype
-from lipdiag.zoo import diffusers_directory, edm, family
+from lipdiag.training.refusal import refuse, refusing
+from lipdiag.training.tensors import SHAPES, read_tensors, weights_dtype
+from lipdiag.zoo import accelerate, diffusers_directory, edm, family
 from lipdiag.zoo.conditioning import given
 from lipdiag.zoo.container import open_container
 from lipdiag.zoo.factory import make
@@ -42,6 +43,7 @@ class Inspection:
         schedule: Spelled out, as the command line takes it.
         parameterization: Likewise.
         clock: Likewise.
+        limit: What keeps x0 in the data's range in sampling, spelled out.
         weights: Which were taken: "ema", "raw", or "as stored" where the files do not tell.
         available: Which there are.
         dtype: Of the weights, as stored.
@@ -60,6 +62,7 @@ class Inspection:
     schedule: str | None
     parameterization: str | None
     clock: str | None
+    limit: str | None
     weights: str
     available: tuple[str, ...]
     dtype: str
@@ -99,13 +102,45 @@ def load(
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, of no known format, or does not tell all that is needed.
     """
-    if factory is not None:
-        told |= {"schedule": schedule, "parameterization": parameterization, "clock": clock, "shape": shape}
-        made = make(factory, path, weights=weights, **told).predictor
-        if not isinstance(made, NetworkPredictor):
-            raise UsageError(f"The factory {factory} made a {type(made).__name__}, no network: call it yourself.")
-        return made
-    return assemble(read(path, weights, **told), schedule, parameterization, clock, shape)
+    told |= {"schedule": schedule, "parameterization": parameterization, "clock": clock, "shape": shape}
+    found = predictor(path, factory, weights, **told)
+    if not isinstance(found, NetworkPredictor):
+        raise UsageError(f"The factory {factory} made a {type(found).__name__}, no network: call it yourself.")
+    return found
+
+
+def predictor(
+    path: str | Path | None,
+    factory: str | None = None,
+    weights: str = "ema",
+    conditioning: str | Path | Mapping[str, Tensor] | None = None,
+    label: int | None = None,
+    original_config: str | Path | None = None,
+    **told: Any,
+) -> Predictor:
+    """The predictor in a checkpoint, or the one that a function of the user's makes; it knows its data and notes.
+
+    Args:
+        path: As in `load`; None for a factory that needs no file.
+        factory: As in `load`.
+        weights: As in `load`.
+        conditioning: As in `read`.
+        label: As in `read`.
+        original_config: As in `read`.
+        told: `schedule`, `parameterization`, `clock` and `shape`, as in `load`.
+
+    Raises:
+        CheckpointError: As in `load`.
+    """
+    inputs: dict[str, Any] = {"conditioning": conditioning, "label": label, "original_config": original_config}
+    if factory is None:
+        found: Predictor = assemble(read(str(path), weights, **inputs), **told)
+    else:
+        made = make(factory, path, weights=weights, **inputs, **told)
+        found = made.predictor
+        found.notes = tuple(dict.fromkeys((*made.notes, *found.notes)))
+    found.path, found.classed = path, conditioning is not None or label is not None
+    return found
 
 
 def read(
@@ -144,10 +179,15 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
     if not path.exists() and str(path) in EMBEDDED:
         path = ASSETS / str(path)
     if path.is_dir():
-        if checkpoint.recognizes(path):
-            return checkpoint.read(path, weights)
         if diffusers_directory.recognizes(path):
             return diffusers_directory.read(path, weights)
+        if accelerate.recognizes(path):
+            with refusing(path, SHAPES):
+                contents = open_container(accelerate.read(path, weights), weights, path)
+                if contents is not None:
+                    return family.read(contents, accelerate.weights_file(path), original_config)
+        if checkpoint.recognizes(path):
+            return checkpoint.read(path, weights)
         if edm.recognizes(path):
             edm.lack(path)
         refuse(
@@ -178,6 +218,7 @@ def inspect(path: str | Path, weights: str = "ema", **told: Any) -> Inspection:
         kind=found.kind,
         network=found.network,
         parameters=sum(tensor.numel() for tensor in found.state.values()),
+        limit=found.limit,
         weights=found.weights,
         available=found.available,
         dtype=weights_dtype(found.state),

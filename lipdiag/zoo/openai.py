@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from lipdiag.diffusion.clock import LogSigma, Reversed, Timesteps, Unit
+from lipdiag.diffusion.limit import Clip
 from lipdiag.diffusion.parameterization import Consistency, Edm
 from lipdiag.diffusion.schedule import Discrete, Karras, Linear, Normalized, Schedule, SquaredCosine, Straight
 from lipdiag.diffusion.spelling import spell
+from lipdiag.errors import Caution
 from lipdiag.files import read_json, shown
 from lipdiag.training.checkpoint import Checkpoint, file_digest
 from lipdiag.training.tensors import refuse
@@ -93,7 +95,8 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     # flow_matching's last class is that of pictures whose class was dropped
     label = shape["num_classes"] - 1 if shape["num_classes"] and contents.container == "flow_matching" else 0
     inputs = {"y": torch.full((1,), label)} if shape["num_classes"] else {}
-    notes += [f"conditioned on y = {label}{', no class,' if label else ''} throughout"] if inputs else []
+    said = f"conditioned on y = {label}{', no class,' if label else ''} throughout"
+    notes += [Caution(said)] if inputs else []
     steps = int(flags.get("diffusion_steps", 1000))
     if steps != 1000 and "rescale_timesteps" not in flags and not karras:
         refuse(
@@ -116,6 +119,7 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
         clock=clock,
         shape=(shape["in_channels"], size, size) if type(size) is int else None,
         conditioning=inputs,
+        limit=None if contents.container in FLOWS else spell(Clip()),  # their samplers' clip_denoised
         timestep_factor=1000 / steps if flags.get("rescale_timesteps") else 1.0,
         notes=tuple(notes),
     )

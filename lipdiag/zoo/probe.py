@@ -149,9 +149,10 @@ class Trial:
 
     def __init__(self, predictor: NetworkPredictor, data: Tensor, seed: int):
         self.predictor = predictor
-        weights = next((p for p in [*predictor.parameters(), *predictor.buffers()] if p.is_floating_point()), None)
-        self.device = torch.device("cpu") if weights is None else weights.device
-        self.dtype = torch.float32 if weights is None else weights.dtype
+        weights = [p for p in [*predictor.parameters(), *predictor.buffers()] if p.is_floating_point()]
+        kinds = {p.dtype for p in weights}
+        self.device = weights[0].device if weights else torch.device("cpu")
+        self.dtype = kinds.pop() if len(kinds) == 1 else torch.float32  # what a network of several kinds casts itself
         generator = torch.Generator().manual_seed(seed)
         self.data = data[torch.arange(DRAWS) % len(data)].double().cpu()
         self.part = max(1, LARGEST // max(1, self.data[0].numel()))

@@ -32,17 +32,8 @@ CONVERTERS = {
     "AuraFlowTransformer2DModel": "convert_auraflow_transformer_checkpoint_to_diffusers",
     "Lumina2Transformer2DModel": "convert_lumina2_to_diffusers",
 }
-OWN = (
-    "conv_in.",
-    "down_blocks.",
-    "mid_block.",
-    "transformer_blocks.",
-    "joint_transformer_blocks.",
-    "time_embedding.",
-    "time_text_embed.",
-    "time_caption_embed.",
-    "adaln_single.",
-)
+# the embedding of time, which every network of diffusers' has, under a name that others' networks do not have
+OWN = re.compile(r"(.+\.)?(time_embedding|timestep_embedder|time_step_proj)\.linear_1\.weight")
 ORIGINAL = ("double_blocks.", "joint_blocks.", "double_layers.", "cap_embedder.", "attention_y_norm.")
 SAME = 1e-4  # relative: tables of betas that differ by less were rounded differently
 
@@ -80,7 +71,17 @@ def recognizes(contents: Contents) -> bool:
     """Whether the names are those of a text-to-image network, original or diffusers'."""
     state = contents.state
     text = any(re.match(r"(input|output)_blocks\.\d+\.1\.transformer_blocks", name) for name in state)
-    return text or contents.container == "latent diffusion" or any(name.startswith((*OWN, *ORIGINAL)) for name in state)
+    return (
+        text
+        or contents.container == "latent diffusion"
+        or is_diffusers(state)
+        or any(name.startswith(ORIGINAL) for name in state)
+    )
+
+
+def is_diffusers(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are diffusers' own."""
+    return any(OWN.fullmatch(name) for name in state)
 
 
 def read(contents: Contents, path: Path, original_config: str | Path | None) -> Checkpoint:
@@ -105,7 +106,7 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     name = str(config.get("_class_name"))
     state = contents.state
     kind = "diffusers' network in one file"
-    if not any(key.startswith(OWN) for key in state):
+    if not is_diffusers(state):
         state, kind = converted(state, name, config, path), "one file in the original layout"
     digests = {path.name: file_digest(path)}
     found = diffusers_directory.described(path, folder, kind, state, digests, contents.weights, contents.available)

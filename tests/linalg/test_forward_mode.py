@@ -56,7 +56,9 @@ OPERATIONS = {
     "quotient": lambda x: torch.div(x, b.to(x)) + 1 / (1 + x.square()),
     "rounded quotient": lambda x: x * torch.div(x, 0.3, rounding_mode="floor"),
     "casts": lambda x: (x.float().double() * x.to(torch.float64)).to(x),
-    "mixed precision": lambda x: x * torch.ones(6, dtype=torch.float64) + torch.tensor(2.0, dtype=torch.float64),
+    "mixed precision": lambda x: (
+        x * torch.ones(6, dtype=torch.float64, device=x.device) + torch.tensor(2.0, dtype=torch.float64)
+    ),
     "activations": lambda x: functional.silu(x) + functional.gelu(x) + functional.mish(x) * x.tanh() * x.sigmoid(),
     "checkpoint": lambda x: checkpoint(lambda z: z.sin() * W.to(z).sum(), x, use_reentrant=False),
 }

@@ -112,7 +112,7 @@ def test_a_kill_between_the_renames_loses_nothing(tmp_path, monkeypatch):
         rename(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation.os, "rename", killed)
+        patch.setattr(os, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             evaluation.write(old, out)
     assert not out.exists()

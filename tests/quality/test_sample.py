@@ -1,5 +1,6 @@
 """Samples of Gaussians, whose exact laws and trajectories are known, and order and invariance of the samplers."""
 
+import inspect
 import math
 import warnings
 
@@ -11,6 +12,7 @@ import torch
 from lipdiag import zoo
 from lipdiag.diffusion.clock import Shared, Timesteps, Unit
 from lipdiag.diffusion.exact import Empirical, Gaussian, SharedOptimum
+from lipdiag.diffusion.limit import LIMITS, Clip
 from lipdiag.diffusion.parameterization import eps, velocity
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import (
@@ -24,8 +26,10 @@ from lipdiag.diffusion.schedule import (
     Straight,
     ZeroTerminalSNR,
 )
+from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import UsageError
 from lipdiag.quality.sample import SAMPLERS, ddim, leading, normal, sample, stream, times
+from lipdiag.zoo.clipping import limit
 
 TABLES = [Linear(), ScaledLinear(), SquaredCosine(), ZeroTerminalSNR(Linear())]
 CONTINUOUS = [VP(), VE(), Cosine(), Karras(), Straight()]
@@ -124,9 +128,20 @@ def test_any_number_of_steps_makes_so_many_calls_from_noise_to_data(sampler, ste
     assert (k[0], k[-1]) == expected
 
 
+CLIPPED = {"clip_sample": True, "clip_sample_range": 0.7}
+CUT = {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 1.5}
+
+
 @pytest.mark.parametrize(
     ("sampler", "kind", "options", "steps"),
     [
+        ("ddim", diffusers.DDIMScheduler, CLIPPED, 50),
+        ("ddim", diffusers.DDIMScheduler, CUT, 50),
+        ("ddpm", diffusers.DDPMScheduler, CLIPPED, 50),
+        ("ddpm", diffusers.DDPMScheduler, CUT, 50),
+        ("dpm", diffusers.DPMSolverMultistepScheduler, CUT | {"timestep_spacing": "trailing"}, 20),
+        ("dpm", diffusers.DPMSolverMultistepScheduler, CLIPPED | {"timestep_spacing": "trailing"}, 20),
+        ("unipc", diffusers.UniPCMultistepScheduler, CUT | {"timestep_spacing": "trailing"}, 20),
         ("ddim", diffusers.DDIMScheduler, {"clip_sample": False}, 50),
         ("ddim", diffusers.DDIMScheduler, {"clip_sample": False}, 200),
         ("dpm", diffusers.DPMSolverMultistepScheduler, {"timestep_spacing": "trailing"}, 20),
@@ -139,7 +154,10 @@ def test_samplers_are_diffusers_own_where_these_exist(sampler, kind, options, st
     """A pipeline of diffusers' with its own scheduler and its own defaults draws the same from the same noise."""
     network = tiny_unet()
     predictor = NetworkPredictor(network, Linear(), eps, Timesteps(1000), (1, 8, 8))
+    told = limit({"_class_name": kind.__name__, **options})
+    predictor.limit = None if told is None else parse(told, LIMITS)
     found = sample(predictor, 1, steps=steps, sampler=sampler, seed=3)
+    options = {name: value for name, value in options.items() if name in inspect.signature(kind).parameters}
     scheduler = kind(**options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of numpy, at how diffusers turns tensors into arrays
@@ -150,6 +168,27 @@ def test_samplers_are_diffusers_own_where_these_exist(sampler, kind, options, st
         for k in scheduler.timesteps:
             x = scheduler.step(network(x, k).sample, k, x, **extra).prev_sample
     torch.testing.assert_close(found, x, rtol=2e-3, atol=2e-3)  # float32, and diffusers' own amplitudes near t = 0
+
+
+@pytest.mark.parametrize("schedule", CONTINUOUS, ids=repr)
+def test_a_limit_holds_x0_on_schedules_without_a_table_too(schedule):
+    predictor = gaussian(schedule)
+    free = sample(predictor, noise=3 * NOISE, steps=50)
+    predictor.limit = Clip(1e6)
+    torch.testing.assert_close(sample(predictor, noise=3 * NOISE, steps=50), free, rtol=1e-9, atol=1e-12)
+    predictor.limit = Clip(0.5)
+    assert sample(predictor, noise=3 * NOISE, steps=50).abs().max() <= 0.5 < free.abs().max()
+
+
+@pytest.mark.parametrize("options", [CLIPPED, CUT, {"thresholding": True}], ids=str)
+def test_a_limit_is_what_a_scheduler_of_diffusers_makes_of_x0(options):
+    """Of x0 = x itself at alpha = 1: diffusers' own thresholding, and its clamp."""
+    x0 = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 0.5, 1, 2, 9]).view(
+        5, 1, 1, 1
+    )
+    scheduler = diffusers.DDPMScheduler(**options)
+    own = scheduler._threshold_sample(x0) if "thresholding" in options else x0.clamp(-0.7, 0.7)
+    torch.testing.assert_close(parse(str(limit(options)), LIMITS)(x0), own)
 
 
 def test_flow_euler_is_diffusers_own():

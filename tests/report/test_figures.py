@@ -104,6 +104,24 @@ def test_lines_of_a_panel_are_told_apart_in_grey(pictures, name):
         assert all(len(colours) == 1 for colours in seen.values()), axes.get_title(loc="left")
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "embedding"])  # drawn as singularity is
+def test_any_number_of_runs_is_drawn_and_each_is_called_by_its_name(sources, name):
+    """A shell's variable or a price is no mathematics: the name stands in the picture letter by letter."""
+    labels = ["lr$_{$", "run_$SLURM_JOB_ID_$", "beta$1-$2", *(f"run {i}" for i in range(4))]
+    if name == "vectors":  # which shows one run
+        labels = labels[:1]
+    picture = plot((sources[name] * 7)[: len(labels)], figure=name, labels=labels)
+    picture.contents(".svg")
+    written = [text.get_text() for text in picture.findobj(matplotlib.text.Text)]
+    for label in labels if name != "vectors" else []:
+        assert any(label.replace("$", r"\$") in text for text in written)
+        assert "$" not in label or not any(label in text for text in written)
+    assert r"\$" not in picture.caption
+    assert not any(r"\$" in str(row.get("series")) for row in picture.rows)
+    letters = re.findall(r"^\((\w+)\) ", "\n".join(written), re.MULTILINE)
+    assert len(set(letters)) == len(letters)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_there_is_a_table_to_lie_beside_each_picture(pictures, name):
     lines = table_text(pictures[name].rows).splitlines()

@@ -1,5 +1,6 @@
 """The picture against its data: what is drawn is what numpy and scipy find in the dataset, nothing else."""
 
+import os
 import re
 import subprocess
 import sys
@@ -205,21 +206,29 @@ def test_pdf_has_the_exact_width_truetype_fonts_and_no_date(ddpm):
     assert b"CreationDate" not in content
 
 
-def test_drawing_needs_neither_torch_nor_pyplot():
+def test_drawing_needs_neither_torch_nor_pyplot_nor_the_backend_of_a_notebook_that_started_it():
     """Found in a process of its own: here the tests have imported both."""
     program = """
-import sys, warnings
+import os, sys, warnings
 warnings.simplefilter("error")
 sys.path.insert(0, "tests/report")
 import conftest
-from lipdiag.report import plot, save
 from lipdiag.report.table import table
 run = conftest.make(shared=True)
-plot(run).contents(".png"), table([run])
-print(sorted({"torch", "matplotlib.pyplot", "lipdiag.diffusion"} & set(sys.modules)))
+table([run])
+assert "matplotlib" not in sys.modules
+from lipdiag.report import plot
+plot(run).contents(".png")
+print(sorted({"torch", "matplotlib.pyplot", "lipdiag.diffusion"} & set(sys.modules)), os.environ["MPLBACKEND"])
+import matplotlib
+print(dict.__getitem__(matplotlib.rcParams, "backend"))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    for named, kept in {"nowhere_at_hand": "agg", "svg": "svg"}.items():
+        elsewhere = os.environ | {"MPLBACKEND": named}
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=elsewhere)
+        first, second = done.stdout.splitlines() or [done.stderr, ""]
+        assert first == f"[] {named}"
+        assert second == kept or named != "svg"  # what can be had is kept for who plots in this process later
 
 
 def test_few_draws_and_missing_ones_are_drawn_as_they_are(ddpm, run):

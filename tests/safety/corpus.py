@@ -243,10 +243,40 @@ PICKLES: dict[str, bytes] = {
     "unknown place": tensor(place="moon:3"),
     "no place": tensor(place=""),
 }
+
+
+def doubling(count: int) -> bytes:
+    """A tuple of a tuple twice, and so on: its hash, and its text, take 2^count steps."""
+    return b")q\x00" + b"".join(b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(count))
+
+
+PICKLES |= {
+    "doubling key": b"\x80\x02}" + doubling(60) + b"K\x01s.",
+    "doubling keys": b"\x80\x02}(" + doubling(60) + b"K\x01u.",
+    "doubling key of a storage": (
+        b"\x80\x02}U\x01a(U\x07storagectorch\nFloatStorage\n" + doubling(60) + b"U\x03cpuK\x04tQs."
+    ),
+    "doubling storage": b"\x80\x02}U\x01a" + doubling(60) + b"Qs.",
+    "doubling call": b"\x80\x02}U\x01a" + doubling(30) + b")Rs.",
+    "doubling arguments": b"\x80\x02}U\x01accollections\nOrderedDict\n" + doubling(60) + b"Rs.",
+    "doubling shape": b"\x80\x02}U\x01actorch._utils\n_rebuild_tensor_v2\n(NK\x00" + doubling(60) + b"h\x01NNtRs.",
+    "doubling value": b"\x80\x02}U\x01a" + doubling(60) + b"s.",
+    "doubling state": b"\x80\x02}" + doubling(60) + b"b.",
+    "doubling file": b"\x80\x02" + doubling(60) + b".",
+    "8 million lists": b"\x80\x02}U\x01a](" + b"]" * 8_000_000 + b"es.",
+    "a million lists": b"\x80\x02}U\x01a](" + b"]" * 990_000 + b"es.",
+    "8 million Nones": b"\x80\x02}U\x01a](" + b"N" * 8_000_000 + b"es.",
+    "dictionaries": b"\x80\x02}U\x01a](ccollections\nOrderedDict\nq\x00" + b"h\x00)R" * 4_000_000 + b"es.",
+    "colliding keys": b"\x80\x02}(" + b"".join(
+        b"\x8a\x0b" + (i * (2**61 - 1)).to_bytes(11, "little") + b"N" for i in range(1, 300_000)
+    ) + b"u.",
+    "a surrogate": b"\x80\x02}X\x03\0\0\0\xed\xa0\x80K\x01s.",
+}  # fmt: skip
 HARMLESS = {
     "number keys": "no", "storage on cuda": "any", "offset 0": "yes", "unknown place": "any", "no place": "any",
     "other type": "any", "state on a dict": "any", "a text": "no", "true keys": "no", "surrogate key": "any",
     "big integer": "any", "newer protocol": "any", "billion laughs": "any", "itself": "any", "stride 0, small": "no",
+    "doubling state": "any",
 }  # fmt: skip
 
 
@@ -311,6 +341,17 @@ def zipped(records: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> bytes:
     return buffer.getvalue()
 
 
+def named(key: bytes) -> dict[str, bytes]:
+    """The records of a checkpoint with a number by that name."""
+    return {"a/data.pkl": b"\x80\x02}U" + bytes([len(key)]) + key + b"K\x01s.", "a/version": b"3"}
+
+
+def crowded(count: int) -> bytes:
+    """A table of contents of so many records without a name."""
+    first, table = b"PK\x03\x04" + b"\0" * 26, (b"PK\x01\x02" + b"\0" * 42) * count
+    return first + table + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 2**16 - 1, 2**16 - 1, len(table), len(first), 0)
+
+
 def bomb(path: Path) -> None:
     """256 MiB of zeros in 300 kB, which say that they are 2 GiB."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new:
@@ -371,6 +412,10 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a lie about packed size": (lying(20, 2**31), "no"),
     "a lie about place": (lying(42, 2**31), "no"),
     "encrypted": (lying(8, 1), "no"),
+    "two tables": (lambda: zipped(named(b"x"))[:-22] + zipped(named(b"y")), "no"),
+    "two tables of torch's": (lambda: archive({"w": torch.zeros(4)}) + archive({"w": torch.ones(4)}), "no"),
+    "400 000 entries": (lambda: crowded(400_000), "no"),
+    "200 000 records": (lambda: zipped(named(b"x") | {f"a/data/{i}": b"" for i in range(200_000)}), "no"),
 }  # fmt: skip
 
 
@@ -407,6 +452,13 @@ SAFETENSORS: dict[str, tuple[Callable[[], bytes], str]] = {
     "fractions as offsets": (lambda: safe({"a": entry(offsets=(0.0, 4.0))}, b"\0" * 4), "no"),
     "texts as shape": (lambda: safe({"a": entry(shape=("1",))}, b"\0" * 4), "no"),
     "unknown type": (lambda: safe({"a": entry("F33")}, b"\0" * 4), "no"),
+    "escaped names": (
+        lambda: safe(
+            b"{%s}"
+            % b",".join(rb'"%d":{"dtype":"F32","shape":[0],"data\u005foffsets":[0,0]}' % i for i in range(300_000))
+        ),
+        "no",
+    ),
     "complex": (lambda: safe({"a": entry("C64", offsets=(0, 8))}, b"\0" * 8), "no"),
     "float8": (lambda: safe({"a": entry("F8_E4M3", offsets=(0, 1))}, b"\0"), "no"),
     "4 bits": (lambda: safe({"a": entry("F4", shape=(2,), offsets=(0, 1))}, b"\0"), "no"),

@@ -7,8 +7,9 @@ from scipy import stats
 
 from lipdiag.diffusion.clock import LogSNR, Sigma, Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
-from lipdiag.diffusion.predictor import Predictor
-from lipdiag.diffusion.schedule import VE, VP, Linear
+from lipdiag.diffusion.parameterization import v, velocity, x0
+from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
+from lipdiag.diffusion.schedule import VE, VP, Linear, ZeroTerminalSNR
 from lipdiag.study.plan import Plan
 from lipdiag.study.point import points
 from lipdiag.study.quantity import measure_point, other_time
@@ -55,6 +56,43 @@ def test_every_draw_has_the_numbers_of_the_formulas():
     h = 1e-6  # timesteps, of which 1000 make the unit of t
     near = (model(point.x, point.t + h) - model(point.x, point.t - h)).norm(dim=1).view(len(TIMES), DRAWS) / (2e3 * h)
     np.testing.assert_allclose(found["time_derivative"], near, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [v, x0, velocity], ids=lambda kind: kind.__name__)
+def test_the_way_to_the_data_starts_where_there_is_no_signal_left(kind):
+    """At zero terminal SNR eps = x says nothing of x0, yet the network does; in float32 and one timestep before too.
+
+    The truth are steps of the flow made of the network's own x0, by differences along them.
+    """
+    schedule, clock = ZeroTerminalSNR(Linear()), Timesteps()
+
+    def network(x, timestep):
+        return torch.tanh(2 * x) * torch.cos(timestep / 500)[:, None].to(x.dtype)
+
+    def ends(x, k):
+        """x0 and eps at timestep k: two linear equations."""
+        t = torch.tensor([(k + 1) / 1000], dtype=torch.float64)
+        alpha, sigma = schedule(t)
+        a, b = kind(schedule, t)
+        y = network(x, torch.full((len(x),), k, dtype=torch.float64))
+        return torch.linalg.solve(
+            torch.stack([torch.cat([alpha, sigma]), torch.cat([a, b])]), torch.stack([x, y]).flatten(1)
+        ).reshape(2, *x.shape)
+
+    model = NetworkPredictor(network, schedule, kind, clock, (SIZE,))
+    data = torch.randn(DRAWS, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    times, h = (300, 998, 999), 1e-4
+    for dtype, rtol in (("float64", 1e-3), ("float32", 5e-3)):
+        plan = Plan(quantities=("trajectory_derivative",), dtype=dtype)
+        point = points(model, plan, data.__getitem__, times, range(DRAWS), record=False)
+        found = measure_point(point)["trajectory_derivative"].view(len(times), DRAWS).numpy()
+        for row, k in enumerate(times):
+            x = point.x.view(len(times), DRAWS, SIZE)[row].double()
+            before = schedule(torch.tensor([(k - h + 1) / 1000], dtype=torch.float64))
+            clean, noise = ends(x, k)
+            moved = (noise - ends(before[0] * clean + before[1] * noise, k - h)[1]) / h
+            truth = moved.norm(dim=1).numpy()
+            np.testing.assert_allclose(found[row], truth, rtol=rtol, atol=3e-9)
 
 
 class Matrix(Predictor):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lipdiag.errors import NonFiniteError, RunError, UsageError
+from lipdiag.errors import NonFiniteError, RunError, StorageError, UsageError
 from lipdiag.training import loop
 from lipdiag.training.checkpoint import load
 from lipdiag.training.data import dataset
 from lipdiag.training.difference import difference
+from lipdiag.training.log import Log
 from lipdiag.training.recipe import RECIPES, set_fields
 from lipdiag.training.session import session, shared
 
@@ -91,6 +93,46 @@ def test_a_finished_training_and_a_strangers_folder_are_left_alone(tmp_path, rec
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(RunError, match="no training"):
         next(session(recipe, tmp_path))
+
+
+@pytest.mark.parametrize("failing", [2, 6])
+def test_a_disk_that_is_full_once_costs_no_row(tmp_path, recipe, monkeypatch, failing):
+    """At a row of the log, and within the rows of differences that one step leaves."""
+    recipe = dataclasses.replace(recipe, steps=4)
+    finish(recipe, tmp_path / "whole", measure_every=3, snapshot_seconds=0.0)
+    calls, real = [], Log.write
+
+    def full(log, *values):
+        calls.append(log.path.name)
+        if len(calls) == failing:
+            log.file.write(b"3,0.")
+            raise StorageError("no space left on device")
+        real(log, *values)
+
+    monkeypatch.setattr(Log, "write", full)
+    with pytest.raises(StorageError, match="no space"):
+        finish(recipe, tmp_path / "run", measure_every=3, snapshot_seconds=0.0)
+    assert calls[-1] == ("log.csv" if failing == 2 else "difference.csv")
+    finish(recipe, tmp_path / "run", measure_every=3, snapshot_seconds=0.0)
+    for name in ("log.csv", "difference.csv"):
+        assert rows(tmp_path / "run" / name) == rows(tmp_path / "whole" / name), name
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+def test_a_row_of_which_the_system_takes_a_part_is_written_whole(tmp_path):
+    """As a disk that is nearly full does, without an error."""
+    with Log(tmp_path / "log.csv", ("step", "loss"), 0) as log:
+        file = log.file
+        log.file = types.SimpleNamespace(write=lambda data: file.write(data[:3]), close=file.close)
+        log.write(1, 0.25)
+    assert (tmp_path / "log.csv").read_text() == "step,loss\n1,0.25\n"
+
+
+def test_a_training_that_was_killed_while_it_began_is_begun_again(tmp_path, recipe):
+    (tmp_path / ".recipe.json.0123456789ab.tmp").write_bytes(b'{"na')
+    finish(dataclasses.replace(recipe, steps=1), tmp_path)
+    names = ["README.md", "config.json", "log.csv", "model.safetensors", "recipe.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
 
 
 OUT_OF_MEMORY = [

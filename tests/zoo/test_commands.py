@@ -2,14 +2,24 @@
 
 import json
 
+import diffusers
+import pytest
 import torch
 from click.testing import CliRunner
 
 import lipdiag
 from lipdiag import Plan
 from lipdiag.cli import main
+from lipdiag.diffusion.schedule import Discrete
+from lipdiag.diffusion.spelling import spell
+from lipdiag.report.number import shortened
 from lipdiag.resolve import resolve_model
 
+SMALL = {
+    "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8,), "norm_num_groups": 4,
+    "layers_per_block": 1, "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",),
+    "add_attention": False,
+}  # fmt: skip
 PLAN = Plan(timesteps="100,500", draws=2, quantities=("time_difference",))
 
 
@@ -28,6 +38,35 @@ def test_inspect_says_what_a_factory_made_or_what_it_lacks(tmp_path, monkeypatch
     refused = CliRunner().invoke(main, ["inspect", "x.pt", "--factory", "seen:bare"])
     assert refused.exit_code == 2
     assert "give --schedule" in refused.stderr
+
+
+def test_a_table_of_betas_is_told_in_a_line_and_kept_whole_for_machines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = diffusers.UNet2DModel(**SMALL)
+    betas = [1e-4 * 1.005**k for k in range(1000)]
+    diffusers.DDPMPipeline(network, diffusers.DDPMScheduler(trained_betas=betas)).save_pretrained("pipe")
+    said = CliRunner().invoke(main, ["inspect", "pipe"]).stdout
+    assert len(said.splitlines()) < 20
+    assert "1000 numbers from 0.0001 to" in " ".join(said.split())
+    whole = json.loads(CliRunner().invoke(main, ["inspect", "pipe", "--json"]).stdout)
+    assert whole["schedule"] == spell(Discrete(tuple(betas)))
+    assert whole["limit"] == "clip(1)"
+    other = shortened(spell(Discrete((*betas[:500], 0.5, *betas[501:]))))
+    assert other != shortened(whole["schedule"])
+    assert len(other) < 120
+    few = "shared(timesteps(1000), 100, 5, (0, 5, 100))"
+    assert shortened(few) == few
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(9, 4), (2, 1), (7, 4)])
+def test_inspect_and_measure_refuse_a_network_that_sees_more_than_x_alike(tmp_path, monkeypatch, inputs, outputs):
+    monkeypatch.chdir(tmp_path)
+    network = diffusers.UNet2DModel(**SMALL | {"in_channels": inputs, "out_channels": outputs})
+    diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()).save_pretrained("pipe")
+    looked, measured = (CliRunner().invoke(main, [command, "pipe"]) for command in ("inspect", "measure"))
+    assert (looked.exit_code, measured.exit_code) == (3, 3)
+    assert looked.stderr == measured.stderr
+    assert f"{inputs} channels in and {outputs} out" in looked.stderr
 
 
 def test_inspect_with_data_says_what_the_probe_found():

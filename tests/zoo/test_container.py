@@ -356,3 +356,14 @@ def test_the_table_has_every_family_and_fits_the_readme():
     for name, why in family.UNSUPPORTED.items():
         assert f"{name}; {why}." in text
     assert all(line.count("|") == 6 for line in text.splitlines() if line.startswith("|"))
+
+
+def test_blocks_like_diffusers_are_not_yet_a_network_of_diffusers():
+    """MONAI's DiffusionModelUNet has conv_in and down_blocks too; diffusers' time embedding has names of its own."""
+    monai = dict.fromkeys(
+        ("conv_in.conv.weight", "time_embed.0.weight", "down_blocks.0.resnets.0.norm1.weight", "out.2.conv.weight"),
+        torch.ones(1),
+    )
+    assert family.recognized(open_container(monai, "ema", "x")) is None
+    theirs = diffusers.UNet2DConditionModel(**CONDITION).state_dict()
+    assert family.recognized(open_container(theirs, "ema", "x")).name.startswith("Stable Diffusion")

@@ -1,7 +1,9 @@
 """Folders that diffusers itself saved, compared with diffusers' own networks and schedulers."""
 
 import json
+import resource
 import shutil
+import time
 
 import diffusers
 import pytest
@@ -10,6 +12,8 @@ from safetensors.torch import save_file
 
 from lipdiag import zoo
 from lipdiag.errors import CheckpointError
+from lipdiag.quality.sample import sample
+from lipdiag.training.checkpoint import save
 from lipdiag.zoo.diffusers_directory import STEM
 
 UNET = {
@@ -91,6 +95,33 @@ def test_the_schedule_is_the_scheduler_s(saved, options):
     # diffusers multiplies up to 1000 factors in float32
     torch.testing.assert_close(predictor.schedule(t)[0] ** 2, square, rtol=1e-3, atol=2e-6)
     assert predictor.clock.count == len(square)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "clip(1)"),
+        ({"clip_sample_range": 2.5}, "clip(2.5)"),
+        ({"clip_sample": False}, None),
+        ({"thresholding": True, "sample_max_value": 1.5}, "dynamic(0.995, 1.5)"),
+    ],
+    ids=str,
+)
+def test_samples_are_kept_in_the_range_that_the_scheduler_keeps_them_in(saved, tmp_path, options, told):
+    """Drawn by diffusers' sampler from the same noise, with the config of the scheduler that lies in the folder."""
+    folder, network, scheduler = saved(**options)
+    predictor = zoo.load(folder)
+    assert zoo.inspect(folder).limit == told
+    scheduler = diffusers.DDIMScheduler.from_config(scheduler.config)
+    scheduler.set_timesteps(10)
+    noise = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = noise
+    with torch.no_grad():
+        for k in scheduler.timesteps:
+            x = scheduler.step(network(x, k).sample, k, x).prev_sample
+    torch.testing.assert_close(sample(predictor, noise=noise.double(), steps=10), x, rtol=2e-3, atol=2e-3)
+    save(tmp_path / "again.pt", predictor)
+    assert zoo.load(tmp_path / "again.pt").limit == predictor.limit
 
 
 def test_a_bare_model_takes_the_scheduler_beside_it(saved, tmp_path):
@@ -531,3 +562,86 @@ def test_what_a_network_is_that_is_not_on_the_list(saved, name, words):
     change(folder / "unet" / "config.json", _class_name=name)
     with pytest.raises(CheckpointError, match=f"{name}.*{words}.*--factory"):
         zoo.load(folder)
+
+
+def config(folder, **changes) -> None:
+    """Change the config in a folder; None takes a key away."""
+    file = folder / "config.json"
+    told = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
+
+
+@pytest.mark.parametrize("silent", [None, "unet", "unet_ema"])
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_a_network_and_its_averages_are_shared_alike(saved, silent, weights):
+    """EMAModel keeps the config that the network had when the averages were begun, perhaps before it was shared."""
+    folder, network, _ = saved()
+    network.save_pretrained(folder / "unet_ema")
+    for part in ("unet", "unet_ema"):
+        config(folder / part, shared_timesteps=None if part == silent else [0, 20, 40])
+    for place in (folder, folder / ("unet_ema" if weights == "ema" else "unet")):
+        assert zoo.inspect(place, weights).clock == "shared(timesteps(1000), 40, 2)"
+    config(folder / "unet_ema", shared_timesteps=[0, 20])
+    config(folder / "unet", shared_timesteps=[0, 20, 40])
+    with pytest.raises(CheckpointError, match="tells other shared_timesteps than"):
+        zoo.inspect(folder, weights)
+
+
+def test_what_diffusers_training_scripts_leave_is_a_model_and_its_averages(saved):
+    """Folders of accelerate's save_state with the hooks of those scripts: no pipeline, and no weights of its own."""
+    folder, network, _ = saved()
+    (folder / "model_index.json").unlink()
+    torch.save({}, folder / "optimizer.bin")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.5)
+    network.save_pretrained(folder / "unet_ema")
+    found = {weights: zoo.load(folder, weights) for weights in ("ema", "raw")}
+    assert zoo.inspect(folder).available == ("ema", "raw")
+    for name, parameter in network.named_parameters():
+        assert torch.equal(found["ema"].network.get_parameter(name), parameter)
+        assert torch.equal(found["raw"].network.get_parameter(name), 2 * parameter)
+
+
+TRANSFORMER = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "sample_size": 8}
+ABSURD = {
+    "text of 10^7": (
+        "PixArtTransformer2DModel", TRANSFORMER | {"cross_attention_dim": 16, "caption_channels": 8, "in_channels": 4},
+        {"caption_channels": 10**7},
+    ),
+    "text of 10^12": (
+        "Lumina2Transformer2DModel",
+        {"sample_size": 8, "in_channels": 4, "hidden_size": 24, "num_layers": 1, "num_refiner_layers": 1,
+         "num_attention_heads": 2, "num_kv_heads": 1, "cap_feat_dim": 8, "axes_dim_rope": (4, 4, 4),
+         "axes_lens": (8, 8, 8)},
+        {"cap_feat_dim": 10**12},
+    ),
+    "places of 10^8": (
+        "Lumina2Transformer2DModel",
+        {"sample_size": 8, "in_channels": 4, "hidden_size": 24, "num_layers": 1, "num_refiner_layers": 1,
+         "num_attention_heads": 2, "num_kv_heads": 1, "cap_feat_dim": 8, "axes_dim_rope": (4, 4, 4),
+         "axes_lens": (8, 8, 8)},
+        {"axes_lens": [10**8] * 3},
+    ),
+    "conditions of 10^7": (
+        "FluxTransformer2DModel",
+        {"in_channels": 4, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2,
+         "joint_attention_dim": 8, "pooled_projection_dim": 8, "axes_dims_rope": (4, 4, 8)},
+        {"joint_attention_dim": 10**7},
+    ),
+    "a billion layers": ("UNet2DModel", UNET, {"layers_per_block": 10**9}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_absurd_sizes_are_refused_before_they_take_memory(tmp_path, name):
+    kind, arguments, change = ABSURD[name]
+    getattr(diffusers, kind)(**arguments).save_pretrained(tmp_path)
+    diffusers.DDPMScheduler().save_pretrained(tmp_path)
+    zoo.load(tmp_path)
+    config(tmp_path, **change)
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(CheckpointError, match="many times larger than the weights"):
+        zoo.load(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+    assert time.process_time() - began < 5

@@ -1,0 +1,76 @@
+"""Float32 in float32: torch may round the factors of products and convolutions to fewer bits, wherever it was told to.
+
+It is told in two ways. The older flags of backends and `torch.set_float32_matmul_precision` refuse to be read once the
+newer `fp32_precision` says something else. That one is a tree: what is not set for an operation is that of its backend,
+and what is not set for a backend the generic one; a read gives what holds, not where it was set.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+# By torch's inner functions: its attribute for oneDNN as a whole writes the generic precision.
+_read, _write = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
+
+Place = tuple[str, str]
+GENERIC: Place = ("generic", "all")
+BACKENDS: tuple[Place, ...] = ("cuda", "all"), ("mkldnn", "all")
+PRODUCTS: tuple[Place, ...] = ("cuda", "matmul"), ("mkldnn", "matmul")
+OTHERS: tuple[Place, ...] = ("cuda", "conv"), ("cuda", "rnn"), ("mkldnn", "conv"), ("mkldnn", "rnn")
+
+_depth = 0
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No rounding below float32, on graphics processors (TF32) or others (bfloat16); undone afterwards.
+
+    Nor the fused layers that torch's transformers have without gradients, whose gelu is another function there.
+
+    What was not set for a part stays so, and will follow what is set for the whole. Inside, torch may refuse to read an
+    older flag, as it does for whoever uses the newer ones. May be nested, at no cost.
+    """
+    global _depth
+    _depth += 1
+    try:
+        if _depth > 1:
+            yield
+        else:
+            with _full_precision():
+                yield
+    finally:
+        _depth -= 1
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    before = {GENERIC: _read(*GENERIC)} | {place: _taken(place) for place in (*BACKENDS, *PRODUCTS, *OTHERS)}
+    older = torch.get_float32_matmul_precision()  # contradicted by nothing now, so that torch tells it
+    if older != "highest":
+        torch.set_float32_matmul_precision("highest")
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        if older != "highest":
+            torch.set_float32_matmul_precision(older)
+        for place, precision in before.items():
+            if precision != "none" or place not in OTHERS:  # which convolutions had by default cannot be set
+                _write(*place, precision)
+
+
+def _taken(place: Place) -> str:
+    """What is set at a place itself, "none" where it follows its parents; from here on it follows, or is ieee."""
+    seen = set()
+    for generic in ("tf32", "ieee"):
+        _write(*GENERIC, generic)
+        seen.add(_read(*place))
+    precision = seen.pop() if len(seen) == 1 else "none"
+    if place in BACKENDS:
+        _write(*place, "none")
+    elif precision != "none":
+        _write(*place, "ieee")
+    return precision

@@ -1,0 +1,33 @@
+"""What has to be known of a run's numbers, in the records of its launches and out of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import Caution
+
+KINDS = ("warnings", "notes")
+"""Those that may change what a number means, and facts."""
+
+
+def sorted_out(notes: Sequence[str]) -> dict[str, list[str]]:
+    """Cautions and facts by the words of `KINDS`, for the record of a launch."""
+    parts: tuple[list[str], list[str]] = [], []
+    for note in notes:
+        parts[not isinstance(note, Caution)].append(note)
+    return dict(zip(KINDS, parts, strict=True))
+
+
+def told(attributes: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The warnings and the notes of every launch that filled a run, each once.
+
+    Args:
+        attributes: Of the run; records of another shape than `measure` writes are passed over.
+    """
+    launches = attributes.get("launches")
+    records = [launch for launch in launches if isinstance(launch, dict)] if isinstance(launches, list) else []
+    found: dict[str, list[str]] = {}
+    for kind in KINDS:
+        lists = [record.get(kind) for record in records]
+        texts = [text for texts in lists if isinstance(texts, list) for text in texts if isinstance(text, str)]
+        found[kind] = list(dict.fromkeys(texts))
+    return found
