@@ -9,7 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from lipdiag.diffusion.clock import Clock, LogSigma, Reversed, Sigma, Timesteps, Unit
-from lipdiag.diffusion.parameterization import Edm, Parameterization, data_velocity, eps, score, v, velocity, x0
+from lipdiag.diffusion.exact import GaussianMixture
+from lipdiag.diffusion.parameterization import (
+    Edm,
+    Parameterization,
+    convert,
+    data_velocity,
+    eps,
+    score,
+    v,
+    velocity,
+    x0,
+)
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import VE, VP, Karras, Linear, Normalized, Schedule, SquaredCosine, Straight
 from lipdiag.training.data import dataset
@@ -197,3 +208,32 @@ def families(seeds: range) -> list[Family]:
         )
         for convention in CONVENTIONS
     ]  # fmt: skip
+
+
+class Blend(nn.Module):
+    """The exact denoiser of a mixture in `size` dimensions, to the part `skill`, and for the rest a random network."""
+
+    def __init__(self, size: int, convention: tuple[Schedule, Parameterization, Clock], skill: float, seed: int):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        self.skill, (self.schedule, self.kind, self.clock) = skill, convention
+        # neighbours of one another vary together, as pixels do, about a mean that is not 0
+        bumps = torch.randn(6, max(2, size // 8), generator=generator, dtype=torch.float64)
+        means = 0.6 * nn.functional.interpolate(bumps[None], size, mode="linear", align_corners=True)[0] + 0.2
+        self.exact = GaussianMixture(torch.ones(6), means, torch.full_like(means, 0.03), self.schedule)
+        inner = Perceptron(size, self.clock)
+        self.random = InTheirUnits(inner) if isinstance(self.schedule, VE) else inner
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        t = self.clock.time(told.double()).nan_to_num(0.5).clamp(1e-3, 1)
+        y = convert(self.exact(x.double(), t), x.double(), t, self.schedule, eps, self.kind)
+        return (self.skill * y + (1 - self.skill) * self.random(x, told)).to(x.dtype)
+
+    def predictor(self) -> NetworkPredictor:
+        """Rightly labelled."""
+        return NetworkPredictor(self, self.schedule, self.kind, self.clock, tuple(self.exact.shape))
+
+    def examples(self, n: int) -> Tensor:
+        """Of its data."""
+        return self.exact.draw(n, torch.Generator().manual_seed(5)).float()
