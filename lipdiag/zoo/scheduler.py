@@ -25,7 +25,7 @@ from lipdiag.diffusion.schedule import (
     ZeroTerminalSNR,
 )
 from lipdiag.diffusion.spelling import spell
-from lipdiag.training.files import shown
+from lipdiag.files import shown
 
 MOST = 100_000  # entries of a table that diffusers makes one by one
 SHIFTED = "snr_shift_scale"  # CogView 3 and CogVideoX divide their table's signal-to-noise ratio by it

@@ -54,6 +54,13 @@ def test_at_most_one_in_a_hundred():
     assert at_most(len(found), count) <= 0.01, found
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_network_whose_answers_are_too_small_is_not_told_another_convention(seed):
+    """A fifth of what they should be: read as v they are less wrong, and still no better than a guess."""
+    blend = Blend(32, CONVENTIONS[3], 0.2, seed)
+    assert probe(blend.predictor(), blend.examples(DRAWS), seed).right
+
+
 def test_a_network_of_few_numbers_is_shown_as_many_as_its_size_needs():
     """Points of a plane: so many noises a draw that there are 32 numbers at every level."""
     blend, seen = Blend(2, CONVENTIONS[0], 1.0, 0), []
