@@ -3,24 +3,28 @@
 At a given log-SNR the noise in x cannot be told better than to its minimal mean squared error, whatever the coordinates
 of x, and only a network that is used as it was trained comes near it. So every convention is tried on the same data
 and noise at the same log-SNRs: what the network is told (index, [0, 1], 1000 [0, 1], sigma, log sigma, reversed), what
-it predicts (one evaluation serves all), the schedule, the range of the data, a shared clock. The convention with the
-smallest error wins where it wins clearly; where two cannot be told apart, what the files say stands.
+it predicts (one evaluation serves all), the schedule, the range of the data, a shared clock.
+
+What the files say is the null hypothesis. The convention that seems best on some draws is tried against it on others,
+so that it is one test however many conventions there are, at the error rate ALPHA. It must win by MARGIN, and explain
+the data as a trained network does: better than a guess from their mean and variance, and no multiple of the network's
+answers would do better still. For a network that was hardly trained does best in whatever convention makes least of its
+answers; these are too small at first, which is not held against the convention that is stated.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
+from scipy.special import stdtrit
 from torch import Tensor
 
 from lipdiag.diffusion.clock import Clock, Shared, Timesteps
-from lipdiag.diffusion.parameterization import convert, eps
 from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import CheckpointError
-from lipdiag.linalg.linearize import out_of_memory
 from lipdiag.zoo.convention import (
     PREDICTIONS,
     Convention,
@@ -34,16 +38,17 @@ from lipdiag.zoo.convention import (
     rebuilt,
     unique,
 )
+from lipdiag.zoo.trial import LEVELS, Trial
 
-DRAWS = 8
-LEVELS = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0)  # log-SNR
-PASSES = 45 * DRAWS * len(LEVELS)  # forward passes of one sample that a probe takes, about
-WORST, LEAST = 4.0, 1e-3  # errors beyond these tell nothing more: a wrong convention is wrong, a tiny error is rounding
-CLEARLY = 0.15  # mean log error by which another convention must win
-CLOSE = 0.02  # closer ones are the same
-STANDARD_ERRORS = 2.5  # and by this many of them, over draws
-LEARNED = 0.8  # times the error of the best guess that knows only the data's mean and variance: more is no model
-LARGEST = 2**20  # numbers in x that are evaluated at once
+CHOICE, TEST = 8, 24  # draws on which a convention is chosen, and on which it is tested
+DRAWS = CHOICE + TEST
+PASSES = 45 * CHOICE * len(LEVELS)  # forward passes of one sample that a probe takes, about
+FEW = 4  # samples of the data with fewer of which next to nothing is certain
+ALPHA = 0.001  # how often chance alone may contradict the files
+MARGIN = 0.1  # mean log error by which another convention must win for certain
+LOUDEST = 3.0  # where the stated one's answers may be too small by so much, without blame
+KNOWLEDGE = 0.15  # and by which it must be better than the guess
+CLOSE = 0.02  # mean log error by which two conventions differ that are as good
 BLOCK_LEVELS = (0.15, 0.35, 0.55, 0.75, 0.95)  # places inside a block of a shared clock
 SOMETHING, NOTHING = 0.01, 0.04  # mean log error that telling block edges must gain, and may cost
 SHARINGS = (0.1, 2), (0.2, 5), (0.1, 5), (0.1, 10)  # part of the table, and into how many blocks; the coarsest first
@@ -55,12 +60,15 @@ class Calibration:
 
     Attributes:
         told: The convention that the files or the user gave.
-        best: The one with the smallest error; `told` itself where no other wins clearly.
+        best: The one that is better for certain; `told` itself where there is none.
         error: Mean squared error of the told convention over that of the guess 0, per log-SNR in `levels`.
         best_error: Likewise of the best one, told its own time.
         levels: Log-SNRs.
-        evaluations: Forward passes made, of DRAWS x len(levels) samples each.
-        trained: Whether the best convention explains some of the noise.
+        evaluations: Forward passes made on the draws of the choice, CHOICE x len(levels) samples each.
+        trained: Whether the best convention explains more of the noise than a guess.
+        gain: Mean log error by which the best one, or the likeliest, wins on the draws of the test; and by which for
+            certain.
+        samples: Samples of the data.
         notes: All this for a reader, with the option that sets it right.
     """
 
@@ -71,6 +79,8 @@ class Calibration:
     levels: list[float]
     evaluations: int
     trained: bool
+    gain: tuple[float, float]
+    samples: int
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -82,11 +92,13 @@ class Calibration:
 def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) -> Calibration | None:
     """Compare the convention a network is used in with the common others, on data with known noise.
 
-    Cost: `PASSES` forward passes of one sample, 48 at once; no derivatives.
+    Cost: `PASSES` forward passes of one sample, 48 at once, times as many noises as samples of fewer than 32 numbers
+    need to have so many; no derivatives.
 
     Args:
         predictor: Around a network; any other kind is no subject of a probe and gives None.
-        data: At least one sample as the model is to be shown it; the first DRAWS are used.
+        data: At least one sample as the model is to be shown it; the first DRAWS are used. With fewer there is less
+            evidence, and with one there is none.
         seed: Of the noise.
 
     Raises:
@@ -94,8 +106,44 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
     """
     if not isinstance(predictor, NetworkPredictor):
         return None
-    trial = Trial(predictor, data, seed)
+    data = data[:DRAWS]
+    fresh = CHOICE if len(data) == DRAWS else 0  # where there are enough, the test is on other data too
+    choice = Trial(predictor, data, torch.arange(CHOICE) % len(data), seed)
+    test = Trial(predictor, data, fresh + torch.arange(TEST) % (len(data) - fresh), seed + 1)
     told = Convention(predictor.schedule, predictor.parameterization, predictor.clock)
+    try_all(choice, told, data)
+    winner = chosen(choice, told)
+    if told not in choice.errors:
+        known = winner is not None and choice.learned(winner)
+        hint = f"; use {flags(told, winner)}" if winner is not None and known else ": check them, and the weights"
+        raise CheckpointError(
+            f"The model's output is not finite with the schedule {spell(told.schedule)} and the clock "
+            f"{spell(told.clock)}{hint}."
+        )
+    gain, certain = (0.0, 0.0), False
+    if winner is not None and winner != told and choice.learned(winner):
+        gain, certain = contradicted(test, told, winner)
+    best = winner if winner is not None and certain else told
+    trained = choice.learned(best)
+    best_error = choice.errors[best].mean(0).tolist()
+    clock = shared(choice, test, best) if trained else None
+    found = Calibration(
+        told=told,
+        best=best if clock is None else replace(best, clock=clock),
+        error=choice.errors[told].mean(0).tolist(),
+        best_error=best_error,
+        levels=list(choice.levels),
+        evaluations=choice.evaluations,
+        trained=trained,
+        gain=gain,
+        samples=len(data),
+    )
+    found.notes = describe(found)
+    return found
+
+
+def try_all(trial: Trial, told: Convention, data: Tensor) -> None:
+    """The told convention and the common ones: clocks, ranges and predictions first, then schedules."""
     trial.judge([told])
     kinds = unique([told.parameterization, *PREDICTIONS])
     # A network with a table of its times must not be told one that the table does not have.
@@ -103,7 +151,7 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
     for clock in clocks:
         for scale, shift in ((1.0, 0.0), other_range(data)):
             trial.judge([Convention(told.schedule, kind, clock, scale, shift) for kind in kinds])
-    start = trial.best(told) or told
+    start = chosen(trial, told) or told
     for schedule in common_schedules(told.schedule):
         natural = natural_clocks(schedule) if len(clocks) > 1 else []
         for clock in unique([start.clock, *natural]):
@@ -111,229 +159,103 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
             if moved is not None:
                 more = unique([*kinds, *natural_predictions(schedule)])
                 trial.judge([Convention(schedule, kind, moved, start.scale, start.shift) for kind in more])
-    winner = trial.best(told)
-    trained = winner is not None and trial.learned(winner)
-    if told not in trial.scores:
-        hint = f"; use {flags(told, winner)}" if winner is not None and trained else ": check them, and the weights"
-        raise CheckpointError(
-            f"The model's output is not finite with the schedule {spell(told.schedule)} and the clock "
-            f"{spell(told.clock)}{hint}."
-        )
-    best = winner if winner is not None and trained else told
-    best_error = trial.errors[best].mean(0).tolist()
-    shared = trial.shared(best) if trained else None
-    if shared is not None:
-        best = replace(best, clock=shared)
-    found = Calibration(
-        told=told,
-        best=best,
-        error=trial.errors[told].mean(0).tolist(),
-        best_error=best_error,
-        levels=list(trial.levels),
-        evaluations=trial.evaluations,
-        trained=trained,
-    )
-    found.notes = describe(found)
-    return found
 
 
-class Trial:
-    """One network, one set of data and noise, and the errors of every convention tried on them.
+def chosen(trial: Trial, told: Convention) -> Convention | None:
+    """The convention with the smallest error, of those as good the one that changes least; None if there is none."""
+    scores = {convention: float(trial.score(error).mean()) for convention, error in trial.errors.items()}
+    smallest = min(scores.values(), default=math.inf)
+    close = [convention for convention, score in scores.items() if score <= smallest + CLOSE]
+    # of two that change as much, the more usual one, which was tried first
+    return min(close, key=lambda convention: changes(told, convention), default=None)
 
-    Attributes:
-        errors: Mean squared error per draw and level, in units of the noise.
-        scores: Mean log error per draw.
-        evaluations: Forward passes so far.
-        part: Samples that the network sees at once; halved when memory runs out.
+
+def contradicted(test: Trial, told: Convention, winner: Convention) -> tuple[tuple[float, float], bool]:
+    """The mean log error by which another convention wins, by which for certain, and whether that is enough."""
+    stated, other = test.louder(told, LOUDEST), test.louder(winner, 1.0, math.inf)
+    if not stated or not other:
+        return (0.0, 0.0), False
+    scores = [test.score(error) for error in other]
+    difference = test.score(stated[0]) - scores[0]
+    gain = float(difference.mean()), at_least(difference, test.rows)
+    trained = test.knowledge(other[0]) > KNOWLEDGE and float((scores[0] - scores[1]).mean()) < MARGIN
+    return gain, trained and gain[1] > MARGIN
+
+
+def at_least(gain: Float[Tensor, " draws"], rows: Tensor) -> float:
+    """The lower end of a mean gain's interval at the error rate ALPHA, by Student's t over samples of the data.
+
+    Draws of one sample are not independent of each other and count as one; with one sample there is no evidence.
     """
-
-    def __init__(self, predictor: NetworkPredictor, data: Tensor, seed: int):
-        self.predictor = predictor
-        weights = [p for p in [*predictor.parameters(), *predictor.buffers()] if p.is_floating_point()]
-        kinds = {p.dtype for p in weights}
-        self.device = weights[0].device if weights else torch.device("cpu")
-        self.dtype = kinds.pop() if len(kinds) == 1 else torch.float32  # what a network of several kinds casts itself
-        generator = torch.Generator().manual_seed(seed)
-        self.data = data[torch.arange(DRAWS) % len(data)].double().cpu()
-        self.part = max(1, LARGEST // max(1, self.data[0].numel()))
-        self.noise = torch.randn(self.data.shape, generator=generator, dtype=torch.float64)
-        ends = predictor.schedule.logsnr(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist()
-        self.levels = [level for level in LEVELS if ends[1] <= level <= ends[0]] or [sum(ends) / 2]
-        self.errors: dict[Convention, Tensor] = {}
-        self.scores: dict[Convention, Tensor] = {}
-        self.times: dict[Hashable, Tensor] = {}
-        self.coefficients: dict[Hashable, tuple[Tensor, ...]] = {}
-        self.evaluations = 0
-
-    def judge(self, conventions: Sequence[Convention]) -> None:
-        """Note the errors of conventions that differ in the parameterization alone: one forward pass."""
-        first, levels = conventions[0], torch.tensor(self.levels, dtype=torch.float64)
-        # The data are scaled, so the same signal-to-noise ratio is reached at another time.
-        key = first.schedule, first.scale
-        if key not in self.times:
-            self.times[key] = first.schedule.time(levels - 2 * math.log(first.scale))
-        t = self.times[key]
-        self._note(conventions, t, first.clock(t), len(self.levels))
-
-    def _note(self, conventions: Sequence[Convention], t: Tensor, told: Tensor, levels: int) -> None:
-        x, y, t = self.run(conventions[0], t, told)
-        if y is None:
-            return
-        for convention in conventions:
-            found = self.noise_in(y, x, t, convention)
-            error = (found - self.noise.repeat(levels, *[1] * (self.noise.ndim - 1))).square().flatten(1).mean(1)
-            error = error.reshape(levels, DRAWS).T
-            if convention not in self.errors and error.isfinite().all():
-                self.errors[convention] = error
-                self.scores[convention] = error.clamp(LEAST, WORST).log().mean(1)
-
-    def run(self, convention: Convention, t: Tensor, told: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Noised data at every time for every draw, level-major, what the network says, or None if not finite."""
-        shape = (-1, *[1] * (self.data.ndim - 1))
-        t, told = t.repeat_interleave(DRAWS), told.repeat_interleave(DRAWS)
-        alpha, sigma = (c.view(shape) for c in convention.schedule(t))
-        times = len(t) // DRAWS
-        data = (self.data * convention.scale + convention.shift).repeat(times, *[1] * (self.data.ndim - 1))
-        x = alpha * data + sigma * self.noise.repeat(times, *[1] * (self.data.ndim - 1))
-        first = self.evaluations == 0  # the convention of the files; what fails there is not hidden
-        try:
-            y = self.evaluate(x, told)
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            if first or out_of_memory(error):
-                raise
-            return x, None, t
-        return x, y if bool(y.isfinite().all()) else None, t
-
-    def evaluate(self, x: Tensor, told: Tensor) -> Tensor:
-        """What the network says, float64 on the CPU; large samples go through in parts."""
-        self.evaluations += 1
-        while True:
-            parts = zip(x.split(self.part), told.split(self.part), strict=True)
-            try:
-                with torch.no_grad():
-                    pieces = [
-                        self.predictor.output(a.to(self.device, self.dtype), b.to(self.device)).double().cpu()
-                        for a, b in parts
-                    ]
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or self.part == 1:
-                    raise
-            else:
-                return torch.cat(pieces)
-            self.part = max(1, min(self.part, len(x)) // 2)
-
-    def rounds(self, told: Convention) -> bool:
-        """Whether the network tells its own times apart but not one between two of them: then it looks them up."""
-        if not told.clock.discrete:
-            return False
-        t = torch.full((1,), 0.5, dtype=torch.float64)
-        index = told.clock(t).floor().repeat(DRAWS)
-        x, y, _ = self.run(told, t, index[:1])
-        if y is None or not torch.equal(y, self.evaluate(x, index + 0.3)):
-            return False
-        return not torch.equal(y, self.evaluate(x, index + 1))
-
-    def noise_in(self, y: Tensor, x: Tensor, t: Tensor, convention: Convention) -> Tensor:
-        """What `convert` makes of y; its coefficients are kept, since most conventions share their times."""
-        schedule, shape = convention.schedule, (-1, *[1] * (x.ndim - 1))
-        key = schedule, convention.parameterization, t[0].item(), len(t)
-        if key not in self.coefficients:
-            one, zero = torch.ones_like(t), torch.zeros_like(t)
-            # eps = c y + d x, linear in both
-            self.coefficients[key] = tuple(
-                convert(y, x, t, schedule, convention.parameterization, eps).view(shape)
-                for y, x in ((one, zero), (zero, one))
-            )
-        c, d = self.coefficients[key]
-        return c * y + d * x
-
-    def best(self, told: Convention) -> Convention | None:
-        """The convention with the smallest error, or `told` where that is not clearly worse; None if none is finite."""
-        if not self.scores:
-            return None
-        winner = min(self.scores, key=lambda convention: float(self.scores[convention].mean()))
-        if told in self.scores and not clearly(self.scores[told], self.scores[winner], CLEARLY, STANDARD_ERRORS):
-            return told
-        # Among those that cannot be told apart from the winner, the one that changes least, then the most usual one.
-        close = [c for c in self.scores if not clearly(self.scores[c], self.scores[winner], CLOSE, 1.0)]
-        return min(close, key=lambda c: changes(told, c))
-
-    def learned(self, convention: Convention) -> bool:
-        """Whether the model beats, at some level, the guess that knows the data's mean and variance alone."""
-        error = self.errors[convention].mean(0).tolist()
-        return any(mine < LEARNED * guess for mine, guess in zip(error, self.linear(), strict=True))
-
-    def linear(self) -> list[float]:
-        """The mean squared error, per level, of the best guess that knows the data's mean and variance alone."""
-        snr = torch.tensor(self.levels, dtype=torch.float64).exp() * float(self.data.var())
-        return (snr / (1 + snr)).tolist()
-
-    def shared(self, best: Convention) -> Clock | None:
-        """The shared clock a network was trained with, if telling it block edges serves it better than the true time.
-
-        A network that was told its true time errs least when it is told so. If one errs less when it is told edges of
-        blocks, it was only ever told edges, and its own blocks are the coarsest that cost nothing. One that was not
-        trained for long may err less when it is told any earlier time, but that does not end where sharing does.
-        """
-        clock = best.clock
-        if not isinstance(clock, Timesteps) or clock.count < 50:
-            return None
-        block = clock.count / 50
-        inside = torch.tensor([i + place for i in (0, 1) for place in BLOCK_LEVELS], dtype=torch.float64)
-        t = clock.time((inside * block).floor())
-        plain = self.block_errors(best, t, clock(t))
-        clocks = [Shared(clock, float(round(part * clock.count)), blocks) for part, blocks in SHARINGS]
-        errors = [self.block_errors(best, t, candidate(t)) for candidate in clocks]
-        if not any(clearly(plain, error, SOMETHING, STANDARD_ERRORS) for error in errors):
-            return None
-        costs = [float((error - plain).mean()) for error in errors]
-        found = next((candidate for candidate, cost in zip(clocks, costs, strict=True) if cost < NOTHING), None)
-        if found is None:
-            return None
-        beyond = clock.time((found.end + torch.tensor(BLOCK_LEVELS, dtype=torch.float64) * block).floor())
-        true, earlier = (self.block_errors(best, beyond, clock(beyond) - shift) for shift in (0, block // 2))
-        return found if float((earlier - true).mean()) > 0 else None
-
-    def block_errors(self, best: Convention, t: Tensor, told: Tensor) -> Tensor:
-        """Mean log errors per draw, near the data."""
-        x, y, times = self.run(best, t, told)
-        if y is None:
-            return torch.full((DRAWS,), math.inf, dtype=torch.float64)
-        found = self.noise_in(y, x, times, best)
-        noise = self.noise.repeat(len(t), *[1] * (self.noise.ndim - 1))
-        error = (found - noise).square().flatten(1).mean(1).reshape(len(t), DRAWS).T
-        return error.clamp_min(1e-12).log().mean(1)
+    means = torch.stack([gain[rows == row].mean() for row in rows.unique()])
+    if len(means) < 2 or not bool(means.isfinite().all()):
+        return -math.inf
+    return float(means.mean() - stdtrit(len(means) - 1, 1 - ALPHA) * means.std() / math.sqrt(len(means)))
 
 
-def clearly(worse: Tensor, better: Tensor, least: float, standard_errors: float) -> bool:
-    """Whether paired scores differ by enough to matter and by more than so many standard errors."""
-    gain = worse - better
-    if not bool(gain.isfinite().all()):
-        return False
-    spread = float(gain.std()) / math.sqrt(len(gain))
-    return float(gain.mean()) > max(least, standard_errors * spread)
+def shared(choice: Trial, test: Trial, best: Convention) -> Clock | None:
+    """The shared clock a network was trained with, if telling it block edges serves it better than the true time.
+
+    A network that was told its true time errs least when it is told so. If one errs less when it is told edges of
+    blocks, it was only ever told edges, and its own blocks are the coarsest that cost nothing. One that was not
+    trained for long may err less when it is told any earlier time, but that does not end where sharing does.
+    """
+    clock = best.clock
+    if not isinstance(clock, Timesteps) or clock.count < 50:
+        return None
+    block = clock.count / 50
+    inside = torch.tensor([i + place for i in (0, 1) for place in BLOCK_LEVELS], dtype=torch.float64)
+    t = clock.time((inside * block).floor())
+    plain = block_errors(choice, best, t, clock(t))
+    clocks = [Shared(clock, float(round(part * clock.count)), blocks) for part, blocks in SHARINGS]
+    costs = [float((block_errors(choice, best, t, candidate(t)) - plain).mean()) for candidate in clocks]
+    found = next((candidate for candidate, cost in zip(clocks, costs, strict=True) if cost < NOTHING), None)
+    if found is None or not min(costs) < -SOMETHING or float(plain.mean()) > 0:  # or it does not know noise there
+        return None
+    edges = clocks[costs.index(min(costs))]
+    gain = block_errors(test, best, t, clock(t)) - block_errors(test, best, t, edges(t))
+    if not (at_least(gain, test.rows) > 0 and float(gain.mean()) > SOMETHING):
+        return None
+    beyond = clock.time((found.end + torch.tensor(BLOCK_LEVELS, dtype=torch.float64) * block).floor())
+    true, earlier = (block_errors(test, best, beyond, clock(beyond) - shift) for shift in (0, block // 2))
+    return found if float((earlier - true).mean()) > 0 else None
+
+
+def block_errors(trial: Trial, best: Convention, t: Tensor, told: Tensor) -> Float[Tensor, " draws"]:
+    """Mean log errors, near the data."""
+    products = trial.ask(best, t, told)
+    if products is None:
+        return torch.full((trial.draws,), math.inf, dtype=torch.float64)
+    return trial.error(products, best, t).clamp_min(1e-12).log().mean(1)
 
 
 def describe(found: Calibration) -> list[str]:
-    """The probe's result in words."""
+    """The probe's result in words: what is stated, what the evidence is, what to do."""
+    size = f"mean squared error {geometric(found.error):.3g} of the noise's own"
     if not found.trained:
         return [
-            "calibration: in no convention does the model find more of the noise than a guess from the data's mean and "
-            f"variance (mean squared error {geometric(found.error):.3g} of the noise's own): it is untrained, its "
-            "condition is wrong, or the data are not its own; it is measured as told"
+            "calibration: in no convention does the model find more of the noise than a guess from the data's mean "
+            f"and variance ({size}) beyond doubt: it is untrained, its condition is wrong, or the data are not its own "
+            "or so plain that there is no more to find; it is measured as told"
         ]
-    size = f"mean squared error {geometric(found.error):.3g} of the noise's own"
+    if found.right and found.samples < FEW:
+        return [
+            f"calibration: the convention was not tested ({size}): {found.samples} of the data are too few, give {FEW} "
+            "or more"
+        ]
     if found.right:
         return [f"calibration: the convention fits the data ({size}; no other is clearly better)"]
     told, best = found.told, found.best
     shared = isinstance(best.clock, Shared) and not isinstance(told.clock, Shared)
     alone = replace(best, clock=best.clock.base) if shared else best
+    mean, least = (math.exp(gain) for gain in found.gain)
+    evidence = (
+        f"errs {mean:.3g} times less in the noise (at least {least:.2g} times, {TEST} draws, error rate {ALPHA:.1%})"
+    )
     sentences, options = [], flags(told, alone)
     if options:
-        sentences.append(
-            f"the model explains the noise better in another convention ({geometric(found.best_error):.3g} "
-            f"instead of {geometric(found.error):.3g} of the noise's own square); use {options}"
-        )
+        stated = flags(alone, told).replace("--", "")
+        sentences.append(f"stated is {stated}, but the model {evidence} in another convention; use {options}")
     if shared:
         sentences.append(
             "the network behaves as if it was trained with shared timesteps: told edges of blocks it errs less than "
@@ -341,7 +263,7 @@ def describe(found: Calibration) -> list[str]:
         )
     if (best.scale, best.shift) != (1.0, 0.0):
         scaled = "in [0, 1]: give (x + 1) / 2" if best.scale < 1 else "in [-1, 1]: give 2 x - 1"
-        sentences.append(f"the model expects data {scaled} in place of x, as an array of floats")
+        sentences.append(f"the model {evidence} with data {scaled} in place of x, as an array of floats")
     return [f"calibration: {sentence}" for sentence in sentences]
 
 

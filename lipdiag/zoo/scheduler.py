@@ -6,7 +6,7 @@ scheduler steps when it samples does not matter here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lipdiag.diffusion.clock import LogSigma, Reversed, Sigma, Timesteps, Unit
@@ -25,10 +25,28 @@ from lipdiag.diffusion.schedule import (
     ZeroTerminalSNR,
 )
 from lipdiag.diffusion.spelling import spell
+from lipdiag.files import shown
 
 MOST = 100_000  # entries of a table that diffusers makes one by one
 SHIFTED = "snr_shift_scale"  # CogView 3 and CogVideoX divide their table's signal-to-noise ratio by it
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+# what is read here of a training, and what is of sampling alone, in any class of diffusers past or present
+TRAINING = {
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+    "rescale_betas_zero_snr", "timestep_type", "sigma_min", "sigma_max", "sigma_data", "rho", SHIFTED,
+}  # fmt: skip
+SAMPLING = {
+    "algorithm_type", "base_image_seq_len", "base_shift", "clip_denoised", "clip_sample", "clip_sample_range",
+    "correct_steps", "corrector_order", "disable_corrector", "dynamic_thresholding_ratio", "eta", "euler_at_final",
+    "final_sigmas_type", "flow_shift", "gamma", "interpolation_type", "invert_sigmas", "lambda_min_clipped",
+    "lower_order_final", "max_image_seq_len", "max_shift", "noise_sampler_seed", "num_inference_steps",
+    "original_inference_steps", "predict_x0", "predictor_order", "s_noise", "sample_max_value", "sampling_eps",
+    "scale_factors", "set_alpha_to_one", "shift", "shift_terminal", "sigma_schedule", "skip_prk_steps", "snr",
+    "solver_order", "solver_p", "solver_type", "steps_offset", "stochastic_sampling", "tau_func", "tensor_format",
+    "thresholding", "time_shift_type", "timestep_scaling", "timestep_spacing", "upscale_mode", "use_beta_sigmas",
+    "use_dynamic_shifting", "use_exponential_sigmas", "use_flow_sigmas", "use_karras_sigmas", "use_lu_lambdas",
+    "variance_type",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,10 +67,44 @@ def told(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any] |
         network: The network's class, on which the unit of a flow's time depends.
         arguments: Of the class.
     """
+    config, notes = renamed(config)
+    found = trained(config, network, arguments or {})
+    # a key without a value states nothing, and diffusers keeps its own under an underscore
+    keys = {key for key, value in config.items() if value is not None and not key.startswith("_")}
+    ignored = sorted(shown(key) for key in keys - TRAINING - SAMPLING)
+    if ignored:
+        notes += (f"arguments of the scheduler that lipdiag does not know were ignored: {', '.join(ignored)}",)
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def renamed(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A config under the names of today, and where it contradicts itself.
+
+    Before version 0.10 diffusers said `predict_epsilon` for what is predicted, and before 0.2 `timesteps` for their
+    number.
+    """
+    found = dict(config)
+    if "num_train_timesteps" not in found and type(found.get("timesteps")) is int:
+        found["num_train_timesteps"] = found["timesteps"]
+    if found.get("timesteps") == found.get("num_train_timesteps"):
+        found.pop("timesteps", None)
+    if type(found.get("predict_epsilon")) is not bool:
+        return found, ()
+    former = "epsilon" if found.pop("predict_epsilon") else "sample"
+    stated = found.setdefault("prediction_type", former)
+    if stated == former:
+        return found, ()
+    found["prediction_type"] = None
+    words = f"predict_epsilon {str(former == 'epsilon').lower()} and prediction_type {shown(stated)!r}"
+    return found, (f"the scheduler states both {words}, which contradict each other",)
+
+
+def trained(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any]) -> Told:
+    """What such a config tells of the training."""
     name = str(config.get("_class_name", ""))
     count = int(config.get("num_train_timesteps", 1000))
     if name.startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction":
-        return flow(network, count, arguments or {})
+        return flow(network, count, arguments)
     if name.startswith("ScoreSdeVe"):
         ve = VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0)))
         return Told(spell(ve), "score", spell(Sigma(ve)))
@@ -64,8 +116,10 @@ def told(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any] |
         config = {"beta_schedule": "squaredcos_cap_v2"} | dict(config)
     if "beta_schedule" not in config and config.get("trained_betas") is None and "beta_start" not in config:
         return Told(None, None, None, (f"the scheduler {name or 'without a name'} is unknown",))
-    prediction = str(config.get("prediction_type", "epsilon"))
-    notes = [] if prediction in PREDICTIONS else [f"the prediction type {prediction!r} is unknown"]
+    stated = config.get("prediction_type", "epsilon")
+    prediction = str(stated)
+    unknown = prediction not in PREDICTIONS and stated is not None
+    notes = [f"the prediction type {shown(stated)!r} is unknown"] if unknown else []
     table = betas(config, count)
     if table is None:
         return Told(None, PREDICTIONS.get(prediction), spell(Timesteps(count)), (*notes, unknown_betas(config)))

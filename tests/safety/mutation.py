@@ -367,14 +367,25 @@ BUGS = {
         "zoo/test_probe.py -k late_everywhere",
     ),
     "a deviation for an error in the probe": Bug(
-        "zoo/probe.py", "float(gain.std()) / math.sqrt(len(gain))", "float(gain.std())",
-        "zoo/test_probe.py -k gain_counts",
+        "zoo/probe.py", "means.std() / math.sqrt(len(means))", "means.std()", "zoo/test_probe.py -k student"
+    ),
+    "draws of one sample as evidence of their own": Bug(
+        "zoo/probe.py", "gain[rows == row].mean() for row in rows.unique()", "value for value in gain",
+        "zoo/test_probe.py -k student",
+    ),
+    "a network that is no better than a guess contradicts its files": Bug(
+        "zoo/probe.py", "return gain, trained and gain[1] > MARGIN", "return gain, gain[1] > MARGIN",
+        "zoo/test_false_alarms.py -k too_small",
     ),
     "no square in the probe's guess": Bug(
-        "zoo/probe.py", "self.data.var()", "self.data.std()", "zoo/test_probe.py -k wiener"
+        "zoo/trial.py", "rest.square().mean()", "rest.abs().mean()", "zoo/test_probe.py -k wiener"
     ),
     "a range at another noise level": Bug(
-        "zoo/probe.py", "levels - 2 * math.log", "levels + 2 * math.log", "zoo/test_probe.py -k scaled_range"
+        "zoo/trial.py", "- 2 * math.log", "+ 2 * math.log", "zoo/test_probe.py -k scaled_range"
+    ),
+    "a prediction that is stated twice": Bug(
+        "zoo/scheduler.py", 'else "sample"', 'else "epsilon"',
+        "zoo/test_scheduler.py -k former",
     ),
     "a range taken for the other": Bug(
         "zoo/convention.py", "(2.0, -1.0) if float(data.min()) >=", "(2.0, -1.0) if float(data.min()) <",

@@ -27,7 +27,8 @@ from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import CheckpointError
 from lipdiag.training.data import dataset
 from lipdiag.zoo.convention import Convention
-from lipdiag.zoo.probe import LEVELS, Trial, clearly, probe
+from lipdiag.zoo.probe import CHOICE, at_least, probe
+from lipdiag.zoo.trial import LEVELS, Trial
 
 DIMENSION, COMPONENTS = 16, 6
 LABEL = (Linear(), eps, Timesteps())
@@ -161,11 +162,12 @@ def test_the_errors_are_those_of_the_exact_model():
     """The reported error of the right convention is the mixture's own, averaged over the same draws and noise."""
     found = calibrate(LABEL, LABEL)  # a table of times: good to a thousandth
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(8, DIMENSION, dtype=torch.float64, generator=generator)
+    noise = torch.randn(CHOICE * 2, DIMENSION, dtype=torch.float64, generator=generator)  # 2 make 32 numbers
     for level, error in zip(found.levels, found.error, strict=True):
-        t = S.time(torch.full((8,), level, dtype=torch.float64))
+        t = S.time(torch.full((len(noise),), level, dtype=torch.float64))
         alpha, sigma = (c[:, None] for c in S(t))
-        expected = (mixture(S, False)(alpha * DATA[:8] + sigma * noise, t) - noise).square().mean()
+        x = alpha * DATA[:CHOICE].repeat_interleave(2, 0) + sigma * noise
+        expected = (mixture(S, False)(x, t) - noise).square().mean()
         assert error == pytest.approx(float(expected), rel=5e-3)
     assert found.levels == list(LEVELS)
 
@@ -278,7 +280,7 @@ def test_a_network_with_a_table_of_times_is_never_told_another():
 def test_large_samples_go_through_in_parts(monkeypatch):
     seen = []
     whole = calibrate(LABEL, LABEL)
-    monkeypatch.setattr("lipdiag.zoo.probe.LARGEST", 5 * DIMENSION)
+    monkeypatch.setattr("lipdiag.zoo.trial.LARGEST", 5 * DIMENSION)
     inner = network(*LABEL)
     found = probe(NetworkPredictor(lambda x, t: seen.append(len(x)) or inner(x, t), *LABEL, (DIMENSION,)), DATA)
     assert max(seen) == 5
@@ -301,30 +303,33 @@ def test_a_network_that_refuses_strange_times_is_still_probed():
         probe(NetworkPredictor(broken, *LABEL, (DIMENSION,)), DATA)
 
 
-def test_a_gain_counts_by_its_standard_error():
-    """Draws of mean 1 and standard error 1/3: at least so much, and more than so many errors."""
-    better = torch.zeros(9, dtype=torch.float64)
-    worse = 1 + torch.tensor([-1.0, 1, -1, 1, 0, -1, 1, -1, 1], dtype=torch.float64)  # standard deviation 1
-    assert clearly(worse, better, 0.5, 2.9)
-    assert not clearly(worse, better, 0.5, 3.1)
-    assert not clearly(worse, better, 1.1, 0.0)
-    assert not clearly(better, worse, 0.0, 0.0)
+def test_a_gain_is_at_least_its_student_interval_s_lower_end():
+    """Nine samples of mean 1 and standard error 1/3: t of 8 degrees of freedom at 0.001 is 4.5008 (tables)."""
+    gain = 1 + torch.tensor([-1.0, 1, -1, 1, 0, -1, 1, -1, 1], dtype=torch.float64)  # standard deviation 1
+    assert at_least(gain, torch.arange(9)) == pytest.approx(1 - 4.5008 / 3, abs=1e-4)
+    # three draws of each sample are no more evidence than one
+    assert at_least(gain.repeat(3), torch.arange(27) % 9) == pytest.approx(1 - 4.5008 / 3, abs=1e-4)
+    assert at_least(gain, torch.zeros(9)) == -np.inf
 
 
-def test_the_guess_that_knows_mean_and_variance_errs_as_wiener_says():
-    """1 / (1 + 1 / (snr s^2)): its error over the noise's own square, at log-SNR 0 with data of variance 4."""
-    flat = torch.tensor([2.0, -2.0], dtype=torch.float64).repeat(8, DIMENSION // 2)
-    trial = Trial(NetworkPredictor(network(*LABEL), *LABEL, (DIMENSION,)), flat, 0)
-    expected = [1 / (1 + 127 / 128 / (4 * np.exp(level))) for level in LEVELS]  # torch divides by n - 1
-    assert trial.linear() == pytest.approx(expected, rel=1e-9)
+@pytest.mark.parametrize("n", [1, 2, 200])
+def test_the_guess_that_knows_mean_and_variance_errs_as_wiener_says(n):
+    """1 / (1 + 1 / (snr s^2)), s^2 the variance about one mean for all coordinates, or about each one's own."""
+    generator = torch.Generator().manual_seed(1)
+    mean = torch.tensor([3.0, -3.0], dtype=torch.float64).repeat(DIMENSION // 2) * (n > 2)
+    data = mean + 2 * torch.randn(n, DIMENSION, dtype=torch.float64, generator=generator)
+    rows = torch.arange(4000) % n
+    trial = Trial(NetworkPredictor(network(*LABEL), *LABEL, (DIMENSION,)), data, rows, 0)
+    variance = float(data.var(0).mean() * n / (n - 1)) if n > 2 else float(data.var(correction=0))
+    expected = [1 / (1 + 1 / (variance * np.exp(level))) for level in LEVELS]
+    assert trial.guess.mean(0).tolist() == pytest.approx(expected, rel=0.02)
 
 
 def test_a_scaled_range_is_looked_at_with_the_same_noise_to_signal_ratio():
     """(x + 1) / 2 halves the signal: at log-SNR l the noise is that of l + 2 log 2 of the scaled data's schedule."""
-    trial = Trial(NetworkPredictor(network(*LABEL), *LABEL, (DIMENSION,)), DATA, 0)
+    trial = Trial(NetworkPredictor(network(*LABEL), *LABEL, (DIMENSION,)), DATA, torch.arange(4), 0)
     for scale in (1.0, 0.5, 2.0):
-        trial.judge([Convention(*LABEL, scale)])
-        alpha, sigma = S(trial.times[S, scale])
+        alpha, sigma = S(trial.times(Convention(*LABEL, scale)))
         ratio = 2 * (scale * alpha / sigma).log()
         torch.testing.assert_close(ratio, torch.tensor(trial.levels, dtype=torch.float64), rtol=0, atol=1e-9)
 
