@@ -47,7 +47,7 @@ lint: .venv/tested
 	$(BIN)/mypy
 
 bench: .venv/installed
-	$(BIN)/python -m lipdiag.bench
+	$(BIN)/python -m benchmarks
 
 figures: .venv/installed
 	$(BIN)/python figures/make.py

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import study
 
 import lipdiag
-from lipdiag import report
+from lipdiag import pages as report
 from lipdiag.cli import main as command
 
 HERE = Path(__file__).parent

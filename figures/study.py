@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lipdiag import open_run, report
-from lipdiag.report.compare_figure import draw
-from lipdiag.report.compare_table import bounded
-from lipdiag.report.comparison import Comparison, compare
-from lipdiag.report.number import plain
-from lipdiag.report.run import COORDINATES
+from lipdiag import open_run
+from lipdiag import pages as report
+from lipdiag.comparison.comparison import Comparison, compare
+from lipdiag.comparison.table import bounded
+from lipdiag.figures.comparison import draw
+from lipdiag.printing import plain
+from lipdiag.results.run import COORDINATES
 from lipdiag.store.reader import open_evaluation
 
 HERE = Path(__file__).parent

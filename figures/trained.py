@@ -116,7 +116,7 @@ def measurement(draws: int) -> list[str]:
 def draw(run: Path, command: list[str]) -> None:
     """The pictures and how they were made."""
     import lipdiag
-    from lipdiag import report
+    from lipdiag import pages as report
 
     source = lipdiag.open_run(run)
     commands, words = [command], ["# trained", ""]

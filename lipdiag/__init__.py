@@ -48,17 +48,18 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import report
+    from . import pages as report
+    from .advice.sharing import advise
+    from .checkpoints import inspect, load
+    from .checkpoints.native import save
+    from .comparison.comparison import compare
     from .diffusion.predictor import NetworkPredictor, Predictor
-    from .report import advise, explore, plot
-    from .report.comparison import compare
-    from .run import measure
+    from .figures import explore, plot
     from .share import share_timesteps, unshare_timesteps
+    from .statistics import summarize
+    from .store.store import open_run
+    from .study.measure import measure
     from .study.plan import Plan
-    from .study.statistics import summarize
-    from .study.store import open_run
-    from .training.checkpoint import save
-    from .zoo import inspect, load
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from lipdiag.errors import UsageError
+from .errors import UsageError
 
 PATIENCE = timedelta(minutes=10)  # after which a process that no longer answers is given up, and torchrun starts anew
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from lipdiag.errors import CheckpointError, StorageError
-from lipdiag.text import printable, sound
+from .errors import CheckpointError, StorageError
+from .text import printable, sound
 
 LARGEST_JSON = 1_000_000  # bytes
 

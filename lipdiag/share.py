@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from lipdiag.diffusion.clock import CLOCKS, Clock, Reversed, Shared, Timesteps, Unit
-from lipdiag.diffusion.spelling import parse
-from lipdiag.errors import UsageError
-from lipdiag.timestep import LEVELS, Sharing, parameters
+from .diffusion.clock import CLOCKS, Clock, Reversed, Shared, Timesteps, Unit
+from .diffusion.spelling import parse
+from .errors import UsageError
+from .timestep import LEVELS, Sharing, parameters
 
 RECORD = "shared_timesteps"
 """Key of the edges in the config of a diffusers network; `lipdiag.load` of what save_pretrained wrote reads it."""

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipdiag.diffusion.clock import Shared
-from lipdiag.errors import UsageError
+from .diffusion.clock import Shared
+from .errors import UsageError
 
 LEVELS = ("sigma", "sigmas", "noise_level", "noise_levels", "log_snr", "logsnr")
 """Names of a parameter that takes a noise level, which is no index."""

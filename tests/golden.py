@@ -33,9 +33,8 @@ from scipy.interpolate import CubicSpline, KroghInterpolator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import lipdiag
-from lipdiag.training.data import dataset
-
-from .networks import smooth
+from lipdiag.data.dataset import dataset
+from tests.networks import smooth
 
 TABLE = Path(__file__).with_suffix(".json")
 ASSETS = Path(lipdiag.__file__).parent / "assets"

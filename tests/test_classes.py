@@ -14,7 +14,7 @@ from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import RawOutput
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import RunError, UsageError
-from lipdiag.study.draw import data_index
+from lipdiag.quantities.draw import data_index
 
 PLAN = Plan(timesteps="5,500", draws=6, quantities=("loss", "time_difference", "spectral_norm", "pairs", "sensitivity"))
 LABELS = np.array([2, 0, 1, 2, 1])

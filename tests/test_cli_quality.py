@@ -8,11 +8,11 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from lipdiag import zoo
+from lipdiag import checkpoints
 from lipdiag.cli import main
 from lipdiag.quality import evaluation
-from lipdiag.quality.picture import grid, pixels
-from lipdiag.quality.sample import sample
+from lipdiag.sampling.picture import grid, pixels
+from lipdiag.sampling.sampler import sample
 
 
 def run(*words, code: int = 0):
@@ -28,7 +28,7 @@ EVALUATE = ("evaluate", "digits-ddpm", "--sampler", "dpm:2", "--n", 40, "--seeds
 
 def test_samples_are_the_functions_in_every_form(tmp_path):
     """A grid, an array and a folder of the same samples, which are those of `sample`."""
-    expected = sample(zoo.load("digits-etsdm"), 5, 3, 4, sampler="dpm")
+    expected = sample(checkpoints.load("digits-etsdm"), 5, 3, 4, sampler="dpm")
     run(*SAMPLE, "--out", tmp_path / "a.npz", "--quiet")
     with np.load(tmp_path / "a.npz") as file:
         np.testing.assert_allclose(file["samples"], expected, rtol=1e-4, atol=1e-5)
@@ -80,7 +80,7 @@ def test_evaluate_prints_what_is_stored_and_goes_on(tmp_path):
         "checkpoint": "digits-ddpm", "extractor": "digits", "n": 40, "n_real": 1797, "data": "digits",
         "clock": "timesteps(1000)", "schedule": "linear(0.0001, 0.02, 1000)",
     }  # fmt: skip
-    assert about["sha256"] == zoo.inspect("digits-ddpm").sha256
+    assert about["sha256"] == checkpoints.inspect("digits-ddpm").sha256
     line = json.loads(run(*EVALUATE, "--out", out, "--sampler", "ddim:2", "--json", "--quiet").stdout)
     assert line["sampler"] == ["dpm:2", "ddim:2"]
     assert line["fid"][0] == stored["fid"].values[0].tolist()

@@ -9,14 +9,13 @@ import torch
 
 import lipdiag
 from lipdiag import Plan
-from lipdiag.resolve import from_data
+from lipdiag.data.dataset import dataset
+from lipdiag.quantities.point import points
+from lipdiag.quantities.quantity import measure_point
 from lipdiag.study.arithmetic import arithmetic, evaluating
-from lipdiag.study.point import points
-from lipdiag.study.quantity import measure_point
-from lipdiag.training.data import dataset
-
-from . import golden
-from .networks import smooth
+from lipdiag.study.resolve import from_data
+from tests import golden
+from tests.networks import smooth
 
 TABLE = json.loads(golden.TABLE.read_text())
 IN_TIME = (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from .holm import coverage, holm
+from tests.holm import coverage, holm
 
 
 @pytest.mark.parametrize(

@@ -48,13 +48,13 @@ def test_every_link_to_a_file_leads_somewhere():
 
 
 def test_the_table_of_variables_is_complete():
-    from lipdiag.study.quantity import QUANTITIES
+    from lipdiag.quantities.quantity import QUANTITIES
 
     for quantity in QUANTITIES.values():
         assert f"`{quantity.headline}`" in TEXT, quantity.headline
 
 
 def test_the_table_of_checkpoints_is_that_of_the_registry():
-    from lipdiag.zoo.family import table
+    from lipdiag.checkpoints.family import table
 
     assert table().strip() in TEXT

@@ -15,10 +15,10 @@ import numpy as np
 from click.testing import CliRunner
 
 import lipdiag
-from lipdiag import run
 from lipdiag.cli import main
+from lipdiag.quantities.sensitivity import STEPS
+from lipdiag.study import measure as run
 from lipdiag.study.plan import Plan
-from lipdiag.study.sensitivity import STEPS
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"

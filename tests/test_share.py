@@ -16,7 +16,7 @@ from torch import nn
 import lipdiag
 from lipdiag.diffusion.clock import Reversed, Shared, Timesteps
 from lipdiag.errors import CheckpointError, UsageError
-from lipdiag.quality.sample import sample
+from lipdiag.sampling.sampler import sample
 
 UNET = {
     "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": (8, 16),

@@ -53,10 +53,10 @@ def compare(
     interval of its ratio or difference says so. With further training seeds
     (--pair) intervals are over these.
     """
-    from ..report import picture
-    from ..report.compare_figure import draw
-    from ..report.compare_table import table
-    from ..report.comparison import compare as compared
+    from ..comparison.comparison import compare as compared
+    from ..comparison.table import table
+    from ..figures import canvas as picture
+    from ..figures.comparison import draw
 
     found = compared(a, b, pairs, quality)
     drawn = draw(found, style)

@@ -22,13 +22,13 @@ def inspect(checkpoint: str, data: str | None, device: str, quiet: bool, as_json
     Whether its weights are whole is seen when the network is built: by
     measure, or here with --data or --factory.
     """
-    from .. import zoo
+    from .. import checkpoints
 
     told = reading_options(given)
     asked = {name: told[name] for name in ("weights", "conditioning", "label", "original_config") if name in told}
-    found = made(checkpoint, told) if "factory" in told else zoo.inspect(checkpoint, **asked).to_dict()
+    found = made(checkpoint, told) if "factory" in told else checkpoints.inspect(checkpoint, **asked).to_dict()
     if data is not None:
-        from ..run import calibrated
+        from ..study.measure import calibrated
 
         said = calibrated(checkpoint, data, device, **told)
         found["calibration"] = [line.removeprefix("calibration: ") for line in said]
@@ -37,8 +37,8 @@ def inspect(checkpoint: str, data: str | None, device: str, quiet: bool, as_json
 
 def made(checkpoint: str, told: dict[str, Any]) -> dict[str, Any]:
     """What a factory makes of a file."""
-    from ..resolve import resolve_model
     from ..study.description import describe
+    from ..study.resolve import resolve_model
 
     model = resolve_model(checkpoint, **told)
     weights = sum(parameter.numel() for parameter in model.predictor.parameters())
@@ -80,7 +80,7 @@ def plot(
     For samples, training and quality give what sample, train and evaluate
     wrote instead.
     """
-    from .. import report
+    from .. import pages as report
 
     if listing:
         for name, described in report.FIGURES.items():

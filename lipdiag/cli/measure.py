@@ -10,15 +10,7 @@ from typing import Any
 import click
 
 from ..errors import Caution, UsageError
-from .options import (
-    computing,
-    describe_facts,
-    everywhere,
-    reading,
-    reading_options,
-    stoppable,
-    use_threads,
-)
+from .options import computing, describe_facts, everywhere, reading, reading_options, stoppable, use_threads
 from .outcome import report_run, verify_finite, verify_units, waiting_for_others
 from .shard import launched_shard, read_shard
 
@@ -109,7 +101,7 @@ def measure(
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the device is first used
-    from ..run import prepared
+    from ..study.measure import prepared
     from ..study.plan import Plan
 
     quiet, as_json = given["quiet"], given["as_json"]
@@ -153,7 +145,7 @@ def measure(
         if dry_run:
             from dataclasses import asdict
 
-            from ..run import estimate
+            from ..study.measure import estimate
 
             resolved = asdict(plan) | {"timesteps": ready.timesteps.tolist()}
             click.echo(json.dumps({"plan": resolved, "cost": estimate(ready)}) if as_json else describe_facts(resolved))
@@ -172,7 +164,7 @@ def measure(
 
 def carry_out(ready: Any, quiet: bool) -> bool:
     """Run a study under a bar on standard error."""
-    from ..run import carry_out, quiet_bar
+    from ..study.measure import carry_out, quiet_bar
 
     if quiet:
         return carry_out(ready, quiet_bar)
@@ -197,7 +189,7 @@ def size(numbers: float) -> str:
 
 def describe_cost(ready: Any, out: Path | None) -> str:
     """The study and its price, in a few lines."""
-    from ..run import estimate
+    from ..study.measure import estimate
 
     cost = estimate(ready)
     lines = [
@@ -243,10 +235,10 @@ class Teller:
 @everywhere
 def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
     """Measure the embedded DDPM and its E-TSDM twin: a table and a figure."""
-    from .. import report
-    from ..run import prepared
+    from .. import pages as report
+    from ..store.store import open_run
+    from ..study.measure import prepared
     from ..study.plan import Plan
-    from ..study.store import open_run
 
     timesteps: Any = "log:40"
     runs: list[Path] = []
@@ -266,7 +258,7 @@ def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
     paths = [out / f"singularity{suffix}" for suffix in (".pdf", ".svg", ".png")]
     for path in paths:
         report.save(drawn, path)
-    from ..report.table import table
+    from ..pages.tables import table
 
     click.echo(
         json.dumps({"runs": [str(r) for r in runs], "files": [str(p) for p in paths]}) if as_json else table(datasets)

@@ -22,7 +22,7 @@ def merge(out: Path, runs: tuple[Path, ...], quiet: bool, as_json: bool) -> None
     """
     from tqdm import tqdm
 
-    from ..study.merge import merge as join
+    from ..store.merge import merge as join
 
     with stoppable(), tqdm(unit="pair", desc="merging", file=sys.stderr, disable=quiet, dynamic_ncols=True) as bar:
         merged = join(out, list(runs), bar.update)

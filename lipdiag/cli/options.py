@@ -152,7 +152,7 @@ computing = options(
 
 def reading_options(given: dict[str, Any]) -> dict[str, Any]:
     """Options about how to read a checkpoint, as keywords; what was not given is left out."""
-    from ..resolve import READING
+    from ..study.resolve import READING
 
     found = {name: given[name] for name in READING if given[name] is not None}
     if "shape" in found:
@@ -207,7 +207,7 @@ def stoppable() -> Iterator[dict[str, int]]:
 
 def describe_facts(facts: dict[str, Any], width: int = 80) -> str:
     """Names and values in two columns that fit a terminal; empty values are left out, long ones wrapped or told."""
-    from ..report.number import shortened
+    from ..printing import shortened
 
     lines = []
     for name, value in facts.items():

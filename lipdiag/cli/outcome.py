@@ -12,12 +12,12 @@ from ..errors import IncompleteError, LipdiagError, NonFiniteError, UsageError
 
 def report_run(out: Path, as_json: bool) -> None:
     """The table of a run, or its summary as a line of JSON."""
-    from ..study.statistics import summarize
-    from ..study.store import open_run
+    from ..statistics import summarize
+    from ..store.store import open_run
 
     dataset = open_run(out)
     if not as_json:
-        from ..report.table import table
+        from ..pages.tables import table
 
         click.echo(table([dataset]))
         return
@@ -44,7 +44,7 @@ def verify_finite(out: Path) -> None:
     """End with the right exit code where a finished run holds numbers that are none, or lacks units."""
     import numpy as np
 
-    from ..study.store import QUARANTINED, open_run
+    from ..store.store import QUARANTINED, open_run
 
     dataset = open_run(out)
     done = dataset["done"].values
@@ -77,7 +77,7 @@ def waiting_for_others(out: Path, part: tuple[int, int], as_json: bool) -> bool:
     """
     if part == (0, 1):
         return False
-    from ..study.store import open_run
+    from ..store.store import open_run
 
     done = open_run(out)["done"].values
     missing = int((done == 0).sum())
@@ -90,8 +90,8 @@ def waiting_for_others(out: Path, part: tuple[int, int], as_json: bool) -> bool:
 
 def verify_units(ready: Any, out: Path, count: int, as_json: bool) -> None:
     """Measure finished units again, say how they compare, and refuse the run if they do not."""
-    from ..run import launch
     from ..study import verify
+    from ..study.measure import launch
 
     exact = verify.comparable(ready.store.attributes.get("launches", []), launch(ready))
     allowed = 0.0 if exact else verify.TOLERANCE[ready.plan.dtype]

@@ -9,22 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .options import (
-    INTERRUPTED,
-    computing,
-    everywhere,
-    reading,
-    reading_options,
-    stoppable,
-    use_threads,
-)
+from .options import INTERRUPTED, computing, everywhere, reading, reading_options, stoppable, use_threads
 from .outcome import strict
 
 if TYPE_CHECKING:
     import torch
 
     from ..quality.extractor import Extractor
-    from ..resolve import Model
+    from ..study.resolve import Model
 
 SAMPLERS = "ddpm, ddim, dpm, unipc, or euler (flow matching)"
 
@@ -40,7 +32,7 @@ def placed(given: dict[str, Any], checkpoint: str | None, command: str) -> "Mode
     if checkpoint is None and given["factory"] is None:
         raise UsageError(f"{command} needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
     use_threads(given["threads"])
-    from ..resolve import resolve_device, resolve_model
+    from ..study.resolve import resolve_device, resolve_model
 
     found = resolve_model(checkpoint, **reading_options(given))
     found.predictor.to(resolve_device(given["device"])).eval().requires_grad_(False)
@@ -78,8 +70,8 @@ def sample(
     Sample i follows from --seed and i alone: two models with one seed start
     from the same noise. A shared clock (E-TSDM) is shared here as in training.
     """
-    from ..quality.sample import require_sampler
-    from ..quality.sample import sample as draw
+    from ..sampling.sampler import require_sampler
+    from ..sampling.sampler import sample as draw
 
     quiet = given["quiet"]
     out = out or Path(stem(checkpoint, given["factory"]) + ".png")
@@ -115,7 +107,7 @@ def write(x: "torch.Tensor", out: Path) -> None:
     import numpy as np
 
     from ..files import atomic_write, make_folder
-    from ..quality.picture import grid, pixels, png
+    from ..sampling.picture import grid, pixels, png
 
     if out.suffix == ".npz":
         buffer = io.BytesIO()
@@ -173,11 +165,11 @@ def evaluate(
     Every sampler and seed that is finished is kept; the same command goes on
     from there, and more samplers or seeds can be asked for later.
     """
+    from ..data.dataset import dataset
     from ..quality.evaluate import evaluate as measure
     from ..quality.evaluate import parse_sampler
     from ..quality.evaluation import table
-    from ..quality.sample import require_sampler
-    from ..training.data import dataset
+    from ..sampling.sampler import require_sampler
 
     quiet, as_json = given["quiet"], given["as_json"]
     samplers = samplers or ("ddim:20", "dpm:20")
@@ -237,10 +229,10 @@ def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], re
     """What an evaluation is of: model, data, and the program that made it."""
     import platform
 
-    from .. import zoo
+    from .. import checkpoints
     from ..diffusion.spelling import spell
     from ..provenance import versions
-    from ..quality.sample import placement
+    from ..sampling.sampler import placement
     from ..study.description import fingerprint
 
     predictor = found.predictor
@@ -249,7 +241,7 @@ def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], re
     names = ("lipdiag", "torch", "diffusers", "torchmetrics", "numpy")
     return {
         "checkpoint": checkpoint or given["factory"],
-        "sha256": fingerprint(predictor) if given["factory"] else zoo.inspect(str(checkpoint), **asked).sha256,
+        "sha256": fingerprint(predictor) if given["factory"] else checkpoints.inspect(str(checkpoint), **asked).sha256,
         "weights": given["weights"],
         "schedule": spell(predictor.schedule),
         "parameterization": spell(getattr(predictor, "parameterization", None)),

@@ -25,8 +25,8 @@ def report(runs: tuple[str, ...], out: Path, labels: tuple[str, ...], quiet: boo
     """
     if not runs:
         raise UsageError("report needs at least one run, the folder that `lipdiag measure` wrote")
-    from ..report.page import report as write
-    from ..study.store import open_run
+    from ..pages.page import report as write
+    from ..store.store import open_run
 
     path = write([open_run(run) for run in runs], out, labels or None)
     if as_json:
@@ -49,8 +49,8 @@ def advise(run: str, end: float | None, blocks: int | None, above: float, quiet:
     Prints edges as `lipdiag train --etsdm` takes them, and the evidence;
     with --quiet the argument alone, "none" where no sharing is needed.
     """
-    from ..report.advice import advise as propose
-    from ..study.store import open_run
+    from ..advice.sharing import advise as propose
+    from ..store.store import open_run
 
     advice = propose(open_run(run), end, blocks, above)
     if as_json:

@@ -82,7 +82,7 @@ def train(
         raise UsageError(f"--sample-every draws pictures of 1 or 3 channels, and a sample has the shape {recipe.shape}")
     out = out or Path(f"{name}-{'ddpm' if etsdm is None else 'etsdm'}")
     use_threads(threads)
-    from ..resolve import resolve_device
+    from ..study.resolve import resolve_device
 
     place = resolve_device(device)
     if dry_run:
@@ -149,7 +149,7 @@ def save_samples(predictor: Any, path: Path) -> None:
     from PIL import Image
 
     from ..files import atomic_write
-    from ..quality.sample import sample
+    from ..sampling.sampler import sample
 
     channels = predictor.shape[0]
     if len(predictor.shape) != 3 or channels not in (1, 3):

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lipdiag.diffusion.continuous import Schedule, back, double
-from lipdiag.errors import UsageError
+from ..errors import UsageError
+from .continuous import Schedule, back, double
 
 SNAP = 1e-6  # a timestep this near to an integer is that integer: (k + 1) / count * count - 1 is k only up to rounding
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.errors import UsageError
+from ..errors import UsageError
 
 
 def double(t: Tensor) -> Tensor:

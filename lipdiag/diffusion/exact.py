@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.diffusion.clock import Clock, Shared, Unit
-from lipdiag.diffusion.continuous import double, slope
-from lipdiag.diffusion.predictor import Predictor
-from lipdiag.diffusion.schedule import Schedule
+from .clock import Clock, Shared, Unit
+from .continuous import double, slope
+from .predictor import Predictor
+from .schedule import Schedule
 
 
 class ExactPredictor(Predictor):

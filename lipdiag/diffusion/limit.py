@@ -13,7 +13,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.errors import UsageError
+from ..errors import UsageError
 
 Limit = Callable[[Tensor], Tensor]
 

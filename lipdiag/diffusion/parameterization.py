@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.diffusion.continuous import Schedule, back, double
-from lipdiag.errors import UsageError
+from ..errors import UsageError
+from .continuous import Schedule, back, double
 
 Parameterization = Callable[[Schedule, Tensor], tuple[Tensor, Tensor]]
 

@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from lipdiag.diffusion.clock import Clock
-from lipdiag.diffusion.limit import Limit
-from lipdiag.diffusion.parameterization import Parameterization, convert, eps
-from lipdiag.diffusion.schedule import Schedule
-from lipdiag.errors import CheckpointError, UsageError
+from ..errors import CheckpointError, UsageError
+from .clock import Clock
+from .limit import Limit
+from .parameterization import Parameterization, convert, eps
+from .schedule import Schedule
 
 CLASS_INPUTS = ("class_labels", "y")
 """What networks call the input that tells them a class."""

@@ -3,27 +3,8 @@
 Those given by formulas are in `continuous`, those given by tables in `table`.
 """
 
-from lipdiag.diffusion.continuous import (
-    VE,
-    VP,
-    Cosine,
-    Karras,
-    Normalized,
-    Schedule,
-    ShiftedCosine,
-    Straight,
-    SubVP,
-)
-from lipdiag.diffusion.table import (
-    Discrete,
-    Linear,
-    Quadratic,
-    ScaledLinear,
-    Sigmoid,
-    SquaredCosine,
-    Table,
-    ZeroTerminalSNR,
-)
+from .continuous import VE, VP, Cosine, Karras, Normalized, Schedule, ShiftedCosine, Straight, SubVP
+from .table import Discrete, Linear, Quadratic, ScaledLinear, Sigmoid, SquaredCosine, Table, ZeroTerminalSNR
 
 SCHEDULES: dict[str, type[Schedule]] = {
     "linear": Linear,

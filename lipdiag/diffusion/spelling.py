@@ -12,11 +12,11 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lipdiag.diffusion.clock import CLOCKS, Clock
-from lipdiag.diffusion.limit import LIMITS
-from lipdiag.diffusion.parameterization import PARAMETERIZATIONS
-from lipdiag.diffusion.schedule import SCHEDULES, Schedule, Table
-from lipdiag.errors import UsageError
+from ..errors import UsageError
+from .clock import CLOCKS, Clock
+from .limit import LIMITS
+from .parameterization import PARAMETERIZATIONS
+from .schedule import SCHEDULES, Schedule, Table
 
 REGISTRIES: tuple[Mapping[str, Any], ...] = (SCHEDULES, CLOCKS, PARAMETERIZATIONS, LIMITS)
 

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.diffusion.continuous import Schedule, softplus
-from lipdiag.errors import UsageError
+from ..errors import UsageError
+from .continuous import Schedule, softplus
 
 
 def spline_slopes(d: list[float]) -> list[float]:

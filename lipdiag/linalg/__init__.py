@@ -1,7 +1,7 @@
 """How Jacobians are measured: operators known by their products; nothing here knows of diffusion."""
 
-from lipdiag.linalg.forward_mode import ForwardMode, forward_mode, push_forward
-from lipdiag.linalg.lanczos import (
+from .forward_mode import ForwardMode, forward_mode, push_forward
+from .lanczos import (
     Bidiagonalization,
     ExtremeEigenvalues,
     SingularValues,
@@ -9,9 +9,9 @@ from lipdiag.linalg.lanczos import (
     golub_kahan,
     singular_values,
 )
-from lipdiag.linalg.linearize import METHODS, Linearization, linearize
-from lipdiag.linalg.operator import Operator, dense, jacobian, symmetric_part, transpose
-from lipdiag.linalg.trace import Estimate, hutchinson_squared_frobenius_norm, hutchinson_trace, rademacher, sphere
+from .linearize import METHODS, Linearization, linearize
+from .operator import Operator, dense, jacobian, symmetric_part, transpose
+from .trace import Estimate, hutchinson_squared_frobenius_norm, hutchinson_trace, rademacher, sphere
 
 __all__ = [
     "METHODS",

@@ -24,8 +24,8 @@ from torch.nn import Parameter, functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from lipdiag.linalg.attention import scaled_dot_product_attention
-from lipdiag.linalg.precision import full_precision
+from .attention import scaled_dot_product_attention
+from .precision import full_precision
 
 Rule = Callable[..., Any]
 aten = torch.ops.aten

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.linalg.certificate import eigenvalue_bound, upper_bound
-from lipdiag.linalg.operator import Operator
+from .certificate import eigenvalue_bound, upper_bound
+from .operator import Operator
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from lipdiag.linalg.forward_mode import one_tensor
-from lipdiag.linalg.method import DoubleBackward, FiniteDifferences, ForwardMode, Method, Recorded
-from lipdiag.linalg.operator import Operator
-from lipdiag.linalg.precision import full_precision
+from .forward_mode import one_tensor
+from .method import DoubleBackward, FiniteDifferences, ForwardMode, Method, Recorded
+from .operator import Operator
+from .precision import full_precision
 
 _BY_NAME: dict[str, type[Method]] = {m.name: m for m in (ForwardMode, DoubleBackward, FiniteDifferences)}
 METHODS = tuple(_BY_NAME)

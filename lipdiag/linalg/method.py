@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lipdiag.linalg.forward_mode import one_tensor, push_forward
-from lipdiag.linalg.replay import Tape, record
+from .forward_mode import one_tensor, push_forward
+from .replay import Tape, record
 
 Tangents = Sequence[Tensor | None]
 

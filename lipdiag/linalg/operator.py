@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.linalg.precision import full_precision
+from .precision import full_precision
 
 Product = Callable[[Tensor], Tensor]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipdiag.linalg.tape import Slot, Step, leaves, needed, swap
+from .tape import Slot, Step, leaves, needed, swap
 
 aten = torch.ops.aten
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lipdiag.linalg.forward_mode import push_forward
-from lipdiag.linalg.program import SUMS, Program
-from lipdiag.linalg.tape import Recorder, RecordingError, Slot, Step, needed
+from .forward_mode import push_forward
+from .program import SUMS, Program
+from .tape import Recorder, RecordingError, Slot, Step, needed
 
 aten = torch.ops.aten
 

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipdiag.diffusion.predictor import Predictor
-from lipdiag.errors import NonFiniteError, UsageError
-from lipdiag.quality import evaluation
-from lipdiag.quality.extractor import Extractor
-from lipdiag.quality.metric import COPY, frechet, kernel, nearest, own_distance, require_torchmetrics
-from lipdiag.quality.sample import require_sampler, sample
+from ..diffusion.predictor import Predictor
+from ..errors import NonFiniteError, UsageError
+from ..sampling.sampler import require_sampler, sample
+from . import evaluation
+from .extractor import Extractor
+from .metric import COPY, frechet, kernel, nearest, own_distance, require_torchmetrics
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lipdiag.errors import RunError, StorageError
-from lipdiag.files import replace_folder, restore, staged
-from lipdiag.store.format import EVALUATION as FORMAT
-from lipdiag.store.reader import open_evaluation
+from ..errors import RunError, StorageError
+from ..files import replace_folder, restore, staged
+from ..store.format import EVALUATION as FORMAT
+from ..store.reader import open_evaluation
 
 if TYPE_CHECKING:
     import xarray as xr

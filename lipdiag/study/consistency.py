@@ -16,8 +16,8 @@ from torch import Tensor
 from ..errors import CheckpointError, LipdiagError
 from ..files import shown
 from ..linalg.linearize import out_of_memory
-from .point import Point
-from .quantity import norms, other_time
+from ..quantities.point import Point
+from ..quantities.quantity import norms, other_time
 
 SAME = 1000.0
 """Largest difference of two answers to one question, in units of the last place: over a thousand timesteps no smaller

@@ -14,11 +14,11 @@ from ..diffusion.clock import Clock, Shared
 from ..diffusion.continuous import slope
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..diffusion.spelling import spell
+from ..quantities.quantity import QUANTITIES, other_time
+from ..quantities.vectors import ranks
+from ..store import store
 from ..text import sound
-from . import store
 from .plan import Plan
-from .quantity import QUANTITIES, other_time
-from .vectors import ranks
 
 NUMERICS = 1
 """Raised whenever the same plan gives other numbers than before; runs of different numerics do not mix."""

@@ -62,7 +62,7 @@ class Plan:
     batch: int | None = None
 
     def __post_init__(self) -> None:
-        from .quantity import OWNERS, QUANTITIES
+        from ..quantities.quantity import OWNERS, QUANTITIES
 
         if isinstance(self.quantities, str):
             object.__setattr__(self, "quantities", (self.quantities,))

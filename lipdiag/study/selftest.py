@@ -14,10 +14,10 @@ from torch import Tensor
 from ..diffusion.clock import Unit
 from ..diffusion.exact import Empirical, Gaussian, GaussianMixture
 from ..diffusion.schedule import VP, Cosine, Schedule, Straight
-from .flow import flow_velocity
+from ..quantities.flow import flow_velocity
+from ..quantities.point import Point
+from ..quantities.quantity import measure_point, norms
 from .plan import Plan
-from .point import Point
-from .quantity import measure_point, norms
 
 TIMES = (1e-6, 1e-4, 1e-2, 0.3, 0.9)
 DIMENSION = 6

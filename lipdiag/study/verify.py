@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .layout import Unit, units
-from .measure import Study, measure_unit
-from .merge import bits
+from ..store.layout import Unit, units
+from ..store.merge import bits
+from .study import Study, measure_unit
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 """Largest relative difference between devices, by the arithmetic of the plan."""

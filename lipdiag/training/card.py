@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from lipdiag.diffusion.predictor import Predictor
-from lipdiag.training.data import Data
-from lipdiag.training.difference import DRAWS, differences, edges
-from lipdiag.training.recipe import RECIPES, Recipe
-from lipdiag.training.shipped import SHIPPED
+from ..data.dataset import Data
+from ..data.shipped import SHIPPED
+from ..diffusion.predictor import Predictor
+from .difference import DRAWS, differences, edges
+from .recipe import RECIPES, Recipe
 
 DIGITS = """The data are the 1797 handwritten digits of the test part of E. Alpaydin and C. Kaynak, *Optical
 Recognition of Handwritten Digits*, UCI Machine Learning Repository, 1998 (https://doi.org/10.24432/C50P49), licensed

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
-from lipdiag.diffusion.predictor import Predictor
-from lipdiag.training.data import Data
+from ..data.dataset import Data
+from ..diffusion.predictor import Predictor
 
 TIMESTEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 900)
 DRAWS = 256

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipdiag.training.loop import build
-from lipdiag.training.objective import Batch, loss
-from lipdiag.training.recipe import Recipe
+from .loop import build
+from .objective import Batch, loss
+from .recipe import Recipe
 
 COPIES = 5  # of the weights: themselves, gradients, two moments, average
 BYTES = 4

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from lipdiag.errors import StorageError
-from lipdiag.files import atomic_write, reason, shown
+from ..errors import StorageError
+from ..files import atomic_write, reason, shown
 
 LOSSES = ("step", "loss", "learning_rate", "gradient_norm", "seconds")
 DIFFERENCES = ("step", "timestep", "time_difference", "standard_error")

@@ -20,17 +20,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lipdiag import distributed
-from lipdiag.diffusion.clock import CLOCKS
-from lipdiag.diffusion.parameterization import PARAMETERIZATIONS
-from lipdiag.diffusion.predictor import NetworkPredictor
-from lipdiag.diffusion.schedule import SCHEDULES, Table
-from lipdiag.diffusion.spelling import parse
-from lipdiag.errors import CheckpointError, NonFiniteError, RunError, UsageError
-from lipdiag.training.data import Data, dataset
-from lipdiag.training.networks import create_network
-from lipdiag.training.objective import Batch, classes, draw, loss, seed
-from lipdiag.training.recipe import Recipe
+from .. import distributed
+from ..checkpoints.networks import create_network
+from ..data.dataset import Data, dataset
+from ..diffusion.clock import CLOCKS
+from ..diffusion.parameterization import PARAMETERIZATIONS
+from ..diffusion.predictor import NetworkPredictor
+from ..diffusion.schedule import SCHEDULES, Table
+from ..diffusion.spelling import parse
+from ..errors import CheckpointError, NonFiniteError, RunError, UsageError
+from .objective import Batch, classes, draw, loss, seed
+from .recipe import Recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, for each weight
 AHEAD = 3  # batches that are drawn, each by a thread, while a step computes

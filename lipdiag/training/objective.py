@@ -19,13 +19,13 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lipdiag.diffusion.clock import Clock
-from lipdiag.diffusion.parameterization import eps
-from lipdiag.diffusion.predictor import NetworkPredictor
-from lipdiag.errors import UsageError
-from lipdiag.linalg.forward_mode import RULES, unpacked, with_tangent
-from lipdiag.training.data import Data
-from lipdiag.training.recipe import Recipe
+from ..data.dataset import Data
+from ..diffusion.clock import Clock
+from ..diffusion.parameterization import eps
+from ..diffusion.predictor import NetworkPredictor
+from ..errors import UsageError
+from ..linalg.forward_mode import RULES, unpacked, with_tangent
+from .recipe import Recipe
 
 SMALLEST_TIME = 1e-5  # of continuous clocks: at t = 0 there is no noise to predict
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from lipdiag.errors import UsageError
-from lipdiag.training.unets import CIFAR10, DIGITS, EMOJI, FULL256, MNIST
+from ..errors import UsageError
+from .unets import CIFAR10, DIGITS, EMOJI, FULL256, MNIST
 
 PRECISIONS = ("float32", "bfloat16")
 MANNER = ("accumulate", "compile")
@@ -26,7 +26,7 @@ class Recipe:
         name: Of the recipe.
         data: Name or path of the data set.
         shape: Of one sample.
-        network: Name of the network's class in `lipdiag.training.networks.NETWORKS`.
+        network: Name of the network's class in `lipdiag.checkpoints.networks.NETWORKS`.
         network_config: The arguments of that class.
         schedule: Spelled as `inspect` prints it.
         parameterization: What the network predicts.

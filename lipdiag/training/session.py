@@ -16,21 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipdiag import distributed
-from lipdiag.diffusion.clock import CLOCKS, Shared
-from lipdiag.diffusion.limit import Clip
-from lipdiag.diffusion.spelling import parse, spell
-from lipdiag.errors import RunError, UsageError
-from lipdiag.files import atomic_write, make_folder, read_json, sweep, temporaries
-from lipdiag.linalg.linearize import out_of_memory
-from lipdiag.training.card import model_card
-from lipdiag.training.checkpoint import json_text, save
-from lipdiag.training.data import Data, dataset
-from lipdiag.training.difference import differences
-from lipdiag.training.log import DIFFERENCES, LOSSES, Log
-from lipdiag.training.loop import State, train
-from lipdiag.training.recipe import MANNER, Recipe
-from lipdiag.training.tensors import read_tensors
+from .. import distributed
+from ..checkpoints.native import json_text, save
+from ..checkpoints.tensors import read_tensors
+from ..data.dataset import Data, dataset
+from ..diffusion.clock import CLOCKS, Shared
+from ..diffusion.limit import Clip
+from ..diffusion.spelling import parse, spell
+from ..errors import RunError, UsageError
+from ..files import atomic_write, make_folder, read_json, sweep, temporaries
+from ..linalg.linearize import out_of_memory
+from .card import model_card
+from .difference import differences
+from .log import DIFFERENCES, LOSSES, Log
+from .loop import State, train
+from .recipe import MANNER, Recipe
 
 SNAPSHOT = "snapshot.safetensors"
 RECIPE = "recipe.json"

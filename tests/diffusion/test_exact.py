@@ -15,7 +15,16 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 from lipdiag.diffusion.clock import LogSNR, Shared, Sigma, Timesteps, Unit
 from lipdiag.diffusion.exact import Empirical, Gaussian, GaussianMixture, SharedOptimum
-from lipdiag.diffusion.schedule import VE, VP, Karras, Linear, ScaledLinear, ShiftedCosine, Straight, ZeroTerminalSNR
+from lipdiag.diffusion.schedule import (
+    VE,
+    VP,
+    Karras,
+    Linear,
+    ScaledLinear,
+    ShiftedCosine,
+    Straight,
+    ZeroTerminalSNR,
+)
 
 DOUBLE = torch.float64
 TIMES = torch.tensor([1e-6, 1e-4, 1e-3, 0.02, 0.3, 0.9, 1.0], dtype=DOUBLE)

@@ -4,8 +4,7 @@ import torch
 from scipy.linalg import hilbert
 
 from lipdiag.linalg.operator import Operator
-
-from .networks import randn
+from tests.linalg.networks import randn
 
 
 def operator(M) -> Operator:

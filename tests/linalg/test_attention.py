@@ -9,8 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lipdiag.linalg import attention
 from lipdiag.linalg.forward_mode import push_forward
-
-from .networks import randn
+from tests.linalg.networks import randn
 
 HEADS, QUERIES, KEYS = 4, 7, 9
 MASKS = {

@@ -9,9 +9,8 @@ from scipy.stats import beta as beta_law
 from lipdiag.linalg.certificate import least_overlap
 from lipdiag.linalg.lanczos import extreme_eigenvalues, singular_values
 from lipdiag.linalg.trace import rademacher, sphere
-
-from ..holm import coverage
-from .matrices import operator, with_eigenvalues, with_singular_values
+from tests.holm import coverage
+from tests.linalg.matrices import operator, with_eigenvalues, with_singular_values
 
 RUNS = 400
 

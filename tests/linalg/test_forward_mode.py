@@ -7,9 +7,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lipdiag.linalg.forward_mode import forward_mode, push_forward
-
-from .networks import NETWORKS, made, randn
-from .reference import central_difference, double_backward, relative
+from tests.linalg.networks import NETWORKS, made, randn
+from tests.linalg.reference import central_difference, double_backward, relative
 
 W, b = randn(6, 4, 3, 3), randn(6, seed=2)
 IMAGE = (2, 4, 6, 6)

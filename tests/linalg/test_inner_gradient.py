@@ -6,9 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 from lipdiag.linalg.linearize import linearize
-
-from .networks import randn
-from .reference import central_difference, relative
+from tests.linalg.networks import randn
+from tests.linalg.reference import central_difference, relative
 
 W, U = randn(8, 2, 3, 3, seed=5), randn(8, 8, seed=6) / 3
 ATTENTION = nn.MultiheadAttention(8, 2, batch_first=True).double().requires_grad_(False)

@@ -9,9 +9,8 @@ import torch
 from lipdiag.linalg.lanczos import extreme_eigenvalues, golub_kahan, singular_values
 from lipdiag.linalg.operator import Operator
 from lipdiag.linalg.trace import sphere
-
-from .matrices import SPECTRA, operator, spectrum, with_eigenvalues, with_singular_values
-from .networks import randn
+from tests.linalg.matrices import SPECTRA, operator, spectrum, with_eigenvalues, with_singular_values
+from tests.linalg.networks import randn
 
 SURE = 1 - 1e-9  # confidence of bounds that no test should see fail; how often they fail otherwise: test_certificate.py
 

@@ -10,9 +10,8 @@ from torch.nn import functional
 
 from lipdiag.linalg.linearize import METHODS, linearize
 from lipdiag.linalg.operator import dense, jacobian
-
-from .networks import NETWORKS, made, randn
-from .reference import double_backward, relative
+from tests.linalg.networks import NETWORKS, made, randn
+from tests.linalg.reference import double_backward, relative
 
 # Relative error of a product in float64 by each method on networks, parts of which compute in float32.
 TOLERANCES = {"forward mode": 1e-7, "double backward": 1e-7, "finite differences": 5e-3}

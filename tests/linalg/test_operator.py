@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from lipdiag.linalg.operator import dense, jacobian, symmetric_part, transpose
-
-from .matrices import operator
-from .networks import randn
+from tests.linalg.matrices import operator
+from tests.linalg.networks import randn
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 3), (3, 3, 5), (1, 1, 1)])

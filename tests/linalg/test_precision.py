@@ -8,8 +8,7 @@ import torch
 
 from lipdiag.linalg.linearize import linearize
 from lipdiag.linalg.precision import BACKENDS, GENERIC, OTHERS, PRODUCTS, full_precision
-
-from .networks import randn
+from tests.linalg.networks import randn
 
 PLACES = (GENERIC, *BACKENDS, *PRODUCTS, *OTHERS)
 OPERATIONS = (*PRODUCTS, *OTHERS)

@@ -14,9 +14,8 @@ from torch.nn import functional
 
 from lipdiag.linalg.forward_mode import push_forward
 from lipdiag.linalg.replay import record
-
-from .networks import randn
-from .reference import relative
+from tests.linalg.networks import randn
+from tests.linalg.reference import relative
 
 SQUARE, ROW, STACK, IMAGE, SIGNAL = (4, 4), (4,), (3, 4, 4), (2, 4, 6, 6), (2, 4, 6)
 FACTORS = {"beta": (0, 0.5, 1), "alpha": (0.35, 1)}

@@ -13,9 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lipdiag.linalg.forward_mode import push_forward
 from lipdiag.linalg.replay import Tape, record
 from lipdiag.linalg.tape import Recorder, RecordingError
-
-from .networks import NETWORKS, made, randn
-from .reference import double_backward, relative
+from tests.linalg.networks import NETWORKS, made, randn
+from tests.linalg.reference import double_backward, relative
 
 SHAPE = (2, 4, 6, 6)
 

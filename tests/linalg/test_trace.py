@@ -7,9 +7,8 @@ import torch
 from scipy.stats import binomtest, chi2, norm, t
 
 from lipdiag.linalg.trace import hutchinson_squared_frobenius_norm, hutchinson_trace, rademacher, sphere
-
-from ..holm import coverage
-from .networks import randn
+from tests.holm import coverage
+from tests.linalg.networks import randn
 
 N = 24
 

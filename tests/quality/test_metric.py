@@ -11,8 +11,7 @@ from lipdiag.errors import LipdiagError, UsageError
 from lipdiag.quality.classifier import HELD_OUT, load, split
 from lipdiag.quality.extractor import Extractor, extractor
 from lipdiag.quality.metric import frechet, kernel, nearest, own_distance, require_torchmetrics
-
-from ..holm import coverage
+from tests.holm import coverage
 
 
 def exactly(mean, root, n=4000, seed=0):

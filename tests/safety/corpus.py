@@ -25,9 +25,9 @@ import google_crc32c
 import numpy as np
 import torch
 
-from . import guard
-from .fuzzing import verdict
-from .readers import READERS, archive
+from tests.safety import guard
+from tests.safety.fuzzing import verdict
+from tests.safety.readers import READERS, archive
 
 
 class Bad(NamedTuple):
@@ -118,7 +118,7 @@ CALLS = (
     "ssl get_server_certificate",
     "urllib.request urlopen", "http.client HTTPConnection", "torch_utils.persistence _reconstruct_persistent_obj",
     "omegaconf.dictconfig DictConfig", "pytorch_lightning.callbacks ModelCheckpoint", "transformers AutoModel",
-    "lipdiag.run measure",
+    "lipdiag.study.measure measure",
 )  # fmt: skip
 
 

@@ -25,17 +25,18 @@ import numpy as np
 import torch
 
 import tests.safety.killing as toy
-from lipdiag import run as front
 from lipdiag.errors import StorageError
+from lipdiag.figures import canvas as picture
+from lipdiag.pages import page
 from lipdiag.quality import evaluate as quality
 from lipdiag.quality import evaluation
-from lipdiag.report import page, picture
-from lipdiag.study.merge import merge
+from lipdiag.store.merge import merge
+from lipdiag.store.store import open_run
+from lipdiag.study import measure as front
 from lipdiag.study.plan import Plan
-from lipdiag.study.store import open_run
 from lipdiag.training.recipe import Recipe
 from lipdiag.training.session import session
-from tests.training.conftest import SMALL
+from tests.recipes import SMALL
 
 HOWS = ("kill", "full", "hiccup")
 PLAN = Plan(timesteps="0,500", draws=4, batch=4, quantities=("loss",), dtype="float64")

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from . import guard
-from .readers import READERS, Reader, copy
+from tests.safety import guard
+from tests.safety.readers import READERS, Reader, copy
 
 NASTY = "\ud800\x1b[31m\u202e\n<b>$x_"
 BOUNDARIES = (b"\0", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff\xff\xff\xff\x7f", b"\0\0\0\x80", b"-1", b"1e999")

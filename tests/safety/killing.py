@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lipdiag import run as front
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.study import measure as study
-from lipdiag.study.layout import units
+from lipdiag.store.layout import units
+from lipdiag.study import measure as front
+from lipdiag.study import study
 from lipdiag.study.plan import Plan
 
 for name in (
@@ -33,8 +33,8 @@ for name in (
     "xarray.backends.zarr",
     "zarr.codecs",
     "zarr.storage",
-    "lipdiag.training.data",
-    "lipdiag.zoo",
+    "lipdiag.data.dataset",
+    "lipdiag.checkpoints",
 ):
     importlib.import_module(name)  # once here, not in every worker
 
@@ -89,7 +89,7 @@ def forked(work, *arguments) -> int:
 
 def check(path: Path, acknowledged: set[int]) -> None:
     """Every unit that a worker was told is stored can be read back."""
-    from lipdiag.study.store import open_run, open_store
+    from lipdiag.store.store import open_run, open_store
 
     store = open_store(path)
     order = units(store.layout, 6, range(PLAN.draws))
@@ -100,7 +100,7 @@ def check(path: Path, acknowledged: set[int]) -> None:
 
 def same(first: Path, second: Path) -> None:
     """The two runs are finished and equal, bit for bit."""
-    from lipdiag.study.store import open_run
+    from lipdiag.store.store import open_run
 
     a, b = open_run(first), open_run(second)
     assert (a["done"] == 1).all()

@@ -37,72 +37,72 @@ class Bug(NamedTuple):
     tests: str
 
 
-FORMULAS = "study/test_quantity.py -k formulas"
+FORMULAS = "quantities/test_quantity.py -k formulas"
 BUGS = {
     # what is measured
-    "no root in a norm": Bug("study/quantity.py", "double().norm(dim=1)", "double().square().sum(1)", FORMULAS),
+    "no root in a norm": Bug("quantities/quantity.py", "double().norm(dim=1)", "double().square().sum(1)", FORMULAS),
     "batch mean before the norm": Bug(
-        "study/quantity.py",
+        "quantities/quantity.py",
         "z.flatten(1).double().norm(dim=1)",
         "z.flatten(1).double().mean(0, keepdim=True).norm(dim=1).expand(len(z))",
         FORMULAS,
     ),
-    "two steps for one": Bug("study/quantity.py", "distance = 1.0 if", "distance = 2.0 if", FORMULAS),
-    "no mean in the loss": Bug("study/quantity.py", "point.noise[0].numel()", "1", FORMULAS),
+    "two steps for one": Bug("quantities/quantity.py", "distance = 1.0 if", "distance = 2.0 if", FORMULAS),
+    "no mean in the loss": Bug("quantities/quantity.py", "point.noise[0].numel()", "1", FORMULAS),
     "true noise for predicted": Bug(
-        "study/quantity.py", "dot(point.eps, point.eps)", "dot(point.noise, point.noise)", FORMULAS
+        "quantities/quantity.py", "dot(point.eps, point.eps)", "dot(point.noise, point.noise)", FORMULAS
     ),
     "per t for per timestep": Bug(
-        "study/quantity.py",
+        "quantities/quantity.py",
         '{"time_derivative": norms(point.linearization.jvp(dt=point.rate))}',
         '{"time_derivative": norms(point.linearization.jvp(dt=torch.ones_like(point.rate)))}',
         FORMULAS,
     ),
     "alpha for sigma in x": Bug(
-        "study/point.py",
+        "quantities/point.py",
         "x = alpha.view(expand) * x0 + sigma.view(expand) * noise",
         "x = sigma.view(expand) * x0 + alpha.view(expand) * noise",
         FORMULAS,
     ),
     "a probe of length one": Bug(
-        "study/point.py", "self.start.shape[1] ** 0.5", "1.0", "study/test_quantity.py -k intervals_of_traces"
+        "quantities/point.py", "self.start.shape[1] ** 0.5", "1.0", "quantities/test_quantity.py -k intervals_of_traces"
     ),
     "a sampler's step that forgets the signal": Bug(
-        "study/sensitivity.py", "- a * sigma", "- sigma", "study/test_sensitivity.py -k last_step"
+        "quantities/sensitivity.py", "- a * sigma", "- sigma", "quantities/test_sensitivity.py -k last_step"
     ),
     "a sampler one timestep late": Bug(
-        "study/sensitivity.py", "torch.ceil(left - 1e-9) - 1", "torch.ceil(left - 1e-9)",
-        "study/test_sensitivity.py -k 'path_falls and ddpm'",
+        "quantities/sensitivity.py", "torch.ceil(left - 1e-9) - 1", "torch.ceil(left - 1e-9)",
+        "quantities/test_sensitivity.py -k 'path_falls and ddpm'",
     ),
     "squares of pairs": Bug(
-        "study/pairs.py", "- here).norm(dim=1)", "- here).square().sum(1)", "study/test_pairs.py -k 'closed and plain'"
+        "quantities/pairs.py", "- here).norm(dim=1)", "- here).square().sum(1)", "quantities/test_pairs.py -k 'closed and plain'"
     ),
     "swapped times that are not shared": Bug(
-        "study/pairs.py", "told = clock(clock", "told = clock.base(clock", "study/test_pairs.py -k 'closed and shared'"
+        "quantities/pairs.py", "told = clock(clock", "told = clock.base(clock", "quantities/test_pairs.py -k 'closed and shared'"
     ),
     "the noise level swapped too": Bug(
-        "study/pairs.py", ".conditioned(point.x, point.t, told)", "(point.x, clock.base.time(other))",
-        "study/test_pairs.py -k leaves_the_noise_level",
+        "quantities/pairs.py", ".conditioned(point.x, point.t, told)", "(point.x, clock.base.time(other))",
+        "quantities/test_pairs.py -k leaves_the_noise_level",
     ),
     "left vectors of the transpose": Bug(
-        "study/vectors.py", "P.mT[:, :count]", "P[:, :count]", "study/test_vectors.py -k belong_together"
+        "quantities/vectors.py", "P.mT[:, :count]", "P[:, :count]", "quantities/test_vectors.py -k belong_together"
     ),
     "an embedding's change undivided": Bug(
-        "study/embedding.py", " / (other - point.timestep).abs()", "",
-        "study/test_embedding.py -k whatever_the_step",
+        "quantities/embedding.py", " / (other - point.timestep).abs()", "",
+        "quantities/test_embedding.py -k whatever_the_step",
     ),
     "one stream for all roles": Bug(
-        "study/draw.py", "(ROLES[role], *key)", "key", "study/test_draw.py -k alike"
+        "quantities/draw.py", "(ROLES[role], *key)", "key", "quantities/test_draw.py -k alike"
     ),
     "one noise for all draws": Bug(
-        "study/draw.py", 'generator(seed, "noise", draw)', 'generator(seed, "noise")', "study/test_draw.py -k alike"
+        "quantities/draw.py", 'generator(seed, "noise", draw)', 'generator(seed, "noise")', "quantities/test_draw.py -k alike"
     ),
     "one probe many times": Bug(
-        "study/draw.py", 'generator(seed, "probe", draw, k)', 'generator(seed, "probe", draw)',
-        "study/test_draw.py -k alike",
+        "quantities/draw.py", 'generator(seed, "probe", draw, k)', 'generator(seed, "probe", draw)',
+        "quantities/test_draw.py -k alike",
     ),
     "a last timestep left out": Bug(
-        "study/layout.py", "range(0, times, layout.times)", "range(0, times - 1, layout.times)", "study/test_layout.py"
+        "store/layout.py", "range(0, times, layout.times)", "range(0, times - 1, layout.times)", "store/test_layout.py"
     ),
     "same draws in all batches": Bug(
         "study/microbatch.py", "draws[j : j + across]", "draws[:across]", "study/test_microbatch.py"
@@ -192,48 +192,48 @@ BUGS = {
     ),
     # what is said of it
     "deviation for error": Bug(
-        "study/statistics.py", "values.std(ddof=1) / np.sqrt(n)", "values.std(ddof=1)",
-        "study/test_statistics.py -k summary",
+        "statistics.py", "values.std(ddof=1) / np.sqrt(n)", "values.std(ddof=1)",
+        "test_statistics.py -k summary",
     ),
     "one-sided interval": Bug(
-        "study/statistics.py", "(1 + level) / 2)", "level)", "study/test_statistics.py -k students"
+        "statistics.py", "(1 + level) / 2)", "level)", "test_statistics.py -k students"
     ),
     "unweighted mean": Bug(
-        "study/statistics.py", "delta * n / total", "delta / 2", "study/test_statistics.py -k streamed"
+        "statistics.py", "delta * n / total", "delta / 2", "test_statistics.py -k streamed"
     ),
     "draws that are not paired": Bug(
-        "report/compare_effect.py", "- a / mean_a[..., None]", "+ a / mean_a[..., None]",
-        "report/test_comparison.py -k pairing_removes",
+        "comparison/effect.py", "- a / mean_a[..., None]", "+ a / mean_a[..., None]",
+        "comparison/test_comparison.py -k pairing_removes",
     ),
     "a variance over n": Bug(
-        "report/compare_effect.py", "np.maximum(count - 1, 1) /", "np.maximum(count, 1) /",
-        "report/test_comparison.py -k textbook",
+        "comparison/effect.py", "np.maximum(count - 1, 1) /", "np.maximum(count, 1) /",
+        "comparison/test_comparison.py -k textbook",
     ),
     "draws that one model lacks": Bug(
-        "report/compare_runs.py", "np.where(np.isnan(b), np.nan, a)", "a",
-        "report/test_comparison.py -k draws_that_both",
+        "comparison/pairs.py", "np.where(np.isnan(b), np.nan, a)", "a",
+        "comparison/test_comparison.py -k draws_that_both",
     ),
     "samples paired with themselves": Bug(
-        "report/compare_statements.py", "numbers[:, 0, i], numbers[:, 1, i]", "numbers[:, 0, i], numbers[:, 0, i]",
-        "report/test_comparison.py -k paired_by_seed",
+        "comparison/statements.py", "numbers[:, 0, i], numbers[:, 1, i]", "numbers[:, 0, i], numbers[:, 0, i]",
+        "comparison/test_comparison.py -k paired_by_seed",
     ),
     "a jump against the error before it": Bug(
-        "report/advice.py", "error[edges[1:] - 1]", "error[edges[:-1]]", "report/test_advice.py -k held_against"
+        "advice/sharing.py", "error[edges[1:] - 1]", "error[edges[:-1]]", "advice/test_sharing.py -k held_against"
     ),
     "an error without its root": Bug(
-        "report/advice.py", "np.sqrt(run.dimension * cells.loss)", "run.dimension * cells.loss",
-        "report/test_advice.py -k follows_from_the_loss",
+        "advice/sharing.py", "np.sqrt(run.dimension * cells.loss)", "run.dimension * cells.loss",
+        "advice/test_sharing.py -k follows_from_the_loss",
     ),
     "a mean of K for its median": Bug(
-        "report/cells.py", "float(np.median(np.interp", "float(np.mean(np.interp",
-        "report/test_advice.py -k ten_times_its_median",
+        "advice/cells.py", "float(np.median(np.interp", "float(np.mean(np.interp",
+        "advice/test_sharing.py -k ten_times_its_median",
     ),
     "the largest jump as if it had not been picked": Bug(
-        "report/advice.py", "return picked._replace(low=low, high=max(mean(column).high for column in values.T))",
-        "return picked", "report/test_advice.py -k although_it_was",
+        "advice/sharing.py", "return picked._replace(low=low, high=max(mean(column).high for column in values.T))",
+        "return picked", "advice/test_sharing.py -k although_it_was",
     ),
     "a hundred-millionth more": Bug(
-        "study/quantity.py", "double().norm(dim=1)", "double().norm(dim=1) * (1 + 1e-8)",
+        "quantities/quantity.py", "double().norm(dim=1)", "double().norm(dim=1) * (1 + 1e-8)",
         "test_golden.py -k 'ddpm and float64'",
     ),
     "autocast left on": Bug(
@@ -252,7 +252,7 @@ BUGS = {
         "study/consistency.py", "x, t[-1].expand_as(t))[last]", "x, t)[last]", "study/test_checks.py -k thousandth",
     ),
     "one timestep a batch, said and not done": Bug(
-        "study/measure.py", "1 if study.findings.company.of else None", "None",
+        "study/study.py", "1 if study.findings.company.of else None", "None",
         "study/test_checks.py -k 'reads_one_time and first'",
     ),
     "a Jacobian that is beside no difference": Bug(
@@ -308,28 +308,28 @@ BUGS = {
         "quality/test_evaluation.py -k parts_the_data",
     ),
     "a sampler one timestep early": Bug(
-        "quality/sample.py", "((k.double() + 1) / count)", "(k.double() / count)",
-        "quality/test_sample.py -k samplers_are_diffusers_own",
+        "sampling/sampler.py", "((k.double() + 1) / count)", "(k.double() / count)",
+        "sampling/test_sampler.py -k samplers_are_diffusers_own",
     ),
     "no signal in a step of DDIM": Bug(
-        "quality/sample.py", "sigma - alpha * sigmas[i] / alphas[i]", "sigma - sigmas[i] / alphas[i]",
-        "quality/test_sample.py -k 'plain_ddim and Straight'",
+        "sampling/sampler.py", "sigma - alpha * sigmas[i] / alphas[i]", "sigma - sigmas[i] / alphas[i]",
+        "sampling/test_sampler.py -k 'plain_ddim and Straight'",
     ),
     "noise that is added again": Bug(
-        "quality/sample.py", "(STREAM, index, role)", "(STREAM, index)", "quality/test_sample.py -k streams"
+        "sampling/sampler.py", "(STREAM, index, role)", "(STREAM, index)", "sampling/test_sampler.py -k streams"
     ),
     "samples beyond the range of the data": Bug(
-        "quality/sample.py", "limited(predictor.limit, clips", "limited(None, clips",
-        "quality/test_sample.py -k samplers_are_diffusers_own",
+        "sampling/sampler.py", "limited(predictor.limit, clips", "limited(None, clips",
+        "sampling/test_sampler.py -k samplers_are_diffusers_own",
     ),
     "samples of the model that nobody looks at": Bug(
-        "quality/doubt.py", "if ratio <= HARDLY_BETTER or", "if True or", "quality/test_doubt.py -k far_out"
+        "sampling/doubt.py", "if ratio <= HARDLY_BETTER or", "if True or", "sampling/test_doubt.py -k far_out"
     ),
     "cautions that are facts": Bug(
-        "study/notes.py", "parts[not isinstance(note, Caution)]", "parts[1]", "test_run.py -k meaning_of_numbers"
+        "store/notes.py", "parts[not isinstance(note, Caution)]", "parts[1]", "study/test_measure.py -k meaning_of_numbers"
     ),
     "x0 of eps without a signal": Bug(
-        "study/flow.py", "torch.where(faint, own, along)", "along", "study/test_quantity.py -k signal_left"
+        "quantities/flow.py", "torch.where(faint, own, along)", "along", "quantities/test_quantity.py -k signal_left"
     ),
     "all timesteps shared": Bug(
         "timestep.py", "block < self.clock.blocks", "block <= self.clock.blocks", "test_share.py -k rule_is"
@@ -342,82 +342,82 @@ BUGS = {
         "share.py", '"forward": forward, ', "", "test_share.py -k 'forward_shares'"
     ),
     "a tenth from the noise": Bug(
-        "report/advice.py", "False, cells.after(PAPER_END)", "False, max(1, cells.place(PAPER_END * run.count))",
-        "report/test_advice.py -k none_is_needed",
+        "advice/sharing.py", "False, cells.after(PAPER_END)", "False, max(1, cells.place(PAPER_END * run.count))",
+        "advice/test_sharing.py -k none_is_needed",
     ),
     "edges between integers": Bug(
-        "report/clock.py", "map(round, uniform) if", "uniform if", "report/test_run.py -k spelling"
+        "results/clock.py", "map(round, uniform) if", "uniform if", "results/test_run.py -k spelling"
     ),
     "a grid even in log t": Bug(
         "study/plan.py", "schedule is not None and", "schedule is None and", "study/test_plan.py -k log_snr"
     ),
     "classes of other draws": Bug(
-        "study/point.py", "[label(i) for i in draws] * len(timesteps)", "[label(i) for i in draws for _ in timesteps]",
+        "quantities/point.py", "[label(i) for i in draws] * len(timesteps)", "[label(i) for i in draws for _ in timesteps]",
         "test_classes.py -k own_x0",
     ),
     "latents that are not scaled": Bug(
-        "zoo/encoder.py", "(z - self.shift) * self.scale", "z - self.shift", "zoo/test_encoder.py -k posterior"
+        "checkpoints/encoder.py", "(z - self.shift) * self.scale", "z - self.shift", "checkpoints/test_encoder.py -k posterior"
     ),
     "hidden copies among the data": Bug(
-        "training/data.py", 'name.startswith(".") or name in ADDED', "name in ADDED",
-        "training/test_data.py -k hidden_copies",
+        "data/dataset.py", 'name.startswith(".") or name in ADDED', "name in ADDED",
+        "data/test_dataset.py -k hidden_copies",
     ),
     "a lateness everywhere for sharing": Bug(
-        "zoo/probe.py", "return found if float((earlier - true).mean()) > 0 else None", "return found",
-        "zoo/test_probe.py -k late_everywhere",
+        "checkpoints/probe.py", "return found if float((earlier - true).mean()) > 0 else None", "return found",
+        "checkpoints/test_probe.py -k late_everywhere",
     ),
     "a deviation for an error in the probe": Bug(
-        "zoo/probe.py", "means.std() / math.sqrt(len(means))", "means.std()", "zoo/test_probe.py -k student"
+        "checkpoints/probe.py", "means.std() / math.sqrt(len(means))", "means.std()", "checkpoints/test_probe.py -k student"
     ),
     "draws of one sample as evidence of their own": Bug(
-        "zoo/probe.py", "gain[rows == row].mean() for row in rows.unique()", "value for value in gain",
-        "zoo/test_probe.py -k student",
+        "checkpoints/probe.py", "gain[rows == row].mean() for row in rows.unique()", "value for value in gain",
+        "checkpoints/test_probe.py -k student",
     ),
     "a network that is no better than a guess contradicts its files": Bug(
-        "zoo/probe.py", "return gain, trained and gain[1] > MARGIN", "return gain, gain[1] > MARGIN",
-        "zoo/test_false_alarms.py -k too_small",
+        "checkpoints/probe.py", "return gain, trained and gain[1] > MARGIN", "return gain, gain[1] > MARGIN",
+        "checkpoints/test_false_alarms.py -k too_small",
     ),
     "no square in the probe's guess": Bug(
-        "zoo/trial.py", "rest.square().mean()", "rest.abs().mean()", "zoo/test_probe.py -k wiener"
+        "checkpoints/trial.py", "rest.square().mean()", "rest.abs().mean()", "checkpoints/test_probe.py -k wiener"
     ),
     "a range at another noise level": Bug(
-        "zoo/trial.py", "- 2 * math.log", "+ 2 * math.log", "zoo/test_probe.py -k scaled_range"
+        "checkpoints/trial.py", "- 2 * math.log", "+ 2 * math.log", "checkpoints/test_probe.py -k scaled_range"
     ),
     "a prediction that is stated twice": Bug(
-        "zoo/scheduler.py", 'else "sample"', 'else "epsilon"',
-        "zoo/test_scheduler.py -k former",
+        "checkpoints/scheduler.py", 'else "sample"', 'else "epsilon"',
+        "checkpoints/test_scheduler.py -k former",
     ),
     "a range taken for the other": Bug(
-        "zoo/convention.py", "(2.0, -1.0) if float(data.min()) >=", "(2.0, -1.0) if float(data.min()) <",
-        "zoo/test_probe.py -k unit_interval",
+        "diffusion/convention.py", "(2.0, -1.0) if float(data.min()) >=", "(2.0, -1.0) if float(data.min()) <",
+        "checkpoints/test_probe.py -k unit_interval",
     ),
     "a class for no class": Bug(
-        "zoo/conditioning.py", 'config["num_embeds_ada_norm"] or 1000])', 'config["num_embeds_ada_norm"] - 1])',
-        "zoo/test_conditioning.py",
+        "checkpoints/conditioning.py", 'config["num_embeds_ada_norm"] or 1000])', 'config["num_embeds_ada_norm"] - 1])',
+        "checkpoints/test_conditioning.py",
     ),
     "a crop for a size": Bug(
-        "zoo/conditioning.py", "[side, side, 0.0, 0.0, side, side]", "[0.0, 0.0, side, side, side, side]",
-        "zoo/test_conditioning.py",
+        "checkpoints/conditioning.py", "[side, side, 0.0, 0.0, side, side]", "[0.0, 0.0, side, side, side, side]",
+        "checkpoints/test_conditioning.py",
     ),
     "a first class for no class": Bug(
-        "zoo/openai.py", 'shape["num_classes"] - 1 if', "0 if", "zoo/test_openai.py -k flow_matching"
+        "checkpoints/openai.py", 'shape["num_classes"] - 1 if', "0 if", "checkpoints/test_openai.py -k flow_matching"
     ),
     "averages in the order of their spelling": Bug(
-        "zoo/container.py", "key=lambda name: (len(name), name)", "key=None", "zoo/test_container.py -k counted"
+        "checkpoints/container.py", "key=lambda name: (len(name), name)", "key=None", "checkpoints/test_container.py -k counted"
     ),
     "data made again at every timestep": Bug(
-        "resolve.py", "@lru_cache(maxsize=-(-MOST_DRAWS // MODEL_BATCH) + 1)", "@lru_cache(maxsize=1)",
-        "test_run.py -k made_once",
+        "study/resolve.py", "@lru_cache(maxsize=-(-MOST_DRAWS // MODEL_BATCH) + 1)", "@lru_cache(maxsize=1)",
+        "study/test_measure.py -k made_once",
     ),
     # what is kept
     "half done is done": Bug(
-        "study/store.py", "if (marks == MISSING).any():", "if (marks == MISSING).all():", "study/test_store.py -k grew"
+        "store/store.py", "if (marks == MISSING).any():", "if (marks == MISSING).all():", "store/test_store.py -k grew"
     ),
     "damage is done": Bug(
-        "study/store.py",
+        "store/store.py",
         "array.chunks).size)\n        except UNREADABLE:\n            return False",
         "array.chunks).size)\n        except UNREADABLE:\n            return True",
-        "study/test_store.py -k flipped_bit",
+        "store/test_store.py -k flipped_bit",
     ),
     "any codec of a stranger's": Bug(
         "store/format.py", "            and first == (", "            or first == (", "store/test_reader.py -k no_codec"
@@ -432,18 +432,18 @@ BUGS = {
         "text.py", 'printable(text[bar:], keep="\\n\\t")', "text[bar:]", "test_text.py -k whoever"
     ),
     "a run removed meanwhile is made anew": Bug(
-        "study/store.py", "if not (self.path / name).is_dir():", "if False:", "study/test_measure.py -k removed"
+        "store/store.py", "if not (self.path / name).is_dir():", "if False:", "study/test_study.py -k removed"
     ),
     "draws that a growth does not number": Bug(
-        "study/header.py", "np.arange(number * size, (number + 1) * size)", "np.zeros(size, np.int64)",
+        "store/header.py", "np.arange(number * size, (number + 1) * size)", "np.zeros(size, np.int64)",
         "safety/test_survival.py -k growth",
     ),
     "a launch that begins is a death": Bug(
-        "study/suspicion.py", "max(self.died(unit), 0) + ", "abs(self.died(unit)) + ",
+        "store/suspicion.py", "max(self.died(unit), 0) + ", "abs(self.died(unit)) + ",
         "safety/test_survival.py -k kills_every_launch",
     ),
     "a machine taken away costs a unit": Bug(
-        "study/suspicion.py", "EARLY, LATE = 1, 3", "EARLY, LATE = 1, 4", "safety/test_survival.py -k taken_away"
+        "store/suspicion.py", "EARLY, LATE = 1, 3", "EARLY, LATE = 1, 4", "safety/test_survival.py -k taken_away"
     ),
     "a state is kept without its rows": Bug(
         "training/session.py", "writer.logged == state.step < recipe.steps", "state.step < recipe.steps",
@@ -458,42 +458,42 @@ BUGS = {
         "test_files.py -k replaced_or_stays",
     ),
     "newer formats are read": Bug(
-        "store/format.py", "version > FORMAT_VERSION", "version > 1000", "study/test_store.py -k newer"
+        "store/format.py", "version > FORMAT_VERSION", "version > 1000", "store/test_store.py -k newer"
     ),
     "a mean of differences hides one": Bug(
         "study/verify.py", "float(gap.max())", "float(gap.mean())", "study/test_verify.py"
     ),
     "checksums are not looked at": Bug(
-        "training/archive.py",
+        "checkpoints/archive.py",
         "except FAULTS as error:\n            name =",
         "except FAULTS as error:\n            return\n            name =",
-        "training/test_tensors.py",
+        "checkpoints/test_tensors.py",
     ),
     "one of two averages": Bug(
-        "zoo/container.py", 'weights != "raw" and len(found) > 1', "False", "zoo/test_averages.py -k never_silently"
+        "checkpoints/container.py", 'weights != "raw" and len(found) > 1', "False", "checkpoints/test_averages.py -k never_silently"
     ),
     "averages that were never begun": Bug(
-        "zoo/averages.py", "all(bool(tensor.any())", "all(True", "zoo/test_averages.py -k never_silently"
+        "checkpoints/averages.py", "all(bool(tensor.any())", "all(True", "checkpoints/test_averages.py -k never_silently"
     ),
     "two tables of contents": Bug(
-        "training/archive.py", "start + length + tail != size or ", "", "training/test_archive.py -k two_tables"
+        "checkpoints/archive.py", "start + length + tail != size or ", "", "checkpoints/test_archive.py -k two_tables"
     ),
     "any key of a dictionary": Bug(
-        "training/pickled.py", "elif key is not Bystander", "elif False and key is not Bystander",
-        "training/test_pickled.py -k keys",
+        "checkpoints/pickled.py", "elif key is not Bystander", "elif False and key is not Bystander",
+        "checkpoints/test_pickled.py -k keys",
     ),
     "tensors beyond their storage": Bug(
-        "training/pickled.py", "end * storage.dtype.itemsize > storage.bytes.numel()", "False",
-        "training/test_pickled.py -k beyond",
+        "checkpoints/pickled.py", "end * storage.dtype.itemsize > storage.bytes.numel()", "False",
+        "checkpoints/test_pickled.py -k beyond",
     ),
     "any name in a pickle": Bug(
-        "training/pickled.py", "BYSTANDERS.fullmatch(name)", "True", "training/test_tensors.py"
+        "checkpoints/pickled.py", "BYSTANDERS.fullmatch(name)", "True", "checkpoints/test_tensors.py"
     ),
     "tensors without memory": Bug(
-        "training/tensors.py", "> tensor.untyped_storage().nbytes()", "> 10**18", "training/test_tensors.py"
+        "checkpoints/tensors.py", "> tensor.untyped_storage().nbytes()", "> 10**18", "checkpoints/test_tensors.py"
     ),
     "nearly equal is equal": Bug(
-        "study/merge.py", "bits(there) != bits(value)", "np.abs(there - value) > 1e-3",
+        "store/merge.py", "bits(there) != bits(value)", "np.abs(there - value) > 1e-3",
         "safety/test_many_machines.py -k must_be_equal",
     ),
 }  # fmt: skip

@@ -14,18 +14,19 @@ import numpy as np
 import torch
 
 import lipdiag
-from lipdiag import zoo
+from lipdiag import checkpoints
+from lipdiag.checkpoints.tensors import read_tensors
+from lipdiag.comparison import quality as compare_quality
+from lipdiag.data.dataset import dataset
 from lipdiag.errors import CheckpointError, LipdiagError, NonFiniteError, RunError, StorageError, UsageError
 from lipdiag.files import read_json
+from lipdiag.pages.tables import table
 from lipdiag.quality import evaluation
-from lipdiag.report import compare_quality, open_source
-from lipdiag.report.table import table
+from lipdiag.results.source import open_source
+from lipdiag.store.store import open_run, open_store
 from lipdiag.study.plan import Plan
-from lipdiag.study.store import open_run, open_store
 from lipdiag.text import printable
-from lipdiag.training.data import dataset
 from lipdiag.training.recipe import Recipe
-from lipdiag.training.tensors import read_tensors
 
 STATE = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.float16)}
 NETWORK = {
@@ -105,7 +106,7 @@ def once(make: Callable[[Path], Any]) -> Callable[[Path], None]:
 def make_run(path: Path) -> None:
     plan = Plan(timesteps="0,500", draws=4, batch=4, quantities=("loss",))
     data = np.random.default_rng(0).normal(size=(5, 1, 4, 4)).astype(np.float32)
-    from ..networks import predictor
+    from tests.networks import predictor
 
     lipdiag.measure(predictor(), data, plan, path, progress=False, device="cpu")
 
@@ -143,7 +144,7 @@ def make_training(path: Path) -> None:
 
 
 def read_log(path: Path) -> None:
-    from lipdiag.report import plot
+    from lipdiag.figures import plot
 
     plot(open_source(path, "training"), figure="training")
 
@@ -215,9 +216,9 @@ READERS = {
         Reader("pt", "model.pt", lambda path: path.write_bytes(archive()), read_tensors, CHECKPOINT),
         Reader("safetensors", "model.safetensors", make_safetensors, read_tensors, CHECKPOINT),
         Reader("json", "config.json", lambda path: path.write_text(json.dumps(NETWORK)), read_json, CHECKPOINT),
-        Reader("own.pt", "own.pt", lambda path: lipdiag.save(path, model()), zoo.load, CHECKPOINT, 6),
-        Reader("own", "own", lambda path: lipdiag.save(path, model()), zoo.load, CHECKPOINT, 6),
-        Reader("diffusers", "diffusers", make_diffusers, zoo.load, CHECKPOINT, 6),
+        Reader("own.pt", "own.pt", lambda path: lipdiag.save(path, model()), checkpoints.load, CHECKPOINT, 6),
+        Reader("own", "own", lambda path: lipdiag.save(path, model()), checkpoints.load, CHECKPOINT, 6),
+        Reader("diffusers", "diffusers", make_diffusers, checkpoints.load, CHECKPOINT, 6),
         Reader("run", "a.zarr", make_run, read_run, RUN, 12),
         Reader("evaluation", "q.zarr", make_evaluation, read_evaluation, RUN, 2),
         Reader("log", "training", make_training, read_log, (*RUN, UsageError), 12),

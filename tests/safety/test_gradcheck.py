@@ -18,14 +18,13 @@ from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Linear, Straight
 from lipdiag.linalg import attention
 from lipdiag.linalg.forward_mode import forward_mode
-
-from ..diffusion.test_clock import PLAIN, SHARED
-from ..diffusion.test_exact import MAKERS
-from ..diffusion.test_parameterization import KINDS
-from ..diffusion.test_schedule import ALL
-from ..linalg.networks import NETWORKS, randn
-from ..linalg.test_attention import MASKS, inputs
-from ..networks import smooth
+from tests.diffusion.test_clock import PLAIN, SHARED
+from tests.diffusion.test_exact import MAKERS
+from tests.diffusion.test_parameterization import KINDS
+from tests.diffusion.test_schedule import ALL
+from tests.linalg.networks import NETWORKS, randn
+from tests.linalg.test_attention import MASKS, inputs
+from tests.networks import smooth
 
 TIMES = torch.tensor([0.0137, 0.3303, 0.8061], dtype=torch.float64)
 """Between the entries of every table, and away from the edges of every block."""

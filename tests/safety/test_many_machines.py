@@ -14,12 +14,11 @@ import lipdiag
 from lipdiag.cli import main
 from lipdiag.cli.shard import launched_shard
 from lipdiag.errors import RunError, UsageError
-from lipdiag.study import measure as study
-from lipdiag.study.layout import units
-from lipdiag.study.merge import merge
-from lipdiag.study.store import open_store
-
-from .test_survival import ALONE, PLAN, equal, measure
+from lipdiag.store.layout import units
+from lipdiag.store.merge import merge
+from lipdiag.store.store import open_store
+from lipdiag.study import study
+from tests.safety.test_survival import ALONE, PLAN, equal, measure
 
 SMALL = ["digits-ddpm", "--timesteps", "0,19,500,999", "--draws", "8", "--batch", "8", "--quantity", "loss"]
 

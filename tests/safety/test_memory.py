@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from ..networks import SHAPE
-from .test_survival import ALONE, ROOT
+from tests.networks import SHAPE
+from tests.safety.test_survival import ALONE, ROOT
 
 TOLERANCE = 1.05
 

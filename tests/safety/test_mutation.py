@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from .mutation import BUGS, SAMPLE, WITHOUT
-from .test_survival import ALONE, ROOT
+from tests.safety.mutation import BUGS, SAMPLE, WITHOUT
+from tests.safety.test_survival import ALONE, ROOT
 
 
 def caught(names):

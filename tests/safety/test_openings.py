@@ -28,35 +28,35 @@ CHECKED = {
     },
     "quality/classifier.py": {"np.load": OWN, "WEIGHTS.read_bytes": OWN},
     "quality/packaged.py": {"torch.load": "the SHA-256 of a package's file"},
-    "report/page.py": {"files(__package__).joinpath(f'page.{kind}').read_text": OWN},
-    "report/picture.py": {"os.fdopen": WRITES},
-    "report/source.py": {"np.load": "the regular kind and what the archive unpacks to; objects are refused"},
+    "pages/page.py": {"files(__package__).joinpath(f'page.{kind}').read_text": OWN},
+    "figures/canvas.py": {"os.fdopen": WRITES},
+    "results/source.py": {"np.load": "the regular kind and what the archive unpacks to; objects are refused"},
     "store/folder.py": {
         "os.open": "the first thing: without waiting and without following links",
         "os.fdopen": "the regular kind, by `os.fstat`; so many bytes",
     },
-    "study/chunk.py": {"open": WRITES},
-    "study/creation.py": {"zarr.open_group": WRITES},
-    "study/store.py": {
+    "store/unit.py": {"open": WRITES},
+    "store/creation.py": {"zarr.open_group": WRITES},
+    "store/store.py": {
         "zarr.open_group": "`store.format.check_run`, of the whole folder",
         "os.open": "a folder, to be locked",
         "xr.open_dataset": "of memory, not of a file",
     },
-    "training/archive.py": {"": "`files.open_regular`: one reader, which checks what it then loads"},
-    "training/arrays.py": {"": "the regular kind and what the archive unpacks to; objects are refused"},
-    "training/data.py": {
+    "checkpoints/archive.py": {"": "`files.open_regular`: one reader, which checks what it then loads"},
+    "data/arrays.py": {"": "the regular kind and what the archive unpacks to; objects are refused"},
+    "data/dataset.py": {
         "file.read_bytes": "`pictures`: the regular kind",
         "np.load": "the regular kind and what the archive unpacks to; objects are refused; or of lipdiag itself",
         "Image.open": "the regular kind; six formats by name; the number of pixels",
     },
     "training/log.py": {"path.open": WRITES, "path.read_text": "columns of numbers, row by row"},
-    "training/shipped.py": {"gzip.open": "of an installed package"},
-    "training/tensors.py": {
+    "data/shipped.py": {"gzip.open": "of an installed package"},
+    "checkpoints/tensors.py": {
         "zipfile.ZipFile": "`files.open_regular`",
         "torch.load": "the pickle's opcodes, the archive's checksums and every record's size",
     },
-    "zoo/conditioning.py": {"np.load": "`files.open_regular`; objects are refused"},
-    "zoo/unpickle.py": {
+    "checkpoints/conditioning.py": {"np.load": "`files.open_regular`; objects are refused"},
+    "checkpoints/unpickle.py": {
         "file.read_text": "code that the user named, `convert --unsafe-pickle`",
         "open": "code that the user named, `convert --unsafe-pickle`",
         "pickle.load": "code that the user named, `convert --unsafe-pickle`",
@@ -106,4 +106,4 @@ def test_no_library_opens_a_store():
         calls = openings(ast.parse(path.read_text()))
         place = path.relative_to(PACKAGE).as_posix()
         named = [call for call in calls if call.partition(".")[0] in ("zarr", "xr", "xarray")]
-        assert not named or place in ("study/store.py", "study/creation.py"), (place, named)
+        assert not named or place in ("store/store.py", "store/creation.py"), (place, named)

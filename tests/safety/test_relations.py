@@ -12,9 +12,8 @@ from lipdiag.diffusion.clock import Timesteps, Unit
 from lipdiag.linalg.lanczos import singular_values
 from lipdiag.linalg.operator import dense, symmetric_part, transpose
 from lipdiag.study.plan import Plan
-
-from ..linalg.matrices import operator
-from ..networks import SHAPE, Tiny, predictor
+from tests.linalg.matrices import operator
+from tests.networks import SHAPE, Tiny, predictor
 
 cases = settings(max_examples=25, deadline=None, derandomize=True)
 sizes, seeds = st.integers(1, 7), st.integers(0, 2**31 - 1)

@@ -17,15 +17,14 @@ import zarr
 from click.testing import CliRunner
 
 import lipdiag
-from lipdiag import run as front
 from lipdiag.cli import main
 from lipdiag.errors import IncompleteError, RunError, StorageError
-from lipdiag.study import measure as study
-from lipdiag.study import store, suspicion
-from lipdiag.study.layout import units
+from lipdiag.store import store, suspicion
+from lipdiag.store.layout import units
+from lipdiag.study import measure as front
+from lipdiag.study import study
 from lipdiag.study.plan import Plan
-
-from ..networks import SHAPE, Tiny, predictor
+from tests.networks import SHAPE, Tiny, predictor
 
 ROOT = Path(__file__).parents[2]
 DATA = np.random.default_rng(0).normal(size=(20, *SHAPE)).astype(np.float32)

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from lipdiag.comparison.quality import read
 from lipdiag.errors import RunError, StorageError
 from lipdiag.quality import evaluation
-from lipdiag.report import open_source
-from lipdiag.report.compare_quality import read
+from lipdiag.results.source import open_source
+from lipdiag.store.creation import create
 from lipdiag.store.format import MOST_CHUNKS
+from lipdiag.store.layout import Layout, units
 from lipdiag.store.reader import open_evaluation, open_run
-from lipdiag.study.creation import create
-from lipdiag.study.layout import Layout, units
-from lipdiag.study.store import Column, open_store
+from lipdiag.store.store import Column, open_store
 
 PACKED = {
     "name": "zstd",

@@ -12,8 +12,7 @@ from lipdiag.diffusion.clock import Timesteps, Unit
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import CheckpointError
-
-from ..networks import SHAPE, Tiny
+from tests.networks import SHAPE, Tiny
 
 DATA = np.random.default_rng(5).uniform(-1, 1, (7, *SHAPE)).astype("float32")
 IN_TIME = ("time_difference", "loss")

@@ -11,9 +11,8 @@ from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import CheckpointError
-
-from ..linalg.networks import NETWORKS
-from ..networks import SHAPE, Tiny
+from tests.linalg.networks import NETWORKS
+from tests.networks import SHAPE, Tiny
 
 QUANTITIES = ("time_derivative", "time_difference", "spectral_norm")
 PLAN = Plan(timesteps=(0.0, 700.0), draws=2, quantities=QUANTITIES)

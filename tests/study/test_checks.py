@@ -9,10 +9,9 @@ from torch.nn.functional import conv2d, dropout, relu, silu
 
 import lipdiag
 from lipdiag.errors import CheckpointError
-from lipdiag.study import measure as study
+from lipdiag.study import study
 from lipdiag.study.plan import Plan
-
-from ..networks import SHAPE, Mixing, Rounding, Tiny, predictor
+from tests.networks import SHAPE, Mixing, Rounding, Tiny, predictor
 
 DATA = np.random.default_rng(0).normal(size=(20, *SHAPE)).astype(np.float32)
 TIMES = (5.0, 100.0, 900.0)

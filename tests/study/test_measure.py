@@ -1,364 +1,286 @@
-"""The experiment: its numbers against closed forms, and its promises about stopping, resuming and refusing."""
+"""From a checkpoint, data and a plan to a dataset: where things come from."""
 
-import shutil
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 import lipdiag
-from lipdiag import resolve
-from lipdiag import run as front
-from lipdiag.diffusion.clock import Shared, Sigma, Timesteps
-from lipdiag.diffusion.exact import Gaussian
-from lipdiag.diffusion.parameterization import eps
+from lipdiag.data.dataset import dataset
+from lipdiag.diffusion.clock import Timesteps
+from lipdiag.diffusion.parameterization import eps, v
 from lipdiag.diffusion.predictor import NetworkPredictor
-from lipdiag.diffusion.schedule import VE, Linear
-from lipdiag.errors import CheckpointError, LipdiagError, RunError, StorageError, UsageError
-from lipdiag.study import measure as study
+from lipdiag.diffusion.schedule import Linear
+from lipdiag.errors import CheckpointError, LipdiagWarning, UsageError
+from lipdiag.pages.page import page
+from lipdiag.pages.tables import table
+from lipdiag.store.notes import told
+from lipdiag.store.store import open_run
+from lipdiag.study import measure as front
+from lipdiag.study import resolve
 from lipdiag.study.plan import Plan
+from tests.networks import SHAPE, Tiny, predictor
+
+PLAN = Plan(timesteps="0,10", draws=2, quantities=("loss",))
+NORMAL = np.random.default_rng(0).normal(size=(8, *SHAPE)).astype(np.float32)
 
-from ..networks import SHAPE, Detached, Exploding, Kinked, Mixing, Rounding, Shrinking, Timeless, Tiny, predictor
-
-DATA = np.random.default_rng(0).normal(size=(20, *SHAPE)).astype(np.float32)
-PLAN = Plan(timesteps="0,1,19,50,500,999", draws=12, batch=16)
-
-
-def measure(model=None, plan=PLAN, out=None, **rest):
-    return lipdiag.measure(model or predictor(), DATA, plan, out, progress=False, device="cpu", **rest)
-
-
-def equal(a, b):
-    for name in a.data_vars:
-        np.testing.assert_array_equal(a[name].values, b[name].values, err_msg=name)
-
-
-def gaussian():
-    variances = torch.logspace(-2, 0, 6, dtype=torch.float64)
-    return Gaussian(torch.zeros(6, dtype=torch.float64), variances, Linear(), Timesteps(1000)), variances.numpy()
-
-
-def test_a_gaussian_model_gives_the_closed_forms():
-    """K, its mean square, the spectral norm and the loss, from alpha, sigma and the variances alone."""
-    model, s2 = gaussian()
-    data = np.random.default_rng(1).normal(size=(1000, 6)) * np.sqrt(s2)
-    plan = Plan(
-        timesteps="0,9,99,900",
-        draws=160,
-        dtype="float64",
-        certified_width=1e-9,
-        quantities=("time_difference", "spectral_norm", "loss", "stein_product"),
-    )
-    found = lipdiag.measure(model, data.astype(np.float64), plan, progress=False)
-    betas = np.linspace(1e-4, 0.02, 1000)
-    alpha2 = np.cumprod(1 - betas)
-    for i, k in enumerate((0, 9, 99, 900)):
-        sigma, later = np.sqrt(1 - alpha2[k]), np.sqrt(1 - alpha2[k + 1])
-        V, V_later = alpha2[k] * s2 + sigma**2, alpha2[k + 1] * s2 + later**2
-        true = np.sum(V * (later / V_later - sigma / V) ** 2)
-        squares = found["time_difference"].values[i] ** 2
-        assert abs(squares.mean() - true) < 4 * squares.std() / np.sqrt(160)
-        np.testing.assert_allclose(found["spectral_norm"].values[i], np.max(sigma / V), rtol=1e-9)
-        loss = found["loss"].values[i]
-        assert abs(loss.mean() - np.mean(alpha2[k] * s2 / V)) < 4 * loss.std() / np.sqrt(160)
-        product = found["stein_product"].values[i] - found["stein_square"].values[i]
-        assert abs(product.mean()) < 4 * product.std() / np.sqrt(160)
-
-
-def test_coordinates_are_those_of_the_schedule():
-    found = measure()
-    betas = np.linspace(1e-4, 0.02, 1000)
-    alpha2 = np.cumprod(1 - betas)[[0, 1, 19, 50, 500, 999]]
-    np.testing.assert_allclose(found["alpha"] ** 2, alpha2, rtol=1e-12)
-    np.testing.assert_allclose(found["sigma"] ** 2, 1 - alpha2, rtol=1e-10)
-    np.testing.assert_allclose(found["logsnr"], np.log(alpha2 / (1 - alpha2)), rtol=1e-10)
-    np.testing.assert_allclose(found["dt_dtimestep"], 1e-3)
-    assert (found["dlogsnr_dtimestep"] < 0).all()
-    assert (found["done"] == 1).all()
-
-
-def test_the_time_derivative_is_per_timestep():
-    """Against central differences of the network in float64, one draw at a time."""
-    model = predictor()
-    found = measure(model, Plan(timesteps="3,40", draws=2, dtype="float64", quantities=("time_derivative",)))
-    source = resolve.resolve_source(resolve.Model(model), DATA, 0)
-    for i, k in enumerate((3.0, 40.0)):
-        point = study.points(model, Plan(dtype="float64"), source.sample, [k], range(2))
-        network = model.network.double()
-        later, earlier = (network(point.x, point.timestep + h) for h in (1e-4, -1e-4))
-        slope = ((later - earlier) / 2e-4).flatten(1).norm(dim=1).detach().numpy()
-        network.float()
-        np.testing.assert_allclose(found["time_derivative"].values[i], slope, rtol=1e-6)
-
-
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
-    whole = measure(out=tmp_path / "whole.zarr").load()
-    with front.prepared(predictor(), DATA, PLAN, tmp_path / "cut.zarr", device="cpu") as ready:
-        steps = study.run(ready)
-        next(steps), next(steps)
-        steps.close()
-    part = lipdiag.open_run(tmp_path / "cut.zarr")
-    assert 0 < (part["done"] == 1).sum() < part["done"].size
-    equal(whole, measure(out=tmp_path / "cut.zarr"))
-
-
-@pytest.mark.parametrize("at", ["the first unit", "the last unit"])
-def test_a_run_that_is_removed_meanwhile_is_said_to_be_lost(tmp_path, monkeypatch, at):
-    """Not made anew around what is still to come, and never called done."""
-    plan, seen, attempt = Plan(timesteps="0,500", draws=16, batch=4, quantities=("loss",)), [], study.attempt
-
-    def counted(ready, unit):
-        settled = attempt(ready, unit)
-        seen.append(unit)
-        if len(seen) == (1 if at == "the first unit" else 8):
-            shutil.rmtree(tmp_path / "a.zarr")
-        return settled
-
-    monkeypatch.setattr(study, "attempt", counted)
-    with pytest.raises(StorageError, match=r"a\.zarr was removed .* what it held is lost; measure again"):
-        lipdiag.measure(predictor(), None, plan, tmp_path / "a.zarr", progress=False, device="cpu")
-    assert list(tmp_path.iterdir()) == []
-    assert len(seen) == (1 if at == "the first unit" else 8)
-
-
-def test_resuming_a_finished_run_measures_nothing(tmp_path):
-    first = measure(out=tmp_path / "a.zarr").load()
-    chunks = {path: path.stat().st_mtime_ns for path in (tmp_path / "a.zarr").rglob("c/*/*")}
-    assert chunks
-    equal(first, measure(out=tmp_path / "a.zarr"))
-    assert chunks == {path: path.stat().st_mtime_ns for path in (tmp_path / "a.zarr").rglob("c/*/*")}
-
-
-def test_draws_may_grow_and_the_first_ones_stay(tmp_path):
-    measure(plan=PLAN.replace(draws=8), out=tmp_path / "a.zarr")
-    grown = measure(plan=PLAN.replace(draws=16), out=tmp_path / "a.zarr")
-    equal(grown, measure(plan=PLAN.replace(draws=16)))
-
-
-@pytest.mark.parametrize(
-    "other", [PLAN.replace(seed=1), PLAN.replace(timesteps="0,1"), PLAN.replace(quantities=("loss",))]
-)
-def test_another_plan_does_not_mix_into_a_run(tmp_path, other):
-    before = measure(out=tmp_path / "a.zarr").load()
-    with pytest.raises(RunError, match="is another run: plan"):
-        measure(plan=other, out=tmp_path / "a.zarr")
-    equal(before, lipdiag.open_run(tmp_path / "a.zarr"))
-
-
-def test_another_model_does_not_mix_into_a_run(tmp_path):
-    measure(out=tmp_path / "a.zarr")
-    other = predictor()
-    with torch.no_grad():
-        other.network.first.bias[0] += 1
-    with pytest.raises(RunError, match="weights_sha256"):
-        measure(other, out=tmp_path / "a.zarr")
-
-
-def test_a_flipped_bit_is_measured_again(tmp_path):
-    first = measure(out=tmp_path / "a.zarr").load()
-    chunk = sorted((tmp_path / "a.zarr" / "loss" / "c").rglob("0"))[-1]
-    data = bytearray(chunk.read_bytes())
-    data[3] ^= 8
-    chunk.write_bytes(data)
-    equal(first, measure(out=tmp_path / "a.zarr"))
-
-
-def test_shards_together_equal_one(tmp_path):
-    for i in range(3):
-        with front.prepared(predictor(), DATA, PLAN, tmp_path / "a.zarr", device="cpu", shard=(i, 3)) as ready:
-            assert front.carry_out(ready, front.quiet_bar)
-    equal(measure(), lipdiag.open_run(tmp_path / "a.zarr"))
-
-
-def test_models_see_the_same_data_noise_and_directions():
-    """Common random numbers: a draw does not depend on the model, the batch or the other timesteps."""
-    source = resolve.resolve_source(resolve.Model(predictor()), DATA, 0)
-    a = study.points(predictor(), PLAN, source.sample, [5.0, 80.0], range(4))
-    b = study.points(predictor(Timeless(), Shared(Timesteps(1000), 100, 5)), PLAN, source.sample, [80.0], range(2, 3))
-    assert torch.equal(a.x[6], b.x[0])
-    assert torch.equal(a.noise[6], b.noise[0])
-    assert torch.equal(a.start[6], b.start[0])
-    assert torch.equal(a.probes[:, 6], b.probes[:, 0])
-
-
-def test_a_shared_clock_is_flat_inside_blocks_and_jumps_between_them():
-    found = measure(predictor(clock=Shared(Timesteps(1000), 100, 5)))
-    at = dict(zip(found["timestep"].values, range(6), strict=True))
-    assert (found["time_derivative"].values[at[0]] == 0).all()
-    assert (found["time_difference"].values[at[1]] == 0).all()
-    assert (found["time_difference"].values[at[19]] > 0).all()
-    assert (found["time_derivative"].values[at[500]] > 0).all()
-
-
-@pytest.mark.parametrize(
-    ("network", "words"),
-    [
-        (Rounding, "rounds its timestep"),
-        (Detached, "stops gradients"),
-        (Mixing, "see each other"),
-        (Shrinking, "shape"),
-        (Exploding, "not finite"),
-    ],
-)
-def test_a_model_that_would_give_wrong_numbers_is_refused(tmp_path, network, words):
-    with pytest.raises(CheckpointError, match=words):
-        measure(predictor(network()), out=tmp_path / "a.zarr")
-
-
-def test_kinks_that_float32_cannot_resolve_are_no_wrong_derivative():
-    """A triangular wave in time of slopes +-1 and a period as long as the probe's shortest step in float32."""
-    found = measure(predictor(Kinked()), PLAN.replace(quantities=("time_derivative",)))
-    np.testing.assert_allclose(found["time_derivative"], np.prod(SHAPE) ** 0.5, rtol=1e-3)
-    assert any("has kinks in its timestep" in note for note in found.attrs["launches"][0]["notes"])
-
-
-def test_the_very_first_time_of_a_continuous_model_is_checked_too():
-    class Rounding(Tiny):
-        def embed(self, timestep):
-            return super().embed((20000 * timestep).round())
-
-    schedule, plan = VE(0.01, 50.0), PLAN.replace(timesteps=(0.01,), quantities=("time_derivative",))
-    models = [NetworkPredictor(net, schedule, eps, Sigma(schedule), SHAPE).eval() for net in (Tiny(), Rounding())]
-    assert (measure(models[0], plan=plan)["time_derivative"] > 0).all()
-    with pytest.raises(CheckpointError, match="rounds its timestep"):
-        measure(models[1], plan=plan)
-
-
-def test_what_a_rounding_network_allows_can_still_be_measured():
-    found = measure(predictor(Rounding()), PLAN.replace(quantities=("time_difference", "loss")))
-    assert np.isfinite(found["time_difference"]).all()
-
-
-def test_a_network_without_time_is_measured_and_said():
-    found = measure(predictor(Timeless()))
-    assert (found["time_derivative"] == 0).all()
-    assert any("does not depend on its timestep" in note for note in found.attrs["launches"][0]["notes"])
-
-
-def test_memory_running_out_halves_the_batch_and_loses_nothing(monkeypatch):
-    real, calls = study.measure_point, []
-
-    def scarce(point):
-        calls.append(len(point.x))
-        if len(point.x) > 5:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return real(point)
-
-    expected = measure()
-    monkeypatch.setattr(study, "measure_point", scarce)
-    found = measure()
-    assert max(calls) > 5
-    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
-    np.testing.assert_allclose(found["spectral_norm"], expected["spectral_norm"], rtol=1e-3)
-    assert any("halved" in note for note in found.attrs["launches"][0]["notes"])
-
-
-def test_memory_running_out_while_checking_leaves_a_smaller_check(monkeypatch):
-    class Large(Tiny):
-        def forward(self, x, timestep):
-            if len(x) > 2:
-                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-            return super().forward(x, timestep)
-
-    found = measure(predictor(Large()))
-    np.testing.assert_allclose(found["loss"], measure()["loss"], rtol=1e-5)
-    assert found.attrs["launches"][0]["method"] == "forward mode"
-
-
-def test_memory_for_not_even_one_pair_is_said(monkeypatch):
-    def none(point):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(study, "measure_point", none)
-    with pytest.raises(LipdiagError, match="a single"):
-        measure()
-
-
-def test_a_tolerance_draws_until_it_is_met_and_says_so():
-    plan = Plan(timesteps="5,300", draws=8, quantities=("loss",), tolerance=0.04, max_draws=2000)
-    found = measure(plan=plan)
-    summary = lipdiag.summarize(found)["loss"]
-    half = (summary.sel(statistic="high") - summary.sel(statistic="mean")) / summary.sel(statistic="mean")
-    assert (half <= 0.04).all()
-    assert 64 <= found.sizes["draw"] < 2000
-    assert any("met after" in note for note in found.attrs["launches"][0]["notes"])
-    short = measure(plan=plan.replace(max_draws=64))
-    assert any("not met" in note for note in short.attrs["launches"][0]["notes"])
-
-
-def test_measuring_leaves_the_model_as_it_was():
-    model = predictor()
-    model.train()
-    model.network.first.weight.requires_grad_(False)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    random = torch.get_rng_state()
-    measure(model, PLAN.replace(dtype="float64"))
-    assert model.training
-    assert model.network.training
-    assert not model.network.first.weight.requires_grad
-    assert model.network.last.weight.requires_grad
-    assert model.network.last.weight.dtype == torch.float32
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert torch.equal(torch.get_rng_state(), random)
-
-
-def test_float32_equals_float64_within_its_rounding():
-    a, b = measure(), measure(plan=PLAN.replace(dtype="float64"))
-    for name in ("time_derivative", "spectral_norm", "loss"):
-        np.testing.assert_allclose(a[name], b[name], rtol=2e-4, err_msg=name)
-
-
-def test_results_do_not_depend_on_the_device(device):
-    found = lipdiag.measure(predictor(), DATA, PLAN, device=str(device), progress=False)
-    np.testing.assert_allclose(found["time_derivative"], measure()["time_derivative"], rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (np.zeros((3, 5, 5), np.float32), "shape"),
-        ("no such data", "no data called"),
-        (np.zeros((3, *SHAPE), int), "int64"),
-    ],
-)
-def test_bad_data_is_refused(data, words):
-    with pytest.raises(UsageError, match=words):
-        lipdiag.measure(predictor(), data, PLAN, progress=False)
-
-
-def test_something_that_is_no_model_is_refused():
-    with pytest.raises(UsageError, match="cannot measure a dict"):
-        lipdiag.measure({}, DATA, PLAN, progress=False)
-
-
-def test_any_callable_with_a_schedule_is_measured():
-    class Model:
-        schedule, shape, clock = Linear(), SHAPE, Timesteps(1000)
-
-        def __init__(self):
-            self.network = Tiny()
-
-        def __call__(self, x, timestep):
-            return self.network(x, timestep)
-
-    found = measure(Model())
-    np.testing.assert_allclose(found["loss"], measure()["loss"])
-
-
-def test_being_told_the_same_time_twice_gives_exactly_the_same_answer():
-    """On a network with attention and group norm, whose derivative comes from other kernels than its value."""
-    plan = Plan(timesteps="0,30,97", draws=3, quantities=("spectral_norm", "time_derivative", "time_difference"))
-    found = lipdiag.measure("digits-etsdm", plan=plan, progress=False)
+
+class Clock:
+    """A clock that advances by so many seconds each time somebody looks."""
+
+    def __init__(self, step: float):
+        self.step, self.now = step, 0.0
+
+    def perf_counter(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def test_given_data_beat_the_checkpoints_record_which_beats_samples_of_the_model():
+    embedded = resolve.resolve_model("digits-ddpm")
+    given = np.zeros((3, 1, 8, 8), np.float32)
+    assert resolve.resolve_source(embedded, given, 0).name == "an array"
+    assert resolve.resolve_source(embedded, None, 0).name == "digits"
+    assert "samples of the model itself" in resolve.resolve_source(resolve.Model(predictor()), None, 0).name
+
+
+def test_data_on_record_that_are_not_here_give_way_to_samples_of_the_model():
+    model = resolve.Model(predictor(), data="/somewhere/else/faces")
+    assert "samples of the model itself" in resolve.resolve_source(model, None, 0).name
+
+
+@pytest.mark.parametrize(("timesteps", "steps"), [(1000, 50), (40, 40), (997, 1)])
+def test_samples_of_the_model_fit_its_table(timesteps, steps):
+    model = NetworkPredictor(Tiny(), Linear(timesteps=timesteps), eps, Timesteps(timesteps), SHAPE).eval()
+    source = resolve.resolve_source(resolve.Model(model), None, 0)
+    assert f"{steps} steps" in source.name
+    assert source.sample(3).shape == SHAPE
+
+
+def test_a_sample_of_the_model_depends_on_its_draw_alone():
+    one, other = (resolve.resolve_source(resolve.Model(predictor()), None, 0) for _ in range(2))
+    late = one.sample(40)
+    torch.testing.assert_close(one.sample(2), other.sample(2), rtol=0, atol=0)
+    torch.testing.assert_close(other.sample(40), late, rtol=0, atol=0)
+    assert not torch.equal(one.sample(0), one.sample(1))
+
+
+def test_samples_of_the_model_are_made_once_and_not_before_the_start(monkeypatch):
+    """Neither the price nor the checks need them; units of 3 draws do not end where blocks of 4 do."""
+    made = []
+
+    def counting(model, noise, steps):
+        made.append(len(noise))
+        return noise
+
+    monkeypatch.setattr("lipdiag.sampling.sampler.sample", counting)
+    plan = Plan(timesteps="0,10,500,900", draws=10, quantities=("loss",), batch=3)
+    with front.prepared(predictor(), None, plan) as ready:
+        cost = front.estimate(ready)
+        assert made == []
+        pair = ready.forward_seconds / ready.layout.pairs
+        assert cost["sample_passes"] == 50
+        assert cost["seconds"] == pytest.approx((40 * 1.25 * cost["passes"] + 12 * 50) * pair)
+        front.carry_out(ready, front.quiet_bar)
+    assert made == [4, 4, 4]
+
+
+def test_a_price_takes_a_few_forward_passes():
+    """No checks, no probe and no samples before it is known: what they take on a large model is known from it."""
+    model, seen = predictor(), []
+    model.network.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    plan = Plan(timesteps="0,10,500,900", draws=8)
+    with front.prepared(model, np.ones((3, *SHAPE), np.float32), plan, priced=lambda ready: False) as ready:
+        assert sum(seen) <= 4 + 3 * ready.layout.pairs
+        assert front.estimate(ready)["seconds"] > 0
+        assert ready.findings.probe_difference is None
+    with front.prepared(model, np.ones((3, *SHAPE), np.float32), plan) as ready:
+        assert ready.findings.probe_difference is not None
+
+
+def test_conventions_are_not_tried_where_that_is_most_of_the_run(monkeypatch):
+    """Two thousand forward passes are seconds for a small network; for a large one they are said, not made."""
+    data, plan = np.ones((3, *SHAPE), np.float32), Plan(timesteps="0,10", draws=2)
+    monkeypatch.setattr("lipdiag.study.microbatch.SLOW", -1.0)  # every network is slow
+    for seconds, tried in ((0.01, True), (1.0, False)):
+        monkeypatch.setattr("lipdiag.study.microbatch.time", Clock(seconds))
+        with front.prepared(predictor(), data, plan) as ready:
+            assert any("calibration:" in note for note in ready.notes) == tried
+            assert any("would take 36 min: `lipdiag inspect --data`" in note for note in ready.notes) != tried
+
+
+def test_the_embedded_pair_differs_in_the_clock_alone():
+    ddpm, etsdm = (lipdiag.load(f"digits-{name}") for name in ("ddpm", "etsdm"))
+    assert ddpm.schedule == etsdm.schedule
+    assert ddpm.parameterization is etsdm.parameterization
+    assert ddpm.clock == etsdm.clock.base
+    assert {n: p.shape for n, p in ddpm.named_parameters()} == {n: p.shape for n, p in etsdm.named_parameters()}
+
+
+def test_overrides_replace_what_the_checkpoint_tells():
+    model = resolve.resolve_model("digits-ddpm", clock="shared(timesteps(1000), 100, 5)").predictor
+    assert model.clock.bounds == (0, 20, 40, 60, 80, 100)
+
+
+def test_the_provenance_of_a_launch_is_recorded():
+    found = lipdiag.measure("digits-ddpm", plan=PLAN, progress=False)
+    (launch,) = found.attrs["launches"]
+    assert launch["ended"] == "finished"
+    assert launch["pairs"] == 4
+    assert launch["versions"]["torch"] == torch.__version__
+    assert found.attrs["frozen"]["model"]["schedule"] == "linear(0.0001, 0.02, 1000)"
+    assert len(found.attrs["frozen"]["model"]["weights_sha256"]) == 64
+
+
+def test_an_interrupted_measurement_returns_what_was_measured(monkeypatch):
+    real, calls = front.study.measure_unit, []
+
+    def interrupted(study, unit):
+        calls.append(unit)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(study, unit)
+
+    monkeypatch.setattr(front.study, "measure_unit", interrupted)
+    found = lipdiag.measure("digits-ddpm", plan=PLAN.replace(draws=24), progress=False)
+    assert (found["done"] == 1).sum() == 2 * 8
+    assert found.attrs["launches"][0]["ended"] == "interrupted"
+
+
+def test_data_that_were_not_scaled_are_refused():
+    with pytest.raises(UsageError, match="as large as 255"):
+        lipdiag.measure("digits-ddpm", np.full((3, 1, 8, 8), 255.0, np.float32), PLAN, progress=False)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "mps"])
+def test_a_device_that_is_not_at_hand_is_refused(name):
+    with pytest.raises(UsageError, match="device"):
+        lipdiag.measure("digits-ddpm", plan=PLAN, device=name, progress=False)
+
+
+def test_a_raw_output_is_called_by_its_name_and_has_no_loss():
+    """A network that says v = x: K is 0 and J the identity; of eps = alpha v + sigma x they would not be."""
+
+    def network(x, timestep):
+        return x + 0 * timestep[:, None].to(x.dtype)
+
+    model = NetworkPredictor(network, Linear(), v, Timesteps(), (4,))
+    data = np.random.default_rng(0).normal(size=(8, 4))
+    found = lipdiag.measure(model, data, Plan(timesteps="1,10", draws=4), function="raw", progress=False)
+    assert "loss" not in found
+    np.testing.assert_allclose(found["spectral_norm"], 1, rtol=1e-6)
     assert (found["time_difference"] == 0).all()
-    assert (found["time_derivative"] == 0).all()
+    words = " ".join(table([found]).split())
+    assert "f is the network's own output, v" in words
+    assert "|d f/dt|" in words
+    assert "eps" not in words
+    assert "for eps read the network's own output" in lipdiag.plot(found, figure="jacobian").caption
+    asked = Plan(timesteps="1,10", draws=4, quantities=("time_difference", "loss"))
+    with pytest.raises(UsageError, match="own output has no loss"):
+        lipdiag.measure(model, data, asked, function="raw", progress=False)
 
 
-def test_a_trained_networks_time_derivative_is_right_in_float32():
-    """float32 against float64 on the embedded network: within 2e-5, at t = .001, .003, .01, .03, .1 and .7."""
-    plan = Plan(timesteps="0,2,9,29,99,699", draws=4, quantities=("time_derivative",))
-    single, double = (
-        lipdiag.measure("digits-ddpm", plan=plan.replace(dtype=dtype), progress=False)["time_derivative"].values
-        for dtype in ("float32", "float64")
-    )
-    assert np.abs(single / double - 1).max() <= 2e-5
+def test_what_may_change_the_meaning_of_numbers_is_a_warning_and_stays_with_the_run(tmp_path):
+    """Samples of its own in the place of data, untrained, made for another range: told in Python, kept, shown first."""
+    with pytest.warns(LipdiagWarning, match="x0 are samples of the model itself .* --data") as given:
+        found = lipdiag.measure(predictor(), plan=PLAN, out=tmp_path / "a.zarr", progress=False)
+    assert any("x0 are doubtful: noised again" in str(warning.message) for warning in given)
+    assert found.attrs["warnings"] == [str(warning.message) for warning in given]
+    assert open_run(tmp_path / "a.zarr").attrs["warnings"] == found.attrs["warnings"]
+    text, html = (" ".join(drawn.split()) for drawn in (table([found]), page([found])))
+    assert text.startswith("Warning, model: x0 are samples of the model itself")
+    heading, caution, section = (html.index(part) for part in ("<h1", "x0 are doubtful: noised again", "<section"))
+    assert heading < caution < section
+    shifted = np.stack([dataset("digits")[i] for i in range(8)]) / 2 + 0.5
+    with pytest.warns(LipdiagWarning, match=r"expects data in \[-1, 1\]"):
+        lipdiag.measure("digits-ddpm", shifted, PLAN, progress=False)
+    with pytest.warns(LipdiagWarning, match="it is untrained"):
+        lipdiag.measure(predictor(), NORMAL, PLAN, progress=False)
+
+
+def test_a_right_use_gives_no_warning_and_says_so_among_the_notes():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = lipdiag.measure("digits-ddpm", plan=PLAN, progress=False)
+    assert found.attrs["warnings"] == []
+    assert any("the convention fits the data" in note for note in found.attrs["notes"])
+    assert "Warning" not in table([found])
+    assert "the convention fits the data" in page([found])
+
+
+def test_the_probe_can_be_switched_off():
+    model, seen = predictor(), []
+    model.network.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = lipdiag.measure(model, NORMAL, PLAN, progress=False, probe=False)
+    assert sum(seen) < 100
+    assert any("was not tried" in note for note in found.attrs["notes"])
+
+
+def test_a_model_that_was_loaded_first_is_measured_as_its_path_is():
+    loaded = lipdiag.load("digits-ddpm")
+    assert loaded.data == "digits"
+    by_path, in_memory = (lipdiag.measure(model, plan=PLAN, progress=False) for model in ("digits-ddpm", loaded))
+    np.testing.assert_array_equal(by_path["loss"], in_memory["loss"])
+    for kind in ("data", "warnings", "notes"):
+        assert by_path.attrs[kind] == in_memory.attrs[kind]
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "said"),
+    [
+        ("digits-ddpm", {"nonsense": 3}, "no word 'nonsense' .* known are weights, schedule"),
+        ("digits-ddpm", {"function": "x0"}, "function is 'x0'"),
+        (None, {"schedule": "cosine()"}, "in memory is measured as it is, so schedule cannot be given"),
+        (None, {"label": 1, "weights": "raw"}, "so label and weights cannot be given"),
+        (None, {"factory": "lipdiag:load"}, "so factory cannot be given"),
+        (None, {"nonsense": 3}, "no word 'nonsense'"),
+    ],
+)
+def test_words_that_cannot_apply_are_refused(model, words, said):
+    with pytest.raises(UsageError, match=said):
+        lipdiag.measure(model or predictor(), plan=PLAN, progress=False, **words)
+
+
+def test_notes_of_several_launches_are_told_once_each():
+    launches = [{"notes": ["a", "b"], "warnings": ["w"]}, {"notes": ["b", 3]}, "damaged", {"notes": "text"}]
+    assert told({"launches": launches}) == {"warnings": ["w"], "notes": ["a", "b"]}
+    assert told({"launches": 1}) == told({}) == {"warnings": [], "notes": []}
+
+
+def test_samples_of_a_model_that_are_no_numbers_end_the_measurement():
+    model = NetworkPredictor(lambda x, timestep: x * torch.inf, Linear(), eps, Timesteps(), (4,))
+    with pytest.raises(CheckpointError, match="not finite: give data by --data"):
+        resolve.resolve_source(resolve.Model(model), None, 0).sample(0)
+
+
+def test_samples_of_the_model_are_those_of_eps_also_where_its_raw_output_is_measured():
+    model = NetworkPredictor(Tiny(), Linear(), v, Timesteps(), SHAPE).eval()
+    raw = resolve.resolve_model(model, function="raw")
+    one, other = (resolve.resolve_source(found, None, 0).sample(0) for found in (raw, resolve.Model(model)))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_one_slow_pass_is_no_price(monkeypatch):
+    """The first pass of a process may compile: the least of several is what the others take."""
+    data, plan = np.ones((3, *SHAPE), np.float32), Plan(timesteps="0,10", draws=2)
+
+    class Hiccup(Clock):
+        def perf_counter(self) -> float:
+            self.step, step = 1e-3, self.step
+            return super().perf_counter() + step
+
+    monkeypatch.setattr("lipdiag.study.study.time", Hiccup(60.0))
+    with front.prepared(predictor(), data, plan, priced=lambda ready: False) as ready:
+        assert front.estimate(ready)["pass_seconds"] < 1
+
+
+def test_a_network_that_fails_at_once_ends_in_a_sentence():
+    def network(x, timestep):
+        raise KeyError("class_labels")
+
+    model = NetworkPredictor(network, Linear(), eps, Timesteps(), (4,))
+    with pytest.raises(CheckpointError, match=r"shape \(2, 4\) in float32 with KeyError: 'class_labels'"):
+        lipdiag.measure(model, np.zeros((8, 4)), PLAN, progress=False)

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
+from lipdiag.data.dataset import Array, dataset
 from lipdiag.diffusion.clock import Shared, Timesteps
 from lipdiag.diffusion.exact import Empirical
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.training.card import command, limit, model_card, table
-from lipdiag.training.data import Array, dataset
 from lipdiag.training.difference import difference
 from lipdiag.training.loop import build
 from lipdiag.training.recipe import RECIPES, set_fields

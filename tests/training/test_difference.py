@@ -5,14 +5,13 @@ import pytest
 import torch
 from scipy.special import gammaln, hyp1f1
 
+from lipdiag.data.dataset import Array
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.training.data import Array
 from lipdiag.training.difference import difference
 from lipdiag.training.session import MEASURED
-
-from ..holm import coverage
+from tests.holm import coverage
 
 
 def mean_length(center: np.ndarray, sigma: float) -> float:

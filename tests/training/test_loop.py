@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from lipdiag.data.dataset import dataset
 from lipdiag.errors import NonFiniteError, RunError, UsageError
-from lipdiag.training.data import dataset
 from lipdiag.training.loop import build, learning_rate, train
 from lipdiag.training.objective import draw, loss
 from lipdiag.training.recipe import set_fields
@@ -181,7 +181,7 @@ def test_a_training_that_diverges_says_so(recipe):
         def __getitem__(self, index):
             return torch.full((1, 8, 8), torch.inf)
 
-    from lipdiag.training.data import Data
+    from lipdiag.data.dataset import Data
 
     Data.register(Broken)
     with pytest.raises(NonFiniteError, match="step 1"):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from lipdiag.data.dataset import dataset
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.errors import UsageError
 from lipdiag.training import loop
-from lipdiag.training.data import dataset
 from lipdiag.training.loop import build, train
 from lipdiag.training.objective import derivative_in_time, draw, loss
 from lipdiag.training.recipe import set_fields

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lipdiag.checkpoints.native import load
+from lipdiag.data.dataset import dataset
 from lipdiag.errors import NonFiniteError, RunError, StorageError, UsageError
 from lipdiag.training import loop
-from lipdiag.training.checkpoint import load
-from lipdiag.training.data import dataset
 from lipdiag.training.difference import difference
 from lipdiag.training.log import Log
 from lipdiag.training.recipe import RECIPES, set_fields

@@ -1,0 +1,198 @@
+"""What a quantity costs at a batch of pairs, in forward passes of that batch.
+
+Work is timed between two forward passes and divided by their mean; the median over rounds is kept. What is timed is
+what a study does for each of its units: noise, linearization, products, estimates.
+
+On a heavy network, quantities made of the same products as the full report are not run again. They are priced by the
+laps of the full report: its first forward and its first reverse product, the median of the later ones, and all else.
+"""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import mean, median
+
+import torch
+
+from benchmarks.networks import Subject
+from lipdiag.quantities.point import Point, points
+from lipdiag.quantities.quantity import QUANTITIES, measure_point, passes, recorded
+from lipdiag.study.plan import Plan, resolve_timesteps
+
+FULL = ("spectral_norm", "time_derivative", "squared_frobenius_norm", "trace")
+DEFAULTS = Plan().quantities
+UNPRICED = ("pairs", "swap", "vectors", "embedding")
+"""Of single figures: a forward pass a column, the Krylov steps of `singular_values`, two forward passes."""
+CASES: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in QUANTITIES if name not in UNPRICED},
+    "the defaults": DEFAULTS,
+    "the full report": FULL,
+}
+TIMES = 4
+SHORTEST = 0.05
+"""Seconds that a forward pass is timed for, by repeating it where it takes less."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The price of a case at a batch of pairs.
+
+    Attributes:
+        case: A key of `CASES`.
+        pairs: (draw, timestep) pairs in the batch.
+        krylov_steps: Taken.
+        forward_products: Batched products J v.
+        reverse_products: Batched products J' u.
+        floor: Forward passes that it needs at least.
+        passes: Forward passes that it took, by the clock.
+        rounds: How many times it was run; none if it was priced by laps.
+    """
+
+    case: str
+    pairs: int
+    krylov_steps: int
+    forward_products: int
+    reverse_products: int
+    floor: int
+    passes: float
+    rounds: int
+
+    @property
+    def ratio(self) -> float:
+        return self.passes / self.floor
+
+
+@dataclass
+class Laps:
+    """Seconds of the products of one run and of the whole of it, and the steps it took."""
+
+    forward: list[float] = field(default_factory=list)
+    reverse: list[float] = field(default_factory=list)
+    krylov_steps: int = 0
+    total: float = 0.0
+
+    def price(self, forward: int, reverse: int) -> float:
+        """Seconds of a run of so many products, all else being equal."""
+        rest = self.total - sum(self.forward) - sum(self.reverse)
+        return rest + sum(first_and_later(laps, n) for laps, n in ((self.forward, forward), (self.reverse, reverse)))
+
+
+def first_and_later(laps: list[float], number: int) -> float:
+    """Seconds of `number` products: the first builds what the later ones use."""
+    return laps[0] + (number - 1) * median(laps[1:]) if number else 0.0
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long a piece of work takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def repeated(work: Callable[[], object]) -> Callable[[], float]:
+    """A clock of one run of a short piece of work, the mean of as many as take `SHORTEST` together."""
+    work()
+    repeats = max(1, min(64, round(SHORTEST / seconds(work))))
+    return lambda: seconds(lambda: [work() for _ in range(repeats)]) / repeats
+
+
+def interleaved(forward: Callable[[], float], work: Callable[[], object], rounds: int, limit: float) -> list[float]:
+    """Work in units of the forward passes around it, for so many rounds, or fewer once `limit` seconds are over."""
+    began = time.perf_counter()
+    ratios: list[float] = []
+    before = forward()
+    while not ratios or (len(ratios) < rounds and time.perf_counter() - began < limit):
+        gc.collect()
+        spent = seconds(work)
+        after = forward()
+        ratios.append(spent / mean((before, after)))
+        before = after
+    return ratios
+
+
+@dataclass
+class Batch:
+    """A subject at a batch of pairs: its timed forward pass, and the laps of its last run.
+
+    Attributes:
+        forward: Seconds of a forward pass now.
+        laps: By case.
+    """
+
+    subject: Subject
+    pairs: int
+    forward: Callable[[], float] = field(init=False)
+    laps: dict[str, Laps] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        few = self.point(Plan(quantities=("loss",)))
+
+        def forward() -> None:
+            with torch.no_grad():
+                few.predictor(few.x, few.t)
+
+        self.forward = repeated(forward)
+
+    def point(self, plan: Plan) -> Point:
+        """Pairs of `TIMES` timesteps, evenly spaced in log t."""
+        timesteps = resolve_timesteps(f"log:{TIMES}", self.subject.predictor.clock).tolist()
+        draws = range(max(1, self.pairs // TIMES))
+        return points(self.subject.predictor, plan, self.subject.sample, timesteps, draws, record=recorded(plan))
+
+    def run(self, case: str, plan: Plan) -> None:
+        """What a study does for a unit, its products timed."""
+        laps = Laps()
+        began = time.perf_counter()
+        point = self.point(plan)
+        line = point.linearization
+        line.jvp = timed(line.jvp, laps.forward)  # type: ignore[method-assign]
+        line.vjp = timed(line.vjp, laps.reverse)  # type: ignore[method-assign]
+        measure_point(point)
+        laps.total = time.perf_counter() - began
+        laps.krylov_steps = steps_of(point)
+        self.laps[case] = laps
+
+    def cost(self, case: str, rounds: int, limit: float) -> Cost:
+        """The price of a case, run `rounds` times or for `limit` seconds."""
+        plan = Plan(quantities=CASES[case])
+        if not self.laps and not self.subject.heavy:
+            self.run(case, plan)  # what torch sets up once in a process is no part of the price
+        ratios = interleaved(self.forward, lambda: self.run(case, plan), rounds, limit)
+        laps = self.laps[case]
+        products = len(laps.forward), len(laps.reverse)
+        floor = passes(plan, laps.krylov_steps)
+        return Cost(case, self.pairs, laps.krylov_steps, *products, floor, median(ratios), len(ratios))
+
+    def counted(self, case: str, full: Cost) -> Cost:
+        """The price of a case by the laps of the full report, whose Krylov steps it shares."""
+        plan, laps = Plan(quantities=CASES[case]), self.laps[full.case]
+        k = full.krylov_steps
+        needs = frozenset[str]().union(*(QUANTITIES[name].needs for name in plan.quantities))
+        both = plan.probes + 1 if case == "asymmetry" else 0
+        reverse = k + both
+        evaluations = 1 if "time_difference" in plan.quantities else 0
+        floor = passes(plan, k)
+        forward = floor - 1 - reverse - evaluations
+        assert "krylov" in needs
+        once = laps.total / full.passes
+        return Cost(case, self.pairs, k, forward, reverse, floor, laps.price(forward, reverse) / once + evaluations, 0)
+
+
+def timed(product: Callable, laps: list[float]) -> Callable:
+    """A product that notes how long it takes."""
+
+    def wrapped(*args, **kwargs):
+        began = time.perf_counter()
+        result = product(*args, **kwargs)
+        laps.append(time.perf_counter() - began)
+        return result
+
+    return wrapped
+
+
+def steps_of(point: Point) -> int:
+    """Krylov steps that a point's quantities took."""
+    if "singular_values" in vars(point):
+        return point.singular_values.steps
+    return point.linearization.reverse_products

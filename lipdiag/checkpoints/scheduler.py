@@ -1,0 +1,188 @@
+"""diffusers' scheduler_config.json as a schedule, a parameterization and a clock.
+
+What a scheduler says about training: the noise levels (a table of betas, the straight path of flow matching, or
+EDM's and the VE process's sigmas), what the network predicts, and which number it is told as its time. How a
+scheduler steps when it samples does not matter here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..diffusion.clock import LogSigma, Reversed, Sigma, Timesteps, Unit
+from ..diffusion.parameterization import Edm
+from ..diffusion.schedule import (
+    VE,
+    Discrete,
+    Karras,
+    Linear,
+    Normalized,
+    ScaledLinear,
+    Sigmoid,
+    SquaredCosine,
+    Straight,
+    Table,
+    ZeroTerminalSNR,
+)
+from ..diffusion.spelling import spell
+from ..files import shown
+
+MOST = 100_000  # entries of a table that diffusers makes one by one
+SHIFTED = "snr_shift_scale"  # CogView 3 and CogVideoX divide their table's signal-to-noise ratio by it
+PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+# what is read here of a training, and what is of sampling alone, in any class of diffusers past or present
+TRAINING = {
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+    "rescale_betas_zero_snr", "timestep_type", "sigma_min", "sigma_max", "sigma_data", "rho", SHIFTED,
+}  # fmt: skip
+SAMPLING = {
+    "algorithm_type", "base_image_seq_len", "base_shift", "clip_denoised", "clip_sample", "clip_sample_range",
+    "correct_steps", "corrector_order", "disable_corrector", "dynamic_thresholding_ratio", "eta", "euler_at_final",
+    "final_sigmas_type", "flow_shift", "gamma", "interpolation_type", "invert_sigmas", "lambda_min_clipped",
+    "lower_order_final", "max_image_seq_len", "max_shift", "noise_sampler_seed", "num_inference_steps",
+    "original_inference_steps", "predict_x0", "predictor_order", "s_noise", "sample_max_value", "sampling_eps",
+    "scale_factors", "set_alpha_to_one", "shift", "shift_terminal", "sigma_schedule", "skip_prk_steps", "snr",
+    "solver_order", "solver_p", "solver_type", "steps_offset", "stochastic_sampling", "tau_func", "tensor_format",
+    "thresholding", "time_shift_type", "timestep_scaling", "timestep_spacing", "upscale_mode", "use_beta_sigmas",
+    "use_dynamic_shifting", "use_exponential_sigmas", "use_flow_sigmas", "use_karras_sigmas", "use_lu_lambdas",
+    "variance_type",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a scheduler tells, spelled out; None where it does not, with the reason among the notes."""
+
+    schedule: str | None
+    parameterization: str | None
+    clock: str | None
+    notes: tuple[str, ...] = ()
+
+
+def told(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any] | None = None) -> Told:
+    """What a scheduler's config tells about the network trained with it.
+
+    Args:
+        config: Of scheduler_config.json; absent keys have diffusers' defaults.
+        network: The network's class, on which the unit of a flow's time depends.
+        arguments: Of the class.
+    """
+    config, notes = renamed(config)
+    found = trained(config, network, arguments or {})
+    # a key without a value states nothing, and diffusers keeps its own under an underscore
+    keys = {key for key, value in config.items() if value is not None and not key.startswith("_")}
+    ignored = sorted(shown(key) for key in keys - TRAINING - SAMPLING)
+    if ignored:
+        notes += (f"arguments of the scheduler that lipdiag does not know were ignored: {', '.join(ignored)}",)
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def renamed(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A config under the names of today, and where it contradicts itself.
+
+    Before version 0.10 diffusers said `predict_epsilon` for what is predicted, and before 0.2 `timesteps` for their
+    number.
+    """
+    found = dict(config)
+    if "num_train_timesteps" not in found and type(found.get("timesteps")) is int:
+        found["num_train_timesteps"] = found["timesteps"]
+    if found.get("timesteps") == found.get("num_train_timesteps"):
+        found.pop("timesteps", None)
+    if type(found.get("predict_epsilon")) is not bool:
+        return found, ()
+    former = "epsilon" if found.pop("predict_epsilon") else "sample"
+    stated = found.setdefault("prediction_type", former)
+    if stated == former:
+        return found, ()
+    found["prediction_type"] = None
+    words = f"predict_epsilon {str(former == 'epsilon').lower()} and prediction_type {shown(stated)!r}"
+    return found, (f"the scheduler states both {words}, which contradict each other",)
+
+
+def trained(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any]) -> Told:
+    """What such a config tells of the training."""
+    name = str(config.get("_class_name", ""))
+    count = int(config.get("num_train_timesteps", 1000))
+    if name.startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction":
+        return flow(network, count, arguments)
+    if name.startswith("ScoreSdeVe"):
+        ve = VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0)))
+        return Told(spell(ve), "score", spell(Sigma(ve)))
+    if name.startswith("EDM") or name == "CMStochasticIterativeScheduler":
+        return preconditioned(name, config)
+    if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
+        return preconditioned(name, {"sigma_min": 0.002, "sigma_max": 700.0} | dict(config) | {"sigma_data": 1.0})
+    if name == "UnCLIPScheduler":  # which knows one table and does not name it
+        config = {"beta_schedule": "squaredcos_cap_v2"} | dict(config)
+    if "beta_schedule" not in config and config.get("trained_betas") is None and "beta_start" not in config:
+        return Told(None, None, None, (f"the scheduler {name or 'without a name'} is unknown",))
+    stated = config.get("prediction_type", "epsilon")
+    prediction = str(stated)
+    unknown = prediction not in PREDICTIONS and stated is not None
+    notes = [f"the prediction type {shown(stated)!r} is unknown"] if unknown else []
+    table = betas(config, count)
+    if table is None:
+        return Told(None, PREDICTIONS.get(prediction), spell(Timesteps(count)), (*notes, unknown_betas(config)))
+    table = ZeroTerminalSNR(table) if config.get("rescale_betas_zero_snr") else table
+    return Told(spell(table), PREDICTIONS.get(prediction), spell(Timesteps(table.timesteps)), tuple(notes))
+
+
+def flow(network: str, count: int, arguments: Mapping[str, Any]) -> Told:
+    """What the straight path means for a network: which number it is told, and which way its velocity points.
+
+    diffusers' pipelines count from 0 to 1000 and convert that for each network: Flux and AuraFlow are told t/1000,
+    Lumina 2 is told 1 - t/1000 and says minus the velocity, the others are told t itself.
+    """
+    straight = spell(Straight())
+    if network == "Lumina2Transformer2DModel":
+        return Told(straight, "data_velocity", spell(Reversed(Unit())))
+    if network in ("FluxTransformer2DModel", "AuraFlowTransformer2DModel"):
+        return Told(straight, "velocity", spell(Unit()))
+    return Told(straight, "velocity", spell(Unit(float(count) * float(arguments.get("timestep_scale", 1.0)))))
+
+
+EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
+
+
+def preconditioned(name: str, config: Mapping[str, Any]) -> Told:
+    """A network inside EDM's preconditioner, which is told a logarithm of sigma."""
+    karras = Karras(*(float(config.get(key) or value) for key, value in EDM.items()))
+    scale, prediction = float(config.get("sigma_data", 0.5)), config.get("prediction_type", "epsilon")
+    schedule, clock = spell(Normalized(karras, scale)), spell(LogSigma(karras))
+    notes = ("x is what the network sees, EDM's x / sqrt(sigma_data^2 + sigma^2)",)
+    if name == "CMStochasticIterativeScheduler":
+        boundary = "the consistency model's boundary condition, which bends its scalings near sigma_min, is left out"
+        return Told(schedule, spell(Edm(scale)), spell(LogSigma(karras, 250.0)), (*notes, boundary))
+    if prediction == "epsilon":
+        return Told(schedule, spell(Edm(scale)), clock, notes)
+    if prediction == "v_prediction" and scale == 1:  # minus EDM's output, which is v where the data have variance 1
+        return Told(schedule, "v", clock, notes)
+    return Told(schedule, None, clock, (*notes, f"the prediction type {prediction!r} of {name} is unknown"))
+
+
+def betas(config: Mapping[str, Any], count: int) -> Table | None:
+    """The table of betas, or None where its name is unknown."""
+    if config.get(SHIFTED, 1.0) != 1:
+        return None
+    if config.get("trained_betas") is not None:
+        return Discrete(tuple(float(beta) for beta in config["trained_betas"]))
+    first, last = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
+    name = config.get("beta_schedule", "linear")
+    if name == "linear":
+        return Linear(first, last, count)
+    if name == "scaled_linear":
+        return ScaledLinear(first, last, count)
+    if name == "sigmoid":
+        return Sigmoid(first, last, count)
+    if name in ("laplace", "exp") and count <= MOST:
+        from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar
+
+        return Discrete(tuple(betas_for_alpha_bar(count, alpha_transform_type=name).double().tolist()))
+    return SquaredCosine(count) if name == "squaredcos_cap_v2" else None
+
+
+def unknown_betas(config: Mapping[str, Any]) -> str:
+    """The note about a table that diffusers names and lipdiag does not know."""
+    if config.get(SHIFTED, 1.0) != 1:
+        return f"its table is shifted by {SHIFTED} {config[SHIFTED]!r}, which is unknown"
+    return f"the beta schedule {config.get('beta_schedule')!r} is unknown"

@@ -1,0 +1,1 @@
+"""Two models set side by side."""

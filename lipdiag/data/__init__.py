@@ -1,0 +1,1 @@
+"""Where x0 comes from: embedded sets, folders, arrays, the model's own samples."""

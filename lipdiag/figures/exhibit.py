@@ -1,0 +1,166 @@
+"""What a singularity figure shows, before anything is drawn: curves, theory, the data rows and the caption."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..results.curve import QUOTIENTS, Curve, Row, curves
+from ..results.run import Run, read
+from ..results.theory import Theory, theory
+from . import captions as wording
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+ANCHOR = 0.1
+"""The t at which the curve for smooth data, whose height theory leaves open, is put onto the measured one."""
+
+POINT_DATA, SMOOTH_DATA = "theory, point data", "theory, smooth data"
+SYMBOLS = {
+    "time_difference": r"$K(t,\,t^\prime)$",
+    "time_derivative": r"$\|\partial_t\,\epsilon_\theta\|_2$",
+    "embedding_difference": r"$\|\Delta e\|_2\,/\,|\Delta t|$",
+}
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Curves of one variable, with what the target of training would show at the first run's timesteps.
+
+    Attributes:
+        curves: One a run.
+        target: None where the first run does not tell enough.
+        scale: Height of the curve for smooth data; NaN where nothing was measured beyond the anchor.
+    """
+
+    curves: list[Curve]
+    target: Theory | None
+    scale: float
+
+    @property
+    def first(self) -> Run:
+        return self.curves[0].run
+
+    @property
+    def variable(self) -> str:
+        return self.curves[0].variable
+
+    @property
+    def shared(self) -> list[Run]:
+        return [curve.run for curve in self.curves if curve.run.shared]
+
+    @property
+    def bounded(self) -> bool:
+        """Whether any mean has an interval, which takes two draws."""
+        return any(np.isfinite(curve.statistics.high[~curve.zero]).any() for curve in self.curves)
+
+    @property
+    def symbol(self) -> str:
+        if self.variable == "time_difference" and self.first.discrete and self.first.step == 1:
+            return r"$K(t,\,t{+}1)$"
+        return SYMBOLS.get(self.variable, self.variable)
+
+    @property
+    def zoom(self) -> float:
+        return max(curve.run.zoom for curve in self.curves)
+
+    @property
+    def lines(self) -> dict[str, np.ndarray]:
+        """Theory: name -> values at the first run's timesteps."""
+        if self.target is None:
+            return {}
+        found = {POINT_DATA: self.target.points}
+        if np.isfinite(self.scale):
+            found[SMOOTH_DATA] = self.scale * self.target.schedule
+        return found
+
+    def rows(self) -> list[Row]:
+        """The drawn numbers: every curve's, then the theory's."""
+        found = [row for curve in self.curves for row in curve.rows()]
+        for series, values in self.lines.items():
+            for i, value in enumerate(values):
+                place = {name: float(self.first.time(name)[i]) for name in ("timestep", "t", "sigma", "logsnr")}
+                row: Row = {
+                    "series": series,
+                    "variable": self.variable,
+                    "kind": "theory",
+                    **place,
+                    "mean": float(value),
+                }
+                found.append(row)
+        return found
+
+    def caption(self) -> str:
+        """Words for under the figure: what is drawn, of what, in which norm and unit, from how many draws."""
+        shared = [sentence for curve in self.curves for sentence in blocks(curve)]
+        return wording.caption([*self._measured(), *shared, *self._theory()])
+
+    def _measured(self) -> list[str]:
+        first = self.first
+        number = wording.draws((c.statistics.count for c in self.curves), [c.run for c in self.curves])
+        bands = f"dark bands: {wording.INTERVAL}; " if self.bounded else ""
+        if self.variable == "time_difference":
+            what = "K(t, t') = |eps(x_t, t) - eps(x_t, t')|_2 / |t - t'| with x_t noised to level t and "
+            what += f"t' = t + {first.step:g} in timesteps" if first.step else "t' a thousandth of the time axis later"
+        else:
+            what = "|d eps(x_t, t) / dt|_2, the partial derivative of the noise prediction in the timestep at fixed x_t"
+            if first.discrete:
+                what += " (between the integer timesteps of training it is the network's interpolation)"
+        return [
+            f"Rate of change of the noise prediction in time: {what}",
+            f"{wording.norm(first)}, unit {first.unit}{wording.own_time(first)}",
+            f"Lines: mean of {number}; {bands}light bands: 5 to 95 % of the draws",
+        ]
+
+    def _theory(self) -> list[str]:
+        if self.target is None:
+            return []
+        difference = self.variable == "time_difference"
+        formula = "sqrt(d) |1 - sigma_t / sigma_t'| / |t - t'|" if difference else "sqrt(d) sigma' / sigma"
+        sentence = "Grey, theory of the training target, not of the network: dashed, isolated data points in "
+        sentence += f"d = {self.first.dimension} dimensions, {formula}"
+        if not self.first.variance_preserving and np.ptp(self.first.time("alpha")) > 0:
+            sentence += " (the noise's part; the data add |alpha' x0| / sigma)"
+        if SMOOTH_DATA in self.lines:
+            sentence += "; dotted, smooth data, the schedule's own factor sigma' "
+            sentence += f"scaled to {self.first.label} at t = {ANCHOR:g}"
+        return [sentence]
+
+
+def blocks(curve: Curve) -> list[str]:
+    """What sharing did to a curve."""
+    run, said = curve.run, []
+    if run.shared and (curve.jump.any() or curve.zero.any()):
+        sentence = (
+            f"{run.label} shares its timestep in the {len(run.edges) - 1} shaded blocks below {run.end:g}: inside "
+        )
+        sentence += "a block the value is exactly 0 by construction"
+        if curve.jump.any():
+            sentence += ", and the large markers are the jumps from one block to the next"
+        said.append(sentence)
+    if run.missing_jumps and curve.variable in QUOTIENTS:
+        said.append(f"Not measured: {run.label}'s jumps at timesteps {', '.join(map(str, run.missing_jumps))}")
+    return said
+
+
+def gather(
+    datasets: "Sequence[xr.Dataset]",
+    variable: str | None = None,
+    labels: Sequence[str] | None = None,
+    show_theory: bool = True,
+) -> Exhibit:
+    """What is to be shown of some runs; arguments as of `singularity`."""
+    found = curves(read(datasets, labels), variable)
+    target = theory(found[0].run, found[0].variable) if show_theory else None
+    return Exhibit(found, target, anchor(found[0], target) if target else np.nan)
+
+
+def anchor(curve: Curve, target: Theory) -> float:
+    """Height of the curve for smooth data: through the first measured point beyond the anchor, no zero and no jump."""
+    usable = (curve.run.time("t") > ANCHOR) & curve.line & (curve.statistics.mean > 0) & (target.schedule > 0)
+    if not usable.any():
+        return np.nan
+    first = int(usable.argmax())
+    return float(curve.statistics.mean[first] / target.schedule[first])

@@ -1,0 +1,211 @@
+"""How curves, intervals, jumps, exact zeros and shared blocks are drawn, the same in every figure."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..results.curve import Curve
+from ..results.run import Run, Statistics
+from .canvas import Picture
+from .style import COLOURS, DASHES, INTERVAL_OPACITY, MARKERS, QUANTILE_OPACITY, SHADES, Style
+
+LONGEST = 48
+"""Characters of a legend's text that fit the narrowest column."""
+
+POINTS = 72
+"""In an inch."""
+
+LINE_SPACING = 1.3
+LEGEND_ROW = 0.15
+"""Of a panel's height, for a row of a legend inside it."""
+
+MOST_SHADES = 200
+"""Edges of blocks up to which each is drawn by itself."""
+
+
+def literal(name: str) -> str:
+    """A name as matplotlib writes it letter by letter: a pair of dollars in it would begin and end mathematics."""
+    return name.replace("$", r"\$")
+
+
+def letter(number: int) -> str:
+    """Of a panel: a to z, then aa, ab and so on, as columns of a sheet."""
+    return (letter(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
+
+
+def colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def stroke(number: int, look: Style) -> dict[str, Any]:
+    """Of a run's line: colour, dashes and marker, so that grey print tells runs apart too."""
+    return {
+        "color": colour(number),
+        "linestyle": DASHES[number % len(DASHES)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "markersize": 2.2 * look.scale,
+        "markeredgewidth": 0,
+    }
+
+
+def points(number: int, look: Style, hollow: bool) -> dict[str, Any]:
+    """Markers of jumps, or hollow ones of exact zeros."""
+    size, face, edge, width = (2.0, "white", colour(number), 0.6) if hollow else (4.2, colour(number), "0.15", 0.4)
+    return {
+        "marker": MARKERS[number % len(MARKERS)],
+        "markersize": size * look.scale,
+        "markerfacecolor": face,
+        "markeredgecolor": edge,
+        "markeredgewidth": width * look.scale,
+    }
+
+
+def line(axes: Any, x: np.ndarray, curve: Curve, number: int, look: Style) -> None:
+    """The means, where the curve is neither 0 nor a jump."""
+    y = np.where(curve.line, curve.statistics.mean, np.nan)
+    axes.plot(x, y, **stroke(number, look), zorder=4 + number / 10)
+
+
+def band(axes: Any, x: np.ndarray, curve: Curve, floor: float, number: int) -> None:
+    """Quantiles of draws, and on them the mean's interval."""
+    s = curve.statistics
+    for low, high, opacity in ((s.q05, s.q95, QUANTILE_OPACITY), (s.low, s.high, INTERVAL_OPACITY)):
+        fill(axes, x, np.where(curve.line, low, np.nan), high, number, opacity, floor)
+
+
+def fill(
+    axes: Any,
+    x: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    number: int,
+    opacity: float = INTERVAL_OPACITY,
+    floor: float = -np.inf,
+) -> None:
+    """A band where both its bounds are finite, cut at a floor."""
+    bounded = np.isfinite(low) & np.isfinite(high)
+    bottom, top = np.where(bounded, np.maximum(low, floor), np.nan), np.where(bounded, high, np.nan)
+    axes.fill_between(x, bottom, top, color=colour(number), alpha=opacity, zorder=2 + number / 10)
+
+
+def mean(axes: Any, x: np.ndarray, s: Statistics, number: int, look: Style, spread: bool = True) -> None:
+    """A mean with its interval and, below it, the quantiles of draws."""
+    floor = float(np.nanmin(np.where(s.mean > 0, s.mean, np.nan))) / 100 if axes.get_yscale() == "log" else -np.inf
+    if spread:
+        fill(axes, x, s.q05, s.q95, number, QUANTILE_OPACITY, floor)
+    fill(axes, x, s.low, s.high, number, INTERVAL_OPACITY, floor)
+    axes.plot(x, s.mean, **stroke(number, look), zorder=4 + number / 10)
+
+
+def bar(axes: Any, x: np.ndarray, s: Statistics, number: int, look: Style) -> None:
+    """Single means with their intervals as bars."""
+    bounded = np.isfinite(s.low) & np.isfinite(s.high)
+    ends = np.where(bounded, s.low, s.mean), np.where(bounded, s.high, s.mean)
+    axes.plot(x, s.mean, linestyle="none", **points(number, look, hollow=False), zorder=4)
+    # in front, for it is often narrower than the marker
+    axes.vlines(x, *ends, color="0.1", linewidth=0.9 * look.scale, zorder=5)
+
+
+def band_entries(spread: bool = True) -> list[tuple[Any, str]]:
+    """Of the legend: what the bands are."""
+    from matplotlib.patches import Patch
+
+    light = Patch(facecolor="0.2", alpha=QUANTILE_OPACITY)
+    dark = Patch(facecolor="0.2", alpha=INTERVAL_OPACITY + QUANTILE_OPACITY * spread)
+    found = [(dark, "95 % interval of the mean")]
+    return [*found, (light, "5 to 95 % of the draws")] if spread else found
+
+
+def stems(axes: Any, x: np.ndarray, curve: Curve, floor: float, number: int, look: Style) -> None:
+    """Jumps: a stem up to the mean, a bar for the quantiles and a darker one for the interval."""
+    at, s = curve.jump, curve.statistics
+    if not at.any():
+        return
+    hue = colour(number)
+    axes.vlines(x[at], floor, s.mean[at], color=hue, linewidth=0.8 * look.scale, alpha=0.6, zorder=3)
+    for low, high, opacity in ((s.q05, s.q95, 0.45), (s.low, s.high, 0.7)):
+        bounded = at & np.isfinite(low) & np.isfinite(high)
+        bottom, width = np.maximum(low[bounded], floor), 3.2 * look.scale
+        axes.vlines(x[bounded], bottom, high[bounded], color=hue, linewidth=width, alpha=opacity, zorder=3)
+    axes.plot(x[at], s.mean[at], linestyle="none", **points(number, look, hollow=False), zorder=6)
+
+
+def zeros(axes: Any, x: np.ndarray, at: np.ndarray, height: float, number: int, look: Style) -> None:
+    """Exact zeros: hollow points, joined within a block."""
+    if at.any():
+        axes.plot(x, np.where(at, height, np.nan), **zero_stroke(number, look), clip_on=False, zorder=5)
+
+
+def zero_stroke(number: int, look: Style) -> dict[str, Any]:
+    return {"color": colour(number), "linewidth": 0.7 * look.scale, **points(number, look, hollow=True)}
+
+
+def shade(axes: Any, run: Run, shift: float = 0.0) -> None:
+    """The blocks of a run."""
+    # between the last timestep of a block and the first of the next
+    edges = np.array(run.edges) - 0.5 if run.discrete else np.array(run.edges)
+    places = run.position(edges) + shift
+    if len(places) > MOST_SHADES:  # too narrow to be told apart
+        places = places[[0, -1]]
+    for number, (left, right) in enumerate(itertools.pairwise(places)):
+        axes.axvspan(left, right, facecolor=SHADES[number % 2], edgecolor="none", zorder=0)
+
+
+def rail(axes: Any, height: float, bottom: float, top: float) -> None:
+    """A place for exact zeros below a logarithmic scale, cut off from it, with 0 among the tick labels."""
+    axes.axhline(bottom, color="0.5", linewidth=0.5, linestyle=(0, (1, 1)), zorder=1)
+    decades = range(int(np.ceil(np.log10(bottom) - 1e-9)), int(np.floor(np.log10(top) + 1e-9)) + 1)
+    stride = 1 + len(decades) // 7
+    shown = [k for k in decades if k % stride == 0]
+    axes.set_yticks([height, *(10.0**k for k in shown)], ["0", *(f"$10^{{{k}}}$" for k in shown)])
+    minor = [m * 10.0**k for k in range(decades.start - 1, decades.stop) for m in range(1, 10)]
+    minor = [y for y in minor if bottom <= y <= top and y not in [10.0**k for k in shown]]
+    axes.set_yticks(minor, [], minor=True)
+
+
+def legend(picture: Picture, entries: Sequence[tuple[Any, str]], look: Style) -> None:
+    """One legend above all panels, where it covers nothing, in as many columns as fit; the picture grows by it."""
+    from matplotlib.legend_handler import HandlerTuple
+
+    handles, texts = zip(*entries, strict=True)
+    room = picture.get_figwidth() * picture.dpi
+    for columns in range(look.legend, 0, -1):
+        if columns == 1:
+            texts = tuple(text if len(text) <= LONGEST else f"{text[: LONGEST - 1].rstrip(chr(92))}…" for text in texts)
+        tuples = {tuple: HandlerTuple(ndivide=None, pad=0)}
+        drawn = picture.legend(handles, texts, loc="outside upper center", ncols=columns, handler_map=tuples)
+        if columns == 1 or drawn.get_window_extent().width <= room:
+            break
+        drawn.remove()
+    rows = -(-len(texts) // columns)
+    picture.set_figheight(picture.get_figheight() + LINE_SPACING * rows * look.small / POINTS)
+
+
+def entry(number: int, look: Style, name: str, what: str = "") -> tuple[Any, str]:
+    """Of a run in a legend: its line with its marker, and its name with what is shown of it."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **stroke(number, look)), literal(name) + what
+
+
+def inside(axes: Any) -> None:
+    """A legend of the panel's own lines at its top, on room made for it."""
+    handles, _ = axes.get_legend_handles_labels()
+    bottom, top = axes.get_ylim()
+    headroom = LEGEND_ROW * -(-len(handles) // 2)
+    if axes.get_yscale() == "log":
+        axes.set_ylim(bottom, top * (top / bottom) ** headroom)
+    else:
+        axes.set_ylim(bottom, top + headroom * (top - bottom))
+    axes.legend(loc="upper center", ncols=2, handlelength=2.4, columnspacing=0.8)
+
+
+def chosen(x: np.ndarray, usable: np.ndarray, number: int) -> list[int]:
+    """A few indices of usable places, evenly spaced on a logarithmic scale, the first and the last among them."""
+    places = np.flatnonzero(usable)
+    if not places.size:
+        return []
+    wanted = np.geomspace(x[places[0]], x[places[-1]], number)
+    return sorted({int(places[np.abs(np.log(x[places] / w)).argmin()]) for w in wanted})

@@ -1,0 +1,94 @@
+"""Where a run comes from: model, data, plan, launches, and the commands that make it again."""
+
+import shlex
+from typing import Any
+
+from ..printing import shortened
+from ..results.run import IN_MEMORY, Run
+from .html import Markup, element, joined, printable
+
+OPTIONS = ("draws", "step", "certified_width", "probes", "batch", "dtype", "seed")
+"""Of `lipdiag measure`, beside timesteps, quantities and data."""
+
+LISTS = ("timesteps", "quantities")
+
+
+def provenance(run: Run) -> Markup:
+    """The facts in two columns, the commands, and a line for each launch."""
+    plan = {key: value for key, value in _plan(run).items() if key not in LISTS and value is not None}
+    data = {f"data {key}": value for key, value in _mapping(run.frozen.get("data")).items()}
+    facts = {"checkpoint": run.dataset.attrs.get("checkpoint"), **run.model, **data, **plan}
+    told = [(element("dt", key.replace("_", " ")), element("dd", _spelled(value))) for key, value in facts.items()]
+    again = element("pre", element("code", "", *_lines(commands(run))))
+    records = [element("li", line) for line in map(record, launches(run))]
+    return joined(
+        [
+            element("dl", *told),
+            element("p", "The same numbers again:"),
+            again,
+            [element("p", "Launches:"), element("ul", records, class_="soft")] if records else [],
+        ]
+    )
+
+
+def launches(run: Run) -> list[dict[str, Any]]:
+    """Records of the launches that filled a run."""
+    found = run.dataset.attrs.get("launches")
+    return [launch for launch in found if isinstance(launch, dict)] if isinstance(found, list) else []
+
+
+def commands(run: Run) -> list[str]:
+    """Of the launches made from a shell, else the one that the frozen plan spells; for a model in memory a call."""
+    typed = [launch["argv"] for launch in launches(run) if isinstance(launch.get("argv"), list)]
+    shells = [argv for argv in typed if argv and str(argv[0]).endswith("lipdiag")]
+    if shells:
+        return list(dict.fromkeys(shlex.join([printable(word) for word in argv]) for argv in shells))
+    plan, checkpoint = _plan(run), run.dataset.attrs.get("checkpoint", IN_MEMORY)
+    times = [f"{k:.17g}" for k in run.timestep]
+    if checkpoint == IN_MEMORY:
+        fields = {key: plan[key] for key in (*OPTIONS, "quantities") if plan.get(key) is not None}
+        known = {"timesteps": tuple(map(float, times)), "draws": run.dataset.sizes["draw"], **fields}
+        spelled = ", ".join(f"{key}={value!r}" for key, value in known.items())
+        return [printable(f"lipdiag.measure(model, data, lipdiag.Plan({spelled}))")]
+    words = ["lipdiag", "measure", str(checkpoint), "--timesteps", ",".join(times)]
+    asked = {"draws": run.dataset.sizes["draw"], **{key: plan.get(key) for key in OPTIONS if key in plan}}
+    for key, value in asked.items():
+        words += [] if value is None else [f"--{key.replace('_', '-')}", f"{value}"]
+    for quantity in plan.get("quantities") or ():
+        words += ["--quantity", str(quantity)]
+    return [shlex.join([printable(word) for word in words])]
+
+
+def record(launch: dict[str, Any]) -> str:
+    """A launch in a line: when, how long, on what, with what."""
+    seconds = launch.get("seconds")
+    took = f" after {seconds:.0f} s" if isinstance(seconds, int | float) else ""
+    threads = f", {launch['threads']} threads" if "threads" in launch else ""
+    versions = ", ".join(f"{name} {number}" for name, number in _mapping(launch.get("versions")).items())
+    said = f"{launch.get('started', 'unknown time')}: {launch.get('ended', 'unknown end')}{took}, "
+    said += f"{launch.get('pairs', 'unknown')} pairs on {launch.get('device', 'unknown device')}{threads}"
+    method = f"; {launch['method']}" if "method" in launch else ""
+    return f"{said}{method}; {versions}"
+
+
+def version(run: Run) -> str:
+    """Of the lipdiag that measured."""
+    known = [str(_mapping(launch.get("versions")).get("lipdiag", "")) for launch in launches(run)]
+    return ", ".join(dict.fromkeys(filter(None, known))) or "unknown version"
+
+
+def _plan(run: Run) -> dict[str, Any]:
+    return _mapping(run.frozen.get("plan"))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _spelled(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else shortened(str(value))
+
+
+def _lines(texts: list[str]) -> list[Markup]:
+    """Texts on lines of their own; a line break in a text is spelled out."""
+    return [joined([text, Markup("\n")]) for text in texts]

@@ -1,0 +1,222 @@
+"""Runs as text for a terminal: a row for each of a dozen timesteps, then what stands out in words."""
+
+import functools
+import itertools
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..printing import plain, with_half_width
+from ..results.curve import DERIVATIVES, Curve, curves
+from ..results.headline import SPEEDS, sentences
+from ..results.run import Run, read
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+WIDTH = 80
+TIMESTEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+"""Of an index axis of 1000; on another axis as many places, evenly spaced."""
+
+SIDE_BY_SIDE = 3
+"""Runs in one table."""
+
+JUMP = "*"
+
+
+class Column(NamedTuple):
+    """A title in two lines, and a cell for each timestep of the table."""
+
+    title: str
+    subtitle: str
+    cells: list[str]
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (self.title, self.subtitle, *self.cells)))
+
+
+def table(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) -> str:
+    """Text of at most 80 columns about one or several runs.
+
+    Args:
+        datasets: What `measure` returned.
+        labels: What to call them; by default the checkpoints' names.
+
+    Raises:
+        UsageError: If there is no run, none of its draws is done, or the runs' time axes differ.
+    """
+    runs = read(datasets, labels)
+    speeds = [name for name in DERIVATIVES if all(run.has(name) for run in runs)]
+    if len(runs) == 1:
+        tables = [alone(runs[0])]
+    else:
+        # several runs are compared by their speed, which `curves` misses with a sentence where one lacks it
+        found = curves(runs)
+        tables = [compared(found[i : i + SIDE_BY_SIDE]) for i in range(0, len(found), SIDE_BY_SIDE)]
+    cautions = [f"Warning, {run.label}: {caution}" for run in runs for caution in run.told("warnings")]
+    said = sentences(curves(runs, speeds[0])) if speeds else []
+    said += [word for run in runs for word in spectral_words(run)]
+    return "\n\n".join(filter(None, [wrapped(cautions), *tables, wrapped(said)])).rstrip()
+
+
+def wrapped(sentences: Sequence[str]) -> str:
+    """Each on lines of its own."""
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=True) for line in sentences)
+
+
+def alone(run: Run) -> str:
+    """One run: its speed in time, its spectral norm, its loss, and what else fits."""
+    times = pick([run])
+    columns = [time_column(run, times)]
+    for name in DERIVATIVES:
+        if run.has(name):
+            columns.append(Column(symbol(run, name), run.unit, means(Curve(run, name, run.statistics(name)), times)))
+    if run.has("spectral_norm"):
+        lower, upper = (of_times(run, name, times) for name in ("spectral_norm", "spectral_norm_upper"))
+        columns.append(Column("spectral norm", "[lower, upper]", intervals(lower, upper)))
+    if run.has("loss"):
+        columns.append(Column("loss", "", of_times(run, "loss", times)))
+    shown = {*DERIVATIVES, "spectral_norm", "spectral_norm_upper", "spectral_norm_steps", "loss", "done"}
+    left_out = []
+    for key, variable in run.dataset.data_vars.items():
+        name = str(key)
+        if name in shown or name.endswith(("_standard_error", "_residual")) or variable.dims != ("time", "draw"):
+            continue
+        column = Column(name, "", of_times(run, name, times))
+        if sum(c.width + 2 for c in [*columns, column]) > WIDTH:
+            left_out.append(name)
+        else:
+            columns.append(column)
+    note = "means, +- half of the 95 % interval"
+    what = f"; f is the network's own output, {run.model.get('parameterization')}" if run.raw else ""
+    heading = f"{run.label}: {draws(run)} of {run.data}; {note}{_after(run.own_time)}{what}"
+    text = lines(textwrap.fill(heading, WIDTH), columns)
+    return "\n".join([text, textwrap.fill(f"Not shown: {', '.join(left_out)}.", WIDTH)] if left_out else [text])
+
+
+def compared(found: Sequence[Curve]) -> str:
+    """Runs side by side: the speed of each, of two also the ratio, and of each the spectral norm and loss."""
+    runs = [curve.run for curve in found]
+    times = pick(runs)
+    shared = next((run for run in runs if run.shared), runs[0])
+    columns = [time_column(shared, times)]
+    short = abbreviated([run.label for run in runs])
+    for curve, label in zip(found, short, strict=True):
+        columns.append(Column(label[:16], "", means(curve, times)))
+    if len(found) == 2:
+        columns.append(Column("ratio", "2nd/1st", ratios(found[0], found[1], times)))
+    for name, title in (("spectral_norm", "sp. norm"), ("loss", "loss")):
+        measured = [(run, label) for run, label in zip(runs, short, strict=True) if run.has(name)]
+        extra = [Column(title, label[:6], of_times(run, name, times)) for run, label in measured]
+        if sum(column.width + 2 for column in [*columns, *extra]) <= WIDTH + 2:
+            columns += extra
+    kind = symbol(runs[0], found[0].variable)
+    heading = f"{kind} in {runs[0].unit}, Euclidean norm: mean +- half of its 95 % interval{_after(runs[0].own_time)}. "
+    heading += "; ".join(f"{label}: {draws(run)} of {run.data}" for run, label in zip(runs, short, strict=True))
+    return lines(textwrap.fill(heading, WIDTH), columns)
+
+
+def pick(runs: Sequence[Run]) -> np.ndarray:
+    """About a dozen of the measured timesteps: 0, 1, 2, 5, 10, ..., the last, and the jumps of shared clocks."""
+    everywhere = functools.reduce(np.intersect1d, [run.timestep for run in runs])
+    anywhere = functools.reduce(np.union1d, [run.timestep for run in runs])
+    known = everywhere if everywhere.size >= len(TIMESTEPS) else anywhere
+    if not runs[0].discrete:
+        if runs[0].timestep[0] > runs[0].timestep[-1]:  # a clock that runs backwards, such as log-SNR
+            known = known[::-1]
+        return known[np.unique(np.linspace(0, known.size - 1, len(TIMESTEPS) + 2).round().astype(int))]
+    scale = runs[0].count / 1000
+    wanted = [*(k if k < 20 else k * scale for k in TIMESTEPS), known[-1]]
+    nearest = {float(known[np.abs(np.log1p(known) - np.log1p(k)).argmin()]) for k in wanted}
+    jumps = {float(k) for run in runs for k in run.timestep[run.jumps]}
+    return np.array(sorted(nearest | jumps))
+
+
+def time_column(run: Run, times: np.ndarray) -> Column:
+    jumps = set(run.timestep[run.jumps].tolist()) if run.has("time_difference") else set()
+    digits = "g" if run.discrete else ".4g"
+    return Column("timestep", "", [f"{k:{digits}}{JUMP if k in jumps else ' '}" for k in times])
+
+
+def _after(note: str) -> str:
+    return f"; {note}" if note else ""
+
+
+def symbol(run: Run, variable: str) -> str:
+    if variable == "time_difference":
+        return f"K(t, t{run.step:+g})" if run.discrete else "K(t, t')"
+    return SPEEDS.get(variable, variable).replace("eps", run.output)
+
+
+def means(curve: Curve, times: np.ndarray) -> list[str]:
+    s = curve.statistics
+    return _at(curve.run, times, lambda i: with_half_width(s.mean[i], s.half_width[i]))
+
+
+def intervals(lower: Sequence[str], upper: Sequence[str]) -> list[str]:
+    return [f"[{a}, {b}]" if a else "" for a, b in zip(lower, upper, strict=True)]
+
+
+def of_times(run: Run, name: str, times: np.ndarray) -> list[str]:
+    """Means of a variable."""
+    mean = run.statistics(name).mean
+    return _at(run, times, lambda i: plain(mean[i]))
+
+
+def ratios(first: Curve, second: Curve, times: np.ndarray) -> list[str]:
+    """The second run's mean over the first one's."""
+    a, b = ({float(k): m for k, m in zip(c.run.timestep, c.statistics.mean, strict=True)} for c in (first, second))
+    return [plain(b[k] / a[k]) if k in a and k in b and a[k] else "" for k in times.tolist()]
+
+
+def _at(run: Run, times: np.ndarray, text: Callable[[int], str]) -> list[str]:
+    place = {k: i for i, k in enumerate(run.timestep.tolist())}
+    return [text(place[k]) if k in place else "" for k in times.tolist()]
+
+
+def draws(run: Run) -> str:
+    """How many draws are done at each timestep."""
+    count = (run.dataset["done"] == 1).sum("draw").values
+    return f"{count.min()} to {count.max()} draws" if count.min() != count.max() else f"{count.max()} draws"
+
+
+def abbreviated(labels: Sequence[str]) -> list[str]:
+    """Labels without the words they all begin with: digits-ddpm and digits-etsdm are ddpm and etsdm."""
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*labels, strict=False))
+    common = "".join(letters[0] for letters in same)
+    cut = max(common.rfind(mark) for mark in "-_/ ") + 1
+    return [label[cut:] or label for label in labels]
+
+
+def lines(heading: str, columns: Sequence[Column]) -> str:
+    """The columns, right-aligned under their titles."""
+    rows = [[column.title for column in columns], [column.subtitle for column in columns]]
+    rows += [[column.cells[i] for column in columns] for i in range(len(columns[0].cells))]
+    gap = 3 if sum(column.width + 3 for column in columns) <= WIDTH else 2
+    widths = [column.width for column in columns]
+    text = [
+        (" " * gap).join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    marked = any(cell.endswith(JUMP) for cell in columns[0].cells)
+    footnote = [f"{JUMP} last timestep of a block of shared ones: the next one lies in another block"] if marked else []
+    return "\n".join([heading, "", *(line for line in text if line), *footnote])
+
+
+def spectral_words(run: Run) -> list[str]:
+    """Where the Jacobian is largest, and how well that is known."""
+    if not run.has("spectral_norm"):
+        return []
+    lower, upper = run.statistics("spectral_norm").mean, run.statistics("spectral_norm_upper").mean
+    if not np.isfinite(lower).any():
+        return []
+    top = int(np.nanargmax(lower))
+    width = float((run.dataset["spectral_norm_upper"] / run.dataset["spectral_norm"] - 1).max())
+    confidence = float(run.dataset["spectral_norm_upper"].attrs.get("confidence", "0.99").split()[0])
+    return [
+        f"{run.label}: the spectral norm of d {run.output}/dx is largest at timestep {run.timestep[top]:.4g}, in "
+        f"[{plain(lower[top])}, {plain(upper[top])}] on average; each draw's interval is at most {width:.1%} wide "
+        f"(at {confidence:.0%} confidence)."
+    ]

@@ -1,0 +1,227 @@
+"""Verdicts: a sentence about a run, and the number it rests on with its interval and how many draws.
+
+Ratios of means over the same draws have the interval of their logarithm, r exp(+-h): to first order
+log(a/b) varies as the mean of a_i / a - b_i / b, with Student's half-width h over the draws.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..printing import plain
+from ..results.curve import DERIVATIVES, Curve, curves
+from ..results.headline import SPEEDS, peak, reference, shared_words
+from ..results.run import Run
+
+if TYPE_CHECKING:
+    from ..comparison.comparison import Comparison
+
+LEVEL = 0.95
+
+
+class Estimate(NamedTuple):
+    """A number, its 95 % interval (NaN where there is none), and over how many draws."""
+
+    value: float
+    low: float
+    high: float
+    draws: int
+
+    def __str__(self) -> str:
+        interval = f" [{plain(self.low)}, {plain(self.high)}]" if np.isfinite(self.low + self.high) else ""
+        return f"{plain(self.value)}{interval}, n = {self.draws}"
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """For JSON, which has no NaN."""
+        known = {name: float(x) if np.isfinite(x) else None for name, x in zip(self._fields, self[:3], strict=False)}
+        return {**known, "n": self.draws}
+
+
+class Verdict(NamedTuple):
+    """Attributes:
+    words: A sentence.
+    quantity: What the number is.
+    estimate: The number.
+    """
+
+    words: str
+    quantity: str
+    estimate: Estimate
+
+    def to_dict(self) -> dict[str, object]:
+        return {"words": self.words, "quantity": self.quantity, **self.estimate.to_dict()}
+
+
+def mean(values: np.ndarray, *, level: float = LEVEL) -> Estimate:
+    """Of independent draws, with Student's interval."""
+    from ..statistics import half_width
+
+    n = values.size
+    error = values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    half = float(half_width(np.array(error), np.array(n), level)) if n > 1 else np.nan
+    center = float(values.mean()) if n else np.nan
+    return Estimate(center, center - half, center + half, n)
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
+    """Of the means of paired positive draws."""
+    a, b = float(above.mean()), float(below.mean())
+    if not (a > 0 and b > 0):
+        return Estimate(a / b if b else np.nan, np.nan, np.nan, above.size)
+    spread = mean(above / a - below / b)
+    half = (spread.high - spread.low) / 2
+    return Estimate(a / b, a / b * np.exp(-half), a / b * np.exp(half), above.size)
+
+
+def draws(run: Run, variable: str, place: int) -> np.ndarray:
+    """Values at a timestep, of the draws that are done there; the others are NaN."""
+    done = run.dataset["done"].values[place] == 1
+    return np.where(done, run.dataset[variable].values[place], np.nan)
+
+
+def measured(*values: np.ndarray) -> list[np.ndarray]:
+    """Draws that all of them have."""
+    kept = np.logical_and.reduce([np.isfinite(v) for v in values])
+    return [v[kept] for v in values]
+
+
+def verdicts(run: Run) -> list[Verdict]:
+    """What stands out in one run."""
+    speeds = [name for name in DERIVATIVES if run.has(name)]
+    found = list(of_speed(curves([run], speeds[0])[0])) if speeds else []
+    for judge in (of_space, of_bound, of_slope, of_symmetry, of_loss):
+        found += judge(run)
+    return found
+
+
+def of_speed(curve: Curve) -> Iterator[Verdict]:
+    """How much faster than at timestep 100 the prediction changes at its peak; of a shared clock, the jumps."""
+    run, s = curve.run, curve.statistics
+    name = SPEEDS[curve.variable].replace("eps", run.output)
+    if run.shared:
+        heights = np.where(curve.jump, s.mean, -np.inf)
+        if curve.jump.any():
+            at = int(heights.argmax())
+            yield Verdict(
+                shared_words(curve)[0],
+                f"the largest jump, {name} at timestep {run.timestep[at]:g}, per timestep",
+                mean(*measured(draws(run, curve.variable, at))),
+            )
+        else:
+            yield Verdict(shared_words(curve)[0], f"{name}, the largest mean", _largest(curve))
+        return
+    top, far = peak(curve), reference(curve)
+    if top is None:
+        return
+    place = f"timestep {run.timestep[top]:.4g}"
+    if far is None or far == top:
+        yield Verdict(f"{name} is largest at {place}.", f"{name} there, {run.unit}", _largest(curve))
+        return
+    a, b = measured(draws(run, curve.variable, top), draws(run, curve.variable, far))
+    found, other = ratio(a, b), f"timestep {run.timestep[far]:.4g}"
+    if found.low > 1:
+        early = "near the data" if top < far else "away from the data"
+        what = "Its own output" if run.raw else "The noise prediction"
+        words = f"{what} changes fastest at {place}, {early}: {plain(found.value)} times as fast as at "
+        words += f"{other} ({name} {plain(a.mean())} against {plain(b.mean())} {run.unit})."
+    else:
+        words = f"No singularity was seen: {name} is largest at {place}, not measurably above its value at {other}."
+    yield Verdict(words, f"{name} at {place} over {name} at {other} (the same draws chose the peak's place)", found)
+
+
+def _largest(curve: Curve) -> Estimate:
+    top = peak(curve) or 0
+    return mean(*measured(draws(curve.run, curve.variable, top)))
+
+
+def _extreme(run: Run, variable: str) -> tuple[int, Estimate] | None:
+    """Where the mean of a variable is largest, and that mean."""
+    means = run.statistics(variable).mean
+    if not np.isfinite(means).any():
+        return None
+    at = int(np.nanargmax(means))
+    return at, mean(*measured(draws(run, variable, at)))
+
+
+def of_space(run: Run) -> Iterator[Verdict]:
+    """Where the Jacobian in x is largest."""
+    if not run.has("spectral_norm") or (found := _extreme(run, "spectral_norm")) is None:
+        return
+    at, estimate = found
+    words = f"In space it is most sensitive at timestep {run.timestep[at]:.4g}: a small change of x changes the "
+    words += f"{'output' if run.raw else 'predicted noise'} up to {plain(estimate.value)} times as much, on average "
+    words += "over draws"
+    if run.has("spectral_norm_upper"):
+        upper = draws(run, "spectral_norm_upper", at)
+        confidence = str(run.dataset["spectral_norm_upper"].attrs.get("confidence", "0.99")).split()[0]
+        words += f"; the certified upper bound of it is {plain(np.nanmean(upper))} (confidence {confidence} a draw)"
+    yield Verdict(words + ".", f"spectral norm of d {run.output}/dx, mean of lower bounds", estimate)
+
+
+def of_bound(run: Run) -> Iterator[Verdict]:
+    """A true model's posterior covariance is no less than 0, so that sigma mu is at most 1."""
+    if not run.has("denoising_bound") or (found := _extreme(run, "denoising_bound")) is None:
+        return
+    at, estimate = found
+    where = f"at timestep {run.timestep[at]:.4g}"
+    if estimate.low > 1:
+        words = f"It breaks the bound of every true model, sigma times the largest eigenvalue at most 1, most {where}."
+    elif estimate.high <= 1:
+        words = f"It keeps the bound of every true model, sigma times the largest eigenvalue at most 1, also {where}."
+    else:
+        words = f"Whether it keeps the bound of every true model, at most 1, is not decided {where}."
+    yield Verdict(words, "sigma times the largest eigenvalue of the symmetric part of d eps/dx", estimate)
+
+
+def of_slope(run: Run) -> Iterator[Verdict]:
+    """E <eps, eps_theta> = E |eps_theta|^2 for a true model."""
+    if not (run.has("stein_product") and run.has("stein_square")):
+        return
+    found = []
+    for place in range(run.timestep.size):
+        a, b = measured(draws(run, "stein_product", place), draws(run, "stein_square", place))
+        if a.size and a.mean() > 0 and b.mean() > 0:
+            found.append((place, ratio(a, b)))
+    if not found:
+        return
+    place, worst = max(found, key=lambda pair: abs(np.log(pair[1].value)))
+    where = f"timestep {run.timestep[place]:.4g}"
+    if worst.low <= 1 <= worst.high:
+        words = f"Its predictions have the right size at every timestep; the slope is farthest from 1 at {where}."
+    else:
+        size = "too small" if worst.value > 1 else "too large"
+        words = f"Its predictions are {size} at {where}: the slope of the noise on them, 1 for a true model, is "
+        words += f"{plain(worst.value)}."
+    yield Verdict(words, f"<eps, eps_theta> over |eps_theta|^2 at {where} (of means; the worst of all)", worst)
+
+
+def of_symmetry(run: Run) -> Iterator[Verdict]:
+    """A score is a gradient, so that its Jacobian is symmetric."""
+    if not run.has("asymmetry") or (found := _extreme(run, "asymmetry")) is None:
+        return
+    at, estimate = found
+    words = f"Its Jacobian is least symmetric at timestep {run.timestep[at]:.4g}; that of a true model is symmetric."
+    yield Verdict(words, "|J - J^T| over |J + J^T| (0 for a true model)", estimate)
+
+
+def of_loss(run: Run) -> Iterator[Verdict]:
+    """Where the prediction is worst."""
+    if not run.has("loss") or (found := _extreme(run, "loss")) is None:
+        return
+    at, estimate = found
+    words = f"Its loss is highest at timestep {run.timestep[at]:.4g}."
+    yield Verdict(words, "squared error of the predicted noise, averaged over entries", estimate)
+
+
+def between(found: "Comparison") -> list[Verdict]:
+    """What a comparison states of the second model."""
+    first, second = found.labels
+    said = []
+    for s in found.statements:
+        by, word = (s.effect.ratio, "over") if s.by_ratio else (s.effect.difference, "minus")
+        numbers = f"{plain(float(s.effect.b))} against {plain(float(s.effect.a))} in {first}"
+        value, low, high = map(float, by)
+        estimate = Estimate(value, low, high, int(s.effect.count))
+        said.append(Verdict(f"{s.name}: {s.verdict} in {second}, {numbers}.", f"{second} {word} {first}", estimate))
+    return said

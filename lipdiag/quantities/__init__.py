@@ -1,0 +1,1 @@
+"""A model at a point, and the numbers that are measured there."""

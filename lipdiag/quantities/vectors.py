@@ -1,0 +1,54 @@
+"""Leading singular vectors of d eps / d x: the directions in which a sample's prediction is most sensitive.
+
+With A V = U B from Golub-Kahan and B = P S Q', the right vectors are V Q and the left ones U P. Each pair is off by an
+angle of about residual / gap, the gap being the distance to the next singular value.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..linalg.lanczos import golub_kahan, ritz
+from ..study.plan import Plan
+from .point import Point
+
+CLOSE = 1e-3
+"""Krylov steps stop where every residual is below this share of the largest value."""
+
+
+def ranks(plan: Plan, size: int) -> int:
+    """How many vectors a Jacobian of that size has, at most those asked for."""
+    return min(plan.ranks, size)
+
+
+@torch.no_grad()
+def vectors(point: Point) -> dict[str, Tensor]:
+    A = point.linearization.jacobian
+    count = ranks(point.plan, A.columns)
+
+    def close(alpha: Tensor, beta: Tensor) -> bool:
+        if alpha.shape[1] <= count:
+            return False
+        values, residuals = ritz(alpha, beta, A.rows)
+        return bool((residuals[:, :count] <= CLOSE * values[:, :1]).all())
+
+    run = golub_kahan(A, point.start, min(point.plan.krylov_steps, A.rows, A.columns), close)
+    k = run.alpha.shape[1]
+    values, residuals = ritz(run.alpha, run.beta, A.rows)
+    B = torch.diag_embed(run.alpha) + torch.diag_embed(run.beta[:, : k - 1], offset=1)
+    P, _, Q = torch.linalg.svd(B)
+    right = Q[:, :count] @ run.right[:, :k]
+    left = P.mT[:, :count] @ run.left
+    sign = signs(right)
+    return {
+        "vector_singular_values": values[:, :count],
+        "vector_residuals": residuals[:, :count],
+        "right_singular_vectors": right * sign,
+        "left_singular_vectors": left * sign,
+    }
+
+
+def signs(vectors: Float[Tensor, "batch rank entry"]) -> Float[Tensor, "batch rank 1"]:
+    """What makes the largest entry of each positive: a singular vector's sign is arbitrary."""
+    largest = vectors.abs().argmax(-1, keepdim=True)
+    return torch.where(vectors.gather(-1, largest) < 0, -1.0, 1.0).to(vectors)

@@ -1,0 +1,376 @@
+"""What a dataset says about itself: its name, its time axis, the blocks its clock shares.
+
+A point of the difference quotient K(t, t') is a *jump* where t and t' lie in different blocks of a shared clock:
+there, and only there, an E-TSDM model changes below the end of its last block. Everything is read from coordinates
+and attributes; no model is loaded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ..pages.html import printable
+from .clock import recorded, second_times, sharing
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+COORDINATES = ("timestep", "t", "alpha", "sigma", "logsnr", "dt_dtimestep", "dlogsnr_dtimestep")
+DULL_NAMES = ("ckpt", "checkpoint", "model", "last", "best", "latest", "ema")
+"""Stems that say nothing about which model it is."""
+
+IN_MEMORY = "in memory"
+"""The checkpoint of a run whose model came from no file."""
+
+ZOOM = 0.15
+"""Share of the time axis near t = 0 that is shown enlarged: 150 of 1000 timesteps."""
+
+LEAST_ENLARGED = 8
+"""The fewest times of a continuous model in the enlarged part."""
+
+ZOOM_PAST_BLOCKS = 1.5
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Over draws, at each timestep: the mean with its interval, quantiles, and how many draws."""
+
+    mean: np.ndarray
+    standard_error: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    median: np.ndarray
+    q05: np.ndarray
+    q95: np.ndarray
+    max: np.ndarray
+    count: np.ndarray
+
+    @property
+    def half_width(self) -> np.ndarray:
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Run:
+    """A dataset with what figures and tables need to know of it.
+
+    Attributes:
+        dataset: As `measure` returned it.
+        label: To call it in legends and tables.
+        clock: Of the model without sharing, as it is spelled; empty where unknown.
+        edges: Of the blocks that share a timestep, the end included; empty for a model without.
+    """
+
+    dataset: "xr.Dataset"
+    label: str
+    clock: str
+    edges: tuple[float, ...]
+
+    @property
+    def shared(self) -> bool:
+        return bool(self.edges)
+
+    @property
+    def end(self) -> float:
+        """Where sharing ends."""
+        return self.edges[-1] if self.edges else 0.0
+
+    @cached_property
+    def direction(self) -> int:
+        """+1 where the model's own time rises from data to noise, -1 where it falls."""
+        return -1 if self.time("dt_dtimestep")[0] < 0 else 1
+
+    def before(self, end: float) -> np.ndarray:
+        """Which timesteps are nearer to the data than one."""
+        return (self.timestep - end) * self.direction < 0
+
+    @cached_property
+    def variance_preserving(self) -> bool:
+        return bool(np.allclose(self.time("alpha") ** 2 + self.time("sigma") ** 2, 1, atol=1e-6))
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the model's time is an index."""
+        return self.clock.startswith("timesteps")
+
+    @property
+    def index(self) -> bool:
+        """Whether it is one, counted from the data on or from the noise."""
+        return self.clock.startswith(("timesteps", "reversed(timesteps"))
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """The run's frozen description."""
+        return _mapping(self.dataset.attrs.get("frozen"))
+
+    @property
+    def model(self) -> dict[str, Any]:
+        return _mapping(self.frozen.get("model"))
+
+    @property
+    def raw(self) -> bool:
+        """Whether the network's own output was measured, in the place of the predicted noise."""
+        return self.model.get("function") == "raw"
+
+    def told(self, kind: str) -> list[str]:
+        """Its `warnings`, which may change the meaning of its numbers, or its `notes`, facts of how it was measured."""
+        texts = self.dataset.attrs.get(kind)
+        return [printable(text) for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
+
+    @property
+    def over_logsnr(self) -> bool:
+        """Whether log-SNR stands in the place of the model's own time."""
+        return self.dataset.attrs.get("axis") == "logsnr"
+
+    @property
+    def output(self) -> str:
+        """The letter of what was measured."""
+        return "f" if self.raw else "eps"
+
+    @property
+    def checkpoint(self) -> str:
+        """What to give to `lipdiag measure` to measure this model again."""
+        known = str(self.dataset.attrs.get("checkpoint") or IN_MEMORY)
+        return "CKPT" if known == IN_MEMORY else known
+
+    @property
+    def data(self) -> str:
+        """What x0 was."""
+        return str(self.dataset.attrs.get("data") or _mapping(self.frozen.get("data")).get("name") or "unknown data")
+
+    @property
+    def dimension(self) -> int | None:
+        """Numbers in a sample."""
+        shape = self.model.get("shape")
+        return int(np.prod(shape)) if shape else None
+
+    @property
+    def own_unit(self) -> str:
+        """What one timestep is: `timestep`, `t`, `0.25 log(sigma/alpha)`."""
+        return str(self.dataset["timestep"].attrs.get("units") or "timestep")
+
+    @property
+    def own_time(self) -> str:
+        """What a timestep is, to be said where the unit does not."""
+        return "" if self.own_unit.isidentifier() else f"a timestep is {self.own_unit}"
+
+    @property
+    def unit(self) -> str:
+        """Of a derivative in the model's own time."""
+        return f"1/{self.own_unit}" if self.own_unit.isidentifier() else "1/timestep"
+
+    def time(self, name: str) -> np.ndarray:
+        """A coordinate along time."""
+        return np.asarray(self.dataset[name].values, dtype=np.float64)
+
+    @cached_property
+    def timestep(self) -> np.ndarray:
+        return self.time("timestep")
+
+    @cached_property
+    def count(self) -> float:
+        """Timesteps of a whole index axis."""
+        rate = self.time("dt_dtimestep")
+        return round(1 / float(rate[0])) if self.discrete else 1.0
+
+    @cached_property
+    def x(self) -> np.ndarray:
+        """Positive numbers that a logarithmic axis can show: index + 1, the noise level, or t."""
+        return self.position(self.timestep)
+
+    def position(self, timestep: np.ndarray) -> np.ndarray:
+        """Where a timestep lies on that axis."""
+        if self.discrete:
+            return np.asarray(timestep, dtype=np.float64) + 1
+        order = np.argsort(self.timestep)
+        along = np.exp(-self.time("logsnr") / 2) if self.by_noise else self.time("t")
+        return np.asarray(np.interp(timestep, self.timestep[order], along[order]))
+
+    @property
+    def by_noise(self) -> bool:
+        """Whether the model's time is the noise-to-signal ratio or a function of it."""
+        return self.clock.startswith(("sigma", "log_sigma", "log_snr"))
+
+    @property
+    def axis(self) -> str:
+        """Label of the axis that `position` is on."""
+        if self.discrete:
+            return "timestep + 1"
+        return r"noise-to-signal ratio $\sigma/\alpha$" if self.by_noise else "time $t$ (0 = data, 1 = noise)"
+
+    @property
+    def zoom(self) -> float:
+        """Where the enlarged part of the axis ends, in timesteps for an index, in t, or in x over log-SNR."""
+        if not self.discrete:
+            along, share = (self.x, 0.0) if self.over_logsnr else (self.time("t"), ZOOM)
+            return max(share, float(np.sort(along)[min(LEAST_ENLARGED, self.timestep.size) - 1]))
+        return max(ZOOM * self.count, ZOOM_PAST_BLOCKS * self.end)
+
+    @property
+    def step(self) -> float | None:
+        """Distance of the two times of K in timesteps; None where it is a thousandth of unit time instead."""
+        step = _mapping(self.frozen.get("plan")).get("step")
+        return (1.0 if self.index else None) if step is None else float(step)
+
+    @cached_property
+    def other(self) -> tuple[np.ndarray, np.ndarray]:
+        """The second times of K, as timesteps and as t: on record, or worked out where a run is older than that."""
+        if {"other_timestep", "other_t"} <= set(self.dataset.variables):
+            return self.time("other_timestep"), self.time("other_t")
+        axis = self.timestep, self.time("t"), self.time("dt_dtimestep")
+        return second_times(*axis, self.step, self.count if self.discrete else None)
+
+    def block(self, timestep: np.ndarray) -> np.ndarray:
+        """Which block each timestep lies in; -1 outside of all."""
+        if not self.edges:
+            return np.full(np.shape(timestep), -1)
+        edges, place = self.direction * np.array(self.edges), self.direction * timestep
+        found = np.searchsorted(edges[:-1], place, side="right") - 1
+        return np.where(place < edges[-1], np.maximum(found, 0), -1)
+
+    @cached_property
+    def jumps(self) -> np.ndarray:
+        """Where the two times of K lie in different blocks."""
+        return self.block(self.timestep) != self.block(self.other[0])
+
+    @cached_property
+    def missing_jumps(self) -> tuple[int, ...]:
+        """Last timesteps of blocks at which K was not measured."""
+        if not self.discrete:
+            return ()
+        last = [int(edge) - 1 for edge in self.edges[1:]]
+        return tuple(k for k in last if k not in self.timestep)
+
+    def has(self, variable: str) -> bool:
+        return variable in self.dataset.data_vars and not (self.raw and variable == "denoising_bound")
+
+    def demand(self, variables: Sequence[str], quantity: str, options: str = "") -> None:
+        """Refuse, with the command that helps, a run that lacks variables.
+
+        Args:
+            variables: Names in the dataset.
+            quantity: What to ask `lipdiag measure` for.
+            options: More of that command, each with a space before it.
+
+        Raises:
+            UsageError: If one is missing.
+        """
+        for variable in variables:
+            if not self.has(variable):
+                asked = f"lipdiag measure {self.checkpoint} --quantity {quantity}{options} --out NEW.zarr"
+                raise UsageError(f"{self.label} has no {variable}; measure it with `{asked}`")
+
+    def values(self, variable: str) -> np.ndarray:
+        """(time, draw) numbers; NaN where a draw is not done."""
+        return np.asarray(self.dataset[variable].where(self.dataset["done"] == 1).values, dtype=np.float64)
+
+    def statistics(self, variable: str, level: float = 0.95) -> Statistics:
+        """Statistics of a variable over the draws that are done."""
+        return _statistics(self.dataset[[variable, "done"]], variable, level)
+
+
+def over_draws(values: np.ndarray, level: float = 0.95) -> Statistics:
+    """Statistics of derived numbers.
+
+    Args:
+        values: (row, draw); columns with NaN are left out of their row.
+        level: Of the mean's interval.
+    """
+    import xarray as xr
+
+    dims = ("row", "draw")
+    table = xr.Dataset({"value": (dims, values), "done": (dims, np.isfinite(values).astype("int8"))})
+    return _statistics(table, "value", level)
+
+
+def _statistics(dataset: "xr.Dataset", variable: str, level: float) -> Statistics:
+    from ..statistics import summarize
+
+    with np.errstate(invalid="ignore"):
+        table = summarize(dataset, level)[variable]
+    columns = {str(name): table.sel(statistic=name).values for name in table["statistic"].values}
+    return Statistics(**{name: columns[name] for name in Statistics.__dataclass_fields__})
+
+
+def same_time(runs: Sequence[Run]) -> None:
+    """Refuse runs whose time is counted in different units.
+
+    Raises:
+        UsageError: If they differ.
+    """
+    first = runs[0]
+    for run in runs:
+        if run.clock != first.clock:
+            raise UsageError(
+                f"{first.label} and {run.label} count time differently ({first.clock or 'unknown'} and "
+                f"{run.clock or 'unknown'}), so that their derivatives have different units; show them over "
+                "log-SNR (--axis logsnr)"
+            )
+
+
+def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) -> list[Run]:
+    """Runs from datasets.
+
+    Args:
+        datasets: What `measure` returned.
+        labels: What to call them; by default the checkpoints' names.
+
+    Raises:
+        UsageError: If there is none, one is no run, or none of its draws is done.
+    """
+    import xarray as xr
+
+    if isinstance(datasets, xr.Dataset):
+        datasets = [datasets]
+    datasets = list(datasets)
+    if not datasets:
+        raise UsageError("there is no run to show; give at least one dataset, as lipdiag.measure returns it")
+    if labels is not None and len(labels) != len(datasets):
+        raise UsageError(f"there are {len(datasets)} runs and {len(labels)} labels; give one label for each run")
+    found: list[Run] = []
+    for number, dataset in enumerate(datasets):
+        if not isinstance(dataset, xr.Dataset):
+            raise UsageError(
+                f"cannot show a {type(dataset).__name__}: give datasets, as lipdiag.measure and lipdiag.open_run return"
+            )
+        missing = [name for name in (*COORDINATES, "done") if name not in dataset.variables]
+        if missing:
+            lacking = ", ".join(missing)
+            raise UsageError(f"this dataset is no lipdiag run, it lacks {lacking}; make one with lipdiag.measure")
+        base, edges = sharing(str(_mapping(_mapping(dataset.attrs.get("frozen")).get("model")).get("clock") or ""))
+        edges = recorded(dataset.attrs.get("edges"), edges)
+        taken = [run.label for run in found]
+        label = labels[number] if labels is not None else _unique(name(dataset, bool(edges)), taken)
+        if not (dataset["done"] == 1).any():
+            raise UsageError(f"{label} has no finished draws yet; go on with the `lipdiag measure` that began it")
+        found.append(Run(dataset, label, base, edges))
+    return found
+
+
+def name(dataset: "xr.Dataset", shared: bool) -> str:
+    """What to call a run: its checkpoint's name, else what its clock makes of it."""
+    path = PurePath(str(dataset.attrs.get("checkpoint") or IN_MEMORY))
+    raw = _mapping(_mapping(dataset.attrs.get("frozen")).get("model")).get("function") == "raw"
+    stem = path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin") else path.name
+    if str(path) == IN_MEMORY:
+        stem = "E-TSDM" if shared else "model"
+    full = f"{path.parent.name}/{stem}" if stem in DULL_NAMES and path.parent.name else stem
+    return f"{full}, raw" if raw else full
+
+
+def _unique(label: str, taken: Sequence[str]) -> str:
+    number = 2
+    unique = label
+    while unique in taken:
+        unique = f"{label} ({number})"
+        number += 1
+    return unique
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

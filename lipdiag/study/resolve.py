@@ -1,0 +1,297 @@
+"""What the words of a command stand for: a device, a model, the data it is shown."""
+
+import hashlib
+import os
+import re
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..diffusion.clock import Timesteps
+from ..diffusion.parameterization import eps
+from ..diffusion.predictor import CLASS_INPUTS, NetworkPredictor, Predictor, RawOutput
+from ..diffusion.schedule import Table
+from ..diffusion.spelling import spell
+from ..errors import Caution, CheckpointError, UsageError
+from ..files import shown
+from ..store.layout import MOST_DRAWS
+from .description import Source
+
+LARGEST_VALUE = 100.0
+"""Of x0: pictures lie in [-1, 1] and latents within a few tens; 255 is a picture that was not scaled."""
+
+READING = (
+    "weights",
+    "schedule",
+    "parameterization",
+    "clock",
+    "factory",
+    "shape",
+    "function",
+    "conditioning",
+    "label",
+    "original_config",
+)
+"""How a model is read: options of the command line, and words of `measure`."""
+
+MODEL_STEPS = 50
+"""Sampler steps for x0 drawn from the model itself, at most."""
+
+MODEL_BATCH = 4
+"""Of them at once, whatever the micro-batch, on which their last digits depend: without derivatives that takes about
+the memory of one pair with them."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1`: the device of that name.
+
+    Raises:
+        UsageError: If it is not at hand, or has no float64, which schedules need near t = 0.
+    """
+    if name == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        rank = os.environ.get("LOCAL_RANK", "0")  # torchrun: workers of one machine share its devices
+        return torch.device("cuda", int(rank) % torch.cuda.device_count() if rank.isdecimal() else 0)
+    try:
+        device = torch.device(name)
+        if device.type == "mps":
+            raise UsageError("device mps has no float64, which times near 0 need; use --device cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} is not at hand; use auto, cpu, cuda or cuda:N") from error
+    return device
+
+
+class Model(NamedTuple):
+    """A predictor, and what its checkpoint says beside the weights.
+
+    Attributes:
+        predictor: The model.
+        data: What it was trained on, by its own record.
+        notes: What a reader of its numbers has to know.
+        path: Of the checkpoint; None in memory.
+        classed: Whether the user chose what class it is told, so that it is not told those of its data.
+    """
+
+    predictor: Predictor
+    data: str | None = None
+    notes: tuple[str, ...] = ()
+    path: str | Path | None = None
+    classed: bool = True
+
+
+def resolve_model(model: Any, **reading: Any) -> Model:
+    """A model from a path, the name of an embedded one, a Predictor, or any eps(x, t) with a schedule and shape.
+
+    Args:
+        model: The path, name or object; with a factory a path or None.
+        reading: Words of `READING`. `factory` is `package.module:function` of the user's own that makes the model, and
+            `shape` that of one sample where it returns a bare network; `weights`, `conditioning`, `label`,
+            `original_config`, `schedule`, `parameterization` and `clock` stand in place of what the files tell;
+            `function="raw"` is the network's own output in the place of eps.
+
+    Raises:
+        CheckpointError: If a checkpoint is refused.
+        UsageError: If an object is neither, or a word is unknown or cannot apply.
+    """
+    strange = sorted(set(reading) - set(READING))
+    if strange:
+        raise UsageError(f"there is no word {strange[0]!r} for how a model is read; known are {', '.join(READING)}")
+    reading = {name: value for name, value in reading.items() if value is not None}
+    function = reading.pop("function", "eps")
+    if function not in ("eps", "raw"):
+        raise UsageError(f"function is {function!r}: measure eps, the noise, or raw, the network's own output")
+    predictor = _resolved(model, **reading)
+    known = predictor.data, predictor.notes, predictor.path, predictor.classed
+    found = Model(predictor, *known)
+    if function == "eps":
+        return found
+    note = "measured: the network's own output in its own input, in the place of eps"
+    return found._replace(predictor=RawOutput(predictor), notes=(*predictor.notes, note))
+
+
+def _resolved(model: Any, **reading: Any) -> Predictor:
+    """The predictor, which knows its data and notes."""
+    from .. import checkpoints
+
+    if isinstance(model, str | Path) or (model is None and "factory" in reading):
+        return checkpoints.predictor(model, **reading)
+    if reading:
+        raise UsageError(
+            f"a model in memory is measured as it is, so {' and '.join(reading)} cannot be given beside it: make the "
+            "Predictor that way, or give the checkpoint's path"
+        )
+    if isinstance(model, Predictor):
+        return model
+    if callable(model) and hasattr(model, "schedule") and hasattr(model, "shape"):
+        clock = getattr(model, "clock", Timesteps())
+        return NetworkPredictor(model, model.schedule, eps, clock, tuple(model.shape))
+    raise UsageError(
+        f"cannot measure a {type(model).__name__}: give a path, a lipdiag.Predictor (NetworkPredictor wraps any "
+        "network), or a callable eps(x, t) with attributes schedule and shape"
+    )
+
+
+def resolve_source(model: Model, data: Any, seed: int, encode: bool = False) -> Source:
+    """Where x0 comes from: what is given, else the model's own record of its data, else samples of the model itself.
+
+    Args:
+        model: What is measured.
+        data: What is given, or None.
+        seed: Of the choice of data.
+        encode: Whether the data are pictures of which the vae in the model's folder is to make latents.
+
+    Raises:
+        UsageError: If the data cannot be used, or are pictures where the model's x0 are latents.
+    """
+    from ..checkpoints.encoder import Latents, encoder, folder_of
+    from ..data.dataset import LATENTS, Data, array, dataset
+
+    predictor, shape = model.predictor, model.predictor.shape
+    if encode:
+        if data is None and model.data is None:
+            raise UsageError("there is nothing to encode: give the pictures by --data, or leave --encode out")
+        home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
+        autoencoder = encoder(model.path, shape, home)
+        shape = autoencoder.pictures
+    if data is None and model.data is not None:
+        with suppress(UsageError):  # the record names data that are not on this machine
+            data = dataset(model.data, shape=shape)
+    if data is None:
+        lost = "" if model.data is None else f", since its data ({shown(model.data)}) are not here"
+        return from_model(predictor, seed, lost)
+    if isinstance(data, torch.Tensor | np.ndarray):
+        values = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
+        data = array("an array", values, shape)
+    data = data if isinstance(data, Data) else dataset(data, shape=shape)
+    if encode:
+        data = Latents(data, autoencoder)
+    elif data.eight_bit and folder_of(model.path) is not None:
+        raise UsageError(f"{data.name} holds pictures, and the model has a vae: {LATENTS}")
+    return with_classes(from_data(data, seed), data, model, seed)
+
+
+def with_classes(source: Source, data: Any, model: Model, seed: int) -> Source:
+    """The source with the class of each x0, where its data have classes and the model is told one.
+
+    Raises:
+        UsageError: If the model does not know a class.
+    """
+    from ..checkpoints.conditioning import class_count
+    from ..quantities.draw import data_index
+
+    predictor = model.predictor
+    name = predictor.class_input if isinstance(predictor, NetworkPredictor | RawOutput) else None
+    if name is None or data.labels is None:
+        return source
+    if model.classed:
+        return replace(
+            source, notes=[*source.notes, f"the classes in {data.name} are not told: the model has its own {name}"]
+        )
+    bare: Any = predictor.predictor if isinstance(predictor, RawOutput) else predictor
+    blank, labels = bare.conditioning[name], np.asarray(data.labels)
+    network: Any = bare.network
+    known = class_count(getattr(network, "config", {"num_classes": getattr(network, "num_classes", None)}))
+    known = blank.shape[1] if blank.ndim == 2 else known
+    if not data.numbered and known != labels.max() + 1:
+        others = "another number" if known is None else known
+        said = (
+            f"{data.name} has {labels.max() + 1} folders and the model {others} of classes, so {name} is the same for "
+        )
+        return replace(
+            source, notes=[*source.notes, said + "every x0: name the folders by the numbers of their classes"]
+        )
+    if known is not None and labels.max() >= known:
+        raise UsageError(
+            f"{data.name} has the class {labels.max()}, and the model knows 0 to {known - 1}; give --label"
+        )
+    return replace(
+        source,
+        label=lambda i: int(labels[data_index(seed, i, len(data))]),
+        labels=hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),
+        notes=[*source.notes, f"each x0 of {data.name} is told its own class, as {name}"],
+    )
+
+
+def remarks(model: Model, source: Source) -> list[str]:
+    """What a reader of the numbers has to know of a model on these data."""
+    kept: tuple[str, ...] = model.notes
+    if source.label is not None:  # it is not told one class throughout
+        names = "|".join(CLASS_INPUTS)
+        kept = tuple(re.sub(rf"\b({names}) = [^,]+?(?=,| throughout)", r"\1 = that of x0", note) for note in kept)
+        kept = tuple(note for note in kept if not re.match(rf"({names}): ", note))
+    return [*kept, *source.notes]
+
+
+def from_data(data: Any, seed: int) -> Source:
+    """Each draw takes one datum at random.
+
+    Raises:
+        UsageError: If the values cannot be in a model's own range.
+    """
+    from ..quantities.draw import data_index
+
+    largest = max(float(data[i].abs().max()) for i in range(0, len(data), max(1, len(data) // 8)))
+    if largest > LARGEST_VALUE:
+        raise UsageError(
+            f"{data.name} holds values as large as {largest:g}, outside any model's own range (pictures are about -1 "
+            "to 1): scale the array; 8-bit pictures are scaled by themselves, floats are taken as they are"
+        )
+    return Source(lambda i: data[data_index(seed, i, len(data))], data.name, data.fingerprint)
+
+
+def from_model(predictor: Predictor, seed: int, lost: str = "") -> Source:
+    """Each draw is one deterministic DDIM sample of the model, made with a few others when it is first asked for.
+
+    They are kept in the range that the model's files tell. The first ones are looked at: what the model itself does not
+    take for data is said.
+
+    Args:
+        predictor: The model.
+        seed: Of the first noise.
+        lost: Why there are no data, to be said.
+
+    Raises:
+        CheckpointError: When samples are asked for that are not finite.
+    """
+    from ..quantities import draw
+    from ..sampling.doubt import doubt
+    from ..sampling.sampler import sample
+
+    model = predictor.predictor if isinstance(predictor, RawOutput) else predictor  # only eps can be sampled with
+    table = model.schedule.timesteps if isinstance(model.schedule, Table) else MODEL_STEPS
+    steps = max(k for k in range(1, MODEL_STEPS + 1) if table % k == 0)  # DDIM strides evenly over a table
+    kept = "" if model.limit is None else f", {spell(model.limit)}"
+    name = f"samples of the model itself (DDIM, {steps} steps{kept})"
+    notes: list[str] = [Caution(f"x0 are {name}{lost}: give the data it was trained on by --data")]
+
+    def noise(i: int) -> torch.Tensor:
+        return torch.from_numpy(draw.generator(seed, "model_sample", i).standard_normal(model.shape))
+
+    @lru_cache(maxsize=-(-MOST_DRAWS // MODEL_BATCH) + 1)  # what a unit spans
+    def block(first: int) -> torch.Tensor:
+        start = torch.stack([noise(i) for i in range(first, first + MODEL_BATCH)])
+        found = sample(model, noise=start, steps=steps)
+        if not found.isfinite().all():
+            raise CheckpointError(
+                "samples of the model itself, which stand for data where none are given, are not finite: give data by "
+                "--data, or check weights, schedule and parameterization with `lipdiag inspect`"
+            )
+        if len(notes) == 1 and (reason := doubt(model, found)):
+            notes.append(Caution(f"x0 are doubtful: {reason}; give data by --data"))
+        return found.cpu()
+
+    return Source(
+        lambda i: block(i // MODEL_BATCH * MODEL_BATCH)[i % MODEL_BATCH],
+        name,
+        "model",
+        passes=steps,
+        stand_in=noise,
+        notes=notes,
+    )
