@@ -20,8 +20,9 @@ from typing import NamedTuple
 import study
 
 import lipdiag
-from lipdiag import pages as report
+from lipdiag import figures
 from lipdiag.cli import main as command
+from lipdiag.results.source import open_source
 
 HERE = Path(__file__).parent
 DDPM, ETSDM = "digits-ddpm", "digits-etsdm"
@@ -103,13 +104,13 @@ def call(text: str) -> None:
 
 def draw(figure: str, recipe: Recipe) -> None:
     """The files of a figure: pictures, data, and words."""
-    kind = report.FIGURES[figure].source
-    sources = [report.open_source(source, kind) for source in recipe.sources]
-    picture = report.plot(sources, figure=figure)
+    kind = figures.FIGURES[figure].source
+    sources = [open_source(source, kind) for source in recipe.sources]
+    picture = figures.plot(sources, figure=figure)
     for suffix in (".pdf", ".svg") if figure in VECTOR else ():
-        report.save(picture, HERE / f"{figure}{suffix}")
+        figures.save(picture, HERE / f"{figure}{suffix}")
     for dpi in RESOLUTIONS:
-        written = report.save(picture, HERE / f"{figure}.png", dpi=dpi)
+        written = figures.save(picture, HERE / f"{figure}.png", dpi=dpi)
         if written[0].stat().st_size <= LARGEST_PICTURE:
             break
     commands = [*recipe.commands, f"plot {' '.join(recipe.sources)} --figure {figure}"]

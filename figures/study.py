@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lipdiag import open_run
-from lipdiag import pages as report
+from lipdiag import figures, open_run
 from lipdiag.comparison.comparison import Comparison, compare
 from lipdiag.comparison.table import bounded
 from lipdiag.figures.comparison import draw
@@ -194,7 +193,7 @@ def redraw(tables: Path = TABLES, out: Path = HERE) -> None:
     found = kept(tables)
     picture = draw(found)
     for suffix in (".pdf", ".svg", ".png"):
-        report.save(picture, out / f"study{suffix}")
+        figures.save(picture, out / f"study{suffix}")
     (out / "study.md").write_text(words(found, picture.caption, tables))
 
 

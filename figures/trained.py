@@ -116,13 +116,13 @@ def measurement(draws: int) -> list[str]:
 def draw(run: Path, command: list[str]) -> None:
     """The pictures and how they were made."""
     import lipdiag
-    from lipdiag import pages as report
+    from lipdiag import figures
 
     source = lipdiag.open_run(run)
     commands, words = [command], ["# trained", ""]
     for figure, name in FIGURES.items():
-        picture = report.plot(source, figure=figure)
-        report.save(picture, HERE / name, dpi=160)
+        picture = figures.plot(source, figure=figure)
+        figures.save(picture, HERE / name, dpi=160)
         commands.append(["plot", run.name, "--figure", figure])
         words += [f"![{figure}]({name})", "", picture.caption, ""]
     words += ["Made by `python figures/trained.py --keep DIR`, which runs", "", "```sh"]

@@ -1,8 +1,19 @@
-"""Numbers as text: as many digits as they deserve."""
+"""Numbers and tables as text: as many digits as they deserve, columns that fit a terminal, rows as CSV."""
 
+import csv
 import hashlib
+import io
+import itertools
 import math
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+Row = dict[str, str | float | int]
+"""What a figure or a table shows, a point or a line of it: column -> value."""
+
+WIDTH = 80
+"""Characters of a terminal's line."""
 
 
 def plain(value: float, digits: int = 3) -> str:
@@ -57,3 +68,54 @@ def shortened(text: str) -> str:
         return f"{found[0][0]}{inside}{found[0][-1]}"
 
     return LIST.sub(told, text)
+
+
+class Column(NamedTuple):
+    """A title in two lines, a cell for each row of the table, and a footnote."""
+
+    title: str
+    subtitle: str
+    cells: list[str]
+    note: str = ""
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (self.title, self.subtitle, *self.cells)))
+
+
+def abbreviated(labels: Sequence[str]) -> list[str]:
+    """Labels without the words they all begin with: digits-ddpm and digits-etsdm are ddpm and etsdm."""
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*labels, strict=False))
+    common = "".join(letters[0] for letters in same)
+    cut = max(common.rfind(mark) for mark in "-_/ ") + 1
+    return [label[cut:] or label for label in labels]
+
+
+def lines(heading: str, columns: Sequence[Column]) -> str:
+    """The columns, right-aligned under their titles, with their footnotes."""
+    rows = [[column.title for column in columns], [column.subtitle for column in columns]]
+    rows += [[column.cells[i] for column in columns] for i in range(len(columns[0].cells))]
+    gap = 3 if sum(column.width + 3 for column in columns) <= WIDTH else 2
+    widths = [column.width for column in columns]
+    text = [
+        (" " * gap).join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    notes = [column.note for column in columns if column.note]
+    return "\n".join([heading, "", *(line for line in text if line), *notes])
+
+
+def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV; numbers in full precision, empty where a row lacks a column."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: written(value) for name, value in row.items()})
+    return out.getvalue()
+
+
+def written(value: Any) -> str:
+    if isinstance(value, float):  # numpy's too
+        return "" if math.isnan(value) else repr(float(value))
+    return str(value)

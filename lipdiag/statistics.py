@@ -8,9 +8,15 @@ stop is likelier where the variance happens to look small; so there is a least n
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit  # scipy.stats would take a second to import
+
+from .printing import plain
+
+LEVEL = 0.95
+"""Of intervals, unless another is asked for."""
 
 MINIMUM_DRAWS = 64
 """Draws before the first look under a tolerance."""
@@ -60,6 +66,43 @@ def half_width(standard_error: np.ndarray, count: np.ndarray, level: float = 0.9
     count = np.asarray(count)
     quantile = stdtrit(np.maximum(count - 1, 1), (1 + level) / 2)
     return np.where(count > 1, quantile * standard_error, np.inf)
+
+
+class Estimate(NamedTuple):
+    """A number, its 95 % interval (NaN where there is none), and over how many draws."""
+
+    value: float
+    low: float
+    high: float
+    draws: int
+
+    def __str__(self) -> str:
+        interval = f" [{plain(self.low)}, {plain(self.high)}]" if np.isfinite(self.low + self.high) else ""
+        return f"{plain(self.value)}{interval}, n = {self.draws}"
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """For JSON, which has no NaN."""
+        known = {name: float(x) if np.isfinite(x) else None for name, x in zip(self._fields, self[:3], strict=False)}
+        return {**known, "n": self.draws}
+
+
+def mean(values: np.ndarray, *, level: float = LEVEL) -> Estimate:
+    """Of independent draws, with Student's interval."""
+    n = values.size
+    error = values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    half = float(half_width(np.array(error), np.array(n), level)) if n > 1 else np.nan
+    center = float(values.mean()) if n else np.nan
+    return Estimate(center, center - half, center + half, n)
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
+    """Of the means of paired positive draws."""
+    a, b = float(above.mean()), float(below.mean())
+    if not (a > 0 and b > 0):
+        return Estimate(a / b if b else np.nan, np.nan, np.nan, above.size)
+    spread = mean(above / a - below / b)
+    half = (spread.high - spread.low) / 2
+    return Estimate(a / b, a / b * np.exp(-half), a / b * np.exp(half), above.size)
 
 
 def looks(first: int, most: int, block: int) -> Iterator[int]:

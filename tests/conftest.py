@@ -7,7 +7,7 @@ hook = install_import_hook("lipdiag", "beartype.beartype(conf=beartype.BeartypeC
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-pytest_plugins = ["tests.holm", "pytester"]
+pytest_plugins = ["tests.holm", "tests.runs", "tests.recipes", "pytester"]
 
 torch.set_num_threads(1)  # two small threads that wait for each other are slower than one
 

@@ -1,70 +1,129 @@
-"""Which way dependence points: the arrows of CONTRIBUTING.md, read from the imports."""
+"""The shape of the package as CONTRIBUTING.md draws it: floors, no circles, no private names, no unsafe calls."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lipdiag"
-GROUND = {"errors", "files", "text"}
-ALLOWED = {
-    "linalg": set(),
-    "diffusion": GROUND,
-    "store": GROUND,
-    "study": {"diffusion", "linalg", "store"} | GROUND,
-    "training": {"diffusion", "distributed", "linalg"} | GROUND,
-    "quality": {"diffusion", "store"} | GROUND,
-    "zoo": {"diffusion", "linalg", "training"} | GROUND,
-    "report": {"store", "study"} | GROUND,
-}
-PRINTS = {"cli.py", "benchmarks.py"}
+FLOORS = (
+    {"errors", "files", "lazy", "printing", "statistics"},
+    {"linalg", "diffusion", "distributed", "store", "data"},
+    {"share", "checkpoints", "quantities", "sampling"},
+    {"study", "training", "quality"},
+    {"results"},
+    {"comparison", "advice"},
+    {"figures"},
+    {"pages"},
+    {"cli"},
+    {"__main__", "__init__"},
+)
+"""From the ground. A file imports from lower floors and its own folder; on the ground also beside it."""
+
+SHOWN = ("results", "comparison", "advice", "figures", "pages")
+"""What is made of datasets alone."""
+
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(path):
-    """Names under `lipdiag` that a file imports, with the folder each comes from."""
-    package = ("lipdiag", *path.relative_to(PACKAGE).parts[:-1])
+def module(path: Path) -> tuple[str, ...]:
+    """Its dotted name in parts, without `lipdiag`; of a package's own file that of the package."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+MODULES = {module(path): path for path in FILES}
+
+
+def imports(path: Path) -> list[tuple[tuple[str, ...], str]]:
+    """(module, name) of each import from the package, those for the type checker alone left out."""
+    package = path.relative_to(PACKAGE).parts[:-1]
+    tree = ast.parse(path.read_text())
+    checked = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not node.level or id(node) in checked:
+            continue
+        source = (
+            (*package[: len(package) + 1 - node.level], *(node.module or "").split("."))
+            if node.module
+            else (package[: len(package) + 1 - node.level])
+        )
+        for alias in node.names:
+            inside = (*source, alias.name)
+            found.append((inside if inside in MODULES else source, alias.name))
+    return found
+
+
+def room(name: tuple[str, ...]) -> str:
+    return name[0] if name else "__init__"
+
+
+def floor(name: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if name in rooms)
+
+
+def each_file(test):
+    return pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))(test)
+
+
+@each_file
+def test_imports_point_to_lower_floors(path):
+    here = room(module(path))
+    for source, name in imports(path):
+        there = room(source)
+        below = floor(there) < floor(here) or floor(here) == 0
+        assert there == here or below, f"{path.relative_to(PACKAGE)} imports {name} from {'.'.join(source)}"
+
+
+@each_file
+def test_one_style_of_imports_and_no_private_name(path):
+    """Relative inside the package; what another file needs has no underscore."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
-            base = package[: len(package) + 1 - node.level] if node.level else ()
-            full = (*base, *(node.module or "").split(".")) if node.module else base
-            names = [full] if len(full) > 1 else [(*full, alias.name) for alias in node.names]
-            yield from (name[1] for name in names if name[0] == "lipdiag" and len(name) > 1)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("lipdiag."))
+            assert node.level or not (node.module or "").startswith("lipdiag"), f"{path}:{node.lineno}"
+    for source, name in imports(path):
+        assert not name.startswith("_") or name == "__version__", f"{path}: {name} of {'.'.join(source)}"
 
 
-@pytest.mark.parametrize("folder", ALLOWED)
-def test_arrows(folder):
+def test_no_circle_between_files():
+    graph = {name: {source for source, _ in imports(path)} - {name} for name, path in MODULES.items()}
+    for lazy in [name for name, path in MODULES.items() if path.name == "__init__.py"]:
+        graph[lazy] = set()  # a package's own file imports when a name is used, not before
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_every_room_has_a_floor():
+    assert {room(name) for name in MODULES} == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("folder", SHOWN)
+def test_what_is_shown_needs_no_model(folder):
+    """Only datasets are read: no predictor, no network, no torch."""
     for path in (PACKAGE / folder).rglob("*.py"):
-        assert set(imports(path)) <= ALLOWED[folder] | {folder}, path
+        assert "import torch" not in path.read_text(), path
+        assert not {room(source) for source, _ in imports(path)} & {"diffusion", "linalg", "checkpoints"}, path
 
 
-def test_the_list_of_folders_is_complete():
-    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} >= set(ALLOWED)
-
-
-def test_reports_import_no_model():
-    """Only what reads a dataset: statistics and store, never a predictor, a network or torch."""
-    for path in (PACKAGE / "report").rglob("*.py"):
-        text = path.read_text()
-        assert "import torch" not in text, path
-        assert "diffusion" not in set(imports(path)), path
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_the_rim_prints(path):
+@each_file
+def test_only_the_command_line_prints(path):
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     printing = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
-    assert not printing or path.name in PRINTS or "bench" in path.parts, f"{path}:{printing[0].lineno}"
+    assert not printing, f"{path}:{printing[0].lineno}"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@each_file
 def test_nothing_unsafe_is_called(path):
     """No unpickling of whole objects, no evaluation of text, no download."""
     text = path.read_text()
-    door = (
-        path.relative_to(PACKAGE).as_posix() == "checkpoints/unpickle.py"
-    )  # `convert --unsafe-pickle`, a process of its own
+    # `convert --unsafe-pickle`, a process of its own
+    door = path.relative_to(PACKAGE).as_posix() == "checkpoints/unpickle.py"
     for word in (
         "weights_only=False",
         "pickle.load",

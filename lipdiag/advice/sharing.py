@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
-from ..pages.verdict import LEVEL, Estimate, mean
 from ..printing import plain
 from ..results.curve import Curve, curves
 from ..results.headline import SPEEDS
 from ..results.run import Run, read
+from ..statistics import LEVEL, Estimate, mean
 from .cells import AWAY, Cells, away, cut, interpolate
 
 if TYPE_CHECKING:

@@ -80,24 +80,26 @@ def plot(
     For samples, training and quality give what sample, train and evaluate
     wrote instead.
     """
-    from .. import pages as report
+    from .. import figures
+    from ..results.axis import over_logsnr
+    from ..results.source import open_source
 
     if listing:
-        for name, described in report.FIGURES.items():
+        for name, described in figures.FIGURES.items():
             click.echo(f"{name:<14}{described.line}")
         return
-    if figure not in report.FIGURES:
-        raise UsageError(f"there is no figure {figure!r}; known are {', '.join(report.FIGURES)}")
+    if figure not in figures.FIGURES:
+        raise UsageError(f"there is no figure {figure!r}; known are {', '.join(figures.FIGURES)}")
     if not runs:
         raise UsageError("plot needs at least one run, the folder that `lipdiag measure` wrote (more: --list)")
-    kind = report.FIGURES[figure].source
-    datasets = [report.open_source(run, kind) for run in runs]
+    kind = figures.FIGURES[figure].source
+    datasets = [open_source(run, kind) for run in runs]
     if axis == "logsnr" and kind == "run":
-        datasets = [report.over_logsnr(dataset) for dataset in datasets]
-    drawn = report.plot(datasets, figure=figure, style=style)
+        datasets = [over_logsnr(dataset) for dataset in datasets]
+    drawn = figures.plot(datasets, figure=figure, style=style)
     paths = out or tuple(Path(figure + suffix) for suffix in (".pdf", ".svg", ".png"))
     for path in paths:
-        report.save(drawn, path)
+        figures.save(drawn, path)
     if as_json:
         click.echo(json.dumps({"files": [str(path) for path in paths]}))
     elif not quiet:

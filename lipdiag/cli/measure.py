@@ -235,7 +235,7 @@ class Teller:
 @everywhere
 def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
     """Measure the embedded DDPM and its E-TSDM twin: a table and a figure."""
-    from .. import pages as report
+    from .. import figures
     from ..store.store import open_run
     from ..study.measure import prepared
     from ..study.plan import Plan
@@ -254,10 +254,10 @@ def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
             raise SystemExit(128 + received.get("signal", signal.SIGINT))
         runs.insert(0, run)
     datasets = [open_run(run) for run in runs]
-    drawn = report.plot(datasets, figure="singularity")
+    drawn = figures.plot(datasets, figure="singularity")
     paths = [out / f"singularity{suffix}" for suffix in (".pdf", ".svg", ".png")]
     for path in paths:
-        report.save(drawn, path)
+        figures.save(drawn, path)
     from ..pages.tables import table
 
     click.echo(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
-from ..results.curve import Row
+from ..printing import Row
 from ..results.run import IN_MEMORY, Run, read
 from . import quality as compare_quality
 from .effect import Effect

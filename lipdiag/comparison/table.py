@@ -5,8 +5,8 @@ import textwrap
 
 import numpy as np
 
-from ..pages.tables import WIDTH, Column, abbreviated, lines, pick, time_column
-from ..printing import plain
+from ..printing import WIDTH, Column, abbreviated, lines, plain
+from ..results.places import pick, time_column
 from .comparison import Comparison
 from .effect import Effect, Interval
 from .statements import SPEED

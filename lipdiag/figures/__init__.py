@@ -1,1 +1,27 @@
-"""Datasets -> figures."""
+"""Datasets -> figures that carry their data and their caption; no model is ever loaded."""
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
+
+__all__ = ["FIGURES", "STYLES", "FigureSpec", "Picture", "caption", "explore", "plot", "save"]
+
+if TYPE_CHECKING:
+    from .canvas import Picture, save
+    from .explorer import explore
+    from .gallery import FIGURES, FigureSpec, caption, plot
+    from .style import STYLES
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "FIGURES": "gallery",
+        "FigureSpec": "gallery",
+        "caption": "gallery",
+        "plot": "gallery",
+        "Picture": "canvas",
+        "save": "canvas",
+        "STYLES": "style",
+        "explore": "explorer",
+    },
+)

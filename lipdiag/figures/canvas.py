@@ -4,17 +4,16 @@ A file holds no date, no random name and no outside font, and is written under a
 exists whole or not at all.
 """
 
-import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import StorageError, UsageError
 from ..files import replace_file
-from ..results.curve import Row
+from ..printing import Row, rows_as_csv
 from .backend import Figure, FigureCanvasAgg, matplotlib
 from .style import Style, applied
 
@@ -122,7 +121,7 @@ def save(
     content = figure.contents(suffix, **resolution) if isinstance(figure, Picture) else _plain(figure, suffix)
     written = [write(path, content)]
     if rows:
-        written.append(write(path.with_suffix(".csv"), table_text(rows).encode()))
+        written.append(write(path.with_suffix(".csv"), rows_as_csv(rows).encode()))
     return written
 
 
@@ -133,23 +132,6 @@ def _plain(figure: Figure, suffix: str) -> bytes:
     with matplotlib.rc_context(saving):
         figure.savefig(buffer, format=suffix[1:], metadata=UNDATED[suffix] or None)
     return buffer.getvalue()
-
-
-def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV; numbers in full precision, empty where a row lacks a column."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _text(value) for name, value in row.items()})
-    return out.getvalue()
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):  # numpy's too
-        return "" if math.isnan(value) else repr(float(value))
-    return str(value)
 
 
 def write(path: Path, content: bytes) -> Path:

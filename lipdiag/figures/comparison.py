@@ -15,7 +15,7 @@ from ..comparison.pairs import values
 from ..comparison.quality import METRICS
 from ..comparison.statements import SPEED
 from ..errors import UsageError
-from ..pages.tables import abbreviated
+from ..printing import abbreviated
 from ..results.curve import Curve
 from ..results.run import Statistics
 from . import marks

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
-from ..results.curve import DERIVATIVES, Curve, Row, curves
+from ..printing import Row
+from ..results.curve import DERIVATIVES, Curve, curves
 from ..results.run import read
 from . import captions as wording
 from . import marks

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..results.curve import QUOTIENTS, Curve, Row, curves
+from ..printing import Row
+from ..results.curve import QUOTIENTS, Curve, curves
 from ..results.run import Run, read
 from ..results.theory import Theory, theory
 from . import captions as wording

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
-from ..printing import shortened
-from ..results.curve import Row
+from ..printing import Row, shortened
 from ..results.run import Run, read
 from ..results.theory import LEAST_TIMES, noise_level
 from . import captions as wording

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
-from ..results.curve import Row
+from ..printing import Row
 from ..results.run import Run, read
 from . import captions as wording
 from . import marks

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..figures.canvas import Picture
-from ..printing import plain
-from ..results.curve import Row
+from ..printing import Row, plain
 from .html import Markup, printable
 
 FRACTION = re.compile(r"(?<=\d\.\d\d)\d+")

@@ -1,41 +1,22 @@
 """Runs as text for a terminal: a row for each of a dozen timesteps, then what stands out in words."""
 
-import functools
-import itertools
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..printing import plain, with_half_width
+from ..printing import WIDTH, Column, abbreviated, lines, plain, with_half_width
 from ..results.curve import DERIVATIVES, Curve, curves
 from ..results.headline import SPEEDS, sentences
+from ..results.places import pick, time_column
 from ..results.run import Run, read
 
 if TYPE_CHECKING:
     import xarray as xr
 
-WIDTH = 80
-TIMESTEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
-"""Of an index axis of 1000; on another axis as many places, evenly spaced."""
-
 SIDE_BY_SIDE = 3
 """Runs in one table."""
-
-JUMP = "*"
-
-
-class Column(NamedTuple):
-    """A title in two lines, and a cell for each timestep of the table."""
-
-    title: str
-    subtitle: str
-    cells: list[str]
-
-    @property
-    def width(self) -> int:
-        return max(map(len, (self.title, self.subtitle, *self.cells)))
 
 
 def table(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) -> str:
@@ -119,28 +100,6 @@ def compared(found: Sequence[Curve]) -> str:
     return lines(textwrap.fill(heading, WIDTH), columns)
 
 
-def pick(runs: Sequence[Run]) -> np.ndarray:
-    """About a dozen of the measured timesteps: 0, 1, 2, 5, 10, ..., the last, and the jumps of shared clocks."""
-    everywhere = functools.reduce(np.intersect1d, [run.timestep for run in runs])
-    anywhere = functools.reduce(np.union1d, [run.timestep for run in runs])
-    known = everywhere if everywhere.size >= len(TIMESTEPS) else anywhere
-    if not runs[0].discrete:
-        if runs[0].timestep[0] > runs[0].timestep[-1]:  # a clock that runs backwards, such as log-SNR
-            known = known[::-1]
-        return known[np.unique(np.linspace(0, known.size - 1, len(TIMESTEPS) + 2).round().astype(int))]
-    scale = runs[0].count / 1000
-    wanted = [*(k if k < 20 else k * scale for k in TIMESTEPS), known[-1]]
-    nearest = {float(known[np.abs(np.log1p(known) - np.log1p(k)).argmin()]) for k in wanted}
-    jumps = {float(k) for run in runs for k in run.timestep[run.jumps]}
-    return np.array(sorted(nearest | jumps))
-
-
-def time_column(run: Run, times: np.ndarray) -> Column:
-    jumps = set(run.timestep[run.jumps].tolist()) if run.has("time_difference") else set()
-    digits = "g" if run.discrete else ".4g"
-    return Column("timestep", "", [f"{k:{digits}}{JUMP if k in jumps else ' '}" for k in times])
-
-
 def _after(note: str) -> str:
     return f"; {note}" if note else ""
 
@@ -181,28 +140,6 @@ def draws(run: Run) -> str:
     """How many draws are done at each timestep."""
     count = (run.dataset["done"] == 1).sum("draw").values
     return f"{count.min()} to {count.max()} draws" if count.min() != count.max() else f"{count.max()} draws"
-
-
-def abbreviated(labels: Sequence[str]) -> list[str]:
-    """Labels without the words they all begin with: digits-ddpm and digits-etsdm are ddpm and etsdm."""
-    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*labels, strict=False))
-    common = "".join(letters[0] for letters in same)
-    cut = max(common.rfind(mark) for mark in "-_/ ") + 1
-    return [label[cut:] or label for label in labels]
-
-
-def lines(heading: str, columns: Sequence[Column]) -> str:
-    """The columns, right-aligned under their titles."""
-    rows = [[column.title for column in columns], [column.subtitle for column in columns]]
-    rows += [[column.cells[i] for column in columns] for i in range(len(columns[0].cells))]
-    gap = 3 if sum(column.width + 3 for column in columns) <= WIDTH else 2
-    widths = [column.width for column in columns]
-    text = [
-        (" " * gap).join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    marked = any(cell.endswith(JUMP) for cell in columns[0].cells)
-    footnote = [f"{JUMP} last timestep of a block of shared ones: the next one lies in another block"] if marked else []
-    return "\n".join([heading, "", *(line for line in text if line), *footnote])
 
 
 def spectral_words(run: Run) -> list[str]:

@@ -13,29 +13,10 @@ from ..printing import plain
 from ..results.curve import DERIVATIVES, Curve, curves
 from ..results.headline import SPEEDS, peak, reference, shared_words
 from ..results.run import Run
+from ..statistics import Estimate, mean, ratio
 
 if TYPE_CHECKING:
     from ..comparison.comparison import Comparison
-
-LEVEL = 0.95
-
-
-class Estimate(NamedTuple):
-    """A number, its 95 % interval (NaN where there is none), and over how many draws."""
-
-    value: float
-    low: float
-    high: float
-    draws: int
-
-    def __str__(self) -> str:
-        interval = f" [{plain(self.low)}, {plain(self.high)}]" if np.isfinite(self.low + self.high) else ""
-        return f"{plain(self.value)}{interval}, n = {self.draws}"
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """For JSON, which has no NaN."""
-        known = {name: float(x) if np.isfinite(x) else None for name, x in zip(self._fields, self[:3], strict=False)}
-        return {**known, "n": self.draws}
 
 
 class Verdict(NamedTuple):
@@ -51,27 +32,6 @@ class Verdict(NamedTuple):
 
     def to_dict(self) -> dict[str, object]:
         return {"words": self.words, "quantity": self.quantity, **self.estimate.to_dict()}
-
-
-def mean(values: np.ndarray, *, level: float = LEVEL) -> Estimate:
-    """Of independent draws, with Student's interval."""
-    from ..statistics import half_width
-
-    n = values.size
-    error = values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    half = float(half_width(np.array(error), np.array(n), level)) if n > 1 else np.nan
-    center = float(values.mean()) if n else np.nan
-    return Estimate(center, center - half, center + half, n)
-
-
-def ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
-    """Of the means of paired positive draws."""
-    a, b = float(above.mean()), float(below.mean())
-    if not (a > 0 and b > 0):
-        return Estimate(a / b if b else np.nan, np.nan, np.nan, above.size)
-    spread = mean(above / a - below / b)
-    half = (spread.high - spread.low) / 2
-    return Estimate(a / b, a / b * np.exp(-half), a / b * np.exp(half), above.size)
 
 
 def draws(run: Run, variable: str, place: int) -> np.ndarray:

@@ -9,8 +9,8 @@ from matplotlib.collections import LineCollection, PolyCollection, QuadMesh
 
 from lipdiag.errors import UsageError
 from lipdiag.figures import FIGURES, STYLES, plot
-from lipdiag.figures.canvas import table_text
 from lipdiag.figures.style import applied
+from lipdiag.printing import rows_as_csv
 from tests.runs import complete, images, make
 
 NAMES = [name for name in FIGURES if name not in ("compare",)]
@@ -123,7 +123,7 @@ def test_any_number_of_runs_is_drawn_and_each_is_called_by_its_name(sources, nam
 
 @pytest.mark.parametrize("name", NAMES)
 def test_there_is_a_table_to_lie_beside_each_picture(pictures, name):
-    lines = table_text(pictures[name].rows).splitlines()
+    lines = rows_as_csv(pictures[name].rows).splitlines()
     assert len(lines) == len(pictures[name].rows) + 1 > 1
 
 

@@ -210,13 +210,12 @@ def test_drawing_needs_neither_torch_nor_pyplot_nor_the_backend_of_a_notebook_th
     program = """
 import os, sys, warnings
 warnings.simplefilter("error")
-sys.path.insert(0, "tests/report")
-import conftest
+from tests.runs import make
 from lipdiag.pages.tables import table
-run = conftest.make(shared=True)
+run = make(shared=True)
 table([run])
 assert "matplotlib" not in sys.modules
-from lipdiag.report import plot
+from lipdiag.figures import plot
 plot(run).contents(".png")
 print(sorted({"torch", "matplotlib.pyplot", "lipdiag.diffusion"} & set(sys.modules)), os.environ["MPLBACKEND"])
 import matplotlib

@@ -23,8 +23,9 @@ from lipdiag.pages.graphic import points
 from lipdiag.pages.html import element
 from lipdiag.pages.page import page
 from lipdiag.pages.provenance import commands, provenance, version
-from lipdiag.pages.verdict import between, mean, ratio, verdicts
+from lipdiag.pages.verdict import between, verdicts
 from lipdiag.results.run import read
+from lipdiag.statistics import mean, ratio
 from tests.holm import coverage
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp; $\\frac{ ]]> --> \u202e \x07\n&#x3c;"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lipdiag.errors import UsageError
-from lipdiag.pages.tables import abbreviated, table
-from lipdiag.printing import plain, with_half_width
+from lipdiag.pages.tables import table
+from lipdiag.printing import abbreviated, plain, with_half_width
 from tests.runs import EDGES, LOG_TIMES
 
 

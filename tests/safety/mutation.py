@@ -75,10 +75,12 @@ BUGS = {
         "quantities/test_sensitivity.py -k 'path_falls and ddpm'",
     ),
     "squares of pairs": Bug(
-        "quantities/pairs.py", "- here).norm(dim=1)", "- here).square().sum(1)", "quantities/test_pairs.py -k 'closed and plain'"
+        "quantities/pairs.py", "- here).norm(dim=1)", "- here).square().sum(1)",
+        "quantities/test_pairs.py -k 'closed and plain'"
     ),
     "swapped times that are not shared": Bug(
-        "quantities/pairs.py", "told = clock(clock", "told = clock.base(clock", "quantities/test_pairs.py -k 'closed and shared'"
+        "quantities/pairs.py", "told = clock(clock", "told = clock.base(clock",
+        "quantities/test_pairs.py -k 'closed and shared'"
     ),
     "the noise level swapped too": Bug(
         "quantities/pairs.py", ".conditioned(point.x, point.t, told)", "(point.x, clock.base.time(other))",
@@ -95,7 +97,8 @@ BUGS = {
         "quantities/draw.py", "(ROLES[role], *key)", "key", "quantities/test_draw.py -k alike"
     ),
     "one noise for all draws": Bug(
-        "quantities/draw.py", 'generator(seed, "noise", draw)', 'generator(seed, "noise")', "quantities/test_draw.py -k alike"
+        "quantities/draw.py", 'generator(seed, "noise", draw)', 'generator(seed, "noise")',
+        "quantities/test_draw.py -k alike"
     ),
     "one probe many times": Bug(
         "quantities/draw.py", 'generator(seed, "probe", draw, k)', 'generator(seed, "probe", draw)',
@@ -403,7 +406,8 @@ BUGS = {
         "checkpoints/openai.py", 'shape["num_classes"] - 1 if', "0 if", "checkpoints/test_openai.py -k flow_matching"
     ),
     "averages in the order of their spelling": Bug(
-        "checkpoints/container.py", "key=lambda name: (len(name), name)", "key=None", "checkpoints/test_container.py -k counted"
+        "checkpoints/container.py", "key=lambda name: (len(name), name)", "key=None",
+        "checkpoints/test_container.py -k counted"
     ),
     "data made again at every timestep": Bug(
         "study/resolve.py", "@lru_cache(maxsize=-(-MOST_DRAWS // MODEL_BATCH) + 1)", "@lru_cache(maxsize=1)",
