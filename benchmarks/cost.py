@@ -16,9 +16,10 @@ from statistics import mean, median
 import torch
 
 from benchmarks.networks import Subject
-from lipdiag.quantities.point import Point, points
-from lipdiag.quantities.quantity import QUANTITIES, measure_point, passes, recorded
+from lipdiag.quantities.catalogue import measure_point, needs, recorded
+from lipdiag.quantities.point import Point
 from lipdiag.study.plan import Plan, resolve_timesteps
+from lipdiag.study.points import points
 
 FULL = ("spectral_norm", "time_derivative", "squared_frobenius_norm", "trace")
 DEFAULTS = Plan().quantities
@@ -138,7 +139,8 @@ class Batch:
         """Pairs of `TIMES` timesteps, evenly spaced in log t."""
         timesteps = resolve_timesteps(f"log:{TIMES}", self.subject.predictor.clock).tolist()
         draws = range(max(1, self.pairs // TIMES))
-        return points(self.subject.predictor, plan, self.subject.sample, timesteps, draws, record=recorded(plan))
+        record = recorded(plan.quantities)
+        return points(self.subject.predictor, plan, self.subject.sample, timesteps, draws, record=record)
 
     def run(self, case: str, plan: Plan) -> None:
         """What a study does for a unit, its products timed."""
@@ -161,20 +163,20 @@ class Batch:
         ratios = interleaved(self.forward, lambda: self.run(case, plan), rounds, limit)
         laps = self.laps[case]
         products = len(laps.forward), len(laps.reverse)
-        floor = passes(plan, laps.krylov_steps)
+        floor = plan.passes(laps.krylov_steps)
         return Cost(case, self.pairs, laps.krylov_steps, *products, floor, median(ratios), len(ratios))
 
     def counted(self, case: str, full: Cost) -> Cost:
         """The price of a case by the laps of the full report, whose Krylov steps it shares."""
         plan, laps = Plan(quantities=CASES[case]), self.laps[full.case]
         k = full.krylov_steps
-        needs = frozenset[str]().union(*(QUANTITIES[name].needs for name in plan.quantities))
+        shared = needs(plan.quantities)
         both = plan.probes + 1 if case == "asymmetry" else 0
         reverse = k + both
         evaluations = 1 if "time_difference" in plan.quantities else 0
-        floor = passes(plan, k)
+        floor = plan.passes(k)
         forward = floor - 1 - reverse - evaluations
-        assert "krylov" in needs
+        assert "krylov" in shared
         once = laps.total / full.passes
         return Cost(case, self.pairs, k, forward, reverse, floor, laps.price(forward, reverse) / once + evaluations, 0)
 

@@ -12,7 +12,7 @@ from benchmarks.networks import SUBJECTS, Subject
 from benchmarks.rivals import rivals
 from benchmarks.table import Result
 from benchmarks.training import relative_rate
-from lipdiag.quantities.quantity import QUANTITIES, passes
+from lipdiag.quantities.catalogue import QUANTITIES
 from lipdiag.study.plan import Plan
 from lipdiag.training.recipe import RECIPES
 
@@ -75,7 +75,7 @@ class Bench:
             batch = self.batch(pairs)
             if batch.subject.heavy and pairs > min(BATCHES) and case == "one_sided_lipschitz":
                 return
-            if not self.fits(batch, 2 + passes(Plan(quantities=CASES[case]), USUAL_STEPS)):
+            if not self.fits(batch, 2 + Plan(quantities=CASES[case]).passes(USUAL_STEPS)):
                 return
             needs = frozenset[str]().union(*(QUANTITIES[name].needs for name in CASES[case]))
             full = [c for c in self.result.costs if (c.case, c.pairs) == ("the full report", pairs)]

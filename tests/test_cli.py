@@ -47,7 +47,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_every_quantity_is_named_in_the_help():
-    from lipdiag.quantities.quantity import QUANTITIES
+    from lipdiag.quantities.catalogue import QUANTITIES
 
     text = run("measure", "--help").output
     assert all(name in text for name in QUANTITIES)

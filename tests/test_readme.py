@@ -48,7 +48,7 @@ def test_every_link_to_a_file_leads_somewhere():
 
 
 def test_the_table_of_variables_is_complete():
-    from lipdiag.quantities.quantity import QUANTITIES
+    from lipdiag.quantities.catalogue import QUANTITIES
 
     for quantity in QUANTITIES.values():
         assert f"`{quantity.headline}`" in TEXT, quantity.headline

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .point import Point
+from .quantity import Quantity, Variable
+from .time import other_time
 
 HOMES = (
     "time_embedding",
@@ -58,10 +60,8 @@ def listening(module: nn.Module) -> Iterator[list[Tensor]]:
 @torch.no_grad()
 def embedding(point: Point) -> dict[str, Tensor]:
     """Norm of the encoding, and of its change to the second timestep of the quotient K, per timestep."""
-    from .quantity import other_time  # which lists this quantity
-
     clock = point.predictor.clock
-    other = other_time(clock, point.timestep, point.plan.step)
+    other = other_time(clock, point.timestep, point.accuracy.step)
     with listening(find(point.predictor)) as heard:
         point.predictor(point.x, point.t)
         calls = len(heard)
@@ -77,3 +77,16 @@ def embedding(point: Point) -> dict[str, Tensor]:
         "embedding_difference": (there - here).norm(dim=1) / (other - point.timestep).abs(),
         "embedding_norm": here.norm(dim=1),
     }
+
+
+L2_EMBEDDING = "Euclidean, over all entries of the embedding"
+QUANTITIES = {
+    "embedding": Quantity(
+        embedding,
+        {
+            "embedding_difference": Variable("change of the embedding of time", "1/timestep", L2_EMBEDDING),
+            "embedding_norm": Variable("size of the embedding of time", "1", L2_EMBEDDING),
+        },
+        lambda work: 2,
+    ),
+}

@@ -10,21 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..diffusion.clock import Unit
-from ..study.plan import Plan, _read, resolve_timesteps
 from .point import Point
+from .quantity import L2, Quantity, Variable
 
 Rows = Float[Tensor, "batch other"]
 
 
-def columns(plan: Plan, krylov_steps: int = 0) -> int:
-    """How many timesteps the plan has, and with it the price of a row in forward passes."""
-    return len(plan.timesteps) if not isinstance(plan.timesteps, str) else _read(plan.timesteps, Unit()).size
-
-
 def others(point: Point) -> Iterator[Tensor]:
     """Each of the plan's timesteps in turn, one copy a pair."""
-    for timestep in resolve_timesteps(point.plan.timesteps, point.predictor.clock).tolist():
+    for timestep in point.columns:
         yield torch.full_like(point.timestep, timestep)
 
 
@@ -48,3 +42,18 @@ def swap(point: Point) -> dict[str, Rows]:
         eps = point.predictor.conditioned(point.x, point.t, told).flatten(1).double()
         rows.append((eps - truth).square().mean(1))
     return {"swap_loss": torch.stack(rows, 1)}
+
+
+QUANTITIES = {
+    "pairs": Quantity(
+        pairs,
+        {"pair_difference": Variable("|eps(x_t, t) - eps(x_t, t')|, t' along `other`", "1", L2, ("other",))},
+        lambda work: work.times,
+    ),
+    "swap": Quantity(
+        swap,
+        {"swap_loss": Variable("loss at t of a network told t', along `other`", "1", "mean square", ("other",))},
+        lambda work: work.times,
+        of_noise=True,
+    ),
+}

@@ -4,7 +4,6 @@ Pairs are flattened into one batch: samples do not see each other, so one batche
 Jacobian product, and pairs of different timesteps share it.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,12 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..diffusion.continuous import slope
-from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
+from ..diffusion.predictor import Predictor
 from ..linalg.lanczos import SingularValues, singular_values
 from ..linalg.linearize import Linearization, linearize
-from ..study.plan import Plan
-from . import draw
+from .accuracy import Accuracy
 
 
 @dataclass
@@ -26,7 +23,7 @@ class Point:
 
     Attributes:
         predictor: In eval mode, on the device and in the dtype of `x`.
-        plan: How well to measure.
+        accuracy: How well to measure.
         t: Unit time of each pair, float64.
         timestep: The model's own time of each pair, float64.
         rate: d t / d timestep of each pair, float64.
@@ -35,11 +32,14 @@ class Point:
         start: Directions uniform on the sphere.
         probes: Rademacher vectors, float64.
         record: Whether enough products will follow to pay for recording them.
-        perturbation: Unit directions in which x is changed, where `sensitivity` is asked for.
+        perturbation: Unit directions in which x is changed, where they are needed.
+        quantities: Names of what is asked for.
+        columns: All timesteps of the plan, which rows of `pairs` and `swap` run over.
+        count: Leading singular values that the Krylov steps are taken for.
     """
 
     predictor: Predictor
-    plan: Plan
+    accuracy: Accuracy
     t: Float[Tensor, " batch"]
     timestep: Float[Tensor, " batch"]
     rate: Float[Tensor, " batch"]
@@ -49,6 +49,9 @@ class Point:
     probes: Float[Tensor, "probes batch n"]
     record: bool = True
     perturbation: Float[Tensor, "batch n"] | None = None
+    quantities: tuple[str, ...] = ()
+    columns: tuple[float, ...] = ()
+    count: int = 1
 
     @cached_property
     def linearization(self) -> Linearization:
@@ -67,14 +70,13 @@ class Point:
     @cached_property
     def singular_values(self) -> SingularValues:
         """Leading singular values of d eps / d x, with what the first Krylov step gives free."""
-        ranks = self.plan.ranks if "singular_values" in self.plan.quantities else 1
         return singular_values(
             self.linearization.jacobian,
             self.start,
-            steps=min(self.plan.krylov_steps, self.start.shape[1]),
-            count=ranks,
-            width=self.plan.certified_width,
-            confidence=self.plan.confidence,
+            steps=min(self.accuracy.krylov_steps, self.start.shape[1]),
+            count=self.count,
+            width=self.accuracy.certified_width,
+            confidence=self.accuracy.confidence,
         )
 
     @cached_property
@@ -89,64 +91,3 @@ class Point:
         z = [*self.probes, krylov.first.double() * scale]
         Jz = [self.linearization.jacobian.mv(p.to(self.x.dtype)).double() for p in self.probes]
         return torch.stack(z), torch.stack([*Jz, krylov.image.double() * scale])
-
-
-def points(
-    predictor: Predictor,
-    plan: Plan,
-    sample: Callable[[int], Tensor],
-    timesteps: Sequence[float],
-    draws: range,
-    record: bool = True,
-    label: Callable[[int], int] | None = None,
-) -> Point:
-    """The point of all given timesteps by all given draws, timestep-major.
-
-    Args:
-        predictor: The model, already in eval mode.
-        plan: Seeds and accuracy.
-        sample: Draw number -> x0.
-        timesteps: In the model's own unit.
-        draws: Draw numbers.
-        record: As in `Point`.
-        label: Draw number -> the class that a network is told with it.
-    """
-    if label is not None and isinstance(predictor, NetworkPredictor | RawOutput) and predictor.class_input:
-        predictor = predictor.told(predictor.class_input, [label(i) for i in draws] * len(timesteps))
-    device = next((p.device for p in [*predictor.parameters(), *predictor.buffers()]), torch.device("cpu"))
-    times, number, n = len(timesteps), len(draws), 1
-    x0 = torch.stack([sample(i).double() for i in draws])
-    noise = torch.stack([draw.noise(plan.seed, i, predictor.shape) for i in draws])
-    n = noise[0].numel()
-    start = torch.stack([draw.start(plan.seed, i, n) for i in draws])
-    probes = torch.stack([draw.probes(plan.seed, i, plan.probes, n) for i in draws], 1)
-
-    perturbation = None
-    if "sensitivity" in plan.quantities:
-        drawn = torch.stack([draw.perturbation(plan.seed, i, n) for i in draws])
-        perturbation = drawn.repeat(times, 1).to(device)
-
-    timestep = torch.tensor(timesteps, dtype=torch.float64).repeat_interleave(number)
-    t = predictor.clock.base.time(timestep)
-    clock_rate = slope(predictor.clock.base, t)
-    alpha, sigma = predictor.schedule(t)
-    expand = (-1, *[1] * len(predictor.shape))
-    x0, noise = (z.repeat(times, *[1] * len(predictor.shape)) for z in (x0, noise))
-    x = alpha.view(expand) * x0 + sigma.view(expand) * noise
-
-    def place(z: Tensor) -> Tensor:
-        return z.to(device, plan.torch_dtype)
-
-    return Point(
-        predictor=predictor,
-        plan=plan,
-        t=t.to(device),
-        timestep=timestep.to(device),
-        rate=(1 / clock_rate).to(device),
-        x=place(x),
-        noise=place(noise),
-        start=start.repeat(times, 1).to(device),
-        probes=probes.repeat(1, times, 1).to(device),
-        record=record,
-        perturbation=perturbation,
-    )

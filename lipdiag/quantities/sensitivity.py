@@ -19,6 +19,7 @@ from ..diffusion.clock import Clock
 from ..diffusion.continuous import Schedule
 from ..linalg.linearize import METHODS, linearize
 from .point import Point
+from .quantity import L2, Quantity, Values, Variable, norms
 
 STEPS = 20
 """From any timestep to the data; where there are fewer integer timesteps on the way, some stand still."""
@@ -77,3 +78,26 @@ def transported(point: Point, direction: Float[Tensor, "batch n"], steps: int) -
         v = kept.view(expand) * v + added.view(expand) * product
         methods = METHODS[METHODS.index(line.method) :]  # what failed once is not tried at every step
     return v
+
+
+def sensitivity(point: Point) -> Values:
+    if point.perturbation is None:
+        raise ValueError("this point has no direction in which x changes: its plan was made without sensitivity")
+    return {"sensitivity": norms(transported(point, point.perturbation, STEPS))}
+
+
+QUANTITIES = {
+    "sensitivity": Quantity(
+        sensitivity,
+        {
+            "sensitivity": Variable(
+                f"change of the sample, of DDIM in {STEPS} steps from here, per change of x in a random direction",
+                "1",
+                L2,
+            )
+        },
+        lambda work: PASSES,
+        frozenset({"perturbation"}),
+        of_noise=True,
+    ),
+}

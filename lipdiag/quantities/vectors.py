@@ -9,22 +9,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..linalg.lanczos import golub_kahan, ritz
-from ..study.plan import Plan
+from .accuracy import Accuracy
 from .point import Point
+from .quantity import MANY_PRODUCTS, RANKS, SPECTRAL, Quantity, Variable
 
 CLOSE = 1e-3
 """Krylov steps stop where every residual is below this share of the largest value."""
 
 
-def ranks(plan: Plan, size: int) -> int:
+def ranks(accuracy: Accuracy, size: int) -> int:
     """How many vectors a Jacobian of that size has, at most those asked for."""
-    return min(plan.ranks, size)
+    return min(accuracy.ranks, size)
 
 
 @torch.no_grad()
 def vectors(point: Point) -> dict[str, Tensor]:
     A = point.linearization.jacobian
-    count = ranks(point.plan, A.columns)
+    count = ranks(point.accuracy, A.columns)
 
     def close(alpha: Tensor, beta: Tensor) -> bool:
         if alpha.shape[1] <= count:
@@ -32,7 +33,7 @@ def vectors(point: Point) -> dict[str, Tensor]:
         values, residuals = ritz(alpha, beta, A.rows)
         return bool((residuals[:, :count] <= CLOSE * values[:, :1]).all())
 
-    run = golub_kahan(A, point.start, min(point.plan.krylov_steps, A.rows, A.columns), close)
+    run = golub_kahan(A, point.start, min(point.accuracy.krylov_steps, A.rows, A.columns), close)
     k = run.alpha.shape[1]
     values, residuals = ritz(run.alpha, run.beta, A.rows)
     B = torch.diag_embed(run.alpha) + torch.diag_embed(run.beta[:, : k - 1], offset=1)
@@ -52,3 +53,18 @@ def signs(vectors: Float[Tensor, "batch rank entry"]) -> Float[Tensor, "batch ra
     """What makes the largest entry of each positive: a singular vector's sign is arbitrary."""
     largest = vectors.abs().argmax(-1, keepdim=True)
     return torch.where(vectors.gather(-1, largest) < 0, -1.0, 1.0).to(vectors)
+
+
+QUANTITIES = {
+    "vectors": Quantity(
+        vectors,
+        {
+            "vector_singular_values": Variable("singular values of the vectors, lower bounds", "1", SPECTRAL, RANKS),
+            "vector_residuals": Variable("distance to a true singular value, at most", "1", SPECTRAL, RANKS),
+            "right_singular_vectors": Variable("directions in x", "1", "unit length", ("rank", "entry")),
+            "left_singular_vectors": Variable("directions in eps", "1", "unit length", ("rank", "entry")),
+        },
+        lambda work: 2 * work.krylov_steps,
+        MANY_PRODUCTS,
+    ),
+}

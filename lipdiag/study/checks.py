@@ -19,8 +19,9 @@ from torch import Tensor
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..errors import CheckpointError
 from ..linalg.linearize import Linearization, linearize
+from ..quantities.catalogue import recorded
 from ..quantities.point import Point
-from ..quantities.quantity import QUANTITIES, dot, norms
+from ..quantities.quantity import dot, norms
 from .arithmetic import Seen
 from .consistency import Answers, Company, ask, companies, other
 
@@ -92,10 +93,10 @@ def check(make: Callable[[Sequence[float], range], Point], timesteps: Sequence[f
             f"the model's output is not finite at timestep {timesteps[0]:g}; "
             "check the weights, and the schedule and clock that `lipdiag inspect` shows"
         )
-    asked = set(points[0].plan.quantities)
+    asked = set(points[0].quantities)
     if "time_difference" in asked:
         check_time_difference(points, answers, findings)
-    reverse = any(QUANTITIES[name].needs for name in asked)
+    reverse = recorded(asked)
     timeless = True
     for point in points:
         if asked & {"time_derivative", "trajectory_derivative"}:

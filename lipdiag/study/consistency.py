@@ -17,7 +17,8 @@ from ..errors import CheckpointError, LipdiagError
 from ..files import shown
 from ..linalg.linearize import out_of_memory
 from ..quantities.point import Point
-from ..quantities.quantity import norms, other_time
+from ..quantities.quantity import norms
+from ..quantities.time import other_time
 
 SAME = 1000.0
 """Largest difference of two answers to one question, in units of the last place: over a thousand timesteps no smaller
@@ -87,7 +88,7 @@ def consistent(point: Point) -> Answers:
 def other(point: Point) -> Float[Tensor, " batch"]:
     """The unit time of the difference quotient's other answer."""
     clock = point.predictor.clock
-    return clock.base.time(other_time(clock, point.timestep, point.plan.step))
+    return clock.base.time(other_time(clock, point.timestep, point.accuracy.step))
 
 
 def ask(point: Point, x: Tensor, t: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ..diffusion.clock import Clock, Shared
 from ..diffusion.continuous import slope
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..diffusion.spelling import spell
-from ..quantities.quantity import QUANTITIES, other_time
+from ..quantities.catalogue import QUANTITIES
 from ..quantities.vectors import ranks
 from ..store import store
 from ..text import sound
@@ -157,7 +157,7 @@ def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str
     """Every variable the plan fills, with its attributes."""
     found = {}
     entries = int(np.prod(predictor.shape))
-    sizes = {"rank": ranks(plan, entries), "other": len(timesteps), "entry": entries}
+    sizes = {"rank": ranks(plan.accuracy, entries), "other": len(timesteps), "entry": entries}
     for quantity in plan.quantities:
         for name, variable in QUANTITIES[quantity].variables.items():
             attributes: dict[str, Any] = {
@@ -166,11 +166,6 @@ def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str
                 "norm": variable.norm,
                 "quantity": quantity,
             }
-            if name == "time_difference":
-                first = torch.from_numpy(timesteps[:1])
-                distance = (other_time(predictor.clock, first, plan.step) - first).abs().item()
-                attributes["step"] = distance  # at the first timestep; the same everywhere for an index
-            if name == "spectral_norm_upper":
-                attributes["confidence"] = f"{plan.confidence:g} for each draw and timestep"
+            attributes |= variable.facts(predictor.clock, plan.accuracy, torch.from_numpy(timesteps[:1]))
             found[name] = store.Column(attributes, {extra: sizes[extra] for extra in variable.dimensions})
     return found

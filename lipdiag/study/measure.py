@@ -17,7 +17,7 @@ from ..errors import Caution, LipdiagWarning, UsageError
 from ..files import shown as printable
 from ..linalg.linearize import out_of_memory
 from ..provenance import versions
-from ..quantities.quantity import QUANTITIES
+from ..quantities.catalogue import QUANTITIES
 from ..shared_network import lifted
 from . import study
 from .answer import answered, in_a_sentence, verify_weights

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..diffusion.clock import Clock, Reversed, Shared, Timesteps
+from ..diffusion.clock import Clock, Reversed, Shared, Timesteps, Unit
 from ..diffusion.schedule import Schedule
 from ..errors import UsageError
+from ..quantities.accuracy import Accuracy
+from ..quantities.catalogue import OWNERS, QUANTITIES, passes
+from ..quantities.quantity import Work
 
 MOST_TIMES = 2**16
 """Timesteps of a run."""
@@ -62,8 +65,6 @@ class Plan:
     batch: int | None = None
 
     def __post_init__(self) -> None:
-        from ..quantities.quantity import OWNERS, QUANTITIES
-
         if isinstance(self.quantities, str):
             object.__setattr__(self, "quantities", (self.quantities,))
         asked = dict.fromkeys(OWNERS.get(name, name) for name in self.quantities)
@@ -94,6 +95,15 @@ class Plan:
     @property
     def torch_dtype(self) -> torch.dtype:
         return torch.float64 if self.dtype == "float64" else torch.float32
+
+    @property
+    def accuracy(self) -> Accuracy:
+        return Accuracy(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Accuracy)})
+
+    def passes(self, krylov_steps: int) -> int:
+        """The floor: forward passes that a (draw, timestep) pair needs at least, after that many Krylov steps."""
+        times = self.timesteps if isinstance(self.timesteps, tuple) else _read(self.timesteps, Unit())
+        return passes(self.quantities, Work(krylov_steps, self.probes, len(times)))
 
     def replace(self, **changes: Any) -> "Plan":
         """The same plan with some fields changed."""

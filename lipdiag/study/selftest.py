@@ -14,10 +14,11 @@ from torch import Tensor
 from ..diffusion.clock import Unit
 from ..diffusion.exact import Empirical, Gaussian, GaussianMixture
 from ..diffusion.schedule import VP, Cosine, Schedule, Straight
+from ..quantities.accuracy import Accuracy
+from ..quantities.catalogue import measure_point
 from ..quantities.flow import flow_velocity
 from ..quantities.point import Point
-from ..quantities.quantity import measure_point, norms
-from .plan import Plan
+from ..quantities.quantity import norms
 
 TIMES = (1e-6, 1e-4, 1e-2, 0.3, 0.9)
 DIMENSION = 6
@@ -58,7 +59,7 @@ def models(schedule: Schedule) -> Iterator[tuple[str, Gaussian | GaussianMixture
     yield "points", Empirical(normal(20, d), schedule, Unit())
 
 
-def point(model: Gaussian | GaussianMixture | Empirical, quantities: tuple[str, ...], draws: int = 8) -> Point:
+def point(model: Gaussian | GaussianMixture | Empirical, draws: int = 8) -> Point:
     """A model at all TIMES, at samples of its own law."""
     g = torch.Generator().manual_seed(2)
     t = torch.tensor(TIMES, dtype=torch.float64).repeat_interleave(draws)
@@ -67,16 +68,11 @@ def point(model: Gaussian | GaussianMixture | Empirical, quantities: tuple[str, 
     x = alpha * model.draw(len(t), g) + sigma * noise
     start = torch.randn(len(t), DIMENSION, generator=g, dtype=torch.float64)
     probes = torch.randint(0, 2, (8, len(t), DIMENSION), generator=g).double() * 2 - 1
-    plan = Plan(
-        quantities=quantities,
-        dtype="float64",
-        certified_width=1e-12,
-        krylov_steps=DIMENSION,
-        ranks=DIMENSION,
-        probes=8,
-        step=1e-3,
+    accuracy = Accuracy(step=1e-3, certified_width=1e-12, krylov_steps=DIMENSION, ranks=DIMENSION, probes=8)
+    start = start / start.norm(dim=1, keepdim=True)
+    return Point(
+        model, accuracy, t, t, torch.ones_like(t), x, noise, start, probes, quantities=QUANTITIES, count=DIMENSION
     )
-    return Point(model, plan, t, t, torch.ones_like(t), x, noise, start / start.norm(dim=1, keepdim=True), probes)
 
 
 def truths(model: Gaussian | GaussianMixture | Empirical, at: Point) -> dict[str, Tensor]:
@@ -126,7 +122,7 @@ def selftest() -> Iterator[Row]:
 
 def compare(name: str, model: Gaussian | GaussianMixture | Empirical) -> Iterator[Row]:
     """Every quantity of one model against its closed form."""
-    at = point(model, QUANTITIES)
+    at = point(model)
     found, true = measure_point(at), truths(model, at)
     for quantity, value in true.items():
         error = found[quantity] - value

@@ -18,8 +18,8 @@ from .. import statistics
 from ..diffusion.predictor import Predictor
 from ..errors import IncompleteError, LipdiagError, RunError, StorageError
 from ..linalg.linearize import out_of_memory
-from ..quantities.point import Point, points
-from ..quantities.quantity import QUANTITIES, measure_point, passes, recorded
+from ..quantities.catalogue import QUANTITIES, measure_point, recorded
+from ..quantities.point import Point
 from ..store import store
 from ..store.creation import create
 from ..store.layout import Layout, Unit, units
@@ -29,6 +29,7 @@ from . import checks
 from .description import Source, columns, coordinates, edges, frozen, second_times
 from .microbatch import in_batches, memory, pair_seconds, pass_bytes
 from .plan import Plan, gone_on, resolve_timesteps
+from .points import points
 
 LOOKED_AT = 64
 """Units among which one that is done is looked for, to time a launch by."""
@@ -73,12 +74,12 @@ class Study:
     @property
     def floor(self) -> int:
         """Forward passes a pair needs at least, at the Krylov steps taken (12 before any)."""
-        return passes(self.plan, self.krylov_steps or 12)
+        return self.plan.passes(self.krylov_steps or 12)
 
     @property
     def memory(self) -> int:
         """Bytes that a micro-batch will take at its peak, to a factor of about 2."""
-        return memory(self.predictor, self.pass_bytes, self.batch, recorded(self.plan))
+        return memory(self.predictor, self.pass_bytes, self.batch, recorded(self.plan.quantities))
 
     @property
     def passes(self) -> float:
@@ -333,7 +334,7 @@ def measure_unit(study: Study, unit: Unit) -> dict[str, np.ndarray]:
 
 
 def _measure(study: Study, timesteps: list[float], draws: range) -> dict[str, np.ndarray]:
-    source, record = study.source, recorded(study.plan)
+    source, record = study.source, recorded(study.plan.quantities)
     point = points(study.predictor, study.plan, source.sample, timesteps, draws, record, source.label)
     shape, values = (len(timesteps), len(draws)), measure_point(point)
     return {name: value.reshape(*shape, *value.shape[1:]).cpu().numpy() for name, value in values.items()}

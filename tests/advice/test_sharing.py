@@ -19,7 +19,7 @@ from lipdiag.diffusion.schedule import VE, Karras, Linear, Straight
 from lipdiag.diffusion.spelling import parse, spell
 from lipdiag.errors import UsageError
 from lipdiag.pages.verdict import mean
-from lipdiag.quantities.quantity import other_time
+from lipdiag.quantities.time import other_time
 from lipdiag.results.run import sharing
 from lipdiag.study.description import coordinates
 from lipdiag.study.plan import resolve_timesteps

@@ -22,7 +22,7 @@ from benchmarks.table import Result, text
 from lipdiag.linalg.lanczos import singular_values
 from lipdiag.linalg.operator import Operator
 from lipdiag.quantities import sensitivity
-from lipdiag.quantities.quantity import QUANTITIES
+from lipdiag.quantities.catalogue import QUANTITIES
 from lipdiag.study.plan import Plan
 
 

@@ -10,9 +10,10 @@ from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import v, velocity, x0
 from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.schedule import VE, VP, Linear, ZeroTerminalSNR
-from lipdiag.quantities.point import points
-from lipdiag.quantities.quantity import measure_point, other_time
+from lipdiag.quantities.catalogue import measure_point
+from lipdiag.quantities.time import other_time
 from lipdiag.study.plan import Plan
+from lipdiag.study.points import points
 from tests.holm import coverage
 
 

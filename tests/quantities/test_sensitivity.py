@@ -10,10 +10,9 @@ from lipdiag.diffusion.clock import Shared, Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import VP, Cosine, Linear, Straight
 from lipdiag.quantities import draw
-from lipdiag.quantities.point import points
-from lipdiag.quantities.quantity import passes
 from lipdiag.quantities.sensitivity import STEPS, coefficients, path, transported
 from lipdiag.study.plan import Plan
+from lipdiag.study.points import points
 
 VARIANCES = torch.logspace(-1, 0.5, 5, dtype=torch.float64)
 ZEROS = torch.zeros(5, dtype=torch.float64)
@@ -109,7 +108,7 @@ def test_the_run_holds_the_length_of_what_becomes_of_the_seeds_direction():
 
 def test_it_is_optional_and_has_its_price():
     assert "sensitivity" not in Plan().quantities
-    assert passes(PLAN, 12) == 1 + 2 * STEPS
+    assert PLAN.passes(12) == 1 + 2 * STEPS
     assert (
         points(Gaussian(ZEROS, VARIANCES, VP(), Unit()), Plan(), lambda i: ZEROS, [0.5], range(1)).perturbation is None
     )

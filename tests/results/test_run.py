@@ -14,7 +14,7 @@ from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import SCHEDULES
 from lipdiag.diffusion.spelling import spell
-from lipdiag.quantities.quantity import other_time
+from lipdiag.quantities.time import other_time
 from lipdiag.results.run import Run, read, sharing
 from lipdiag.study.plan import resolve_timesteps
 from lipdiag.study.study import coordinates

@@ -47,19 +47,19 @@ BUGS = {
         "z.flatten(1).double().mean(0, keepdim=True).norm(dim=1).expand(len(z))",
         FORMULAS,
     ),
-    "two steps for one": Bug("quantities/quantity.py", "distance = 1.0 if", "distance = 2.0 if", FORMULAS),
-    "no mean in the loss": Bug("quantities/quantity.py", "point.noise[0].numel()", "1", FORMULAS),
+    "two steps for one": Bug("quantities/time.py", "distance = 1.0 if", "distance = 2.0 if", FORMULAS),
+    "no mean in the loss": Bug("quantities/prediction.py", "point.noise[0].numel()", "1", FORMULAS),
     "true noise for predicted": Bug(
-        "quantities/quantity.py", "dot(point.eps, point.eps)", "dot(point.noise, point.noise)", FORMULAS
+        "quantities/prediction.py", "dot(point.eps, point.eps)", "dot(point.noise, point.noise)", FORMULAS
     ),
     "per t for per timestep": Bug(
-        "quantities/quantity.py",
+        "quantities/time.py",
         '{"time_derivative": norms(point.linearization.jvp(dt=point.rate))}',
         '{"time_derivative": norms(point.linearization.jvp(dt=torch.ones_like(point.rate)))}',
         FORMULAS,
     ),
     "alpha for sigma in x": Bug(
-        "quantities/point.py",
+        "study/points.py",
         "x = alpha.view(expand) * x0 + sigma.view(expand) * noise",
         "x = sigma.view(expand) * x0 + alpha.view(expand) * noise",
         FORMULAS,
@@ -329,7 +329,8 @@ BUGS = {
         "sampling/doubt.py", "if ratio <= HARDLY_BETTER or", "if True or", "sampling/test_doubt.py -k far_out"
     ),
     "cautions that are facts": Bug(
-        "store/notes.py", "parts[not isinstance(note, Caution)]", "parts[1]", "study/test_measure.py -k meaning_of_numbers"
+        "store/notes.py", "parts[not isinstance(note, Caution)]", "parts[1]",
+        "study/test_measure.py -k meaning_of_numbers"
     ),
     "x0 of eps without a signal": Bug(
         "quantities/flow.py", "torch.where(faint, own, along)", "along", "quantities/test_quantity.py -k signal_left"
@@ -355,11 +356,13 @@ BUGS = {
         "study/plan.py", "schedule is not None and", "schedule is None and", "study/test_plan.py -k log_snr"
     ),
     "classes of other draws": Bug(
-        "quantities/point.py", "[label(i) for i in draws] * len(timesteps)", "[label(i) for i in draws for _ in timesteps]",
+        "study/points.py", "[label(i) for i in draws] * len(timesteps)",
+        "[label(i) for i in draws for _ in timesteps]",
         "test_classes.py -k own_x0",
     ),
     "latents that are not scaled": Bug(
-        "checkpoints/encoder.py", "(z - self.shift) * self.scale", "z - self.shift", "checkpoints/test_encoder.py -k posterior"
+        "checkpoints/encoder.py", "(z - self.shift) * self.scale", "z - self.shift",
+        "checkpoints/test_encoder.py -k posterior"
     ),
     "hidden copies among the data": Bug(
         "data/dataset.py", 'name.startswith(".") or name in ADDED', "name in ADDED",
@@ -370,7 +373,8 @@ BUGS = {
         "checkpoints/test_probe.py -k late_everywhere",
     ),
     "a deviation for an error in the probe": Bug(
-        "checkpoints/probe.py", "means.std() / math.sqrt(len(means))", "means.std()", "checkpoints/test_probe.py -k student"
+        "checkpoints/probe.py", "means.std() / math.sqrt(len(means))", "means.std()",
+        "checkpoints/test_probe.py -k student"
     ),
     "draws of one sample as evidence of their own": Bug(
         "checkpoints/probe.py", "gain[rows == row].mean() for row in rows.unique()", "value for value in gain",
@@ -474,10 +478,12 @@ BUGS = {
         "checkpoints/test_tensors.py",
     ),
     "one of two averages": Bug(
-        "checkpoints/container.py", 'weights != "raw" and len(found) > 1', "False", "checkpoints/test_averages.py -k never_silently"
+        "checkpoints/container.py", 'weights != "raw" and len(found) > 1', "False",
+        "checkpoints/test_averages.py -k never_silently"
     ),
     "averages that were never begun": Bug(
-        "checkpoints/averages.py", "all(bool(tensor.any())", "all(True", "checkpoints/test_averages.py -k never_silently"
+        "checkpoints/averages.py", "all(bool(tensor.any())", "all(True",
+        "checkpoints/test_averages.py -k never_silently"
     ),
     "two tables of contents": Bug(
         "checkpoints/archive.py", "start + length + tail != size or ", "", "checkpoints/test_archive.py -k two_tables"

@@ -1,0 +1,77 @@
+"""The points of a plan: each timestep by each draw, with common random numbers."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..diffusion.continuous import slope
+from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
+from ..quantities import draw
+from ..quantities.catalogue import needs
+from ..quantities.point import Point
+from .plan import Plan, resolve_timesteps
+
+
+def points(
+    predictor: Predictor,
+    plan: Plan,
+    sample: Callable[[int], Tensor],
+    timesteps: Sequence[float],
+    draws: range,
+    record: bool = True,
+    label: Callable[[int], int] | None = None,
+) -> Point:
+    """The point of all given timesteps by all given draws, timestep-major.
+
+    Args:
+        predictor: The model, already in eval mode.
+        plan: Seeds and accuracy.
+        sample: Draw number -> x0.
+        timesteps: In the model's own unit.
+        draws: Draw numbers.
+        record: Whether enough products will follow to pay for recording them.
+        label: Draw number -> the class that a network is told with it.
+    """
+    if label is not None and isinstance(predictor, NetworkPredictor | RawOutput) and predictor.class_input:
+        predictor = predictor.told(predictor.class_input, [label(i) for i in draws] * len(timesteps))
+    device = next((p.device for p in [*predictor.parameters(), *predictor.buffers()]), torch.device("cpu"))
+    times, number, n = len(timesteps), len(draws), 1
+    x0 = torch.stack([sample(i).double() for i in draws])
+    noise = torch.stack([draw.noise(plan.seed, i, predictor.shape) for i in draws])
+    n = noise[0].numel()
+    start = torch.stack([draw.start(plan.seed, i, n) for i in draws])
+    probes = torch.stack([draw.probes(plan.seed, i, plan.probes, n) for i in draws], 1)
+
+    perturbation = None
+    if "perturbation" in needs(plan.quantities):
+        drawn = torch.stack([draw.perturbation(plan.seed, i, n) for i in draws])
+        perturbation = drawn.repeat(times, 1).to(device)
+
+    timestep = torch.tensor(timesteps, dtype=torch.float64).repeat_interleave(number)
+    t = predictor.clock.base.time(timestep)
+    clock_rate = slope(predictor.clock.base, t)
+    alpha, sigma = predictor.schedule(t)
+    expand = (-1, *[1] * len(predictor.shape))
+    x0, noise = (z.repeat(times, *[1] * len(predictor.shape)) for z in (x0, noise))
+    x = alpha.view(expand) * x0 + sigma.view(expand) * noise
+
+    def place(z: Tensor) -> Tensor:
+        return z.to(device, plan.torch_dtype)
+
+    return Point(
+        predictor=predictor,
+        accuracy=plan.accuracy,
+        t=t.to(device),
+        timestep=timestep.to(device),
+        rate=(1 / clock_rate).to(device),
+        x=place(x),
+        noise=place(noise),
+        start=start.repeat(times, 1).to(device),
+        probes=probes.repeat(1, times, 1).to(device),
+        record=record,
+        perturbation=perturbation,
+        quantities=plan.quantities,
+        columns=tuple(resolve_timesteps(plan.timesteps, predictor.clock, predictor.schedule).tolist()),
+        count=plan.ranks if "ranks" in needs(plan.quantities) else 1,
+    )
