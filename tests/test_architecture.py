@@ -8,9 +8,11 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lipdiag"
 FLOORS = (
-    {"errors", "files", "lazy", "printing", "statistics"},
+    {"errors", "files", "lazy", "printing", "provenance", "statistics", "text"},
     {"linalg", "diffusion", "distributed", "store", "data"},
-    {"share", "checkpoints", "quantities", "sampling"},
+    {"timestep", "checkpoints", "quantities", "sampling"},
+    {"share"},
+    {"shared_network"},
     {"study", "training", "quality"},
     {"results"},
     {"comparison", "advice"},

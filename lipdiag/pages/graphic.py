@@ -13,7 +13,8 @@ import numpy as np
 
 from ..figures.canvas import Picture
 from ..printing import Row, plain
-from .html import Markup, printable
+from ..text import printable
+from .html import Markup
 
 FRACTION = re.compile(r"(?<=\d\.\d\d)\d+")
 """What is finer than a hundredth of a point, which nobody sees."""

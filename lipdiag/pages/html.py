@@ -7,6 +7,8 @@ reader could see (control characters, marks that turn the direction of writing) 
 import html
 from collections.abc import Iterable
 
+from ..text import printable
+
 ALONE = ("meta", "br", "hr", "link", "input")
 """Elements without content."""
 
@@ -17,14 +19,9 @@ class Markup(str):
     __slots__ = ()
 
 
-def printable(text: object) -> str:
-    """Text in which every character can be seen; others are spelled as in Python."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
-
-
 def escaped(text: object) -> Markup:
     """Text as HTML, also inside quotes."""
-    return text if isinstance(text, Markup) else Markup(html.escape(printable(text), quote=True))
+    return text if isinstance(text, Markup) else Markup(html.escape(printable(str(text)), quote=True))
 
 
 def element(name: str, /, *content: object, **attributes: object) -> Markup:

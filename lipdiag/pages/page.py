@@ -19,8 +19,9 @@ from ..figures.explorer import variables
 from ..figures.gallery import FIGURES, plot
 from ..printing import with_half_width
 from ..results.run import Run, read
+from ..text import printable
 from .graphic import inline
-from .html import Markup, element, joined, printable
+from .html import Markup, element, joined
 from .provenance import provenance, version
 from .verdict import Verdict, between, verdicts
 

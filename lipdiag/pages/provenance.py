@@ -5,7 +5,8 @@ from typing import Any
 
 from ..printing import shortened
 from ..results.run import IN_MEMORY, Run
-from .html import Markup, element, joined, printable
+from ..text import printable
+from .html import Markup, element, joined
 
 OPTIONS = ("draws", "step", "certified_width", "probes", "batch", "dtype", "seed")
 """Of `lipdiag measure`, beside timesteps, quantities and data."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
-from ..pages.html import printable
+from ..text import printable
 from .clock import recorded, second_times, sharing
 
 if TYPE_CHECKING:
