@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..files import replace_file
-from . import folder
-from . import unit as chunk
+from . import chunk, folder
 
 FILE = "zarr.json"
 

@@ -21,8 +21,7 @@ import numpy as np
 from ..errors import RunError, StorageError
 from ..files import locked
 from ..text import sound
-from . import header, reader
-from . import unit as chunk
+from . import chunk, header, reader
 from .format import check_run
 from .layout import Layout, Unit
 from .notes import told

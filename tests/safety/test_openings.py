@@ -34,7 +34,7 @@ CHECKED = {
         "os.open": "the first thing: without waiting and without following links",
         "os.fdopen": "the regular kind, by `os.fstat`; so many bytes",
     },
-    "store/unit.py": {"open": WRITES},
+    "store/chunk.py": {"open": WRITES},
     "store/creation.py": {"zarr.open_group": WRITES},
     "store/store.py": {
         "zarr.open_group": "`store.format.check_run`, of the whole folder",
