@@ -52,7 +52,7 @@ def joined(device: torch.device | str) -> Iterator[None]:
         yield
         return
     if not distributed.is_available():
-        raise UsageError("This torch was built without torch.distributed: train in one process, without torchrun.")
+        raise UsageError("this torch was built without torch.distributed: train in one process, without torchrun")
     store, number, count = next(distributed.rendezvous("env://", timeout=PATIENCE))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     distributed.init_process_group(

@@ -73,11 +73,11 @@ def atomic_write(path: str | Path, data: bytes) -> None:
         with suppress(FileNotFoundError):
             status = os.stat(target)
             if not stat.S_ISREG(status.st_mode):
-                raise StorageError(f"Cannot write {shown(path)}: it exists and is not a regular file.")
+                raise StorageError(f"cannot write {shown(path)}: it exists and is not a regular file")
             mode = stat.S_IMODE(status.st_mode)
         replace_file(target, data, mode)
     except OSError as error:
-        raise StorageError(f"Cannot write {shown(path)}: {reason(error, target.parent)}.") from error
+        raise StorageError(f"cannot write {shown(path)}: {reason(error, target.parent)}") from error
 
 
 def sweep(folder: Path) -> None:
@@ -192,9 +192,9 @@ def make_folder(path: str | Path) -> None:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise StorageError(f"Cannot create the folder {shown(path)}: a file of that name is in the way.") from error
+        raise StorageError(f"cannot create the folder {shown(path)}: a file of that name is in the way") from error
     except OSError as error:
-        raise StorageError(f"Cannot create the folder {shown(path)}: {reason(error, Path(path).parent)}.") from error
+        raise StorageError(f"cannot create the folder {shown(path)}: {reason(error, Path(path).parent)}") from error
 
 
 def sync_folder(path: Path) -> None:
@@ -227,17 +227,17 @@ def open_regular(path: str | Path) -> Iterator[BufferedReader]:
         # Without O_NONBLOCK, opening a pipe waits for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError as error:
-        raise CheckpointError(f"There is no file {shown(path)}: check the path.") from error
+        raise CheckpointError(f"there is no file {shown(path)}: check the path") from error
     except (OSError, ValueError) as error:
         words = reason(error, Path()) if isinstance(error, OSError) else str(error)
-        raise CheckpointError(f"Cannot read {shown(path)}: {words}.") from error
+        raise CheckpointError(f"cannot read {shown(path)}: {words}") from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise CheckpointError(f"Cannot read {shown(path)}: it is {kind} where a file is needed.")
+            raise CheckpointError(f"cannot read {shown(path)}: it is {kind} where a file is needed")
         if status.st_size == 0:
-            raise CheckpointError(f"Cannot read {shown(path)}: it is empty (0 bytes); copy or save it again.")
+            raise CheckpointError(f"cannot read {shown(path)}: it is empty (0 bytes); copy or save it again")
     except BaseException:
         os.close(descriptor)
         raise
@@ -261,9 +261,9 @@ def read_all(file: BufferedReader, path: str | Path, most: int) -> bytes:
     try:
         data = file.read(most + 1)
     except OSError as error:
-        raise CheckpointError(f"Cannot read {shown(path)}: {reason(error, Path())}.") from error
+        raise CheckpointError(f"cannot read {shown(path)}: {reason(error, Path())}") from error
     if len(data) > most:
-        raise CheckpointError(f"Cannot read {shown(path)}: it is larger than the {most} bytes allowed here.")
+        raise CheckpointError(f"cannot read {shown(path)}: it is larger than the {most} bytes allowed here")
     return data
 
 
@@ -286,13 +286,13 @@ def parse_json(data: bytes | str, name: str) -> dict[str, Any]:
         raise ValueError(f"{text} is not a number that JSON knows")
 
     if len(data) > LARGEST_JSON:
-        raise CheckpointError(f"Cannot read {shown(name)}: it is larger than the {LARGEST_JSON} bytes allowed here.")
+        raise CheckpointError(f"cannot read {shown(name)}: it is larger than the {LARGEST_JSON} bytes allowed here")
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         value = sound(json.loads(text, object_pairs_hook=pairs, parse_float=number, parse_constant=constant))
     except (ValueError, RecursionError) as error:  # JSON and Unicode errors are ValueErrors
         cause = "its values are nested too deeply" if isinstance(error, RecursionError) else shown(error)
-        raise CheckpointError(f"Cannot read {shown(name)} as JSON: {cause}.") from error
+        raise CheckpointError(f"cannot read {shown(name)} as JSON: {cause}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"Cannot read {shown(name)}: it holds a JSON {type(value).__name__}, not an object.")
+        raise CheckpointError(f"cannot read {shown(name)}: it holds a JSON {type(value).__name__}, not an object")
     return value

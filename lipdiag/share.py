@@ -106,15 +106,15 @@ def share_timesteps(
         Yang et al., Lipschitz Singularities in Diffusion Models, 2024. https://arxiv.org/abs/2306.11251
     """
     if sharing_of(network) is not None:
-        raise UsageError("Got a network that shares its timesteps already: share once, or unshare_timesteps first.")
+        raise UsageError("got a network that shares its timesteps already: share once, or unshare_timesteps first")
     positional, name = parameters(network)
     bounds = None if edges is None else tuple(float(edge) for edge in edges)
     if bounds is not None and len(bounds) < 2:
-        raise UsageError(f"Got the edges {bounds}: a block has two, so give at least two.")
+        raise UsageError(f"got the edges {bounds}: a block has two, so give at least two")
     if name in LEVELS and end is None and bounds is None and clock is None:
         raise UsageError(
-            f"Got a network that is told {name}, a noise level and no index: give its clock, such as "
-            "'sigma(karras())', and the edges."
+            f"got a network that is told {name}, a noise level and no index: give its clock, such as "
+            "'sigma(karras())', and the edges"
         )
     own = own_time(network, bounds or (() if end is None else (end,)), timesteps, clock)
     sharing = Sharing(blocks_of(own, end, blocks, bounds), positional, name)
@@ -130,7 +130,7 @@ def own_time(network: Any, bounds: Sequence[float], timesteps: int | None, clock
     """A network's own time: as told, as it keeps it itself, or as some edges of blocks speak of it."""
     if clock is not None:
         if timesteps is not None:
-            raise UsageError("Got timesteps and a clock: the clock tells how many there are, so leave timesteps out.")
+            raise UsageError("got timesteps and a clock: the clock tells how many there are, so leave timesteps out")
         return parse(clock, CLOCKS) if isinstance(clock, str) else clock
     if timesteps is None:
         place = getattr(network, "config", network)
@@ -140,8 +140,8 @@ def own_time(network: Any, bounds: Sequence[float], timesteps: int | None, clock
     base = Unit() if timesteps == 1 else Timesteps(timesteps)
     if len(bounds) == 1 and bounds[0] > base.ends[1] / 2 and timesteps == 1:
         raise UsageError(
-            f"Got blocks up to {bounds[0]:g} of 1, most of the time, where the data are at 0: say "
-            "clock='reversed(unit(1))' if they are at 1, else clock='unit(1)'."
+            f"got blocks up to {bounds[0]:g} of 1, most of the time, where the data are at 0: say "
+            "clock='reversed(unit(1))' if they are at 1, else clock='unit(1)'"
         )
     return Reversed(base) if len(bounds) > 1 and bounds[0] > bounds[-1] else base
 
@@ -150,19 +150,19 @@ def blocks_of(own: Clock, end: float | None, blocks: int, bounds: tuple[float, .
     """The clock that shares, within the network's own time."""
     if isinstance(own, Shared):
         if end is not None or bounds is not None:
-            raise UsageError("Got a shared clock and edges: the clock has them, so leave end and edges out.")
+            raise UsageError("got a shared clock and edges: the clock has them, so leave end and edges out")
         return own
     if bounds is None:
         chosen = own.tenth if end is None else float(end)
         if not math.isfinite(chosen):
-            raise UsageError(f"Got no end for a time that begins at {own.ends[0]:g}: give the edges of blocks.")
+            raise UsageError(f"got no end for a time that begins at {own.ends[0]:g}: give the edges of blocks")
         clock = Shared(own, float(round(chosen)) if end is None and own.discrete else chosen, blocks)
     else:
         clock = Shared(own, bounds[-1], edges=bounds)
     if not own.holds(clock.bounds):
         low, high = sorted(own.ends)
         whole = f"of {high:g} timesteps" if own.discrete else f"where the network's time goes from {low:g} to {high:g}"
-        raise UsageError(f"Got blocks from {clock.bounds[0]:g} to {clock.end:g} {whole}: end where the time does.")
+        raise UsageError(f"got blocks from {clock.bounds[0]:g} to {clock.end:g} {whole}: end where the time does")
     return clock
 
 
@@ -174,7 +174,7 @@ def unshare_timesteps(network: Network) -> Network:
     """
     sharing = sharing_of(network)
     if sharing is None:
-        raise UsageError("Got a network that shares no timesteps: there is nothing to undo.")
+        raise UsageError("got a network that shares no timesteps: there is nothing to undo")
     if not isinstance(network, nn.Module):
         return network.__wrapped__  # type: ignore[attr-defined]
     for key, registered in list(network._forward_pre_hooks.items()):
@@ -231,7 +231,5 @@ def record(network: nn.Module, clock: Shared) -> None:
     edges = list(clock.bounds)
     before = dict(network.config).get(RECORD)  # type: ignore[arg-type]
     if before is not None and list(before) != edges:
-        raise UsageError(
-            f"Got the edges {edges} for a network that was saved with {list(before)}: give edges={before}."
-        )
+        raise UsageError(f"got the edges {edges} for a network that was saved with {list(before)}: give edges={before}")
     network.register_to_config(**{RECORD: edges})  # type: ignore[operator]

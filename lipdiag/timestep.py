@@ -65,8 +65,8 @@ class Sharing:
         largest = max([0, *[z.numel() for z in others.values() if isinstance(z, Tensor)]])
         if isinstance(time, Tensor) and not one_each(time) and time.numel() >= largest:
             raise UsageError(
-                f"Got a tensor of shape {tuple(time.shape)} as {name}, which is no time of each sample: give the "
-                "arguments in their order, or by keyword."
+                f"got a tensor of shape {tuple(time.shape)} as {name}, which is no time of each sample: give the "
+                "arguments in their order, or by keyword"
             )
         return found
 
@@ -77,8 +77,8 @@ class Sharing:
         likely = [place for place, value in first.items() if one_each(value)]
         if len(likely) != 1:
             raise UsageError(
-                f"Got a network of which no name tells the time, and {len(likely)} of whose first two arguments have "
-                "the shape of one: wrap it in a function of (x, t)."
+                f"got a network of which no name tells the time, and {len(likely)} of whose first two arguments have "
+                "the shape of one: wrap it in a function of (x, t)"
             )
         return likely[0]
 
@@ -89,7 +89,7 @@ class Sharing:
         if not isinstance(timestep, Tensor):
             if not isinstance(timestep, numbers.Real):
                 name = self.name or "the time"
-                raise UsageError(f"Got a {type(timestep).__name__} as {name}: a tensor or a number can be shared.")
+                raise UsageError(f"got a {type(timestep).__name__} as {name}: a tensor or a number can be shared")
             shared = self.told(torch.tensor(float(timestep), dtype=torch.float64))
             return type(timestep)(shared.item())  # type: ignore[call-arg]
         # of integers the edges may be fractions, and float32 holds every index; float64 is not on every device
@@ -121,9 +121,9 @@ class Sharing:
         between = [k for k in heard if MARGIN < k < 1 - MARGIN] if index and max(heard, default=0) <= 1 else []
         if outside or between:
             raise UsageError(
-                f"Got the time {(outside or between)[0]:g} where this network's goes from {first:g} (data) to "
+                f"got the time {(outside or between)[0]:g} where this network's goes from {first:g} (data) to "
                 f"{last:g}: tell share_timesteps its own time, timesteps=N of an index, timesteps=1 of t in [0, 1] "
-                "with the data at 0, clock='reversed(unit(1))' with the data at 1."
+                "with the data at 0, clock='reversed(unit(1))' with the data at 1"
             )
         self.settled = max(heard, default=0) > 1 if index else any(k % 1 for k in heard)
 
@@ -138,7 +138,7 @@ def parameters(network: Any) -> tuple[list[str], str | None]:
     call = network.forward if isinstance(network, nn.Module) else network
     kinds = [(name, p.kind) for name, p in inspect.signature(call).parameters.items()]
     if not any(kind is inspect.Parameter.VAR_POSITIONAL for _, kind in kinds) and len(kinds) < 2:
-        raise UsageError("Got a network that takes no timestep: it is called as network(x, timestep, ...).")
+        raise UsageError("got a network that takes no timestep: it is called as network(x, timestep, ...)")
     placed = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     named = [name for name, kind in kinds if kind in (*placed, inspect.Parameter.KEYWORD_ONLY)]
     return [name for name, kind in kinds if kind in placed], next((name for name in NAMES if name in named), None)

@@ -137,3 +137,34 @@ def test_nothing_unsafe_is_called(path):
         "from_pretrained(",
     ):
         assert word not in text or (door and word == "pickle.load"), word
+
+
+REFUSALS = {
+    "Caution",
+    "CheckpointError",
+    "CompanyError",
+    "IncompleteError",
+    "LipdiagError",
+    "NonFiniteError",
+    "RunError",
+    "StorageError",
+    "UsageError",
+}
+NAMES = ("FID ", "KID ", "NVIDIA", "EDM", "OpenAI", "K ", "K(")
+"""With which a sentence may begin."""
+
+
+def literal(node: ast.expr) -> str:
+    """The text of a string, with {} for what is put into it."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+@each_file
+def test_sentences_of_refusals_begin_small_and_end_without_a_full_stop(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in REFUSALS and node.args:
+            text = literal(node.args[0])
+            assert not text[:1].isupper() or text.startswith(NAMES), f"{path}:{node.lineno}: {text}"
+            assert not text.endswith(".") or text.endswith("..."), f"{path}:{node.lineno}: {text}"

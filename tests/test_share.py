@@ -319,7 +319,7 @@ def test_an_edge_that_is_rounded_lies_in_its_own_block(dtype):
     [({}, [0.25, 0.5]), ({}, [-3.0]), ({}, [5000]), ({"timesteps": 1}, [13]), ({"timesteps": 100}, [500])],
 )
 def test_times_of_another_clock_are_refused_and_not_shared(given, t):
-    with pytest.raises(UsageError, match=r"Got the time .* tell share_timesteps"):
+    with pytest.raises(UsageError, match=r"got the time .* tell share_timesteps"):
         lipdiag.share_timesteps(lambda x, t: t, **given)(PICTURES, torch.tensor(t))
 
 

@@ -165,14 +165,14 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
         name = next((name for name in CLASS_INPUTS if name in checkpoint.conditioning), None)
         if name is None:
             raise UsageError(
-                f"The {checkpoint.network} in {shown(checkpoint.path)} is told no class: leave --label out."
+                f"the {checkpoint.network} in {shown(checkpoint.path)} is told no class: leave --label out"
             )
         config = checkpoint.network_config
         counts = [config[key] + null for key, null in CLASSES.items() if type(config.get(key)) is int]
         if label < 0 or (counts and label >= counts[0]):
             classes, place = f"0 to {counts[0] - 1}" if counts else "from 0 on", shown(checkpoint.path)
             raise UsageError(
-                f"The {checkpoint.network} in {place} knows the classes {classes}: {label} is none of them."
+                f"the {checkpoint.network} in {place} knows the classes {classes}: {label} is none of them"
             )
         inputs[name] = torch.tensor([label])
     if not inputs:
@@ -181,8 +181,8 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
     strange = sorted(name for name in inputs if name.partition("/")[0] not in known)
     if strange:
         raise UsageError(
-            f"The conditioning has {shown(strange[0])!r}, which {checkpoint.network} does not take; it takes "
-            f"{', '.join(sorted(known))}."
+            f"the conditioning has {shown(strange[0])!r}, which {checkpoint.network} does not take; it takes "
+            f"{', '.join(sorted(known))}"
         )
     notes = tuple(note for note in checkpoint.notes if not note.startswith("conditioned on "))
     inputs = dict(checkpoint.conditioning) | inputs
@@ -204,10 +204,10 @@ def read_inputs(path: str | Path) -> dict[str, Tensor]:
                     raise UsageError(f"it unpacks from {packed} bytes to {unpacked}: save it as .safetensors")
                 found: dict[str, Any] = {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
             except Exception as error:  # a broken archive can fail in any way
-                raise UsageError(f"Cannot read the conditioning {shown(path)}: {shown(error)}.") from error
+                raise UsageError(f"cannot read the conditioning {shown(path)}: {shown(error)}") from error
     else:
         found = read_tensors(path)
     if not found or not all(type(name) is str and isinstance(value, Tensor) for name, value in found.items()):
-        raise UsageError(f"The conditioning {shown(path)} holds something else than named tensors.")
+        raise UsageError(f"the conditioning {shown(path)} holds something else than named tensors")
     floats = (torch.float16, torch.bfloat16, torch.float64)
     return {name.replace(".", "/"): v.float() if v.dtype in floats else v for name, v in found.items()}

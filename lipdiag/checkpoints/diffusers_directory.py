@@ -227,7 +227,7 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             if index.exists():
                 state, digests = read_shards(index)
                 return current(state), digests
-    raise CheckpointError(f"{shown(folder)} is no model: it lacks {STEM}.safetensors (or .bin).")
+    raise CheckpointError(f"{shown(folder)} is no model: it lacks {STEM}.safetensors (or .bin)")
 
 
 def current(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -62,15 +62,15 @@ def convention(preconditioner: str, arguments: Mapping[str, float]) -> tuple[Sch
         return ve, minus_eps, LogSigma(ve, 1.0, 0.5)
     if preconditioner == "iDDPMPrecond":
         if told.get("C_2", 0.008) != 0.008:
-            raise UsageError(f"An iDDPMPrecond with C_2 = {told['C_2']} is not known; give its schedule by a factory.")
+            raise UsageError(f"an iDDPMPrecond with C_2 = {told['C_2']} is not known; give its schedule by a factory")
         steps = int(told.get("M", 1000))
         return SquaredCosine(steps, 1 - told.get("C_1", 0.001)), eps, Timesteps(steps)
     if preconditioner in ("EDMPrecond", "Precond"):
         karras, scale = Karras(), told.get("sigma_data", 0.5)
         return Normalized(karras, scale), Edm(scale), LogSigma(karras)
     raise UsageError(
-        f"The preconditioner {shown(preconditioner)!r} is unknown; known are VPPrecond, VEPrecond, iDDPMPrecond, "
-        "EDMPrecond and Precond."
+        f"the preconditioner {shown(preconditioner)!r} is unknown; known are VPPrecond, VEPrecond, iDDPMPrecond, "
+        "EDMPrecond and Precond"
     )
 
 
@@ -106,7 +106,7 @@ def build(make: Callable[..., Any], path: Path, label: int | None = None) -> Net
     labels = torch.zeros(1, classes)
     if label is not None:
         if not 0 <= label < classes:
-            raise UsageError(f"The network in {shown(path)} knows {classes} classes, and --label is {label}.")
+            raise UsageError(f"the network in {shown(path)} knows {classes} classes, and --label is {label}")
         labels[0, label] = 1
     inputs = {"class_labels": labels if classes else None}
     predictor = NetworkPredictor(network.requires_grad_(False), schedule, kind, clock, shape, inputs).eval()
@@ -203,7 +203,7 @@ def convert(file: str | Path, code: str | Path, out: str | Path) -> dict[str, An
         CheckpointError: If the code fails, or holds no network with a preconditioner.
     """
     if not Path(code).is_dir():
-        raise UsageError(f"There is no folder {shown(code)}: give the code the pickle was made with, by --code-dir.")
+        raise UsageError(f"there is no folder {shown(code)}: give the code the pickle was made with, by --code-dir")
     digest(file)
     make_folder(out)
     command = [sys.executable, "-m", "lipdiag.checkpoints.unpickle", *map(str, (file, code, out))]

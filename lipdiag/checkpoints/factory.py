@@ -91,7 +91,7 @@ def make(
     """
     converted = path is not None and edm.recognizes(Path(path))
     if label is not None and not converted:
-        raise UsageError("A factory gives its network a class itself, or by --conditioning: leave --label out.")
+        raise UsageError("a factory gives its network a class itself, or by --conditioning: leave --label out")
     if original_config is not None and (path is None or converted):
         raise UsageError(NO_CONFIG)
     in_file = None if path is None or converted else network_in(path, weights, original_config)
@@ -104,7 +104,7 @@ def make(
         except LipdiagError:
             raise
         except Exception as error:
-            raise UsageError(f"The factory {spec} failed with {type(error).__name__}: {shown(error)}.") from error
+            raise UsageError(f"the factory {spec} failed with {type(error).__name__}: {shown(error)}") from error
     names = ("schedule", "parameterization", "clock", "shape")
     texts = ((schedule, SCHEDULES), (parameterization, PARAMETERIZATIONS), (clock, CLOCKS))
     parts = [parse(part, registry) if isinstance(part, str) else part for part, registry in texts]
@@ -116,17 +116,17 @@ def make(
     if isinstance(made, Predictor):
         if given:
             raise UsageError(
-                f"The factory {spec} made a {kind}, which has its own {' and '.join(given)}: leave them out."
+                f"the factory {spec} made a {kind}, which has its own {' and '.join(given)}: leave them out"
             )
         return Made(made.eval(), notes)
     if not callable(made):
-        raise UsageError(f"The factory {spec} returned a {kind}: return a Predictor, a module or a function.")
+        raise UsageError(f"the factory {spec} returned a {kind}: return a Predictor, a module or a function")
     told = {name: getattr(usage, name) for name in names if getattr(usage, name) is not None}
     notes += usage.notes if set(told) - set(given) else ()
     lacking = " and ".join(f"--{name}" for name in names if name not in told | given)
     if lacking:
         hint = "" if in_file is None else f", as in {usage.options}{' ' + usage.hint if usage.hint else ''}"
-        raise UsageError(f"The factory {spec} returned a {kind}, not a Predictor: give {lacking} too{hint}.")
+        raise UsageError(f"the factory {spec} returned a {kind}, not a Predictor: give {lacking} too{hint}")
     network = made if isinstance(made, nn.Module) else Wrapped(made)
     for layer in network.modules():
         if isinstance(layer, nn.Linear):  # many networks embed their time in float32, whatever their weights are
@@ -165,15 +165,15 @@ def find(spec: str) -> Callable[..., Any]:
     """The function that "package.module:function" names."""
     module, colon, name = spec.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        raise UsageError(f"The factory {shown(spec)!r} is not of the form package.module:function.")
+        raise UsageError(f"the factory {shown(spec)!r} is not of the form package.module:function")
     try:
         function: Any = importlib.import_module(module)
         for part in name.split("."):
             function = getattr(function, part)
     except Exception as error:  # importing runs the user's own code
-        raise UsageError(f"The factory {spec} cannot be imported ({type(error).__name__}: {shown(error)}).") from error
+        raise UsageError(f"the factory {spec} cannot be imported ({type(error).__name__}: {shown(error)})") from error
     if not callable(function):
-        raise UsageError(f"The factory {spec} is a {type(function).__name__}, not a function.")
+        raise UsageError(f"the factory {spec} is a {type(function).__name__}, not a function")
     return function
 
 

@@ -105,7 +105,7 @@ def load(
     told |= {"schedule": schedule, "parameterization": parameterization, "clock": clock, "shape": shape}
     found = predictor(path, factory, weights, **told)
     if not isinstance(found, NetworkPredictor):
-        raise UsageError(f"The factory {factory} made a {type(found).__name__}, no network: call it yourself.")
+        raise UsageError(f"the factory {factory} made a {type(found).__name__}, no network: call it yourself")
     return found
 
 
@@ -197,7 +197,7 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
         )
     if not path.exists() and not path.is_symlink():
         raise CheckpointError(
-            f"There is no checkpoint {shown(path)}: give a folder, a .pt file, or one of {', '.join(EMBEDDED)}."
+            f"there is no checkpoint {shown(path)}: give a folder, a .pt file, or one of {', '.join(EMBEDDED)}"
         )
     content = read_tensors(path)
     with refusing(path, SHAPES):

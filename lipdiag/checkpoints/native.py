@@ -109,9 +109,9 @@ def save(
     """
     path = Path(path)
     if path.suffix in (".safetensors", ".json", ".bin"):
-        raise UsageError(f"Cannot save to {shown(path)}: give a folder, or a file that ends in .pt.")
+        raise UsageError(f"cannot save to {shown(path)}: give a folder, or a file that ends in .pt")
     if weights not in ("raw", "ema") or (weights == "ema" and ema is not None):
-        raise UsageError(f"weights is {weights!r}: it says what the model's own weights are, raw or, alone, ema.")
+        raise UsageError(f"weights is {weights!r}: it says what the model's own weights are, raw or, alone, ema")
     network, inputs = bare(predictor), conditioning(predictor)
     config = describe(predictor) | {
         "weights": weights,
@@ -160,8 +160,8 @@ def bare(predictor: Predictor) -> nn.Module:
     ):
         around = "" if network is None else f" around a {name}"
         raise UsageError(
-            f"A {type(predictor).__name__}{around} cannot be saved: lipdiag saves a NetworkPredictor around one of "
-            f"{', '.join(NETWORKS)}."
+            f"a {type(predictor).__name__}{around} cannot be saved: lipdiag saves a NetworkPredictor around one of "
+            f"{', '.join(NETWORKS)}"
         )
     return network
 
@@ -186,7 +186,7 @@ def conditioning(predictor: Predictor) -> dict[str, Tensor]:
     """The network's further inputs, under names that no weight has."""
     inputs = dict(getattr(predictor, "conditioning", {}))
     if not all(isinstance(value, Tensor) for value in inputs.values()):
-        raise UsageError("Only tensors can be saved as conditioning: give the network other inputs by a factory.")
+        raise UsageError("only tensors can be saved as conditioning: give the network other inputs by a factory")
     return {CONDITIONING + name: value for name, value in inputs.items()}
 
 
@@ -200,7 +200,7 @@ def json_text(config: Mapping[str, Any]) -> str:
     try:
         return json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise UsageError(f"The facts to be saved are not what JSON can hold: {error}.") from error
+        raise UsageError(f"the facts to be saved are not what JSON can hold: {error}") from error
 
 
 def load(path: str | Path, weights: str = "ema") -> NetworkPredictor:
@@ -306,7 +306,7 @@ def kept(config: Mapping[str, Any], both: bool) -> tuple[str, ...]:
 def choose(available: tuple[str, ...], wanted: str, path: str | Path) -> str:
     """The weights to take: averaged ones where there are any, raw ones only if they are there."""
     if wanted not in ("ema", "raw"):
-        raise UsageError(f"The weights {shown(wanted)!r} do not exist: ask for ema or raw.")
+        raise UsageError(f"the weights {shown(wanted)!r} do not exist: ask for ema or raw")
     if wanted == "raw" and available == ("ema",):
         refuse(path, "holds averaged weights only: ask for --weights ema")
     return wanted if wanted in available else available[0]
@@ -357,12 +357,12 @@ def assemble(
         if override is not None:
             parts[name] = parse(override, registry) if isinstance(override, str) else override
         elif told is None:
-            raise CheckpointError(f"{shown(checkpoint.path)} does not tell its {name}: give it by --{name}.")
+            raise CheckpointError(f"{shown(checkpoint.path)} does not tell its {name}: give it by --{name}")
         else:
             parts[name] = understood(told, registry, checkpoint.path, name)
     shape = shape or checkpoint.shape
     if shape is None:
-        raise CheckpointError(f"{shown(checkpoint.path)} does not tell the shape of its samples: give it by --shape.")
+        raise CheckpointError(f"{shown(checkpoint.path)} does not tell the shape of its samples: give it by --shape")
     with torch.random.fork_rng(devices=[]):  # the first weights are overwritten: they cost the caller no random numbers
         network = create_network(checkpoint.network, checkpoint.network_config, checkpoint.path, checkpoint.state)
     fit(network, checkpoint.state, checkpoint.path)

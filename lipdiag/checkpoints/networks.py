@@ -40,7 +40,7 @@ def openai_class() -> type[nn.Module]:
     """The U-Net of OpenAI's diffusion repositories, in azula, which need not be installed."""
     azula = importlib.util.find_spec("azula")
     if azula is None or azula.origin is None:
-        raise CheckpointError("OpenAI's U-Net is built by azula, which is not installed: pip install --no-deps azula.")
+        raise CheckpointError("OpenAI's U-Net is built by azula, which is not installed: pip install --no-deps azula")
     # The two files of the U-Net alone: the package around them imports what downloads and what needs torchvision.
     folder, name = Path(azula.origin).parent / "plugins" / "adm" / "_src", "azula_adm"
     if name not in sys.modules:
@@ -48,7 +48,7 @@ def openai_class() -> type[nn.Module]:
             name, folder / "__init__.py", submodule_search_locations=[str(folder)]
         )
         if spec is None or spec.loader is None or not (folder / "unet.py").is_file():
-            raise CheckpointError("This azula has no OpenAI U-Net where azula 0.11 has it: install azula 0.11.")
+            raise CheckpointError("this azula has no OpenAI U-Net where azula 0.11 has it: install azula 0.11")
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return importlib.import_module(f"{name}.unet").UNetModel

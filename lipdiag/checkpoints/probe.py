@@ -117,8 +117,8 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
         known = winner is not None and choice.learned(winner)
         hint = f"; use {flags(told, winner)}" if winner is not None and known else ": check them, and the weights"
         raise CheckpointError(
-            f"The model's output is not finite with the schedule {spell(told.schedule)} and the clock "
-            f"{spell(told.clock)}{hint}."
+            f"the model's output is not finite with the schedule {spell(told.schedule)} and the clock "
+            f"{spell(told.clock)}{hint}"
         )
     gain, certain = (0.0, 0.0), False
     if winner is not None and winner != told and choice.learned(winner):

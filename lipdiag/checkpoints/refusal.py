@@ -13,7 +13,7 @@ CONVERT = "save the state dict alone, best as .safetensors"
 
 def refuse(path: str | Path, cause: str, error: Exception | None = None) -> NoReturn:
     """Raise the CheckpointError that names the file and the cause."""
-    raise CheckpointError(f"Cannot use {shown(path)}: it {cause}.") from error
+    raise CheckpointError(f"cannot use {shown(path)}: it {cause}") from error
 
 
 @contextmanager

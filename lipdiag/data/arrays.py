@@ -27,7 +27,7 @@ OTHERS = (
 def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The samples of a .npy or .npz file, and labels if there are any; a .npy file stays on disk until indexed."""
     if not path.is_file():  # a pipe would be waited for
-        raise UsageError(f"{shown(path)} is not a regular file: give a .npy or .npz file, or a folder of pictures.")
+        raise UsageError(f"{shown(path)} is not a regular file: give a .npy or .npz file, or a folder of pictures")
     try:
         refuse_others(path)
         # A pickled object in an array file is code that its author chose.
@@ -37,13 +37,13 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         with loaded:
             packed, unpacked = path.stat().st_size, max(info.file_size for info in loaded.zip.infolist())
             if unpacked > packed + LARGEST_UNPACKED:
-                raise UsageError(f"{path} unpacks from {packed} bytes to {unpacked}: save the samples as a .npy file.")
+                raise UsageError(f"{path} unpacks from {packed} bytes to {unpacked}: save the samples as a .npy file")
             label = next((name for name in LABELS if name in loaded.files), None) if len(loaded.files) == 2 else None
             samples = [name for name in loaded.files if name != label]
             if len(samples) != 1:
                 raise UsageError(
                     f"{shown(path)} holds {len(loaded.files)} arrays ({shown(', '.join(loaded.files) or 'none')}) "
-                    "where one is expected: save the samples alone, or with their labels as `labels`."
+                    "where one is expected: save the samples alone, or with their labels as `labels`"
                 )
             values = np.asarray(loaded[samples[0]])
             labels = None if label is None else np.asarray(loaded[label])
@@ -54,15 +54,15 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         if "Python objects" in reason or "Object arrays" in reason:
             raise UsageError(
                 f"{shown(path)} cannot be read: it holds Python objects, which are code, and no array of numbers; save "
-                "samples of one shape as np.save(NEW, np.stack(LIST).astype('float32'))."
+                "samples of one shape as np.save(NEW, np.stack(LIST).astype('float32'))"
             ) from error
-        raise UsageError(f"{shown(path)} cannot be read as a .npy or .npz array ({reason}).") from error
+        raise UsageError(f"{shown(path)} cannot be read as a .npy or .npz array ({reason})") from error
     if labels is not None and labels.shape == (len(values), 1):
         labels = labels[:, 0]
     if labels is not None and (labels.shape != values.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0):
         raise UsageError(
             f"{path} has labels of shape {labels.shape} and type {labels.dtype} for {len(values)} samples: give each "
-            "sample one integer from 0 on."
+            "sample one integer from 0 on"
         )
     return values, labels
 
@@ -85,4 +85,4 @@ def refuse_others(path: Path) -> None:
             return
         suffix = ".pt" if any(name.rpartition("/")[2] == "data.pkl" for name in names) else ".zip"
     what = OTHERS.get(suffix, "is neither a .npy nor a .npz file: save the samples by np.save(NEW, SAMPLES)")
-    raise UsageError(f"{shown(path)} cannot be used as data: it {what}.")
+    raise UsageError(f"{shown(path)} cannot be used as data: it {what}")

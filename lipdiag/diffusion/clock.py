@@ -87,7 +87,7 @@ class Timesteps(Clock):
 
     def __post_init__(self):
         if self.count < 1:
-            raise UsageError(f"Got timesteps({self.count}); a table has at least 1 timestep, so give its length.")
+            raise UsageError(f"got timesteps({self.count}); a table has at least 1 timestep, so give its length")
 
     @property
     def unit(self) -> str:
@@ -205,8 +205,8 @@ class Reversed(Clock):
     def __post_init__(self):
         if not isinstance(self.clock, Timesteps | Unit):
             raise UsageError(
-                f"Got {type(self.clock).__name__.lower()} to be reversed; only timesteps and unit have two ends, so "
-                "give one of these."
+                f"got {type(self.clock).__name__.lower()} to be reversed; only timesteps and unit have two ends, so "
+                "give one of these"
             )
 
     @property
@@ -257,27 +257,27 @@ class Shared(Clock):
     def __post_init__(self):
         if isinstance(self.clock, Shared):
             raise UsageError(
-                "Got a shared clock inside a shared clock; a clock is shared once, so give all edges at once."
+                "got a shared clock inside a shared clock; a clock is shared once, so give all edges at once"
             )
         if self.edges:
             object.__setattr__(self, "blocks", len(self.edges) - 1)
         most = (self.end - self._first) * self._sign if self.discrete else 1e6
         if not 1 <= self.blocks <= most or not math.isfinite(self.end):
             raise UsageError(
-                f"Got {self.blocks} blocks up to {self.end}; 1 to {most:g} fit in there, so give fewer or another end."
+                f"got {self.blocks} blocks up to {self.end}; 1 to {most:g} fit in there, so give fewer or another end"
             )
         steps = [(b - a) * self._sign for a, b in itertools.pairwise(self.bounds)]
         if not (min(steps) > 0 and all(map(math.isfinite, self.bounds))):
             way = "rise" if self._sign > 0 else "fall"
             raise UsageError(
-                f"Got the edges {self.bounds}; with this clock they {way} from the data on, so give them in that order."
+                f"got the edges {self.bounds}; with this clock they {way} from the data on, so give them in that order"
             )
         if self.bounds[-1] != self.end:
             raise UsageError(
-                f"Got edges up to {self.bounds[-1]:g} and end {self.end:g}; the last edge is `end`, so make them equal."
+                f"got edges up to {self.bounds[-1]:g} and end {self.end:g}; the last edge is `end`, so make them equal"
             )
         if self.discrete and any(edge != round(edge) for edge in self.bounds):
-            raise UsageError(f"Got the edges {self.bounds}; an index clock is shared at integers, so round them.")
+            raise UsageError(f"got the edges {self.bounds}; an index clock is shared at integers, so round them")
 
     @cached_property
     def _sign(self) -> int:
@@ -329,7 +329,7 @@ class Shared(Clock):
 
 def _require_positive(scale: float, name: str) -> None:
     if not 0 < scale < math.inf:
-        raise UsageError(f"Got {name} with a scale of {scale}; a scale is positive and finite, so give such a number.")
+        raise UsageError(f"got {name} with a scale of {scale}; a scale is positive and finite, so give such a number")
 
 
 CLOCKS: dict[str, type[Clock]] = {

@@ -79,7 +79,7 @@ class Schedule(ABC):
 def require(condition: bool, got: object, allowed: str) -> None:
     """Refuse a schedule whose numbers make no sense."""
     if not condition:
-        raise UsageError(f"Got {got}, which is no schedule: {allowed}; change its numbers.")
+        raise UsageError(f"got {got}, which is no schedule: {allowed}; change its numbers")
 
 
 def noise_integral(beta_min: float, beta_max: float, t: Tensor) -> Tensor:

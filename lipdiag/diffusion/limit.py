@@ -27,7 +27,7 @@ class Clip:
     def __post_init__(self):
         if not 0 < self.largest < math.inf:
             raise UsageError(
-                f"Got clip({self.largest}); the largest entry is positive, usually 1, so give such a number."
+                f"got clip({self.largest}); the largest entry is positive, usually 1, so give such a number"
             )
 
     def __call__(self, x0: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
@@ -49,8 +49,8 @@ class Dynamic:
     def __post_init__(self):
         if not (0 < self.ratio <= 1 and 1 <= self.largest < math.inf):
             raise UsageError(
-                f"Got dynamic({self.ratio}, {self.largest}); the ratio lies in (0, 1] and the largest entry is at "
-                "least 1, usually 0.995 and 1, so give such numbers."
+                f"got dynamic({self.ratio}, {self.largest}); the ratio lies in (0, 1] and the largest entry is at "
+                "least 1, usually 0.995 and 1, so give such numbers"
             )
 
     def __call__(self, x0: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:

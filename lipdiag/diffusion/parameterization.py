@@ -71,7 +71,7 @@ class Edm:
 
     def __post_init__(self):
         if not 0 < self.sigma_data < math.inf:
-            raise UsageError(f"Got edm({self.sigma_data}); sigma_data is positive, usually 0.5, so give such a number.")
+            raise UsageError(f"got edm({self.sigma_data}); sigma_data is positive, usually 0.5, so give such a number")
 
     def __call__(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         # With s = sigma/alpha, d = sigma_data: F = (x0 - c_skip (x0 + s eps)) / c_out,
@@ -101,8 +101,8 @@ class Consistency:
     def __post_init__(self):
         if not (0 < self.sigma_data < math.inf and 0 < self.sigma_min < math.inf):
             raise UsageError(
-                f"Got consistency({self.sigma_data}, {self.sigma_min}); sigma_data and sigma_min are positive, usually "
-                "0.5 and 0.002, so give such numbers."
+                f"got consistency({self.sigma_data}, {self.sigma_min}); sigma_data and sigma_min are positive, usually "
+                "0.5 and 0.002, so give such numbers"
             )
 
     def __call__(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -161,8 +161,8 @@ class NetworkPredictor(Predictor):
         if not (isinstance(y, Tensor) and y.shape == x.shape):
             got = f"a tensor of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
             raise CheckpointError(
-                f"Got {got} from the network for x of shape {tuple(x.shape)}; it returns a tensor of x's shape or of "
-                f"twice its channels, so wrap the network."
+                f"got {got} from the network for x of shape {tuple(x.shape)}; it returns a tensor of x's shape or of "
+                f"twice its channels, so wrap the network"
             )
         return y
 
@@ -212,7 +212,7 @@ class RawOutput(Predictor):
 
     def __init__(self, predictor: Predictor):
         if not isinstance(predictor, NetworkPredictor):
-            raise UsageError(f"A {type(predictor).__name__} has no raw output; give one around a network.")
+            raise UsageError(f"a {type(predictor).__name__} has no raw output; give one around a network")
         super().__init__(predictor.schedule, predictor.clock, predictor.shape)
         self.predictor, self.notes, self.data = predictor, predictor.notes, predictor.data
 

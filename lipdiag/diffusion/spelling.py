@@ -39,7 +39,7 @@ def parse(text: str, registry: Mapping[str, Any]) -> Any:
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"Got {_short(text)!r}, which is not a name with arguments; {_allowed([registry])}.") from None
+        raise UsageError(f"got {_short(text)!r}, which is not a name with arguments; {_allowed([registry])}") from None
 
 
 def spell(thing: object) -> str:
@@ -53,7 +53,7 @@ def spell(thing: object) -> str:
                 while values and values[-1] == ():  # edges that were not given
                     values.pop()
                 return f"{name}({', '.join(map(_spell_value, values))})"
-    raise UsageError(f"Got {thing!r}, which has no name; {_allowed(REGISTRIES)}.")
+    raise UsageError(f"got {thing!r}, which has no name; {_allowed(REGISTRIES)}")
 
 
 def _spell_value(value: object) -> str:
@@ -86,8 +86,8 @@ def _value(node: ast.expr, text: str, registries: Sequence[Mapping[str, Any]]) -
         case ast.Tuple(elts=elements) | ast.List(elts=elements):
             return tuple(_value(element, text, REGISTRIES) for element in elements)
     raise UsageError(
-        f"Got {_short(ast.unparse(node))!r} in {text!r}; only names, calls, finite numbers and tuples of them are "
-        f"understood, so change it; {_allowed(registries)}."
+        f"got {_short(ast.unparse(node))!r} in {text!r}; only names, calls, finite numbers and tuples of them are "
+        f"understood, so change it; {_allowed(registries)}"
     )
 
 
@@ -100,25 +100,25 @@ def _look_up(name: str, text: str, registries: Sequence[Mapping[str, Any]]) -> A
     for registry in registries:
         if name in registry:
             return registry[name]
-    raise UsageError(f"Got {name!r} in {text!r}; {_allowed(registries)}.")
+    raise UsageError(f"got {name!r} in {text!r}; {_allowed(registries)}")
 
 
 def _build(name: str, entry: Any, args: list[Any], named: dict[str, Any], text: str) -> Any:
     """The dataclass `entry` from arguments that fit its fields."""
     if not isinstance(entry, type):
-        raise UsageError(f"Got arguments for {name!r} in {text!r}; it takes none, so leave out the parentheses.")
+        raise UsageError(f"got arguments for {name!r} in {text!r}; it takes none, so leave out the parentheses")
     signature = inspect.signature(entry)
     bare = [str(parameter.replace(annotation=inspect.Parameter.empty)) for parameter in signature.parameters.values()]
     usage = f"it is written {name}({', '.join(bare)})"
     try:
         arguments = signature.bind(*args, **named).arguments
     except TypeError as error:
-        raise UsageError(f"Got {text!r} and {error}; {usage}, so change the arguments of {name}.") from None
+        raise UsageError(f"got {text!r} and {error}; {usage}, so change the arguments of {name}") from None
     hints = typing.get_type_hints(entry)
     for parameter, value in arguments.items():
         kind, fits = _kind(hints[parameter])
         if not fits(value):
-            raise UsageError(f"Got {value!r} as {parameter} in {text!r}; {usage} and takes {kind} there, so give one.")
+            raise UsageError(f"got {value!r} as {parameter} in {text!r}; {usage} and takes {kind} there, so give one")
     return entry(**arguments)
 
 

@@ -64,14 +64,14 @@ class Table(Schedule):
 
     def __post_init__(self):
         if not 1 <= self.timesteps <= 1_000_000:
-            raise UsageError(f"Got a table of {self.timesteps} timesteps; 1 to 1000000 are possible, so change that.")
+            raise UsageError(f"got a table of {self.timesteps} timesteps; 1 to 1000000 are possible, so change that")
         beta = self.betas
         bad = ~((beta > 0) & torch.cat([beta[:-1] < 1, beta[-1:] <= 1]))
         if bad.any():
             k = int(bad.nonzero()[0])
             raise UsageError(
-                f"Got a beta of {beta[k]:g} at index {k} in a table of {len(beta)}; betas lie above 0 and below 1 "
-                f"(the last may be 1), so choose other parameters for {type(self).__name__}."
+                f"got a beta of {beta[k]:g} at index {k} in a table of {len(beta)}; betas lie above 0 and below 1 "
+                f"(the last may be 1), so choose other parameters for {type(self).__name__}"
             )
         log_alpha = torch.nn.functional.pad(torch.log1p(-beta).cumsum(0) / 2, (1, 0))
         lost, alpha = -torch.expm1(log_alpha), log_alpha.exp()

@@ -28,7 +28,7 @@ def parse_sampler(text: str) -> tuple[str, int]:
     """Name and steps out of "ddim:20"."""
     found = re.fullmatch(r"([a-z]+):([0-9]{1,7})", text)
     if not found:
-        raise UsageError(f"Got the sampler {text!r}: write its name and its steps, such as ddim:20.")
+        raise UsageError(f"got the sampler {text!r}: write its name and its steps, such as ddim:20")
     return found[1], int(found[2])
 
 
@@ -72,7 +72,7 @@ def evaluate(
     for text in samplers:
         require_sampler(predictor.schedule, *parse_sampler(text))
     if n < 8 or len(data) < 16:
-        raise UsageError(f"Got {n} samples and {len(data)} data: at least 8 and 16 are needed.")
+        raise UsageError(f"got {n} samples and {len(data)} data: at least 8 and 16 are needed")
     asked = evaluation.new(list(dict.fromkeys(samplers)), sorted(set(seeds)), attributes or {})
     features = extractor(data)
     asked.attrs |= {
@@ -103,7 +103,7 @@ def evaluate(
         if not x.isfinite().all():
             raise NonFiniteError(
                 f"{int((~x.isfinite()).flatten(1).any(1).sum())} of {n} samples by {text} from seed {seed} are not "
-                "finite: look at the model with lipdiag doctor."
+                "finite: look at the model with lipdiag doctor"
             )
         found = extractor(x)
         distance = nearest(x.to(data.device), data)

@@ -66,7 +66,7 @@ def grown(old: "xr.Dataset", asked: "xr.Dataset", path: Path) -> "xr.Dataset":
     for name in COMPARABLE:
         there, here = old.attrs.get(name), asked.attrs.get(name)
         if there != here:
-            raise RunError(f"{path} has {name} {there} where {here} is asked for now: give another --out.")
+            raise RunError(f"{path} has {name} {there} where {here} is asked for now: give another --out")
     samplers = list(dict.fromkeys([*old["sampler"].values.tolist(), *asked["sampler"].values.tolist()]))
     seeds = sorted({*old["seed"].values.tolist(), *asked["seed"].values.tolist()})
     return old.reindex(sampler=samplers, seed=seeds)
@@ -110,7 +110,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def table(dataset: "xr.Dataset") -> str:

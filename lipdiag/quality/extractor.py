@@ -43,13 +43,13 @@ class Extractor:
         except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(
-                f"The extractor {self.name} does not take samples of shape {tuple(x.shape[1:])} ({reason}): use pixels."
+                f"the extractor {self.name} does not take samples of shape {tuple(x.shape[1:])} ({reason}): use pixels"
             ) from error
         found = torch.cat(parts)
         if found.ndim != 2 or len(found) != len(x):
             raise UsageError(
-                f"The extractor {self.name} gives {tuple(found.shape)} for {len(x)} samples: it has to give one row of "
-                "features a sample."
+                f"the extractor {self.name} gives {tuple(found.shape)} for {len(x)} samples: it has to give one row of "
+                "features a sample"
             )
         return found
 
@@ -112,10 +112,10 @@ def extractor(name: str) -> Extractor:
     module, _, function = name.partition(":")
     if not function:
         raise UsageError(
-            f"There is no extractor {name!r}: choose {', '.join(EXTRACTORS)}, or package.module:function of your own."
+            f"there is no extractor {name!r}: choose {', '.join(EXTRACTORS)}, or package.module:function of your own"
         )
     try:
         made: Any = getattr(import_module(module), function)()
     except Exception as error:  # the user's own code can fail in any way
-        raise UsageError(f"The extractor {name} cannot be made ({type(error).__name__}: {error}).") from error
+        raise UsageError(f"the extractor {name} cannot be made ({type(error).__name__}: {error})") from error
     return of_module(name, made) if isinstance(made, nn.Module) else Extractor(name, made)

@@ -44,7 +44,7 @@ def require_torchmetrics() -> None:
         import torchmetrics  # noqa: F401
     except ImportError as error:
         raise LipdiagError(
-            "FID and KID need torchmetrics, which is not installed: pip install 'lipdiag[quality]'."
+            "FID and KID need torchmetrics, which is not installed: pip install 'lipdiag[quality]'"
         ) from error
 
 
@@ -79,7 +79,7 @@ def kernel(data: Float[Tensor, "n d"], samples: Float[Tensor, "m d"], seed: int 
 
     n = min(len(data), len(samples))
     if n < 8:
-        raise UsageError(f"Got {n} samples: KID needs at least 8.")
+        raise UsageError(f"got {n} samples: KID needs at least 8")
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore", UserWarning)  # that features take memory
         torch.manual_seed(seed)

@@ -67,8 +67,8 @@ def home(package: str, module: str, name: str) -> Path:
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
         raise UsageError(
-            f"The extractor {name} needs the package {package}, which is not installed: install it (with --no-deps, "
-            "which keeps torchvision out), or use --extractor pixels."
+            f"the extractor {name} needs the package {package}, which is not installed: install it (with --no-deps, "
+            "which keeps torchvision out), or use --extractor pixels"
         )
     return Path(found.origin).parent
 

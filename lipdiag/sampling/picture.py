@@ -20,7 +20,7 @@ def pixels(x: Float[Tensor, "n *event"]) -> np.ndarray:
         UsageError: If the samples are no pictures.
     """
     if x.ndim != 4 or x.shape[1] not in CHANNELS:
-        raise UsageError(f"Samples of shape {tuple(x.shape[1:])} are no pictures: write them to a .npz file.")
+        raise UsageError(f"samples of shape {tuple(x.shape[1:])} are no pictures: write them to a .npz file")
     levels = ((x.double().cpu().clamp(-1, 1) + 1) * 127.5).round()
     return levels.numpy().astype(np.uint8).transpose(0, 2, 3, 1)
 

@@ -80,12 +80,12 @@ def sample(
     """
     if noise is None:
         if n is None or n < 1:
-            raise UsageError(f"Got n = {n}: say how many samples to draw, at least 1.")
+            raise UsageError(f"got n = {n}: say how many samples to draw, at least 1")
         noise = torch.stack([normal(seed, i, predictor.shape) for i in range(n)])
     if (n is not None and n != len(noise)) or tuple(noise.shape[1:]) != predictor.shape:
-        raise UsageError(f"Got noise of shape {tuple(noise.shape)} where {n or 'n'} times {predictor.shape} is needed.")
+        raise UsageError(f"got noise of shape {tuple(noise.shape)} where {n or 'n'} times {predictor.shape} is needed")
     if batch < 1:
-        raise UsageError(f"Got a batch of {batch}: at least 1 sample is needed.")
+        raise UsageError(f"got a batch of {batch}: at least 1 sample is needed")
     require_sampler(predictor.schedule, sampler, steps)
     device, dtype = placement(predictor, noise)
     parts = []
@@ -115,14 +115,14 @@ def require_sampler(schedule: Schedule, sampler: str, steps: int) -> None:
     possible = [name for name in SAMPLERS if name != "euler"] if table else ["ddim"]
     possible += ["euler"] if isinstance(schedule, Straight) else []
     if sampler not in SAMPLERS:
-        raise UsageError(f"There is no sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}.")
+        raise UsageError(f"there is no sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
     if sampler not in possible:
         kind = "a table of betas" if table else f"the schedule {type(schedule).__name__}, which has no table of betas,"
-        raise UsageError(f"{sampler} does not fit {kind}: choose {' or '.join(possible)}.")
+        raise UsageError(f"{sampler} does not fit {kind}: choose {' or '.join(possible)}")
     if steps < 1:
-        raise UsageError(f"Got {steps} steps: at least 1 is needed.")
+        raise UsageError(f"got {steps} steps: at least 1 is needed")
     if isinstance(schedule, Table) and steps > schedule.timesteps:
-        raise UsageError(f"Got {steps} steps: the table has {schedule.timesteps} timesteps, so take at most these.")
+        raise UsageError(f"got {steps} steps: the table has {schedule.timesteps} timesteps, so take at most these")
 
 
 def stream(seed: int, index: int, role: int) -> int:

@@ -141,16 +141,16 @@ def check_evaluation(path: Path, home: Path) -> Found:
     try:
         held = contents(home)
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"There is no evaluation {path}: give the folder that `lipdiag evaluate` wrote.") from None
+        raise RunError(f"there is no evaluation {path}: give the folder that `lipdiag evaluate` wrote") from None
     except OSError as error:
-        raise StorageError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise RunError(f"{path} is no evaluation: {error}; give the folder that `lipdiag evaluate` wrote.") from error
+        raise RunError(f"{path} is no evaluation: {error}; give the folder that `lipdiag evaluate` wrote") from error
     attributes = held.root.get("attributes")
     version = attributes.get("format_version") if isinstance(attributes, dict) else None
     if not isinstance(attributes, dict) or version != EVALUATION:
         made = "a newer lipdiag made it" if str(version).startswith("lipdiag-quality/") else "it is something else"
-        raise RunError(f"{path} is no evaluation that this lipdiag reads, {EVALUATION}: {made}.")
+        raise RunError(f"{path} is no evaluation that this lipdiag reads, {EVALUATION}: {made}")
     try:
         if held.root.get("node_type") != "group":
             raise ValueError("it is no group of arrays")

@@ -70,9 +70,9 @@ def open_evaluation(path: str | Path) -> "xr.Dataset":
                 raise ValueError(f"it names a {name} twice")
         return dataset(found, values)
     except OSError as error:
-        raise StorageError(f"Cannot read {error.filename or path}: {error.strerror or error}.") from error
+        raise StorageError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}): evaluate again with another --out.") from error
+        raise RunError(f"{path} is damaged ({error}): evaluate again with another --out") from error
 
 
 def dataset(found: Found, values: dict[str, np.ndarray]) -> "xr.Dataset":

@@ -36,7 +36,7 @@ class Log:
         try:
             self.file = path.open("ab", buffering=0)
         except OSError as error:
-            raise StorageError(f"Cannot write {shown(path)}: {reason(error, path.parent)}.") from error
+            raise StorageError(f"cannot write {shown(path)}: {reason(error, path.parent)}") from error
 
     def __enter__(self) -> "Log":
         return self
@@ -49,7 +49,7 @@ class Log:
         try:
             os.fsync(self.file.fileno())
         except OSError as error:
-            raise StorageError(f"Cannot write {shown(self.path)}: {reason(error, self.path.parent)}.") from error
+            raise StorageError(f"cannot write {shown(self.path)}: {reason(error, self.path.parent)}") from error
 
     def write(self, *values: float) -> None:
         """Add a row.
@@ -62,7 +62,7 @@ class Log:
             while left:  # a disk that has just run full takes a part
                 left = left[self.file.write(left) :]
         except OSError as error:
-            raise StorageError(f"Cannot write {shown(self.path)}: {reason(error, self.path.parent)}.") from error
+            raise StorageError(f"cannot write {shown(self.path)}: {reason(error, self.path.parent)}") from error
 
 
 def line(values: tuple[float, ...]) -> str:

@@ -119,8 +119,8 @@ def train(
         (found,) = distributed.mean([torch.stack(values).sum().item()])
         if not (math.isfinite(found) and norm.isfinite()):
             raise NonFiniteError(
-                f"The training is no longer finite at step {step + 1} (loss {found}, gradient {norm.item()}): "
-                "lower learning_rate or raise warmup, and check the data's range."
+                f"the training is no longer finite at step {step + 1} (loss {found}, gradient {norm.item()}): "
+                "lower learning_rate or raise warmup, and check the data's range"
             )
         optimizer.step()
         average(means, current, min(recipe.ema_decay, (1 + step) / (10 + step)))
@@ -136,16 +136,16 @@ def check_step(recipe: Recipe, data: Data, device: torch.device) -> slice:
     shares, pieces = distributed.size(), recipe.accumulate
     if recipe.batch % (shares * pieces):
         raise UsageError(
-            f"A batch of {recipe.batch} cannot be cut into equal parts for {shares} processes times {pieces} pieces: "
-            f"choose a batch that {shares * pieces} divides."
+            f"a batch of {recipe.batch} cannot be cut into equal parts for {shares} processes times {pieces} pieces: "
+            f"choose a batch that {shares * pieces} divides"
         )
     if recipe.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UsageError("This device does not compute in bfloat16: leave precision at float32.")
+        raise UsageError("this device does not compute in bfloat16: leave precision at float32")
     if recipe.compile and recipe.penalty:
-        raise UsageError("The penalty takes derivatives that a compiled network does not give: leave compile at false.")
+        raise UsageError("the penalty takes derivatives that a compiled network does not give: leave compile at false")
     if classes(recipe) and (data.labels is None or data.labels.max() >= classes(recipe)):
         found = "without labels" if data.labels is None else f"with labels up to {data.labels.max()}"
-        raise UsageError(f"The network is told one of {classes(recipe)} classes, and {data.name} comes {found}.")
+        raise UsageError(f"the network is told one of {classes(recipe)} classes, and {data.name} comes {found}")
     share = recipe.batch // shares
     return slice(distributed.rank() * share, (distributed.rank() + 1) * share)
 
@@ -205,8 +205,8 @@ def build(recipe: Recipe) -> NetworkPredictor:
     count = getattr(clock.base, "count", None)
     if isinstance(schedule, Table) and clock.discrete and count != schedule.timesteps:
         raise UsageError(
-            f"The schedule {recipe.schedule} has {schedule.timesteps} timesteps and the clock {recipe.clock} counts "
-            f"{count}: give both the same number."
+            f"the schedule {recipe.schedule} has {schedule.timesteps} timesteps and the clock {recipe.clock} counts "
+            f"{count}: give both the same number"
         )
     # A network that is told classes is measured and sampled as of the first one, unless another is given.
     told = {"class_labels": torch.zeros(1, dtype=torch.long)} if classes(recipe) else None
@@ -258,4 +258,4 @@ def restore(
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return int(parts["step"][""])
     except (RuntimeError, KeyError, ValueError, OverflowError) as error:
-        raise RunError("The snapshot is of another model: give the recipe it was made by, or another --out.") from error
+        raise RunError("the snapshot is of another model: give the recipe it was made by, or another --out") from error

@@ -141,7 +141,7 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enable
 def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
     """Attention from its formula: the fused kernels have no forward mode."""
     if attn_mask is not None or dropout_p or is_causal or enable_gqa:
-        raise UsageError("A network with masked attention, or dropout in it, cannot be trained with penalty: set it 0.")
+        raise UsageError("a network with masked attention, or dropout in it, cannot be trained with penalty: set it 0")
     scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
     return softmax(scores, -1) @ value
 

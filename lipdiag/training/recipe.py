@@ -109,7 +109,7 @@ def check(name: str, value: Any) -> None:
     else:
         good, allowed = isinstance(value, str) and value != "", "a text"
     if not good:
-        raise UsageError(f"The recipe's {name} is {value!r} where it has to be {allowed}.")
+        raise UsageError(f"the recipe's {name} is {value!r} where it has to be {allowed}")
 
 
 def set_fields(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -127,7 +127,7 @@ def set_fields(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         key, dot, argument = key.strip().partition(".")
         if not equals or key not in names or (dot and (key != "network_config" or not argument)):
             raise UsageError(
-                f"The setting {setting!r} is not key=value with a key among {', '.join(names)} or network_config.NAME."
+                f"the setting {setting!r} is not key=value with a key among {', '.join(names)} or network_config.NAME"
             )
         try:
             value = json.loads(text)

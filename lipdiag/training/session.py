@@ -88,9 +88,9 @@ def session(
                 if not out_of_memory(error):
                     raise
                 raise UsageError(
-                    f"A step on {recipe.batch} samples needs more memory than there is: take the batch in more "
+                    f"a step on {recipe.batch} samples needs more memory than there is: take the batch in more "
                     f"pieces by --set accumulate={2 * recipe.accumulate}, which goes on from where this stopped, or "
-                    "lower batch."
+                    "lower batch"
                 ) from error
 
 
@@ -210,7 +210,7 @@ def shared(recipe: Recipe, spelling: str) -> Recipe:
     """
     base = parse(recipe.clock, CLOCKS)
     if isinstance(base, Shared):
-        raise UsageError(f"The recipe's clock {recipe.clock} is shared already: leave out --etsdm, or set the clock.")
+        raise UsageError(f"the recipe's clock {recipe.clock} is shared already: leave out --etsdm, or set the clock")
     first, final = base.ends
     try:
         if spelling == "default":
@@ -228,11 +228,11 @@ def shared(recipe: Recipe, spelling: str) -> Recipe:
     if not base.holds(clock.bounds):
         raise UsageError(
             f"--etsdm {spelling!r} has edges {clock.bounds} where timesteps go from {first:g} to {final:g}: "
-            "give edges between these."
+            "give edges between these"
         )
     if base.discrete and not clock.edges and (clock.end - first) % clock.blocks:
         raise UsageError(
             f"--etsdm {spelling!r}: {abs(clock.end - first):g} timesteps do not divide into {clock.blocks} equal "
-            "blocks; choose numbers that do, or give edges:0,...,END."
+            "blocks; choose numbers that do, or give edges:0,...,END"
         )
     return dataclasses.replace(recipe, clock=spell(clock))

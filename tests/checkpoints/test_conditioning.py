@@ -51,7 +51,7 @@ def changed(offset: int, value: int) -> bytearray:
     [
         (changed(8, 1), "encrypted"),
         (changed(24, 2**32 - 2), r"unpacks from \d+ bytes to 4294967294: save it as \.safetensors"),
-        (npz({"y": np.zeros((1, 4))})[:-30], "Cannot read the conditioning"),
+        (npz({"y": np.zeros((1, 4))})[:-30], "cannot read the conditioning"),
         (npz({"y": np.array(["x"], dtype=object)}), "allow_pickle|Object arrays"),
     ],
     ids=["encrypted", "bomb", "cut", "objects"],
@@ -63,4 +63,4 @@ def test_an_array_file_of_a_stranger_is_refused_in_a_sentence(tmp_path, data, wo
     path.write_bytes(data)
     with pytest.raises(UsageError, match=words) as refusal:
         read_inputs(path)
-    assert str(refusal.value).startswith(f"Cannot read the conditioning {path}: ")
+    assert str(refusal.value).startswith(f"cannot read the conditioning {path}: ")

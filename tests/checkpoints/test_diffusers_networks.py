@@ -268,8 +268,8 @@ def test_a_label_is_a_class(saved):
     [
         ({"label": 3}, "leave --label out"),
         ({"conditioning": {"text": torch.zeros(1)}}, "'text', which UNet2DConditionModel does not take"),
-        ({"conditioning": "empty.npz"}, "Cannot read the conditioning"),
-        ({"conditioning": "objects.npz"}, "Cannot read the conditioning"),
+        ({"conditioning": "empty.npz"}, "cannot read the conditioning"),
+        ({"conditioning": "objects.npz"}, "cannot read the conditioning"),
     ],
 )
 def test_a_condition_that_the_network_does_not_take_is_refused(saved, tmp_path, monkeypatch, options, word):

@@ -443,7 +443,7 @@ def test_paths_are_read(tmp_path, ddpm, etsdm):
             "statements"
         ]
     )
-    with pytest.raises(RunError, match="There is no evaluation"):
+    with pytest.raises(RunError, match="there is no evaluation"):
         compare(a, b, quality=[(tmp_path / "none.zarr", tmp_path / "qb.zarr")])
 
 

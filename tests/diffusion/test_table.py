@@ -152,12 +152,12 @@ def test_jagged_tables_are_monotone_and_invertible(betas, ends_at_zero):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Linear(0.0, 0.02), "Got a beta of 0 at index 0"),
+        (lambda: Linear(0.0, 0.02), "got a beta of 0 at index 0"),
         (lambda: Linear(1e-4, 1.5), "at index"),
-        (lambda: ScaledLinear(-1e-4, 0.02), "Got a beta of nan at index 0"),
-        (lambda: Linear(timesteps=0), "Got a table of 0 timesteps"),
-        (lambda: Discrete((0.1, 1.0, 0.1)), "Got a beta of 1 at index 1"),
-        (lambda: Discrete(()), "Got a table of 0 timesteps"),
+        (lambda: ScaledLinear(-1e-4, 0.02), "got a beta of nan at index 0"),
+        (lambda: Linear(timesteps=0), "got a table of 0 timesteps"),
+        (lambda: Discrete((0.1, 1.0, 0.1)), "got a beta of 1 at index 1"),
+        (lambda: Discrete(()), "got a table of 0 timesteps"),
     ],
 )
 def test_betas_that_make_no_table_are_refused(make, message):

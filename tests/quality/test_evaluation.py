@@ -190,7 +190,7 @@ def test_samples_that_are_not_finite_end_in_a_sentence():
 
 
 def test_what_is_no_evaluation_is_refused(tmp_path):
-    with pytest.raises(RunError, match="There is no evaluation"):
+    with pytest.raises(RunError, match="there is no evaluation"):
         evaluation.open_evaluation(tmp_path / "none.zarr")
     for name, text, word in (
         ("broken", "{", "cannot be read"),
@@ -207,7 +207,7 @@ def test_what_is_no_evaluation_is_refused(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="Cannot write"):
+    with pytest.raises(StorageError, match="cannot write"):
         evaluation.write(evaluation.new(["a:1"], [0], {}), tmp_path / "file" / "e.zarr")
 
 

@@ -79,7 +79,7 @@ def test_an_evaluation_is_read_whole_and_a_run_is_none(tmp_path):
     found = open_source(tmp_path / "e.zarr", "quality")
     np.testing.assert_array_equal(found["fid"].values, dataset["fid"].values)
     assert found.attrs["n"] == 1000
-    with pytest.raises(RunError, match=r"There is no evaluation .* `lipdiag evaluate`"):
+    with pytest.raises(RunError, match=r"there is no evaluation .* `lipdiag evaluate`"):
         open_source(tmp_path / "none", "quality")
 
 
