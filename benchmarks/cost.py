@@ -16,7 +16,7 @@ from statistics import mean, median
 import torch
 
 from benchmarks.networks import Subject
-from lipdiag.quantities.catalogue import measure_point, needs, recorded
+from lipdiag.quantities.catalogue import QUANTITIES, measure_point, needs, recorded
 from lipdiag.quantities.point import Point
 from lipdiag.study.plan import Plan, resolve_timesteps
 from lipdiag.study.points import points
