@@ -1,9 +1,7 @@
 """The shape of the package as CONTRIBUTING.md draws it: floors, no circles, no private names, no unsafe calls."""
 
 import ast
-import builtins
 import graphlib
-import symtable
 from pathlib import Path
 
 import pytest
@@ -29,11 +27,6 @@ SHOWN = ("results", "comparison", "advice", "figures", "pages")
 """What is made of datasets alone."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
-SOURCES = [
-    *FILES,
-    *sorted((PACKAGE.parent / "benchmarks").glob("*.py")),
-    *sorted((PACKAGE.parent / "figures").glob("*.py")),
-]
 
 
 def module(path: Path) -> tuple[str, ...]:
@@ -99,19 +92,6 @@ def test_one_style_of_imports_and_no_private_name(path):
             assert node.level or not (node.module or "").startswith("lipdiag"), f"{path}:{node.lineno}"
     for source, name in imports(path):
         assert not name.startswith("_") or name == "__version__", f"{path}: {name} of {'.'.join(source)}"
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
-def test_every_name_is_known(path):
-    """What ruff and mypy are not asked, since to them the dimensions in jaxtyping's texts are names too."""
-    top = symtable.symtable(path.read_text(), str(path), "exec")
-    known = {name.get_name() for name in top.get_symbols() if name.is_assigned() or name.is_imported()}
-    known |= {*vars(builtins), "__file__", "__name__", "__path__"}
-    scopes = [top]
-    for scope in scopes:
-        scopes += scope.get_children()
-        free = {name.get_name() for name in scope.get_symbols() if name.is_referenced() and name.is_global()}
-        assert free <= known, f"{path}, {scope.get_name()}: {free - known}"
 
 
 def test_no_circle_between_files():
