@@ -1,6 +1,6 @@
 """The original code of a family, where it is at hand: clones in the folder that LIPDIAG_ORIGINALS names.
 
-    LIPDIAG_ORIGINALS=clones python -m pytest tests/zoo
+    LIPDIAG_ORIGINALS=clones python -m pytest tests/checkpoints
 
 Nothing of it is in this repository. Without the folder the tests that need it are skipped; the others hold the same
 loaders to written-down layouts and formulas.

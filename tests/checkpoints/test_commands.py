@@ -1,4 +1,4 @@
-"""What the command line and `measure` make of the zoo: the probe's words, the raw output, the class of a label."""
+"""What the command line and `measure` make of checkpoints: the probe's words, the raw output, the class of a label."""
 
 import json
 
