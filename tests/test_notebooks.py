@@ -44,7 +44,7 @@ CELL = """
 import os, signal, threading, time
 import matplotlib, numpy as np, torch, lipdiag
 from lipdiag import Plan
-from lipdiag.study import measure as study
+from lipdiag.study import study
 
 model = lipdiag.load("digits-ddpm").train()
 for parameter in model.parameters():

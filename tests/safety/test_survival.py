@@ -347,7 +347,7 @@ def test_a_disk_that_fills_up_is_said_and_nothing_is_lost(tmp_path):
 import resource, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from lipdiag.study import measure as study
+from lipdiag.study import study
 from lipdiag.errors import StorageError
 from tests.safety.test_survival import measure
 real, calls = study.measure_unit, []
