@@ -18,12 +18,11 @@ from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..diffusion.schedule import Schedule
 from ..errors import CheckpointError, UsageError
 from ..files import shown
-from . import accelerate, diffusers_directory, edm, family
-from . import native as checkpoint
+from . import accelerate, diffusers_directory, edm, family, native
+from .checkpoint import Checkpoint, assemble
 from .conditioning import given
 from .container import open_container
 from .factory import make
-from .native import Checkpoint, assemble
 from .refusal import refuse, refusing
 from .tensors import SHAPES, read_tensors, weights_dtype
 
@@ -186,13 +185,13 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
                 contents = open_container(accelerate.read(path, weights), weights, path)
                 if contents is not None:
                     return family.read(contents, accelerate.weights_file(path), original_config)
-        if checkpoint.recognizes(path):
-            return checkpoint.read(path, weights)
+        if native.recognizes(path):
+            return native.read(path, weights)
         if edm.recognizes(path):
             edm.lack(path)
         refuse(
             path,
-            f"is a folder without a model: lipdiag's own hold {checkpoint.CONFIG} and {checkpoint.MODEL}, diffusers' "
+            f"is a folder without a model: lipdiag's own hold {native.CONFIG} and {native.MODEL}, diffusers' "
             "hold model_index.json, or a config.json that names its class",
         )
     if not path.exists() and not path.is_symlink():
@@ -202,7 +201,7 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
     content = read_tensors(path)
     with refusing(path, SHAPES):
         contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
-        return checkpoint.read(path, weights) if contents is None else family.read(contents, path, original_config)
+        return native.read(path, weights) if contents is None else family.read(contents, path, original_config)
 
 
 def inspect(path: str | Path, weights: str = "ema", **told: Any) -> Inspection:
