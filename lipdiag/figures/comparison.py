@@ -17,7 +17,7 @@ from ..comparison.statements import SPEED
 from ..errors import UsageError
 from ..printing import abbreviated
 from ..results.curve import Curve
-from ..results.run import Statistics
+from ..results.statistics import Statistics
 from . import marks
 from .canvas import Picture
 from .style import INTERVAL_OPACITY, QUANTILE_OPACITY, SHADES, THEORY, Style, applied, preset

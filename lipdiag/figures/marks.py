@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..results.curve import Curve
-from ..results.run import Run, Statistics
+from ..results.run import Run
+from ..results.statistics import Statistics
 from .canvas import Picture
 from .style import COLOURS, DASHES, INTERVAL_OPACITY, MARKERS, QUANTILE_OPACITY, SHADES, Style
 

@@ -4,7 +4,8 @@ import shlex
 from typing import Any
 
 from ..printing import shortened
-from ..results.run import IN_MEMORY, Run
+from ..results.label import IN_MEMORY
+from ..results.run import Run
 from ..text import printable
 from .html import Markup, element, joined
 
