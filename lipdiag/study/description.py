@@ -15,6 +15,7 @@ from ..diffusion.continuous import slope
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..diffusion.spelling import spell
 from ..quantities.catalogue import QUANTITIES
+from ..quantities.time import other_time
 from ..quantities.vectors import ranks
 from ..store import store
 from ..text import sound
