@@ -18,10 +18,12 @@ QUOTIENTS = ("time_difference", "embedding_difference")
 
 @dataclass(frozen=True)
 class Curve:
-    """Attributes:
-    run: The model's.
-    variable: Its name in the dataset.
-    statistics: Over draws, at each timestep.
+    """One variable of a run along time.
+
+    Attributes:
+        run: The run that it was measured in.
+        variable: Its name in the dataset.
+        statistics: Its mean, interval and quantiles over draws, at each timestep.
     """
 
     run: Run

@@ -36,7 +36,7 @@ class Run:
     """A dataset with what figures and tables need to know of it.
 
     Attributes:
-        dataset: As `measure` returned it.
+        dataset: What `measure` returned.
         label: To call it in legends and tables.
         clock: Of the model without sharing, as it is spelled; empty where unknown.
         edges: Of the blocks that share a timestep, the end included; empty for a model without.
@@ -137,7 +137,7 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """Of a derivative in the model's own time."""
+        """The unit of a derivative in the model's own time."""
         return f"1/{self.own_unit}" if self.own_unit.isidentifier() else "1/timestep"
 
     def time(self, name: str) -> np.ndarray:
