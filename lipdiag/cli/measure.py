@@ -1,10 +1,10 @@
 """Commands that measure: a model of the user's, and the embedded pair."""
 
+import dataclasses
 import json
 import os
 import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ def described(plan: Any, ready: Any, as_json: bool) -> str:
     """A plan with the timesteps of its study; as JSON with the price too, which is told elsewhere otherwise."""
     from ..study.measure import estimate
 
-    resolved = asdict(plan) | {"timesteps": ready.timesteps.tolist()}
+    resolved = dataclasses.asdict(plan) | {"timesteps": ready.timesteps.tolist()}
     return json.dumps({"plan": resolved, "cost": estimate(ready)}) if as_json else describe_facts(resolved)
 
 
