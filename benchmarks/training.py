@@ -19,7 +19,7 @@ from lipdiag.training.objective import draw
 from lipdiag.training.recipe import RECIPES, Recipe
 
 STEPS = 4
-"""Of each of the two in a round."""
+"""How many steps each of the two trains in a round."""
 
 
 def bare(recipe: Recipe) -> Callable[[], float]:

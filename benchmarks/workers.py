@@ -23,7 +23,7 @@ import click
 from benchmarks.goals import Goal
 
 SPEEDUP = 0.9
-"""Of the number of workers: 1.8 for two."""
+"""The speed-up to be reached, as a share of the number of workers: 1.8 for two."""
 
 
 @dataclass(frozen=True)

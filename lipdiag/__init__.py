@@ -29,7 +29,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .advice.sharing import advise
     from .checkpoints.load import inspect, load
-    from .checkpoints.native import save
+    from .checkpoints.save import save
     from .comparison.comparison import compare
     from .diffusion.predictor import NetworkPredictor, Predictor
     from .figures import explore, plot
@@ -52,7 +52,7 @@ __getattr__, __dir__ = lazy(
         "open_run": "store.store",
         "plot": "figures.gallery",
         "report": "pages.page",
-        "save": "checkpoints.native",
+        "save": "checkpoints.save",
         "share_timesteps": "share",
         "summarize": "statistics",
         "unshare_timesteps": "share",

@@ -17,7 +17,7 @@ from .timestep import Sharing
 
 
 def sharings(predictor: Predictor) -> list[Sharing]:
-    """Of the networks in a predictor, modules or functions, those that share their timesteps: what shares them."""
+    """How the networks in a predictor, modules or functions, share their timesteps; empty where none does."""
     parts = [value for module in predictor.modules() for value in (module, *vars(module).values())]
     found = [sharing_of(part) for part in parts if isinstance(part, torch.nn.Module) or callable(part)]
     return [*{id(sharing): sharing for sharing in found if sharing is not None}.values()]

@@ -16,7 +16,7 @@ from scipy.special import stdtrit  # scipy.stats would take a second to import
 from .printing import plain
 
 LEVEL = 0.95
-"""Of intervals, unless another is asked for."""
+"""The level of intervals, unless another is asked for."""
 
 MINIMUM_DRAWS = 64
 """Draws before the first look under a tolerance."""
@@ -87,7 +87,7 @@ class Estimate(NamedTuple):
 
 
 def mean(values: np.ndarray, *, level: float = LEVEL) -> Estimate:
-    """Of independent draws, with Student's interval."""
+    """The mean of independent draws, with Student's interval."""
     n = values.size
     error = values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
     half = float(half_width(np.array(error), np.array(n), level)) if n > 1 else np.nan
@@ -96,7 +96,7 @@ def mean(values: np.ndarray, *, level: float = LEVEL) -> Estimate:
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
-    """Of the means of paired positive draws."""
+    """The ratio of the means of paired positive draws."""
     a, b = float(above.mean()), float(below.mean())
     if not (a > 0 and b > 0):
         return Estimate(a / b if b else np.nan, np.nan, np.nan, above.size)

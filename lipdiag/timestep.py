@@ -20,7 +20,7 @@ NAMES = (
 )
 """What the parameter is called that takes the timestep; else a call's first two arguments are looked at."""
 MARGIN = 1e-3
-"""Of the range of times, by which one that was computed may lie outside."""
+"""The share of the range of times by which one that was computed may lie outside."""
 
 
 class Sharing:

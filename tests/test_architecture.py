@@ -168,3 +168,40 @@ def test_sentences_of_refusals_begin_small_and_end_without_a_full_stop(path):
             text = literal(node.args[0])
             assert not text[:1].isupper() or text.startswith(NAMES), f"{path}:{node.lineno}: {text}"
             assert not text.endswith(".") or text.endswith("..."), f"{path}:{node.lineno}: {text}"
+
+
+BENCHMARKS = PACKAGE.parent / "benchmarks"
+LONGEST_FILE, LONGEST_FUNCTION = 350, 70
+"""Lines; those of a function from its `def` to its end, since a command's options stand above that."""
+
+
+@pytest.mark.parametrize(
+    "path", [*FILES, *sorted(BENCHMARKS.rglob("*.py"))], ids=lambda path: str(path.relative_to(PACKAGE.parent))
+)
+def test_files_and_functions_can_be_read_aloud(path):
+    text = path.read_text()
+    lines = len(text.splitlines())
+    assert lines <= LONGEST_FILE, f"{path} has {lines} lines, {LONGEST_FILE} are allowed: split it along its nouns"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= LONGEST_FUNCTION, f"{path}: {node.name} has {lines} lines, {LONGEST_FUNCTION} are allowed"
+
+
+FRAGMENTS = ("As ", "Of ", "Likewise", "Args:", "Attributes:", "Returns:", "Raises:")
+"""With which no sentence begins that says what a thing is."""
+
+ELSEWHERE = ("As for `", "As in `", "As of `", "arguments as of")
+"""With which a reader is sent to another docstring."""
+
+
+@each_file
+def test_docstrings_stand_by_themselves(path):
+    text = path.read_text()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+            said = ast.get_docstring(node) or ""
+            assert not said.startswith(FRAGMENTS), f"{path}: {getattr(node, 'name', '')}: {said}"
+        elif isinstance(node, ast.Expr) and literal(node.value).startswith(FRAGMENTS):
+            raise AssertionError(f"{path}:{node.lineno}: {literal(node.value)}")
+    assert not [word for word in ELSEWHERE if word in text], path

@@ -22,8 +22,8 @@ class Cells:
 
     Attributes:
         bounds: Timesteps between the pieces, from the data on.
-        t: Unit time of each.
-        x: Its place on the run's logarithmic axis.
+        t: The time t of each piece's middle.
+        x: The place of that middle on the run's logarithmic axis.
         known: Places of the measured times on that axis.
         change: K times the piece's length, for each draw (draws, cells).
         loss: Mean in each piece; None where it was not measured.
@@ -50,11 +50,11 @@ class Cells:
         return self.mean / self.widths
 
     def place(self, timestep: float) -> int:
-        """Of the bound nearest to a timestep."""
+        """The number of the bound nearest to a timestep."""
         return int(np.abs(self.bounds - timestep).argmin())
 
     def after(self, t: float) -> int:
-        """Of the bound that is nearest to a time of unit time."""
+        """The number of the bound behind the piece whose middle is nearest to a t in [0, 1]."""
         return int(np.abs(self.t - t).argmin()) + 1
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ def cut(curve: Curve) -> Cells:
 
 
 def whole_timesteps(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of an index, places of the measured timesteps from 1 at the data on, bounds of the cells, places of their K.
+    """For an index: places of the measured timesteps, 1 at the data; bounds of the cells; places of their K.
 
     K(k, k + 1) is that of the cell from k to k + 1, whichever of them is nearer to the data.
     """

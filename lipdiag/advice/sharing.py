@@ -42,7 +42,7 @@ BLOCKS = 5
 
 MOST_BLOCKS = 50
 PAPER_END = 0.1
-"""Of the time axis: timestep 100 of 1000."""
+"""The end of sharing in the paper, as a share of the time axis: timestep 100 of 1000."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Partition:
 
     @property
     def etsdm(self) -> str:
-        """As `lipdiag train --etsdm` takes it."""
+        """The partition as `lipdiag train --etsdm` takes it."""
         return "edges:" + ",".join(self.spelled)
 
 
@@ -112,7 +112,7 @@ class Advice:
 
     @property
     def call(self) -> str:
-        """As a training loop of one's own takes it."""
+        """The partition as a training loop of one's own takes it."""
         edges = ", ".join(self.partitions[0].spelled)
         told = "" if self.run.clock in ("", "timesteps(1000)") else f', clock="{self.run.clock.replace(" ", "")}"'
         return f"lipdiag.share_timesteps(network, edges=({edges}){told})"

@@ -1,7 +1,7 @@
 """Checkpoints of every known format as predictors, and what their files tell."""
 
+from .checkpoint import assemble
 from .factory import factory, make
 from .load import EMBEDDED, Inspection, inspect, load, predictor, read
-from .native import assemble
 
 __all__ = ["EMBEDDED", "Inspection", "assemble", "factory", "inspect", "load", "make", "predictor", "read"]

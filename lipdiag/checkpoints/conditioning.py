@@ -18,7 +18,7 @@ from ..data.arrays import LARGEST_UNPACKED
 from ..diffusion.predictor import CLASS_INPUTS
 from ..errors import Caution, UsageError
 from ..files import open_regular, shown
-from .native import Checkpoint
+from .checkpoint import Checkpoint
 from .networks import NETWORKS
 from .tensors import read_tensors
 

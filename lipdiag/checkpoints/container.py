@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..files import shown
 from .averages import averages, begun, divided, listed, placed, tensors_of
-from .native import choose
+from .checkpoint import choose
 from .refusal import refuse
 
 RAW = (

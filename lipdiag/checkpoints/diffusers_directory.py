@@ -20,9 +20,10 @@ from ..diffusion.clock import CLOCKS, Shared
 from ..diffusion.spelling import parse, spell
 from ..errors import CheckpointError
 from ..files import LARGEST_JSON, open_regular, parse_json, read_all, read_json, shown
+from .checkpoint import Checkpoint, choose, file_digest, folder_digest
 from .clipping import limit
 from .conditioning import blank
-from .native import Checkpoint, choose, file_digest, folder_digest, read_weights
+from .native import read_weights
 from .networks import NETWORKS, Budget
 from .scheduler import Told, told
 from .tensors import read_tensors, refuse

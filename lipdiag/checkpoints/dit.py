@@ -22,9 +22,9 @@ from ..diffusion.clock import Reversed, Timesteps, Unit
 from ..diffusion.schedule import VP, Linear, Schedule, ShiftedCosine, Straight
 from ..diffusion.spelling import spell
 from ..files import read_json, shown
+from .checkpoint import Checkpoint, file_digest
 from .conditioning import blank
 from .container import Contents
-from .native import Checkpoint, file_digest
 from .tensors import refuse
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # by width: S, B, L, XL

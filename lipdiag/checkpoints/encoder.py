@@ -18,8 +18,8 @@ from torch import Tensor
 from ..data.dataset import Data
 from ..errors import UsageError
 from ..files import read_json, shown
+from .checkpoint import folder_digest
 from .diffusers_directory import network_arguments, read_state
-from .native import folder_digest
 from .networks import create_network, diffusers_class
 from .tensors import fit, refuse
 

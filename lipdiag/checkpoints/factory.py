@@ -30,6 +30,9 @@ from .usage import Usage, k_diffusion
 
 NO_CONFIG = "A factory builds the network itself: leave --original-config out, which only k-diffusion's files need."
 
+NAMES = ("schedule", "parameterization", "clock", "shape")
+"""The conventions of a network that is no Predictor by itself."""
+
 
 class Wrapped(nn.Module):
     """A plain callable as a network."""
@@ -99,41 +102,62 @@ def make(
     arguments = [] if path is None else [content]
     with current_folder_importable():
         function = find(spec)
-        try:
+        with blaming(spec):
             made = edm.build(function, Path(str(path)), label) if converted else function(*arguments)
-        except LipdiagError:
-            raise
-        except Exception as error:
-            raise UsageError(f"the factory {spec} failed with {type(error).__name__}: {shown(error)}") from error
-    names = ("schedule", "parameterization", "clock", "shape")
     texts = ((schedule, SCHEDULES), (parameterization, PARAMETERIZATIONS), (clock, CLOCKS))
     parts = [parse(part, registry) if isinstance(part, str) else part for part, registry in texts]
-    given: dict[str, Any] = {name: part for name, part in zip(names, (*parts, shape), strict=True) if part is not None}
-    kind = type(made).__name__
-    if isinstance(made, NetworkPredictor):
-        own = {name: getattr(made, name) for name in (*names, "conditioning")}
-        return Made(NetworkPredictor(made.network, **(own | given)).eval() if given else made.eval(), notes)
+    given: dict[str, Any] = {name: part for name, part in zip(NAMES, (*parts, shape), strict=True) if part is not None}
     if isinstance(made, Predictor):
-        if given:
-            raise UsageError(
-                f"the factory {spec} made a {kind}, which has its own {' and '.join(given)}: leave them out"
-            )
-        return Made(made.eval(), notes)
+        return Made(retold(made, given, spec), notes)
     if not callable(made):
-        raise UsageError(f"the factory {spec} returned a {kind}: return a Predictor, a module or a function")
-    told = {name: getattr(usage, name) for name in names if getattr(usage, name) is not None}
+        raise UsageError(
+            f"the factory {spec} returned a {type(made).__name__}: return a Predictor, a module or a function"
+        )
+    told = {name: getattr(usage, name) for name in NAMES if getattr(usage, name) is not None}
     notes += usage.notes if set(told) - set(given) else ()
-    lacking = " and ".join(f"--{name}" for name in names if name not in told | given)
+    lacking = " and ".join(f"--{name}" for name in NAMES if name not in told | given)
     if lacking:
         hint = "" if in_file is None else f", as in {usage.options}{' ' + usage.hint if usage.hint else ''}"
+        kind = type(made).__name__
         raise UsageError(f"the factory {spec} returned a {kind}, not a Predictor: give {lacking} too{hint}")
+    inputs = {} if conditioning is None else read_inputs(conditioning)
+    predictor = NetworkPredictor(frozen(made), **(told | given), conditioning=inputs).eval()
+    return Made(predictor, notes)
+
+
+def retold(made: Predictor, given: dict[str, Any], spec: str) -> Predictor:
+    """The factory's predictor, with the conventions that the user gives in the place of its own.
+
+    Raises:
+        UsageError: If some are given and it is no `NetworkPredictor`, whose conventions alone can be replaced.
+    """
+    if given and isinstance(made, NetworkPredictor):
+        own = {name: getattr(made, name) for name in (*NAMES, "conditioning")}
+        return NetworkPredictor(made.network, **(own | given)).eval()
+    if given:
+        kind = type(made).__name__
+        raise UsageError(f"the factory {spec} made a {kind}, which has its own {' and '.join(given)}: leave them out")
+    return made.eval()
+
+
+def frozen(made: Callable[..., Any]) -> nn.Module:
+    """The factory's module or function as a network without gradients in its weights."""
     network = made if isinstance(made, nn.Module) else Wrapped(made)
     for layer in network.modules():
         if isinstance(layer, nn.Linear):  # many networks embed their time in float32, whatever their weights are
             layer.register_forward_pre_hook(widened)
-    inputs = {} if conditioning is None else read_inputs(conditioning)
-    predictor = NetworkPredictor(network.requires_grad_(False), **(told | given), conditioning=inputs).eval()
-    return Made(predictor, notes)
+    return network.requires_grad_(False)
+
+
+@contextmanager
+def blaming(spec: str) -> Iterator[None]:
+    """Say of what fails inside, which is the user's own code, that it is the factory's."""
+    try:
+        yield
+    except LipdiagError:
+        raise
+    except Exception as error:
+        raise UsageError(f"the factory {spec} failed with {type(error).__name__}: {shown(error)}") from error
 
 
 def network_in(

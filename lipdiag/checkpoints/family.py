@@ -11,8 +11,8 @@ from typing import NoReturn
 
 from ..files import shown
 from . import dit, openai, single_file, usage
+from .checkpoint import Checkpoint
 from .container import Contents
-from .native import Checkpoint
 from .tensors import refuse
 from .usage import Usage
 

@@ -18,12 +18,11 @@ from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..diffusion.schedule import Schedule
 from ..errors import CheckpointError, UsageError
 from ..files import shown
-from . import accelerate, diffusers_directory, edm, family
-from . import native as checkpoint
+from . import accelerate, diffusers_directory, edm, family, native
+from .checkpoint import Checkpoint, assemble
 from .conditioning import given
 from .container import open_container
 from .factory import make
-from .native import Checkpoint, assemble
 from .refusal import refuse, refusing
 from .tensors import SHAPES, read_tensors, weights_dtype
 
@@ -97,7 +96,8 @@ def load(
         clock: Likewise.
         shape: Likewise.
         factory: "package.module:function" of the user's own that makes the network, where only that can.
-        told: `conditioning`, `label` and `original_config`, as in `read`.
+        told: `conditioning`, `label` and `original_config`: further inputs of the network, the class that it is told,
+            and a file with what the checkpoint's own do not tell.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, of no known format, or does not tell all that is needed.
@@ -121,16 +121,16 @@ def predictor(
     """The predictor in a checkpoint, or the one that a function of the user's makes; it knows its data and notes.
 
     Args:
-        path: As in `load`; None for a factory that needs no file.
-        factory: As in `load`.
-        weights: As in `load`.
-        conditioning: As in `read`.
-        label: As in `read`.
-        original_config: As in `read`.
-        told: `schedule`, `parameterization`, `clock` and `shape`, as in `load`.
+        path: A folder or file of a known format, or the name of an embedded model; None for a factory without a file.
+        factory: "package.module:function" of the user's own that makes the network or the predictor.
+        weights: "ema", averaged ones where there are any, or "raw".
+        conditioning: Further inputs of the network in place of the blank ones, tensors by keyword or a file of them.
+        label: The class that the network is told.
+        original_config: What the file itself does not tell: a folder of diffusers', or a JSON file of flags.
+        told: `schedule`, `parameterization`, `clock` and `shape`, in place of what the files tell.
 
     Raises:
-        CheckpointError: As in `load`.
+        CheckpointError: If the checkpoint is missing, damaged, of no known format, or does not tell all that is needed.
     """
     inputs: dict[str, Any] = {"conditioning": conditioning, "label": label, "original_config": original_config}
     if factory is None:
@@ -153,8 +153,8 @@ def read(
     """What a checkpoint's files hold, whatever its format.
 
     Args:
-        path: As in `load`.
-        weights: As in `load`.
+        path: A folder or file of a known format, or the name of an embedded model.
+        weights: "ema", averaged ones where there are any, or "raw".
         conditioning: Further inputs of the network in place of the blank ones, tensors by keyword or a file of them.
         label: The class that the network is told.
         original_config: What the file itself does not tell: a folder of diffusers' with the network's config.json, or a
@@ -186,13 +186,13 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
                 contents = open_container(accelerate.read(path, weights), weights, path)
                 if contents is not None:
                     return family.read(contents, accelerate.weights_file(path), original_config)
-        if checkpoint.recognizes(path):
-            return checkpoint.read(path, weights)
+        if native.recognizes(path):
+            return native.read(path, weights)
         if edm.recognizes(path):
             edm.lack(path)
         refuse(
             path,
-            f"is a folder without a model: lipdiag's own hold {checkpoint.CONFIG} and {checkpoint.MODEL}, diffusers' "
+            f"is a folder without a model: lipdiag's own hold {native.CONFIG} and {native.MODEL}, diffusers' "
             "hold model_index.json, or a config.json that names its class",
         )
     if not path.exists() and not path.is_symlink():
@@ -202,7 +202,7 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
     content = read_tensors(path)
     with refusing(path, SHAPES):
         contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
-        return checkpoint.read(path, weights) if contents is None else family.read(contents, path, original_config)
+        return native.read(path, weights) if contents is None else family.read(contents, path, original_config)
 
 
 def inspect(path: str | Path, weights: str = "ema", **told: Any) -> Inspection:

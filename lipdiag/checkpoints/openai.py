@@ -21,8 +21,8 @@ from ..diffusion.schedule import Discrete, Karras, Linear, Normalized, Schedule,
 from ..diffusion.spelling import spell
 from ..errors import Caution
 from ..files import read_json, shown
+from .checkpoint import Checkpoint, file_digest
 from .container import Contents
-from .native import Checkpoint, file_digest
 from .published import known
 from .tensors import refuse
 
@@ -65,51 +65,27 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     compare(shape, given, doubled, path)
     karras = pictures or "training_mode" in given
     name, published = known(shape, "consistency_models" if karras else contents.container)
-    if karras and "training_mode" not in given:
-        refuse(
-            path,
-            "is a network of consistency_models, some of which are denoisers (edm_*) and some consistency functions "
-            '(cd_*, ct_*): give --original-config FILE.json with {"training_mode": "edm"}, "consistency_distillation" '
-            'or "consistency_training"',
-        )
     flags = published | given
-    notes = list(contents.notes)
-    if added := ", ".join(f"{flag} {value}" for flag, value in published.items() if flag not in given):
-        notes.append(f"not in the file, but published for {name}, whose shape this is: {added}")
     attention = bool(shape["attention_resolutions"]) or "middle_block.1.qkv.weight" in state
-    if attention and not {"num_heads", "num_head_channels"} & set(flags):
-        refuse(
-            path,
-            "does not tell its attention heads: give --original-config FILE.json with num_heads or num_head_channels "
-            "(and image_size, noise_schedule, diffusion_steps) as the model was trained",
-        )
+    steps = int(flags.get("diffusion_steps", 1000))
+    require(flags, karras and "training_mode" not in given, attention, 1000 if karras else steps, path)
     if karras:
         flags["use_new_attention_order"] = True  # the only one that consistency_models has, whatever its flag says
-    config = shape | {name: flags[name] for name in HEADS if name in flags}
-    size = flags.get("image_size")
-    notes += ["a learned variance was left out"] if doubled else []
-    if flags.get("timestep_respacing"):
-        notes.append("respacing picks timesteps when sampling; the model is told, and measured on, the original ones")
-    if MODES.get(flags.get("training_mode", "")):
-        notes.append("a consistency function: eps is the direction to where it jumps, not to the mean of the data")
     # flow_matching's last class is that of pictures whose class was dropped
     label = shape["num_classes"] - 1 if shape["num_classes"] and contents.container == "flow_matching" else 0
     inputs = {"y": torch.full((1,), label)} if shape["num_classes"] else {}
-    said = f"conditioned on y = {label}{', no class,' if label else ''} throughout"
-    notes += [Caution(said)] if inputs else []
-    steps = int(flags.get("diffusion_steps", 1000))
-    if steps != 1000 and "rescale_timesteps" not in flags and not karras:
-        refuse(
-            path,
-            f"has {steps} timesteps, which improved-diffusion rescales to 1000 by default, guided-diffusion does not: "
-            "give rescale_timesteps too, true or false, in --original-config FILE.json",
-        )
+    added = ", ".join(f"{flag} {value}" for flag, value in published.items() if flag not in given)
+    notes = [f"not in the file, but published for {name}, whose shape this is: {added}"] if added else []
+    notes += remarks(flags, doubled)
+    if inputs:
+        notes.append(Caution(f"conditioned on y = {label}{', no class,' if label else ''} throughout"))
+    size = flags.get("image_size")
     schedule, parameterization, clock = convention(contents, flags, steps)
     return Checkpoint(
         path=str(path),
         kind=f"{contents.container or 'OpenAI'} file",
         network="UNetModel",
-        network_config=config | {"image_size": size or 0},
+        network_config=shape | {name: flags[name] for name in HEADS if name in flags} | {"image_size": size or 0},
         state=state,
         weights=contents.weights,
         available=contents.available,
@@ -121,8 +97,49 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
         conditioning=inputs,
         limit=None if contents.container in FLOWS else spell(Clip()),  # their samplers' clip_denoised
         timestep_factor=1000 / steps if flags.get("rescale_timesteps") else 1.0,
-        notes=tuple(notes),
+        notes=(*contents.notes, *notes),
     )
+
+
+def require(flags: Mapping[str, Any], ambiguous: bool, attention: bool, steps: int, path: Path) -> None:
+    """Refuse a network of which neither its weights, nor a published model, nor flags tell all that it needs.
+
+    Args:
+        flags: Published and given.
+        ambiguous: Whether it may be a denoiser or a consistency function.
+        attention: Whether it has attention, the heads of which no shape tells.
+        steps: Timesteps; 1000 where nobody rescales them.
+        path: Of the weights, to be named.
+    """
+    if ambiguous:
+        refuse(
+            path,
+            "is a network of consistency_models, some of which are denoisers (edm_*) and some consistency functions "
+            '(cd_*, ct_*): give --original-config FILE.json with {"training_mode": "edm"}, "consistency_distillation" '
+            'or "consistency_training"',
+        )
+    if attention and not {"num_heads", "num_head_channels"} & set(flags):
+        refuse(
+            path,
+            "does not tell its attention heads: give --original-config FILE.json with num_heads or num_head_channels "
+            "(and image_size, noise_schedule, diffusion_steps) as the model was trained",
+        )
+    if steps != 1000 and "rescale_timesteps" not in flags:
+        refuse(
+            path,
+            f"has {steps} timesteps, which improved-diffusion rescales to 1000 by default, guided-diffusion does not: "
+            "give rescale_timesteps too, true or false, in --original-config FILE.json",
+        )
+
+
+def remarks(flags: Mapping[str, Any], doubled: bool) -> list[str]:
+    """What a reader has to know of how the network is measured."""
+    notes = ["a learned variance was left out"] if doubled else []
+    if flags.get("timestep_respacing"):
+        notes.append("respacing picks timesteps when sampling; the model is told, and measured on, the original ones")
+    if MODES.get(flags.get("training_mode", "")):
+        notes.append("a consistency function: eps is the direction to where it jumps, not to the mean of the data")
+    return notes
 
 
 def rows_of_pixels(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:

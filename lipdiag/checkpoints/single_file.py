@@ -19,8 +19,8 @@ from ..diffusion.schedule import SCHEDULES, Discrete, Table, ZeroTerminalSNR
 from ..diffusion.spelling import parse, spell
 from ..files import read_json, shown
 from . import diffusers_directory, openai
+from .checkpoint import Checkpoint, file_digest
 from .container import Contents
-from .native import Checkpoint, file_digest
 from .tensors import refuse
 
 # diffusers' converters from the original names, by the class of the network

@@ -48,7 +48,7 @@ class Usage:
 
 
 def unknown(contents: Contents) -> Usage:
-    """Of a network whose file tells nothing of it."""
+    """The usage of a network whose file tells nothing of it."""
     return Usage()
 
 

@@ -1,5 +1,6 @@
 """Commands that measure: a model of the user's, and the embedded pair."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,11 @@ from ..errors import Caution, UsageError
 from .options import computing, describe_facts, everywhere, reading, reading_options, stoppable, use_threads
 from .outcome import report_run, verify_finite, verify_units, waiting_for_others
 from .shard import launched_shard, read_shard
+
+PLANNED = (
+    "timesteps", "draws", "tolerance", "max_draws", "step", "certified_width", "probes", "batch", "dtype", "seed",
+)  # fmt: skip
+"""Options that are fields of a plan."""
 
 
 def default_out(checkpoint: str) -> Path:
@@ -108,20 +114,8 @@ def measure(
     use_threads(given["threads"])
     if checkpoint is None and given["factory"] is None:
         raise UsageError("measure needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
-    names = (
-        "timesteps",
-        "draws",
-        "tolerance",
-        "max_draws",
-        "step",
-        "certified_width",
-        "probes",
-        "batch",
-        "dtype",
-        "seed",
-    )
     quantities = {"quantities": given["quantities"]} if given["quantities"] else {}
-    plan = Plan(**{name: given[name] for name in names}, **quantities)
+    plan = Plan(**{name: given[name] for name in PLANNED}, **quantities)
     out = out or default_out(checkpoint or given["factory"].partition(":")[2])
     if verify and not out.exists():
         raise UsageError(f"there is no run {out} to verify; measure it first")
@@ -143,12 +137,7 @@ def measure(
             verify_units(ready, out, verify, as_json)
             return
         if dry_run:
-            from dataclasses import asdict
-
-            from ..study.measure import estimate
-
-            resolved = asdict(plan) | {"timesteps": ready.timesteps.tolist()}
-            click.echo(json.dumps({"plan": resolved, "cost": estimate(ready)}) if as_json else describe_facts(resolved))
+            click.echo(described(plan, ready, as_json))
             return
         teller.notes(ready)
         finished = carry_out(ready, quiet)
@@ -185,6 +174,14 @@ def duration(seconds: float) -> str:
 def size(numbers: float) -> str:
     """Bytes as a person says them."""
     return f"{numbers / 1e6:.0f} MB" if numbers < 1e9 else f"{numbers / 1e9:.1f} GB"
+
+
+def described(plan: Any, ready: Any, as_json: bool) -> str:
+    """A plan with the timesteps of its study; as JSON with the price too, which is told elsewhere otherwise."""
+    from ..study.measure import estimate
+
+    resolved = dataclasses.asdict(plan) | {"timesteps": ready.timesteps.tolist()}
+    return json.dumps({"plan": resolved, "cost": estimate(ready)}) if as_json else describe_facts(resolved)
 
 
 def describe_cost(ready: Any, out: Path | None) -> str:

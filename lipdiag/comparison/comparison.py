@@ -15,7 +15,8 @@ import numpy as np
 
 from ..errors import UsageError
 from ..printing import Row
-from ..results.run import IN_MEMORY, Run, read
+from ..results.label import IN_MEMORY
+from ..results.run import Run, read
 from . import quality as compare_quality
 from .effect import Effect
 from .pairs import Pair, align, effect, values

@@ -88,7 +88,7 @@ def refuse(pairs: Sequence[Pair], runs: Sequence[Run]) -> None:
 
 
 def field(run: Run, part: str, name: str) -> Any:
-    """Of the frozen description; of data the checksum, or the name where there is none."""
+    """What the frozen description says of a part; of data the checksum, or the name where there is none."""
     known = run.frozen.get(part) or {}
     return known.get("sha256") or known.get("name") if part == "data" else known.get(name)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunError
-from ..results.run import IN_MEMORY
+from ..results.label import IN_MEMORY
 from ..store.reader import open_evaluation
 
 METRICS = {"fid": "FID", "kid": "KID"}

@@ -24,10 +24,12 @@ Weights = Callable[[Run], np.ndarray]
 
 @dataclass(frozen=True)
 class Statement:
-    """Attributes:
-    name: What the number is.
-    variable: Of the run or the evaluation.
-    effect: Of single numbers.
+    """One number in which two models are compared.
+
+    Attributes:
+        name: What the number is.
+        variable: The variable of the run or of the evaluation that it is made of.
+        effect: How it differs between the models.
     """
 
     name: str
@@ -40,7 +42,7 @@ class Statement:
 
     @property
     def verdict(self) -> str:
-        """Of the second model: `lower`, `higher` or `no difference shown`."""
+        """What is true of the second model: `lower`, `higher` or `no difference shown`."""
         return verdict(self.effect, self.by_ratio)
 
 
@@ -65,7 +67,7 @@ def averages(pairs: Sequence[Pair], variable: str) -> list[Statement]:
 
 
 def speeds(pairs: Sequence[Pair]) -> tuple[list[Statement], list[str]]:
-    """Of K: the sum below the end of sharing, the mean of all, the largest, and that at the edges of blocks.
+    """Statements on K: its sum below the end of sharing, its mean, its largest value, and that at the edges of blocks.
 
     Returns:
         Statements, and sentences about those that cannot be made.

@@ -64,7 +64,7 @@ def end_of(a: Run, b: Run) -> float:
 
 
 def mean_weights(run: Run, part: Part) -> np.ndarray:
-    """Of the mean over a part: linear between measured timesteps, or by trapezoids over t for continuous time."""
+    """The weights of the mean over a part: linear between measured timesteps, or by trapezoids over continuous t."""
     if run.discrete:
         return interpolation(run.timestep, part.first, part.last) / part.size
     t, weights = run.time("t")[part.inside], np.zeros(run.timestep.size)
@@ -90,7 +90,9 @@ def interpolation(timesteps: np.ndarray, first: int, last: int) -> np.ndarray:
 
 
 def total_weights(run: Run, mean: np.ndarray, part: Part) -> np.ndarray | None:
-    """Of the sum of K over a part's integer timesteps; None where jumps were not measured or blocks are not still.
+    """The weights of the sum of K over a part's integer timesteps.
+
+    There are none (None) where jumps were not measured or blocks are not still.
 
     Args:
         run: A model of integer timesteps.
@@ -113,10 +115,10 @@ def total_weights(run: Run, mean: np.ndarray, part: Part) -> np.ndarray | None:
 
 
 def peak_weights(mean: np.ndarray) -> np.ndarray:
-    """Of the largest mean: 1 where it is."""
+    """The weights of the largest mean: 1 where it is."""
     return (np.arange(mean.size) == np.nanargmax(mean)).astype(float)
 
 
 def edge_weights(at: np.ndarray) -> np.ndarray:
-    """Of the mean over some timesteps."""
+    """The weights of the mean over some timesteps."""
     return at / at.sum()

@@ -211,7 +211,7 @@ class Reversed(Clock):
 
     @property
     def _sum(self) -> float:
-        """Of the first timestep and the last."""
+        """The sum of the first timestep and the last."""
         return sum(self.clock.ends) - self.clock.discrete
 
     @property

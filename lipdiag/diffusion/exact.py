@@ -6,11 +6,8 @@ Gaussian, per principal axis, V = alpha^2 s^2 + sigma^2, z = x - alpha mu:
     eps* = sigma z / V
     d_t eps* = [sigma' (alpha^2 s^2 - sigma^2) - 2 alpha alpha' s^2 sigma] z / V^2 - sigma alpha' mu / V.
 Mixtures weigh their components' predictions by the posterior w_k; w_k' = w_k (l_k' - <l'>), l_k = log(pi_k q_k(x)).
-Sharing timesteps makes the best prediction an average over the block, weighed by p(t | x):
-    eps^ = E_p[eps*_t],    J^ = E_p[J_t] - Cov_p(eps*_t, eps*_t / sigma_t).
 """
 
-import itertools
 import math
 from abc import abstractmethod
 
@@ -18,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .clock import Clock, Shared, Unit
+from .clock import Clock, Unit
 from .continuous import double, slope
 from .predictor import Predictor
 from .schedule import Schedule
@@ -162,7 +159,7 @@ class GaussianMixture(ExactPredictor):
         precision = torch.diag_embed(1 / V)
         if self.axes is not None:
             precision = self.axes @ precision @ self.axes.mT
-        return sigma[:, None, None] * (torch.einsum("bk,bkij->bij", w, precision) - _covariance(w, p))
+        return sigma[:, None, None] * (torch.einsum("bk,bkij->bij", w, precision) - weighted_covariance(w, p))
 
     def _log_density(self, x, t):
         return self._components(x, t)[-1].logsumexp(-1)
@@ -234,7 +231,7 @@ class Empirical(ExactPredictor):
     def _noise_jacobian(self, x, t):
         alpha, sigma = (c[:, None, None] for c in self.schedule(t))
         _, log = self._posterior(x, t)
-        covariance = _covariance(log.softmax(-1), self.points.expand(len(x), -1, -1))
+        covariance = weighted_covariance(log.softmax(-1), self.points.expand(len(x), -1, -1))
         return (torch.eye(x.shape[-1], dtype=x.dtype, device=x.device) - (alpha / sigma) ** 2 * covariance) / sigma
 
     def _log_density(self, x, t):
@@ -247,80 +244,11 @@ class Empirical(ExactPredictor):
         return self.points[chosen.to(self.points.device)]
 
 
-class SharedOptimum(ExactPredictor):
-    """The best a model can do that is told only the block of its timestep: E[eps | x, timestep in block].
-
-    Within a block all its integer timesteps are equally likely beforehand, and x says more; from the clock's end on it
-    is the exact predictor.
-
-    Args:
-        predictor: The exact predictor with a clock of its own time; that clock is not used.
-        clock: The shared clock of an index.
-    """
-
-    times: Tensor
-    log_weights: Tensor
-
-    def __init__(self, predictor: ExactPredictor, clock: Shared):
-        super().__init__(predictor.schedule, clock, predictor.shape)
-        self.shared = clock
-        if not clock.discrete:
-            raise ValueError(
-                f"Got {clock}; a block has timesteps to average over only with an index clock, so give such a one."
-            )
-        self.predictor = predictor
-        edges = [0, *map(round, clock.bounds[1:])]  # what lies before the first edge belongs to the first block
-        blocks = [torch.arange(a, b, dtype=torch.float64) for a, b in itertools.pairwise(edges)]
-        longest = max(map(len, blocks))
-        # Shorter blocks are filled up with copies of their last timestep, which weigh nothing.
-        filled = [torch.cat([k, k[-1:].expand(longest - len(k))]) for k in blocks]
-        weighed = [torch.where(torch.arange(longest) < len(k), -math.log(len(k)), -math.inf) for k in blocks]
-        self.register_buffer("times", clock.time(torch.stack(filled)))
-        self.register_buffer("log_weights", torch.stack(weighed).to(torch.float64))
-
-    def _block(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x and the times of its block, one row per pair, and the log density of each.
-
-        Outside the blocks all times are t, so that the average is the exact predictor.
-        """
-        clock = self.shared
-        block = clock.block(clock.base(t))
-        inside = (block < clock.blocks)[:, None]
-        row = block.clamp(max=clock.blocks - 1)
-        times = torch.where(inside, self.times.index_select(0, row), t[:, None])
-        log_weights = torch.where(inside, self.log_weights.index_select(0, row), -math.log(times.shape[1]))
-        each = x[:, None].expand(-1, times.shape[1], -1).reshape(-1, x.shape[-1]), times.reshape(-1)
-        return *each, self.predictor._log_density(*each).reshape(times.shape) + log_weights
-
-    def _noise(self, x, t):
-        each_x, each_t, log = self._block(x, t)
-        noise = self.predictor._noise(each_x, each_t).reshape(*log.shape, -1)
-        return (log.softmax(-1)[..., None] * noise).sum(1)
-
-    def _noise_rate(self, x, t):
-        # Only from the clock's end on: inside the blocks the rate of the told time, which multiplies this, is 0.
-        return self.predictor._noise_rate(x, t)
-
-    def _noise_jacobian(self, x, t):
-        each_x, each_t, log = self._block(x, t)
-        noise = self.predictor._noise(each_x, each_t).reshape(*log.shape, -1)
-        jacobian = self.predictor._noise_jacobian(each_x, each_t).reshape(*log.shape, x.shape[-1], x.shape[-1])
-        _, sigma = self.schedule(each_t)
-        w = log.softmax(-1)
-        return torch.einsum("bk,bkij->bij", w, jacobian) - _covariance(w, noise, noise / sigma.reshape(*log.shape, 1))
-
-    def _log_density(self, x, t):
-        return self._block(x, t)[2].logsumexp(-1)
-
-    def _draw(self, n, generator):
-        return self.predictor._draw(n, generator)
-
-
 def _flat(x: Tensor) -> Tensor:
     return double(x).reshape(len(x), -1)
 
 
-def _covariance(w: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
+def weighted_covariance(w: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
     """Covariance matrices of a and b (a itself if none) under the weights w."""
     b = a if b is None else b
     a = a - torch.einsum("bk,bki->bi", w, a)[:, None]

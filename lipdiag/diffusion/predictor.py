@@ -218,11 +218,11 @@ class RawOutput(Predictor):
 
     @property
     def class_input(self) -> str | None:
-        """As of the predictor inside."""
+        """The name of the input by which the network inside is told a class; None where it takes none."""
         return self.predictor.class_input
 
     def told(self, name: str, classes: Sequence[int]) -> "RawOutput":
-        """As of the predictor inside."""
+        """The raw output of the predictor inside, told these classes by that input."""
         return RawOutput(self.predictor.told(name, classes))
 
     def conditioned(self, x, t, timestep):

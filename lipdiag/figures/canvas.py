@@ -52,7 +52,7 @@ class Picture(Figure):
             return super().get_tightbbox(*args, **options)
 
     def savefig(self, fname: Any, **options: Any) -> None:
-        """As in matplotlib, with TrueType fonts in PDF, and without dates."""
+        """Write the figure as matplotlib does, but with TrueType fonts in PDF, and without dates."""
         suffix = f".{options['format']}" if options.get("format") else Path(str(getattr(fname, "name", fname))).suffix
         metadata = {**UNDATED.get(suffix.lower(), {}), **(options.pop("metadata", None) or {})}
         with applied(self.style):

@@ -17,7 +17,7 @@ from ..comparison.statements import SPEED
 from ..errors import UsageError
 from ..printing import abbreviated
 from ..results.curve import Curve
-from ..results.run import Statistics
+from ..results.statistics import Statistics
 from . import marks
 from .canvas import Picture
 from .style import INTERVAL_OPACITY, QUANTILE_OPACITY, SHADES, THEORY, Style, applied, preset
@@ -150,7 +150,7 @@ def seeds_curve(comparison: Comparison, side: int) -> Curve:
 
 
 def limits(found: Sequence[Curve]) -> tuple[float, float]:
-    """Of a logarithmic scale: all means and quantiles."""
+    """The ends of a logarithmic scale that holds all means and quantiles."""
     each = [getattr(curve.statistics, name)[~curve.zero] for curve in found for name in ("mean", "q05", "q95")]
     shown = np.concatenate(each)
     shown = shown[np.isfinite(shown) & (shown > 0)]
@@ -272,7 +272,7 @@ def draw_quality(axes: Any, comparison: Comparison, look: Style, metric: str) ->
 
 
 def entries(comparison: Comparison, look: Style) -> list[tuple[Any, str]]:
-    """Of the legend."""
+    """The legend's entries."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 

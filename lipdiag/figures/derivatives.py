@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..results.curve import Curve
-from ..results.run import Run, Statistics, over_draws, read, same_time
+from ..results.run import Run, read, same_time
+from ..results.statistics import Statistics, over_draws
 from . import captions as wording
 from . import marks
 from .canvas import Picture, blank

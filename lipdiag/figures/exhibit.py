@@ -152,7 +152,14 @@ def gather(
     labels: Sequence[str] | None = None,
     show_theory: bool = True,
 ) -> Exhibit:
-    """What is to be shown of some runs; arguments as of `singularity`."""
+    """What is to be shown of some runs.
+
+    Args:
+        datasets: The runs.
+        variable: The variable to draw; by default the difference quotient where all have it, else the derivative.
+        labels: What to call the runs; by default their checkpoints' names.
+        show_theory: Whether to draw what the target of training would show.
+    """
     found = curves(read(datasets, labels), variable)
     target = theory(found[0].run, found[0].variable) if show_theory else None
     return Exhibit(found, target, anchor(found[0], target) if target else np.nan)

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..errors import UsageError
 from ..results.curve import Curve
-from ..results.run import Run, Statistics, over_draws, read
+from ..results.run import Run, read
+from ..results.statistics import Statistics, over_draws
 from . import captions as wording
 from . import marks
 from .canvas import Picture, blank

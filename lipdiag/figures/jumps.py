@@ -12,7 +12,8 @@ import numpy as np
 
 from ..errors import UsageError
 from ..printing import Row
-from ..results.run import Run, Statistics, over_draws, read, same_time
+from ..results.run import Run, read, same_time
+from ..results.statistics import Statistics, over_draws
 from . import captions as wording
 from . import marks
 from .canvas import Picture, blank

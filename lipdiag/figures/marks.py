@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..results.curve import Curve
-from ..results.run import Run, Statistics
+from ..results.run import Run
+from ..results.statistics import Statistics
 from .canvas import Picture
 from .style import COLOURS, DASHES, INTERVAL_OPACITY, MARKERS, QUANTILE_OPACITY, SHADES, Style
 
@@ -19,7 +20,7 @@ POINTS = 72
 
 LINE_SPACING = 1.3
 LEGEND_ROW = 0.15
-"""Of a panel's height, for a row of a legend inside it."""
+"""The share of a panel's height that a row of a legend inside it takes."""
 
 MOST_SHADES = 200
 """Edges of blocks up to which each is drawn by itself."""
@@ -31,7 +32,7 @@ def literal(name: str) -> str:
 
 
 def letter(number: int) -> str:
-    """Of a panel: a to z, then aa, ab and so on, as columns of a sheet."""
+    """A panel's letter: a to z, then aa, ab and so on, as columns of a sheet."""
     return (letter(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
 
 
@@ -40,7 +41,7 @@ def colour(number: int) -> str:
 
 
 def stroke(number: int, look: Style) -> dict[str, Any]:
-    """Of a run's line: colour, dashes and marker, so that grey print tells runs apart too."""
+    """How a run's line looks: colour, dashes and marker, so that grey print tells runs apart too."""
     return {
         "color": colour(number),
         "linestyle": DASHES[number % len(DASHES)],
@@ -109,7 +110,7 @@ def bar(axes: Any, x: np.ndarray, s: Statistics, number: int, look: Style) -> No
 
 
 def band_entries(spread: bool = True) -> list[tuple[Any, str]]:
-    """Of the legend: what the bands are."""
+    """The legend's entries that say what the bands are."""
     from matplotlib.patches import Patch
 
     light = Patch(facecolor="0.2", alpha=QUANTILE_OPACITY)
@@ -184,7 +185,7 @@ def legend(picture: Picture, entries: Sequence[tuple[Any, str]], look: Style) ->
 
 
 def entry(number: int, look: Style, name: str, what: str = "") -> tuple[Any, str]:
-    """Of a run in a legend: its line with its marker, and its name with what is shown of it."""
+    """A run's entry in a legend: its line with its marker, and its name with what is shown of it."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], **stroke(number, look)), literal(name) + what

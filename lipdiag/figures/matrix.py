@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..printing import Row
-from ..results.run import Run, Statistics, read
+from ..results.run import Run, read
+from ..results.statistics import Statistics
 from . import captions as wording
 from . import marks
 from .canvas import Picture, blank

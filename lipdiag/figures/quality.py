@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..printing import Row
-from ..results.run import Statistics, over_draws
+from ..results.statistics import Statistics, over_draws
 from . import captions as wording
 from . import marks
 from .canvas import Picture, blank

@@ -127,7 +127,7 @@ def theory_stroke(name: str, look: Style) -> dict[str, Any]:
 
 
 def limits(exhibit: Exhibit) -> tuple[float, float]:
-    """Of the logarithmic scale: all means and quantiles, and of theory what is at most ten times as high."""
+    """The ends of the logarithmic scale: all means and quantiles, and of theory what is at most ten times as high."""
     found = np.concatenate(
         [getattr(curve.statistics, name)[~curve.zero] for curve in exhibit.curves for name in ("mean", "q05", "q95")]
     )
@@ -142,14 +142,14 @@ def limits(exhibit: Exhibit) -> tuple[float, float]:
 
 
 def ends(exhibit: Exhibit) -> tuple[float, float]:
-    """Of the logarithmic time axis."""
+    """The ends of the logarithmic time axis."""
     x = np.concatenate([curve.run.x for curve in exhibit.curves])
     x = x[np.isfinite(x) & (x > 0)]
     return float(x.min()) / 1.12, float(x.max()) * 1.12
 
 
 def entries(exhibit: Exhibit, look: Style) -> list[tuple[Any, str]]:
-    """Of the legend: runs, what became of shared timesteps, bands, theory."""
+    """The legend's entries: runs, what became of shared timesteps, bands, theory."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 

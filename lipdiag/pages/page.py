@@ -63,7 +63,7 @@ def report(
 
 
 def page(runs: "xr.Dataset | Sequence[xr.Dataset]", labels: Sequence[str] | None = None) -> str:
-    """The page as text; arguments as of `report`."""
+    """The page that `report` writes, as text."""
     import xarray as xr
 
     datasets = [runs] if isinstance(runs, xr.Dataset) else list(runs)

@@ -4,12 +4,13 @@ import shlex
 from typing import Any
 
 from ..printing import shortened
-from ..results.run import IN_MEMORY, Run
+from ..results.label import IN_MEMORY
+from ..results.run import Run
 from ..text import printable
 from .html import Markup, element, joined
 
 OPTIONS = ("draws", "step", "certified_width", "probes", "batch", "dtype", "seed")
-"""Of `lipdiag measure`, beside timesteps, quantities and data."""
+"""Options of `lipdiag measure`, beside timesteps, quantities and data."""
 
 LISTS = ("timesteps", "quantities")
 
@@ -39,7 +40,7 @@ def launches(run: Run) -> list[dict[str, Any]]:
 
 
 def commands(run: Run) -> list[str]:
-    """Of the launches made from a shell, else the one that the frozen plan spells; for a model in memory a call."""
+    """The commands of launches from a shell, else the one that the frozen plan spells; for a model in memory a call."""
     typed = [launch["argv"] for launch in launches(run) if isinstance(launch.get("argv"), list)]
     shells = [argv for argv in typed if argv and str(argv[0]).endswith("lipdiag")]
     if shells:
@@ -73,7 +74,7 @@ def record(launch: dict[str, Any]) -> str:
 
 
 def version(run: Run) -> str:
-    """Of the lipdiag that measured."""
+    """The version of the lipdiag that measured."""
     known = [str(_mapping(launch.get("versions")).get("lipdiag", "")) for launch in launches(run)]
     return ", ".join(dict.fromkeys(filter(None, known))) or "unknown version"
 

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 
 class Verdict(NamedTuple):
-    """Attributes:
-    words: A sentence.
-    quantity: What the number is.
-    estimate: The number.
+    """One finding about a run: a sentence and the number behind it.
+
+    Attributes:
+        words: A sentence.
+        quantity: What the number is.
+        estimate: The number.
     """
 
     words: str

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
     import xarray as xr
 
 SPLITS = 4  # of the data into halves, over which the floor is averaged
+
+
+class Real(NamedTuple):
+    """The data that samples are compared with.
+
+    Attributes:
+        data: Themselves.
+        features: What the extractor makes of them.
+        distance: The median of that from a datum to its nearest other.
+    """
+
+    data: Float[Tensor, "data *event"]
+    features: Float[Tensor, "data d"]
+    distance: float
 
 
 def parse_sampler(text: str) -> tuple[str, int]:
@@ -75,22 +89,13 @@ def evaluate(
         raise UsageError(f"got {n} samples and {len(data)} data: at least 8 and 16 are needed")
     asked = evaluation.new(list(dict.fromkeys(samplers)), sorted(set(seeds)), attributes or {})
     features = extractor(data)
-    asked.attrs |= {
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.sha256,
-        "features": features.shape[1],
-        "n": n,
-        "n_real": len(data),
-        "copy": COPY,
-    }
+    asked.attrs |= {"extractor": extractor.name, "extractor_sha256": extractor.sha256, "features": features.shape[1]}
+    asked.attrs |= {"n": n, "n_real": len(data), "copy": COPY}
     path = None if out is None else Path(out)
-    dataset = asked
-    if path is not None and evaluation.exists(path):
-        dataset = evaluation.grown(evaluation.open_evaluation(path), asked, path)
-        dataset.attrs = asked.attrs | dataset.attrs
+    dataset = begun(asked, path)
     if not {"floor_fid", "floor_kid", "floor_n"} <= dataset.attrs.keys():
         dataset.attrs |= floor(features, n)
-    scale = own_distance(data)
+    real = Real(data, features, own_distance(data))
     for seed, text in itertools.product(asked["seed"].values.tolist(), asked["sampler"].values.tolist()):
         name, steps = parse_sampler(text)
         if evaluation.done(dataset, text, seed):
@@ -100,27 +105,51 @@ def evaluate(
         began = time.perf_counter()
         x = sample(predictor, n, steps, seed, sampler=name, batch=batch, advance=advance)
         seconds = time.perf_counter() - began
-        if not x.isfinite().all():
-            raise NonFiniteError(
-                f"{int((~x.isfinite()).flatten(1).any(1).sum())} of {n} samples by {text} from seed {seed} are not "
-                "finite: look at the model with lipdiag doctor"
-            )
-        found = extractor(x)
-        distance = nearest(x.to(data.device), data)
-        kid = kernel(features, found, seed)
-        values = {
-            "fid": frechet(features, found),
-            "kid": kid.value,
-            "kid_standard_error": kid.standard_error,
-            "nearest_ratio": float(distance.median() / scale),
-            "copies": float((distance < COPY * scale).sum()),
-            "seconds": seconds,
-        }
-        for key, value in values.items():
+        verify_finite(x, text, seed)
+        for key, value in (graded(x, extractor(x), real, seed) | {"seconds": seconds}).items():
             dataset[key].loc[{"sampler": text, "seed": seed}] = value
         if path is not None:
             evaluation.write(dataset, path)
     return dataset
+
+
+def begun(asked: "xr.Dataset", path: Path | None) -> "xr.Dataset":
+    """The evaluation that is at `path`, grown by what is asked; where there is none, what is asked.
+
+    Raises:
+        RunError: If it is one of something else.
+    """
+    if path is None or not evaluation.exists(path):
+        return asked
+    dataset = evaluation.grown(evaluation.open_evaluation(path), asked, path)
+    dataset.attrs = asked.attrs | dataset.attrs
+    return dataset
+
+
+def verify_finite(x: Tensor, sampler: str, seed: int) -> None:
+    """Refuse samples that are not numbers.
+
+    Raises:
+        NonFiniteError: If one is not finite.
+    """
+    if not x.isfinite().all():
+        raise NonFiniteError(
+            f"{int((~x.isfinite()).flatten(1).any(1).sum())} of {len(x)} samples by {sampler} from seed {seed} are not "
+            "finite: look at the model with lipdiag doctor"
+        )
+
+
+def graded(x: Tensor, features: Float[Tensor, "n d"], real: Real, seed: int) -> dict[str, float]:
+    """How good samples are, beside the data; `seed` draws the subsets that KID's error is estimated from."""
+    distance = nearest(x.to(real.data.device), real.data)
+    kid = kernel(real.features, features, seed)
+    return {
+        "fid": frechet(real.features, features),
+        "kid": kid.value,
+        "kid_standard_error": kid.standard_error,
+        "nearest_ratio": float(distance.median() / real.distance),
+        "copies": float((distance < COPY * real.distance).sum()),
+    }
 
 
 def floor(features: Float[Tensor, "n d"], n: int) -> dict[str, float | int]:

@@ -31,7 +31,7 @@ LAST_LOGSNR = 2 * math.log(1e3)
 """Where a model of continuous time takes its last step to the data: at sigma / alpha = 1e-3."""
 
 LEAST_AMPLITUDE = 2.0**-12
-"""Of the signal: a schedule that ends in pure noise has none, and DDIM divides by it."""
+"""The least alpha that a step starts from: a schedule that ends in pure noise has none, and DDIM divides by it."""
 
 
 def path(clock: Clock, schedule: Schedule, t: Float[Tensor, " batch"], steps: int) -> Float[Tensor, "steps batch"]:

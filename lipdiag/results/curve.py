@@ -6,7 +6,8 @@ from functools import cached_property
 import numpy as np
 
 from ..printing import Row
-from .run import Run, Statistics, same_time
+from .run import Run, same_time
+from .statistics import Statistics
 
 DERIVATIVES = ("time_difference", "time_derivative")
 """In order of preference: a model of integer timesteps was trained on the quotient alone."""
@@ -17,10 +18,12 @@ QUOTIENTS = ("time_difference", "embedding_difference")
 
 @dataclass(frozen=True)
 class Curve:
-    """Attributes:
-    run: The model's.
-    variable: Its name in the dataset.
-    statistics: Over draws, at each timestep.
+    """One variable of a run along time.
+
+    Attributes:
+        run: The run that it was measured in.
+        variable: Its name in the dataset.
+        statistics: Its mean, interval and quantiles over draws, at each timestep.
     """
 
     run: Run

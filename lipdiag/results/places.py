@@ -9,7 +9,7 @@ from ..printing import Column
 from .run import Run
 
 TIMESTEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
-"""Of an index axis of 1000; on another axis as many places, evenly spaced."""
+"""What is listed of an index axis of 1000; of another axis as many places, evenly spaced."""
 
 JUMP = "*"
 

@@ -8,7 +8,6 @@ and attributes; no model is loaded.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,17 +15,13 @@ import numpy as np
 from ..errors import UsageError
 from ..text import printable
 from .clock import recorded, second_times, sharing
+from .label import IN_MEMORY, label_of, unique
+from .statistics import Statistics, summary
 
 if TYPE_CHECKING:
     import xarray as xr
 
 COORDINATES = ("timestep", "t", "alpha", "sigma", "logsnr", "dt_dtimestep", "dlogsnr_dtimestep")
-DULL_NAMES = ("ckpt", "checkpoint", "model", "last", "best", "latest", "ema")
-"""Stems that say nothing about which model it is."""
-
-IN_MEMORY = "in memory"
-"""The checkpoint of a run whose model came from no file."""
-
 ZOOM = 0.15
 """Share of the time axis near t = 0 that is shown enlarged: 150 of 1000 timesteps."""
 
@@ -37,30 +32,11 @@ ZOOM_PAST_BLOCKS = 1.5
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """Over draws, at each timestep: the mean with its interval, quantiles, and how many draws."""
-
-    mean: np.ndarray
-    standard_error: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    median: np.ndarray
-    q05: np.ndarray
-    q95: np.ndarray
-    max: np.ndarray
-    count: np.ndarray
-
-    @property
-    def half_width(self) -> np.ndarray:
-        return (self.high - self.low) / 2
-
-
-@dataclass(frozen=True)
 class Run:
     """A dataset with what figures and tables need to know of it.
 
     Attributes:
-        dataset: As `measure` returned it.
+        dataset: What `measure` returned.
         label: To call it in legends and tables.
         clock: Of the model without sharing, as it is spelled; empty where unknown.
         edges: Of the blocks that share a timestep, the end included; empty for a model without.
@@ -161,7 +137,7 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """Of a derivative in the model's own time."""
+        """The unit of a derivative in the model's own time."""
         return f"1/{self.own_unit}" if self.own_unit.isidentifier() else "1/timestep"
 
     def time(self, name: str) -> np.ndarray:
@@ -271,30 +247,7 @@ class Run:
 
     def statistics(self, variable: str, level: float = 0.95) -> Statistics:
         """Statistics of a variable over the draws that are done."""
-        return _statistics(self.dataset[[variable, "done"]], variable, level)
-
-
-def over_draws(values: np.ndarray, level: float = 0.95) -> Statistics:
-    """Statistics of derived numbers.
-
-    Args:
-        values: (row, draw); columns with NaN are left out of their row.
-        level: Of the mean's interval.
-    """
-    import xarray as xr
-
-    dims = ("row", "draw")
-    table = xr.Dataset({"value": (dims, values), "done": (dims, np.isfinite(values).astype("int8"))})
-    return _statistics(table, "value", level)
-
-
-def _statistics(dataset: "xr.Dataset", variable: str, level: float) -> Statistics:
-    from ..statistics import summarize
-
-    with np.errstate(invalid="ignore"):
-        table = summarize(dataset, level)[variable]
-    columns = {str(name): table.sel(statistic=name).values for name in table["statistic"].values}
-    return Statistics(**{name: columns[name] for name in Statistics.__dataclass_fields__})
+        return summary(self.dataset[[variable, "done"]], variable, level)
 
 
 def same_time(runs: Sequence[Run]) -> None:
@@ -342,34 +295,15 @@ def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) 
         if missing:
             lacking = ", ".join(missing)
             raise UsageError(f"this dataset is no lipdiag run, it lacks {lacking}; make one with lipdiag.measure")
-        base, edges = sharing(str(_mapping(_mapping(dataset.attrs.get("frozen")).get("model")).get("clock") or ""))
+        model = _mapping(_mapping(dataset.attrs.get("frozen")).get("model"))
+        base, edges = sharing(str(model.get("clock") or ""))
         edges = recorded(dataset.attrs.get("edges"), edges)
-        taken = [run.label for run in found]
-        label = labels[number] if labels is not None else _unique(name(dataset, bool(edges)), taken)
+        named = label_of(dataset.attrs.get("checkpoint"), bool(edges), model.get("function") == "raw")
+        label = labels[number] if labels is not None else unique(named, [run.label for run in found])
         if not (dataset["done"] == 1).any():
             raise UsageError(f"{label} has no finished draws yet; go on with the `lipdiag measure` that began it")
         found.append(Run(dataset, label, base, edges))
     return found
-
-
-def name(dataset: "xr.Dataset", shared: bool) -> str:
-    """What to call a run: its checkpoint's name, else what its clock makes of it."""
-    path = PurePath(str(dataset.attrs.get("checkpoint") or IN_MEMORY))
-    raw = _mapping(_mapping(dataset.attrs.get("frozen")).get("model")).get("function") == "raw"
-    stem = path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin") else path.name
-    if str(path) == IN_MEMORY:
-        stem = "E-TSDM" if shared else "model"
-    full = f"{path.parent.name}/{stem}" if stem in DULL_NAMES and path.parent.name else stem
-    return f"{full}, raw" if raw else full
-
-
-def _unique(label: str, taken: Sequence[str]) -> str:
-    number = 2
-    unique = label
-    while unique in taken:
-        unique = f"{label} ({number})"
-        number += 1
-    return unique
 
 
 def _mapping(value: Any) -> dict[str, Any]:

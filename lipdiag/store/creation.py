@@ -63,7 +63,7 @@ def filled(
     columns: dict[str, Column],
     attributes: dict[str, Any],
 ) -> Any:
-    """The group of a new run in a store of zarr's; arguments as of `create`."""
+    """The group of a new run, made in memory or in a folder, from the arguments of `create`."""
     import zarr
     from zarr.codecs import Crc32cCodec
 

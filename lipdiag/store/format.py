@@ -17,10 +17,10 @@ FORMAT = "lipdiag run"
 FORMAT_VERSION = 1
 EVALUATION = "lipdiag-quality/1"
 BYTES = {"float64": 8, "int64": 8, "int8": 1, "string": 256}
-"""Of a number; of a text the most."""
+"""How many bytes a number takes, and a text at most."""
 
 MOST_CHUNKS = 2**20
-"""Of an array, which are units of a run: files that no more of can be looked after."""
+"""The most chunks of an array, which are units of a run: more files than these cannot be looked after."""
 
 LARGEST_CHUNK = 2**28
 LARGEST_GAP = 2**30

@@ -38,7 +38,7 @@ ADJOINT_GAP = {"forward mode": 1e-3, "double backward": 1e-3, "finite difference
 """Largest relative |<u, J v> - <J^T u, v>| by the way J v was computed."""
 
 COARSE_GAP = 3e-2
-"""Likewise for a network that computes in half precision, or the like, inside itself."""
+"""The same largest difference for a network that computes in half precision, or the like, inside itself."""
 
 NEAR = 1e-3
 """How far x is moved, relative to it, to see whether a difference quotient is that of a function or of its rounding."""

@@ -25,7 +25,8 @@ SAME = 1000.0
 dependence on time can be told from rounding."""
 
 ALIKE = 1e-2
-"""Likewise in another place or a batch of another size, which may go through other kernels; relative."""
+"""Largest relative difference of two answers to one question in another place or in a batch of another size, which may
+go through other kernels."""
 
 
 class CompanyError(CheckpointError):

@@ -150,7 +150,7 @@ def second_times(clock: Clock, timesteps: np.ndarray, step: float | None) -> dic
 
 
 def edges(clock: Clock) -> list[float]:
-    """Of the blocks that share a timestep, as the clock has them."""
+    """The edges of the blocks that share a timestep, as the clock has them."""
     return list(clock.bounds) if isinstance(clock, Shared) else []
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PROBE_SECONDS, PROBE_SHARE = 60.0, 0.1
 """What the probe of conventions may take: so long, or that much of a longer run."""
 
+SET_ASIDE = "torch.compile is set aside: the network is measured as it is written"
 NOT_TRIED = "whether prediction, time, schedule and range are told right was not tried"
 
 
@@ -51,23 +52,25 @@ def prepared(
     probe: bool = True,
     **overrides: Any,
 ) -> Iterator[study.Study]:
-    """A study ready to run: model loaded, timed and checked, run made or found; see `measure` for the arguments.
+    """A study ready to run: model loaded, timed and checked, run made or found.
 
     Args:
-        model: As `predictor` of `measure`.
-        data: As for `measure`.
-        plan: As for `measure`.
-        out: As for `measure`.
-        resume: As for `measure`.
-        device: As for `measure`.
+        model: A path (checkpoint or embedded name), a `Predictor`, or any eps(x, t) with `schedule` and `shape`.
+        data: x0, in any of the forms that `measure` takes; None for the checkpoint's own record of its data, else for
+            samples of the model itself.
+        plan: What to measure, how well; by default `Plan()`.
+        out: The run's folder; None keeps the run in memory.
+        resume: Whether an existing run at `out` may be gone on with.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
         shard: (i, N): every N-th unit from the i-th.
         retry: Whether units that were given up are tried again.
         deterministic: Whether only kernels that give the same bits every time may run, at a fixed micro-batch.
-        encode: As for `measure`.
+        encode: Whether latents are made of pictures, by the vae in the model's folder.
         priced: Called with the study when its price is known and before the model is checked, which takes some hundred
             forward passes, and with data two thousand; returns whether to go on with that.
         probe: Whether the conventions that the model is used by are tried on the data.
-        overrides: As for `measure`.
+        overrides: How the model is read, in the place of what its files tell: `weights`, `schedule`, `clock` and the
+            others of `resolve.READING`.
     """
     plan = plan or Plan()
     if plan.tolerance is not None and shard != (0, 1):
@@ -91,26 +94,33 @@ def prepared(
             plan, said = answered(predictor, plan)
             said += changed.enter_context(lifted(predictor, plan.torch_dtype))
             source = resolve_source(found, data, plan.seed, encode)
-            attributes = {
-                "data": source.name,
-                "function": predictor.function,
-                "checkpoint": str(model) if isinstance(model, str | Path) else "in memory",
-            }
-            ready = study.prepare(
-                predictor, source, plan, None if out is None else Path(out), resume, attributes, shard, retry
-            )
+            attributes = named(model, predictor, source)
+            path = None if out is None else Path(out)
+            ready = study.prepare(predictor, source, plan, path, resume, attributes, shard, retry)
             ready.halving = not deterministic
-            ready.notes += [*remarks(found, source), *said]
-            if compiled(predictor):
-                ready.notes.append("torch.compile is set aside: the network is measured as it is written")
+            ready.notes += [*remarks(found, source), *said, *([SET_ASIDE] if compiled(predictor) else [])]
             study.price(ready)
             if priced(ready):
-                with in_a_sentence(predictor, plan):
-                    study.check(ready)
-                    ready.notes += tried_conventions(ready) if probe else [NOT_TRIED]
+                check_model(ready, probe)
             yield ready
         finally:
             predictor.to(home)
+
+
+def named(model: Any, predictor: Predictor, source: Source) -> dict[str, str]:
+    """What was measured, in the words of the user: attributes of the run."""
+    return {
+        "data": source.name,
+        "function": predictor.function,
+        "checkpoint": str(model) if isinstance(model, str | Path) else "in memory",
+    }
+
+
+def check_model(ready: study.Study, probe: bool) -> None:
+    """Check the model of a study before it is measured, its conventions too where `probe` asks for that."""
+    with in_a_sentence(ready.predictor, ready.plan):
+        study.check(ready)
+        ready.notes += tried_conventions(ready) if probe else [NOT_TRIED]
 
 
 def of_raw_output(plan: Plan) -> Plan:

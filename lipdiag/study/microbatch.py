@@ -21,10 +21,10 @@ SLOW = 1.0
 Block = dict[str, np.ndarray]
 
 KEPT = 1.5
-"""Of the bytes that a forward pass makes: what a recorded product and a reverse graph hold at once."""
+"""The share of the bytes that a forward pass makes which a recorded product and a reverse graph hold at once."""
 
 PASSING = 0.25
-"""Likewise one forward-mode pass, which keeps nothing."""
+"""The share of those bytes that one forward-mode pass holds, which keeps nothing."""
 
 
 class Made(TorchDispatchMode):

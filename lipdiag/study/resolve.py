@@ -23,7 +23,8 @@ from ..store.layout import MOST_DRAWS
 from .description import Source
 
 LARGEST_VALUE = 100.0
-"""Of x0: pictures lie in [-1, 1] and latents within a few tens; 255 is a picture that was not scaled."""
+"""The largest value that x0 may have: pictures lie in [-1, 1] and latents within a few tens; 255 is a picture that was
+not scaled."""
 
 READING = (
     "weights",
@@ -43,8 +44,8 @@ MODEL_STEPS = 50
 """Sampler steps for x0 drawn from the model itself, at most."""
 
 MODEL_BATCH = 4
-"""Of them at once, whatever the micro-batch, on which their last digits depend: without derivatives that takes about
-the memory of one pair with them."""
+"""How many x0 are drawn from the model at once. It does not follow the micro-batch, since the last digits of a sample
+depend on how many are drawn together. Four samples without derivatives take about the memory of one pair with them."""
 
 
 def resolve_device(name: str) -> torch.device:

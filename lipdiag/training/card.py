@@ -35,31 +35,6 @@ def model_card(recipe: Recipe, predictor: Predictor, facts: Mapping[str, Any], d
     shared = recipe.clock.startswith("shared")
     count = sum(weight.numel() for weight in predictor.parameters())
     title = f"{recipe.name}-{'etsdm' if shared else 'ddpm'}"
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "numpy"))
-    made = f"Made with {versions}; others give it up to rounding, which training amplifies."
-    steps = (
-        f"{recipe.steps} steps of AdamW, {recipe.batch} samples each, learning rate {recipe.learning_rate:g} after "
-        f"{recipe.warmup} steps of warm-up and\ndown to 0 along a cosine, gradient clipped at {recipe.clip:g}"
-    )
-    penalty = f" plus {recipe.penalty:g} times that of its derivative in the timestep" if recipe.penalty else ""
-    clock = (
-        "The clock is shared (E-TSDM): near the data the network is told only in which block its timestep lies, while\n"
-        "the noise level of its input is the true one. Inside a block the output does not move with the timestep, by\n"
-        "construction; it jumps where two blocks meet, and K has to be read there."
-        if shared
-        else "The network is told every timestep."
-    )
-    fitted = (
-        "A jump is the sum of what a whole block leaves out:\nit is compared with the sum of the unshared K over it."
-        if shared
-        else "The first timesteps are fitted last, so that what is\nlearned there falls short of the exact K of these "
-        f"data, for which K(k, k + 1) -> sqrt(d) (1 - sigma_k / sigma_(k+1))\nas k falls{limit(predictor)}."
-    )
-    rights = "Weights: Apache-2.0."
-    if recipe.data == "digits":
-        rights = f"Weights: Apache-2.0. Data: CC BY 4.0.\n\n{DIGITS}"
-    elif recipe.data in SHIPPED:
-        rights = f"Weights: Apache-2.0.\n\n{SHIPPED[recipe.data].rights}"
     return f"""---
 license: apache-2.0
 library_name: lipdiag
@@ -75,16 +50,16 @@ datasets:
 A diffusion model of {len(data)} samples of shape {recipe.shape}: {recipe.network} with {count} parameters, predicting
 `{recipe.parameterization}` under `{recipe.schedule}` with the clock `{recipe.clock}`.
 It is made for demonstrating and testing lipdiag, not for its pictures.
-{clock}
+{how_told(shared)}
 
 ## How it was made
 
     {command(recipe)}
 
-{steps}, seed {recipe.seed}; uniform timesteps, mean squared error{penalty}.
+{steps(recipe)}, seed {recipe.seed}; uniform timesteps, mean squared error{penalty(recipe)}.
 The stored weights are the exponential moving average (decay {recipe.ema_decay:g}).
 The mean loss over the last steps was {facts["loss"]:.5f}.
-{made}
+{origin()}
 `config.json` holds the whole recipe and the SHA-256 of the weights; that of the data is
 {data.fingerprint}.
 
@@ -94,13 +69,62 @@ The mean loss over the last steps was {facts["loss"]:.5f}.
 
 ## Limits
 
-It knows {len(data)} samples, and nothing about any other data. {fitted}
+It knows {len(data)} samples, and nothing about any other data. {fitted(predictor, shared)}
 One seed was trained: how much K differs between seeds is not in the table's errors.
 
 ## Rights
 
-{rights}
+{rights(recipe.data)}
 """
+
+
+def steps(recipe: Recipe) -> str:
+    """How the optimizer went, in a sentence that has no end yet."""
+    return (
+        f"{recipe.steps} steps of AdamW, {recipe.batch} samples each, learning rate {recipe.learning_rate:g} after "
+        f"{recipe.warmup} steps of warm-up and\ndown to 0 along a cosine, gradient clipped at {recipe.clip:g}"
+    )
+
+
+def penalty(recipe: Recipe) -> str:
+    """What is added to the loss, where something is."""
+    return f" plus {recipe.penalty:g} times that of its derivative in the timestep" if recipe.penalty else ""
+
+
+def origin() -> str:
+    """The libraries by which the weights were made."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "numpy"))
+    return f"Made with {versions}; others give it up to rounding, which training amplifies."
+
+
+def how_told(shared: bool) -> str:
+    """What the network is told of its timestep."""
+    return (
+        "The clock is shared (E-TSDM): near the data the network is told only in which block its timestep lies, while\n"
+        "the noise level of its input is the true one. Inside a block the output does not move with the timestep, by\n"
+        "construction; it jumps where two blocks meet, and K has to be read there."
+        if shared
+        else "The network is told every timestep."
+    )
+
+
+def fitted(predictor: Predictor, shared: bool) -> str:
+    """How far K of the model can be compared with K of the exact prediction."""
+    return (
+        "A jump is the sum of what a whole block leaves out:\nit is compared with the sum of the unshared K over it."
+        if shared
+        else "The first timesteps are fitted last, so that what is\nlearned there falls short of the exact K of these "
+        f"data, for which K(k, k + 1) -> sqrt(d) (1 - sigma_k / sigma_(k+1))\nas k falls{limit(predictor)}."
+    )
+
+
+def rights(data: str) -> str:
+    """The licenses of the weights and of the data."""
+    if data == "digits":
+        return f"Weights: Apache-2.0. Data: CC BY 4.0.\n\n{DIGITS}"
+    if data in SHIPPED:
+        return f"Weights: Apache-2.0.\n\n{SHIPPED[data].rights}"
+    return "Weights: Apache-2.0."
 
 
 def limit(predictor: Predictor) -> str:

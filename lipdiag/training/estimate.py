@@ -106,5 +106,5 @@ def estimate(recipe: Recipe, device: torch.device | str = "cpu", processes: int 
 
 
 def rounded(value: float) -> float:
-    """As many digits as an estimate has."""
+    """The value with the two digits that an estimate has."""
     return float(f"{value:.2g}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import distributed
-from ..checkpoints.native import json_text, save
+from ..checkpoints.save import json_text, save
 from ..checkpoints.tensors import read_tensors
 from ..data.dataset import Data, dataset
 from ..diffusion.clock import CLOCKS, Shared

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import lipdiag
 from lipdiag import checkpoints
-from lipdiag.checkpoints.native import save
+from lipdiag.checkpoints.save import save
 from lipdiag.errors import CheckpointError, UsageError
 from tests.checkpoints.agreement import derivatives_agree
 from tests.checkpoints.originals import clone, importable

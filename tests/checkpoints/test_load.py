@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lipdiag import checkpoints
-from lipdiag.checkpoints.native import save
+from lipdiag.checkpoints.save import save
 from lipdiag.data.dataset import ASSETS, dataset
 from lipdiag.diffusion.clock import Shared, Timesteps
 from lipdiag.errors import CheckpointError

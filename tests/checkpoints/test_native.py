@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save as serialize
 from torch import nn
 
-from lipdiag.checkpoints.native import CONFIG, EMA, MODEL, assemble, load, read, save
+from lipdiag.checkpoints.checkpoint import assemble
+from lipdiag.checkpoints.native import CONFIG, EMA, MODEL, load, read
 from lipdiag.checkpoints.networks import NETWORKS, TimeByKeyword, create_network
+from lipdiag.checkpoints.save import save
 from lipdiag.diffusion.clock import Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import eps

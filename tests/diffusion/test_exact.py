@@ -14,7 +14,8 @@ from scipy import integrate, stats
 from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 from lipdiag.diffusion.clock import LogSNR, Shared, Sigma, Timesteps, Unit
-from lipdiag.diffusion.exact import Empirical, Gaussian, GaussianMixture, SharedOptimum
+from lipdiag.diffusion.exact import Empirical, Gaussian, GaussianMixture
+from lipdiag.diffusion.optimum import SharedOptimum
 from lipdiag.diffusion.schedule import (
     VE,
     VP,

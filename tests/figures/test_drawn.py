@@ -20,7 +20,7 @@ from lipdiag.figures.quality import quality
 from lipdiag.figures.schedules import columns
 from lipdiag.figures.training import training
 from lipdiag.figures.vectors import vectors
-from lipdiag.results.run import over_draws
+from lipdiag.results.statistics import over_draws
 from tests.holm import coverage
 from tests.results.test_run import run_with
 from tests.runs import EDGES, complete, evaluation, make

@@ -182,7 +182,7 @@ BUGS = {
         "diffusion/test_continuous.py -k digits_at_both_ends",
     ),
     "a covariance that is added": Bug(
-        "diffusion/exact.py", "precision) - _covariance", "precision) + _covariance",
+        "diffusion/exact.py", "precision) - weighted_covariance", "precision) + weighted_covariance",
         "diffusion/test_exact.py -k ten_digits",
     ),
     "a mean rate that is not subtracted": Bug(

@@ -12,8 +12,9 @@ import torch
 from lipdiag import checkpoints
 from lipdiag.checkpoints.clipping import limit
 from lipdiag.diffusion.clock import Shared, Timesteps, Unit
-from lipdiag.diffusion.exact import Empirical, Gaussian, SharedOptimum
+from lipdiag.diffusion.exact import Empirical, Gaussian
 from lipdiag.diffusion.limit import LIMITS, Clip
+from lipdiag.diffusion.optimum import SharedOptimum
 from lipdiag.diffusion.parameterization import eps, velocity
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import (
