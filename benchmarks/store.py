@@ -24,7 +24,7 @@ SHARE = 1.0
 """Per cent of the time of units that take a second."""
 
 ASKED = ("complete", "marked", "begin", "write")
-"""What `study.measure` calls for each unit."""
+"""What a study calls for each unit."""
 
 
 @dataclass
@@ -66,8 +66,9 @@ def shares(folder: Path, units: int, timesteps: str = "log:32") -> Iterator[Shar
     import zarr
 
     from lipdiag.store import layout
+    from lipdiag.study.measure import prepared
     from lipdiag.study.plan import Plan
-    from lipdiag.study.study import attempt, prepared
+    from lipdiag.study.study import attempt
 
     plan = Plan(timesteps=timesteps, draws=8 * units)
     with (
