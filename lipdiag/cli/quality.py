@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..progress import bar
 from .options import INTERRUPTED, computing, everywhere, reading, reading_options, stoppable, use_threads
 from .outcome import strict
 
@@ -37,15 +38,6 @@ def placed(given: dict[str, Any], checkpoint: str | None, command: str) -> "Mode
     found = resolve_model(checkpoint, **reading_options(given))
     found.predictor.to(resolve_device(given["device"])).eval().requires_grad_(False)
     return found
-
-
-def bar(quiet: bool, total: int, what: str) -> Any:
-    """A progress bar on standard error that counts evaluations of the model."""
-    from tqdm import tqdm
-
-    return tqdm(
-        total=total, unit="eval", unit_scale=True, desc=what, file=sys.stderr, disable=quiet, dynamic_ncols=True
-    )
 
 
 @click.command()
@@ -82,7 +74,7 @@ def sample(
     if not quiet:
         for note in found.notes:
             click.echo(note, err=True)
-    with stoppable(), bar(quiet, n * steps, "sampling") as shown:
+    with stoppable(), bar(n * steps, "eval", "sampling", quiet, unit_scale=True) as shown:
         x = draw(found.predictor, n, steps, given["seed"], sampler=sampler, batch=batch, advance=shown.update)
     if not x.isfinite().all():
         from ..errors import NonFiniteError
@@ -197,7 +189,7 @@ def evaluate(
     import torch
 
     x = torch.stack([real[i] for i in range(len(real))])
-    with stoppable() as received, bar(quiet, evaluations, "sampling") as shown:
+    with stoppable() as received, bar(evaluations, "eval", "sampling", quiet, unit_scale=True) as shown:
         try:
             result = measure(
                 found.predictor,

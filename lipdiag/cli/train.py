@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from ..progress import bar
 from .options import INTERRUPTED, computing, describe_facts, everywhere, use_threads
 
 SAMPLES = 16
@@ -123,19 +123,17 @@ def stopped_by_signals() -> Iterator[list[int]]:
 
 def under_a_bar(states: Iterator[Any], steps: int, quiet: bool, out: Path, sample_every: int) -> bool:
     """Go through a training with a bar on standard error; whether it came to its end."""
-    from tqdm import tqdm
-
     from .. import distributed
 
     step, smooth = 0, None
-    with tqdm(total=steps, unit="step", desc="training", file=sys.stderr, disable=quiet, dynamic_ncols=True) as bar:
+    with bar(steps, "step", "training", quiet) as shown:
         for state in states:
             smooth = state.loss if smooth is None else 0.98 * smooth + 0.02 * state.loss
             if step == 0:
-                bar.initial = bar.n = state.step - 1  # steps that were done before do not count as fast ones
+                shown.initial = shown.n = state.step - 1  # steps that were done before do not count as fast ones
             step = state.step
-            bar.update(step - bar.n)
-            bar.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
+            shown.update(step - shown.n)
+            shown.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
             if sample_every and step % sample_every == 0 and distributed.rank() == 0:
                 save_samples(state.ema, out / f"samples-{step:07d}.png")
     return step == steps

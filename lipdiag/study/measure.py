@@ -16,6 +16,7 @@ from ..diffusion.predictor import Predictor, RawOutput
 from ..errors import Caution, LipdiagWarning, UsageError
 from ..files import shown as printable
 from ..linalg.linearize import out_of_memory
+from ..progress import bar
 from ..provenance import versions
 from ..quantities.catalogue import QUANTITIES
 from ..shared_network import lifted
@@ -249,10 +250,7 @@ def measure(
     with prepared(predictor, data, plan, out, resume, device, probe=probe, **overrides) as ready:
         told = len(ready.notes)
         warn(ready.notes, level=2)
-        bar: Callable[..., Any] = quiet_bar
-        if progress:
-            bar = progress_bar()
-        carry_out(ready, bar)
+        carry_out(ready, quiet=not progress)
     warn(ready.notes[told:], level=2)
     return ready.store.dataset()
 
@@ -264,39 +262,14 @@ def warn(notes: Sequence[str], level: int) -> None:
             warnings.warn(note, LipdiagWarning, stacklevel=level + 1)
 
 
-def progress_bar() -> Callable[..., Any]:
-    """A bar of widgets in a notebook that can show them, else one of characters."""
-    from importlib.util import find_spec
-
-    if find_spec("ipywidgets"):
-        from tqdm.auto import tqdm
-    else:
-        from tqdm import tqdm
-    return tqdm
-
-
-def quiet_bar(**_: Any) -> "Quiet":
-    return Quiet()
-
-
-class Quiet:
-    """A progress bar that shows nothing."""
-
-    total: float = 0
-
-    def update(self, n: float) -> None: ...
-    def set_postfix_str(self, text: str) -> None: ...
-    def close(self) -> None: ...
-
-
-def carry_out(ready: study.Study, bar: Callable[..., Any]) -> bool:
-    """Run a prepared study under a progress bar and record the launch.
+def carry_out(ready: study.Study, quiet: bool = False) -> bool:
+    """Run a prepared study under a progress bar, shown unless `quiet`, and record the launch.
 
     Returns:
         Whether it ran to its end; False after Ctrl-C.
     """
     facts, began, ended = launch(ready), time.perf_counter(), "interrupted"
-    shown = bar(total=int(estimate(ready)["pairs"]), unit="pair", desc="measuring")
+    shown = bar(int(estimate(ready)["pairs"]), "pair", "measuring", quiet)
     done = 0
     try:
         for state in study.run(ready):
