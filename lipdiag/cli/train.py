@@ -2,9 +2,7 @@
 
 import json
 import os
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import click
 
 from ..errors import UsageError
 from ..progress import bar
-from .options import INTERRUPTED, computing, describe_facts, everywhere, use_threads
+from .options import INTERRUPTED, computing, describe_facts, everywhere, stoppable, use_threads
 
 SAMPLES = 16
 MOST_STEPS = 50
@@ -97,8 +95,8 @@ def train(
         place = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(place)
     leader = int(os.environ.get("RANK", "0")) == 0
-    with stopped_by_signals() as stopped:
-        states = session(recipe, out, place, lambda: bool(stopped), measure_every or 0, snapshot_every)
+    with stoppable(gently=True) as received:
+        states = session(recipe, out, place, lambda: bool(received), measure_every or 0, snapshot_every)
         finished = under_a_bar(states, recipe.steps, quiet or not leader, out, sample_every or 0)
     if not finished:
         if leader:
@@ -106,19 +104,6 @@ def train(
         raise SystemExit(INTERRUPTED)
     if leader:
         click.echo(json.dumps({"checkpoint": str(out)}) if as_json else f"wrote {out}; next: lipdiag measure {out}")
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[list[int]]:
-    """A list that signals append to, so that a training can end after the step it is in."""
-    stopped: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    previous = {number: signal.signal(number, lambda *_: stopped.append(1)) for number in numbers}
-    try:
-        yield stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def under_a_bar(states: Iterator[Any], steps: int, quiet: bool, out: Path, sample_every: int) -> bool:
