@@ -195,7 +195,7 @@ BUGS = {
     ),
     # what is said of it
     "deviation for error": Bug(
-        "statistics.py", "values.std(ddof=1) / np.sqrt(n)", "values.std(ddof=1)",
+        "statistics.py", "np.divide(squares, count - 1)) / np.sqrt(count)", "np.divide(squares, count - 1))",
         "test_statistics.py -k summary",
     ),
     "one-sided interval": Bug(
@@ -209,7 +209,7 @@ BUGS = {
         "comparison/test_comparison.py -k pairing_removes",
     ),
     "a variance over n": Bug(
-        "comparison/effect.py", "np.maximum(count - 1, 1) /", "np.maximum(count, 1) /",
+        "statistics.py", "np.divide(squares, count - 1)", "np.divide(squares, count)",
         "comparison/test_comparison.py -k textbook",
     ),
     "draws that one model lacks": Bug(
@@ -372,8 +372,8 @@ BUGS = {
         "checkpoints/probe.py", "return found if float((earlier - true).mean()) > 0 else None", "return found",
         "checkpoints/test_probe.py -k late_everywhere",
     ),
-    "a deviation for an error in the probe": Bug(
-        "checkpoints/probe.py", "means.std() / math.sqrt(len(means))", "means.std()",
+    "an error rate on both sides in the probe": Bug(
+        "checkpoints/probe.py", "level=1 - 2 * ALPHA", "level=1 - ALPHA",
         "checkpoints/test_probe.py -k student"
     ),
     "draws of one sample as evidence of their own": Bug(
