@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..diffusion.clock import Clock
-from ..diffusion.continuous import Schedule
+from ..diffusion.continuous import Schedule, along
 from ..linalg.linearize import METHODS, linearize
 from .point import Point
 from .quantity import L2, Quantity, Values, Variable, norms
@@ -68,14 +68,13 @@ def transported(point: Point, direction: Float[Tensor, "batch n"], steps: int) -
     """What the sampler makes of a small change of x along a direction, per unit of it; float64."""
     times = path(point.predictor.clock, point.predictor.schedule, point.t, steps)
     a, b = coefficients(*point.predictor.schedule(times))
-    expand = (-1, *[1] * (point.x.ndim - 1))
     x, v = point.x.double(), direction.double().reshape(point.x.shape)
     methods = METHODS
     for t, kept, added in zip(times, a, b, strict=True):
         line = linearize(point.predictor, x.to(point.x.dtype), t, methods, record=False)
         product = line.jvp(dx=v.to(point.x.dtype)).double()
-        x = kept.view(expand) * x + added.view(expand) * line.output.double()
-        v = kept.view(expand) * v + added.view(expand) * product
+        x = along(kept, x) * x + along(added, x) * line.output.double()
+        v = along(kept, x) * v + along(added, x) * product
         methods = METHODS[METHODS.index(line.method) :]  # what failed once is not tried at every step
     return v
 

@@ -60,8 +60,8 @@ BUGS = {
     ),
     "alpha for sigma in x": Bug(
         "study/points.py",
-        "x = alpha.view(expand) * x0 + sigma.view(expand) * noise",
-        "x = sigma.view(expand) * x0 + alpha.view(expand) * noise",
+        "x = along(alpha, x0) * x0 + along(sigma, x0) * noise",
+        "x = along(sigma, x0) * x0 + along(alpha, x0) * noise",
         FORMULAS,
     ),
     "a probe of length one": Bug(
