@@ -333,7 +333,7 @@ BUGS = {
         "study/test_measure.py -k meaning_of_numbers"
     ),
     "x0 of eps without a signal": Bug(
-        "quantities/flow.py", "torch.where(faint, own, along)", "along", "quantities/test_quantity.py -k signal_left"
+        "quantities/flow.py", "torch.where(faint, own, moved)", "moved", "quantities/test_quantity.py -k signal_left"
     ),
     "all timesteps shared": Bug(
         "timestep.py", "block < self.clock.blocks", "block <= self.clock.blocks", "test_share.py -k rule_is"
