@@ -68,7 +68,7 @@ BUGS = {
         "quantities/point.py", "self.start.shape[1] ** 0.5", "1.0", "quantities/test_quantity.py -k intervals_of_traces"
     ),
     "a sampler's step that forgets the signal": Bug(
-        "quantities/sensitivity.py", "- a * sigma", "- sigma", "quantities/test_sensitivity.py -k last_step"
+        "diffusion/ddim.py", "- a * sigma", "- sigma", "quantities/test_sensitivity.py -k last_step"
     ),
     "a sampler one timestep late": Bug(
         "quantities/sensitivity.py", "torch.ceil(left - 1e-9) - 1", "torch.ceil(left - 1e-9)",
@@ -315,7 +315,7 @@ BUGS = {
         "sampling/test_sampler.py -k samplers_are_diffusers_own",
     ),
     "no signal in a step of DDIM": Bug(
-        "sampling/sampler.py", "sigma - alpha * sigmas[i] / alphas[i]", "sigma - sigmas[i] / alphas[i]",
+        "sampling/sampler.py", "x = a * x + b * eps", "x = x + b * eps",
         "sampling/test_sampler.py -k 'plain_ddim and Straight'",
     ),
     "noise that is added again": Bug(
