@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,18 +218,16 @@ def choose(name: str | None, data: str) -> "Extractor":
 
 def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], real: Any) -> dict[str, Any]:
     """What an evaluation is of: model, data, and the program that made it."""
-    import platform
-
     from .. import checkpoints
     from ..diffusion.spelling import spell
-    from ..provenance import versions
+    from ..provenance import command, versions
     from ..sampling.sampler import placement
     from ..study.description import fingerprint
 
     predictor = found.predictor
     asked = {name: given[name] for name in ("weights", "original_config") if given[name] is not None}
     device, dtype = placement(predictor, real[0])
-    names = ("lipdiag", "torch", "diffusers", "torchmetrics", "numpy")
+    names = ("python", "lipdiag", "torch", "diffusers", "torchmetrics", "numpy")
     return {
         "checkpoint": checkpoint or given["factory"],
         "sha256": fingerprint(predictor) if given["factory"] else checkpoints.inspect(str(checkpoint), **asked).sha256,
@@ -242,8 +239,8 @@ def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], re
         "data_sha256": real.fingerprint,
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
-        "versions": {"python": platform.python_version(), **versions(*names)},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": versions(*names),
+        "command": command(),
     }
 
 

@@ -1,23 +1,21 @@
 """From a checkpoint, data and a plan to a dataset: what the command line and Jupyter both call."""
 
 import platform
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import provenance
 from ..diffusion.predictor import Predictor, RawOutput
 from ..errors import Caution, LipdiagWarning, UsageError
 from ..files import shown as printable
 from ..linalg.linearize import out_of_memory
 from ..progress import bar
-from ..provenance import versions
 from ..quantities.catalogue import QUANTITIES
 from ..shared_network import lifted
 from . import study
@@ -177,19 +175,13 @@ def calibration(predictor: Predictor, source: Source) -> list[str]:
 def launch(ready: study.Study) -> dict[str, Any]:
     """Provenance of this launch."""
     device = next((p.device for p in ready.predictor.parameters()), torch.device("cpu"))
-    names = ("lipdiag", "torch", "numpy", "diffusers", "zarr", "xarray")
-    program = Path(sys.argv[0]).name
-    return {
-        "argv": ["jupyter"] if program.startswith("ipykernel") else [program, *sys.argv[1:]],
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine(),
-        "device_type": device.type,
-        "threads": torch.get_num_threads(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "versions": {"python": platform.python_version(), **versions(*names)},
-    }
+    processor = platform.processor() or platform.machine()
+    return provenance.launch(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
+        device_type=device.type,
+        threads=torch.get_num_threads(),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
 
 
 def estimate(ready: study.Study) -> dict[str, float]:
