@@ -12,7 +12,7 @@ from . import __version__
 
 
 def launch(**device: Any) -> dict[str, Any]:
-    """Of a launch that begins now: its command, its time, what is told of its device, and its libraries."""
+    """The record of a launch that begins now: its command, its time, what is told of its device, its libraries."""
     return {
         "argv": command(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -22,7 +22,7 @@ def launch(**device: Any) -> dict[str, Any]:
 
 
 def command() -> list[str]:
-    """As it was typed; `jupyter` alone for a notebook, whose own is of no use to anybody."""
+    """The command as it was typed; `jupyter` alone for a notebook, whose own is of no use to anybody."""
     program = Path(sys.argv[0]).name
     return ["jupyter"] if program.startswith("ipykernel") else [program, *sys.argv[1:]]
 

@@ -25,7 +25,7 @@ LOOK_RATIO = 1.5
 """Each look has this many times the draws of the one before."""
 
 STATISTICS = ("mean", "standard_error", "low", "high", "median", "q05", "q25", "q75", "q95", "max", "count")
-"""Of draws, as `summarize` gives them."""
+"""What `summarize` tells of draws, in its order."""
 
 
 @dataclass
@@ -83,7 +83,7 @@ def moments(values: np.ndarray, kept: np.ndarray | None = None) -> tuple[np.ndar
     """Mean over the last axis and its standard error, NaN where too few are there, or where one of them is NaN.
 
     Args:
-        values: (..., replicate).
+        values: Numbers of shape (..., replicate).
         kept: Which of them count; all by default.
     """
     count: Any = values.shape[-1] if kept is None else np.asarray(kept.sum(-1))
@@ -95,7 +95,13 @@ def moments(values: np.ndarray, kept: np.ndarray | None = None) -> tuple[np.ndar
 
 
 def student(values: np.ndarray, kept: np.ndarray | None = None, level: float = LEVEL) -> Interval:
-    """Mean over the last axis with Student's interval; arguments as of `moments`."""
+    """Mean over the last axis with Student's interval at `level`, NaN where the mean is.
+
+    Args:
+        values: Numbers of shape (..., replicate).
+        kept: Which of them count; all by default.
+        level: How often the interval covers.
+    """
     mean, error = moments(values, kept)
     count = np.asarray(values.shape[-1] if kept is None else kept.sum(-1))
     with np.errstate(invalid="ignore"):
