@@ -15,7 +15,7 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor
 
-from lipdiag.linalg.lanczos import golub_kahan, ritz, upper_bound
+from lipdiag.linalg.lanczos import bidiagonal, golub_kahan, ritz, upper_bound
 from lipdiag.linalg.operator import Operator
 
 ERROR = 5e-4
@@ -59,8 +59,7 @@ class Spectrum:
 
     @cached_property
     def matrices(self) -> Float[Tensor, "batch k k"]:
-        k = self.alpha.shape[1]
-        return torch.diag_embed(self.alpha) + torch.diag_embed(self.beta[:, : k - 1], offset=1)
+        return bidiagonal(self.alpha, self.beta)
 
     @cached_property
     def largest(self) -> Float[Tensor, " batch"]:

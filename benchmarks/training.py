@@ -14,6 +14,7 @@ from torch import nn
 
 from benchmarks.cost import seconds
 from lipdiag.data.dataset import dataset
+from lipdiag.diffusion.continuous import along
 from lipdiag.training.loop import build, train
 from lipdiag.training.objective import draw
 from lipdiag.training.recipe import RECIPES, Recipe
@@ -26,7 +27,7 @@ def bare(recipe: Recipe) -> Callable[[], float]:
     """One step of the loop that one would write first."""
     predictor = build(recipe).train()
     batch = draw(recipe, dataset(recipe.data, recipe.shape), predictor.clock.base, 0)
-    alpha, sigma = (c.float().view(-1, *[1] * len(recipe.shape)) for c in predictor.schedule(batch.t))
+    alpha, sigma = (along(c.float(), batch.x0) for c in predictor.schedule(batch.t))
     x, timestep = alpha * batch.x0 + sigma * batch.noise, predictor.clock(batch.t).float()
     optimizer = torch.optim.AdamW(predictor.parameters(), recipe.learning_rate, weight_decay=0.0, fused=True)
 

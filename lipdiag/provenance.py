@@ -1,14 +1,36 @@
-"""What made a result, for the record: the versions of the libraries."""
+"""What made a result, for the record: the command, the time and the versions of the libraries."""
 
+import platform
+import sys
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from . import __version__
 
 
+def launch(**device: Any) -> dict[str, Any]:
+    """The record of a launch that begins now: its command, its time, what is told of its device, its libraries."""
+    return {
+        "argv": command(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **device,
+        "versions": versions("python", "lipdiag", "torch", "numpy", "diffusers", "zarr", "xarray"),
+    }
+
+
+def command() -> list[str]:
+    """The command as it was typed; `jupyter` alone for a notebook, whose own is of no use to anybody."""
+    program = Path(sys.argv[0]).name
+    return ["jupyter"] if program.startswith("ipykernel") else [program, *sys.argv[1:]]
+
+
 def versions(*names: str) -> dict[str, str]:
-    """The version of each library, by its name; "unknown" where it lies in a folder of sources, not installed."""
-    return {name: __version__ if name == "lipdiag" else installed(name) for name in names}
+    """The version of each library, and of `python`; "unknown" where it lies in a folder of sources, not installed."""
+    own = {"lipdiag": __version__, "python": platform.python_version()}
+    return {name: own.get(name) or installed(name) for name in names}
 
 
 def installed(name: str) -> str:

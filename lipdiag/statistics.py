@@ -8,7 +8,7 @@ stop is likelier where the variance happens to look small; so there is a least n
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit  # scipy.stats would take a second to import
@@ -23,6 +23,9 @@ MINIMUM_DRAWS = 64
 
 LOOK_RATIO = 1.5
 """Each look has this many times the draws of the one before."""
+
+STATISTICS = ("mean", "standard_error", "low", "high", "median", "q05", "q25", "q75", "q95", "max", "count")
+"""What `summarize` tells of draws, in its order."""
 
 
 @dataclass
@@ -68,6 +71,44 @@ def half_width(standard_error: np.ndarray, count: np.ndarray, level: float = 0.9
     return np.where(count > 1, quantile * standard_error, np.inf)
 
 
+class Interval(NamedTuple):
+    """A mean with its interval; infinite where there are fewer than two replicates."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def moments(values: np.ndarray, kept: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the last axis and its standard error, NaN where too few are there, or where one of them is NaN.
+
+    Args:
+        values: Numbers of shape (..., replicate).
+        kept: Which of them count; all by default.
+    """
+    count: Any = values.shape[-1] if kept is None else np.asarray(kept.sum(-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.asarray((values if kept is None else np.where(kept, values, 0)).sum(-1) / count)
+        squares = (values - mean[..., None]) ** 2
+        squares = (squares if kept is None else np.where(kept, squares, 0)).sum(-1)
+        return mean, np.asarray(np.sqrt(np.divide(squares, count - 1)) / np.sqrt(count))
+
+
+def student(values: np.ndarray, kept: np.ndarray | None = None, level: float = LEVEL) -> Interval:
+    """Mean over the last axis with Student's interval at `level`, NaN where the mean is.
+
+    Args:
+        values: Numbers of shape (..., replicate).
+        kept: Which of them count; all by default.
+        level: How often the interval covers.
+    """
+    mean, error = moments(values, kept)
+    count = np.asarray(values.shape[-1] if kept is None else kept.sum(-1))
+    with np.errstate(invalid="ignore"):
+        half = np.where(np.isnan(mean), np.nan, half_width(error, count, level))
+        return Interval(mean, np.asarray(mean - half), np.asarray(mean + half))
+
+
 class Estimate(NamedTuple):
     """A number, its 95 % interval (NaN where there is none), and over how many draws."""
 
@@ -88,11 +129,9 @@ class Estimate(NamedTuple):
 
 def mean(values: np.ndarray, *, level: float = LEVEL) -> Estimate:
     """The mean of independent draws, with Student's interval."""
-    n = values.size
-    error = values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    half = float(half_width(np.array(error), np.array(n), level)) if n > 1 else np.nan
-    center = float(values.mean()) if n else np.nan
-    return Estimate(center, center - half, center + half, n)
+    value, low, high = (float(number) for number in student(values, level=level))
+    known = values.size > 1
+    return Estimate(value, low if known else np.nan, high if known else np.nan, values.size)
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
@@ -135,30 +174,29 @@ def summarize(dataset, level: float = 0.95):
     import xarray as xr
 
     done = dataset["done"] == 1
-    names = ["mean", "standard_error", "low", "high", "median", "q05", "q25", "q75", "q95", "max", "count"]
     out = {}
     for name, variable in dataset.data_vars.items():
         if name == "done" or "draw" not in variable.dims or "entry" in variable.dims:
             continue  # entries of vectors whose sign is arbitrary have no mean
         values = variable.transpose(*[d for d in variable.dims if d != "draw"], "draw")
         mask = done.broadcast_like(values).transpose(*values.dims)
-        rows = zip(
-            values.values.reshape(-1, values.sizes["draw"]), mask.values.reshape(-1, values.sizes["draw"]), strict=True
-        )
-        table = np.stack([_row(row[kept], level) for row, kept in rows]).reshape(*values.shape[:-1], len(names))
         dims = (*[d for d in values.dims if d != "draw"], "statistic")
-        out[name] = xr.Variable(dims, table, attrs=variable.attrs)
+        out[name] = xr.Variable(dims, summary(values.values, mask.values, level), attrs=variable.attrs)
     coordinates = {k: c for k, c in dataset.coords.items() if "draw" not in c.dims}
-    return xr.Dataset(out, {**coordinates, "statistic": names}, attrs={**dataset.attrs, "level": level})
+    return xr.Dataset(out, {**coordinates, "statistic": list(STATISTICS)}, attrs={**dataset.attrs, "level": level})
+
+
+def summary(values: np.ndarray, kept: np.ndarray, level: float = LEVEL) -> np.ndarray:
+    """`STATISTICS` along a new last axis, of values (..., draw) of which some are kept."""
+    rows = zip(values.reshape(-1, values.shape[-1]), kept.reshape(-1, values.shape[-1]), strict=True)
+    return np.stack([_row(row[some], level) for row, some in rows]).reshape(*values.shape[:-1], len(STATISTICS))
 
 
 def _row(values: np.ndarray, level: float) -> np.ndarray:
     """Statistics of one timestep's draws."""
-    n = values.size
-    if n == 0:
+    if not values.size:
         return np.array([*[np.nan] * 10, 0.0])
-    mean = values.mean()
-    error = values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    half = float(half_width(np.array(error), np.array(n), level))
+    mean, error = moments(values)
+    half = float(half_width(error, np.array(values.size), level))
     quantiles = np.quantile(values, [0.5, 0.05, 0.25, 0.75, 0.95])
-    return np.array([mean, error, mean - half, mean + half, *quantiles, values.max(), n])
+    return np.array([mean, error, mean - half, mean + half, *quantiles, values.max(), values.size])

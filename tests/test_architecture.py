@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lipdiag"
 FLOORS = (
-    {"errors", "files", "lazy", "printing", "provenance", "statistics", "text"},
+    {"errors", "files", "lazy", "printing", "progress", "provenance", "statistics", "text"},
     {"linalg", "diffusion", "distributed", "store", "data"},
     {"timestep", "checkpoints", "quantities", "sampling"},
     {"share"},

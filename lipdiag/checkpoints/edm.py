@@ -32,6 +32,7 @@ from torch.autograd import Function, forward_ad
 from torch.autograd.function import FunctionCtx
 
 from ..diffusion.clock import Clock, LogSigma, Timesteps, Unit
+from ..diffusion.continuous import along
 from ..diffusion.parameterization import Edm, Parameterization, eps, minus_eps
 from ..diffusion.predictor import NetworkPredictor
 from ..diffusion.schedule import VE, VP, Karras, Normalized, Schedule, SquaredCosine
@@ -165,8 +166,9 @@ def difference(predictor: NetworkPredictor, network: Any, raw: nn.Module) -> flo
     if hasattr(network, "round_sigma"):
         sigma = network.round_sigma(sigma)
     t = predictor.schedule.time(-2 * sigma.double().log())
-    alpha, s = (a.float().view(-1, *[1] * len(predictor.shape)) for a in (predictor.schedule(t)[0], sigma))
-    x = s * torch.randn(len(t), *predictor.shape, generator=generator)
+    x = torch.randn(len(t), *predictor.shape, generator=generator)
+    alpha, s = (along(a.float(), x) for a in (predictor.schedule(t)[0], sigma))
+    x = s * x
     labels = predictor.conditioning["class_labels"]
     said: list[Tensor] = []
     with torch.no_grad(), raw.register_forward_pre_hook(lambda module, inputs: said.extend(inputs[:2])):

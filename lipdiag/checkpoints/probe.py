@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
-from scipy.special import stdtrit
 from torch import Tensor
 
 from ..diffusion.clock import Clock, Shared, Timesteps
@@ -38,6 +37,7 @@ from ..diffusion.convention import (
 from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..diffusion.spelling import spell
 from ..errors import CheckpointError
+from ..statistics import student
 from .trial import LEVELS, Trial
 
 CHOICE, TEST = 8, 24  # draws on which a convention is chosen, and on which it is tested
@@ -190,9 +190,8 @@ def at_least(gain: Float[Tensor, " draws"], rows: Tensor) -> float:
     Draws of one sample are not independent of each other and count as one; with one sample there is no evidence.
     """
     means = torch.stack([gain[rows == row].mean() for row in rows.unique()])
-    if len(means) < 2 or not bool(means.isfinite().all()):
-        return -math.inf
-    return float(means.mean() - stdtrit(len(means) - 1, 1 - ALPHA) * means.std() / math.sqrt(len(means)))
+    low = float(student(means.double().cpu().numpy(), level=1 - 2 * ALPHA).low)
+    return low if math.isfinite(low) else -math.inf
 
 
 def shared(choice: Trial, test: Trial, best: Convention) -> Clock | None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.continuous import along
 from ..diffusion.convention import Convention
 from ..diffusion.parameterization import convert, eps
 from ..diffusion.predictor import NetworkPredictor
@@ -109,8 +110,7 @@ class Trial:
         """Those of some rows; rows are ordered by time, then draw, then noise."""
         time, place = row // len(self.noise), row % len(self.noise)
         noise, data = self.noise[place], self.data[place // self.noises]
-        shape = (-1, *[1] * (data.ndim - 1))
-        alpha, sigma = (c[time].view(shape) for c in convention.schedule(t))
+        alpha, sigma = (along(c[time], data) for c in convention.schedule(t))
         x = alpha * (data * convention.scale + convention.shift) + sigma * noise
         with torch.no_grad():
             y = self.predictor.output(x.to(self.device, self.dtype), told[time].to(self.device)).double().cpu()

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +106,7 @@ def measure(
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the device is first used
-    from ..study.measure import prepared
+    from ..study.measure import carry_out, prepared
     from ..study.plan import Plan
 
     quiet, as_json = given["quiet"], given["as_json"]
@@ -149,17 +148,6 @@ def measure(
         return
     report_run(out, as_json)
     verify_finite(out)
-
-
-def carry_out(ready: Any, quiet: bool) -> bool:
-    """Run a study under a bar on standard error."""
-    from ..study.measure import carry_out, quiet_bar
-
-    if quiet:
-        return carry_out(ready, quiet_bar)
-    from tqdm import tqdm
-
-    return carry_out(ready, lambda **about: tqdm(file=sys.stderr, dynamic_ncols=True, smoothing=0.05, **about))
 
 
 def duration(seconds: float) -> str:
@@ -234,7 +222,7 @@ def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
     """Measure the embedded DDPM and its E-TSDM twin: a table and a figure."""
     from .. import figures
     from ..store.store import open_run
-    from ..study.measure import prepared
+    from ..study.measure import carry_out, prepared
     from ..study.plan import Plan
 
     timesteps: Any = "log:40"

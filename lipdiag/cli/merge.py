@@ -1,12 +1,12 @@
 """The command that joins runs measured apart."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from ..progress import bar
 from .options import everywhere, stoppable
 
 
@@ -20,12 +20,10 @@ def merge(out: Path, runs: tuple[Path, ...], quiet: bool, as_json: bool) -> None
     They must be of the same plan, model and data; what two of them hold must
     be the same, bit for bit.
     """
-    from tqdm import tqdm
-
     from ..store.merge import merge as join
 
-    with stoppable(), tqdm(unit="pair", desc="merging", file=sys.stderr, disable=quiet, dynamic_ncols=True) as bar:
-        merged = join(out, list(runs), bar.update)
+    with stoppable(), bar(None, "pair", "merging", quiet) as shown:
+        merged = join(out, list(runs), shown.update)
     if as_json:
         click.echo(json.dumps({**asdict(merged), "run": str(out)}))
         return

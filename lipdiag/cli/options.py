@@ -183,17 +183,22 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def stoppable() -> Iterator[dict[str, int]]:
+def stoppable(gently: bool = False) -> Iterator[dict[str, int]]:
     """SIGTERM, SIGHUP and SIGUSR1 end a run as Ctrl-C does: what is measured stays. Yields what names the signal.
 
     A second signal ends the process on the spot.
+
+    Args:
+        gently: Whether signals are only taken note of, however many, and the caller looks for one after each step.
     """
     received: dict[str, int] = {}
 
     def stop(number: int, frame: Any) -> None:
-        if received:
+        if received and not gently:
             os._exit(128 + number)
         received["signal"] = number
+        if gently:
+            return
         raise Stopped(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)

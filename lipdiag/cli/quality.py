@@ -2,13 +2,13 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
+from ..progress import bar
 from .options import INTERRUPTED, computing, everywhere, reading, reading_options, stoppable, use_threads
 from .outcome import strict
 
@@ -37,15 +37,6 @@ def placed(given: dict[str, Any], checkpoint: str | None, command: str) -> "Mode
     found = resolve_model(checkpoint, **reading_options(given))
     found.predictor.to(resolve_device(given["device"])).eval().requires_grad_(False)
     return found
-
-
-def bar(quiet: bool, total: int, what: str) -> Any:
-    """A progress bar on standard error that counts evaluations of the model."""
-    from tqdm import tqdm
-
-    return tqdm(
-        total=total, unit="eval", unit_scale=True, desc=what, file=sys.stderr, disable=quiet, dynamic_ncols=True
-    )
 
 
 @click.command()
@@ -82,7 +73,7 @@ def sample(
     if not quiet:
         for note in found.notes:
             click.echo(note, err=True)
-    with stoppable(), bar(quiet, n * steps, "sampling") as shown:
+    with stoppable(), bar(n * steps, "eval", "sampling", quiet, unit_scale=True) as shown:
         x = draw(found.predictor, n, steps, given["seed"], sampler=sampler, batch=batch, advance=shown.update)
     if not x.isfinite().all():
         from ..errors import NonFiniteError
@@ -197,7 +188,7 @@ def evaluate(
     import torch
 
     x = torch.stack([real[i] for i in range(len(real))])
-    with stoppable() as received, bar(quiet, evaluations, "sampling") as shown:
+    with stoppable() as received, bar(evaluations, "eval", "sampling", quiet, unit_scale=True) as shown:
         try:
             result = measure(
                 found.predictor,
@@ -227,18 +218,16 @@ def choose(name: str | None, data: str) -> "Extractor":
 
 def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], real: Any) -> dict[str, Any]:
     """What an evaluation is of: model, data, and the program that made it."""
-    import platform
-
     from .. import checkpoints
     from ..diffusion.spelling import spell
-    from ..provenance import versions
+    from ..provenance import command, versions
     from ..sampling.sampler import placement
     from ..study.description import fingerprint
 
     predictor = found.predictor
     asked = {name: given[name] for name in ("weights", "original_config") if given[name] is not None}
     device, dtype = placement(predictor, real[0])
-    names = ("lipdiag", "torch", "diffusers", "torchmetrics", "numpy")
+    names = ("python", "lipdiag", "torch", "diffusers", "torchmetrics", "numpy")
     return {
         "checkpoint": checkpoint or given["factory"],
         "sha256": fingerprint(predictor) if given["factory"] else checkpoints.inspect(str(checkpoint), **asked).sha256,
@@ -250,8 +239,8 @@ def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], re
         "data_sha256": real.fingerprint,
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
-        "versions": {"python": platform.python_version(), **versions(*names)},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": versions(*names),
+        "command": command(),
     }
 
 

@@ -2,17 +2,15 @@
 
 import json
 import os
-import signal
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import UsageError
-from .options import INTERRUPTED, computing, describe_facts, everywhere, use_threads
+from ..progress import bar
+from .options import INTERRUPTED, computing, describe_facts, everywhere, stoppable, use_threads
 
 SAMPLES = 16
 MOST_STEPS = 50
@@ -97,8 +95,8 @@ def train(
         place = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(place)
     leader = int(os.environ.get("RANK", "0")) == 0
-    with stopped_by_signals() as stopped:
-        states = session(recipe, out, place, lambda: bool(stopped), measure_every or 0, snapshot_every)
+    with stoppable(gently=True) as received:
+        states = session(recipe, out, place, lambda: bool(received), measure_every or 0, snapshot_every)
         finished = under_a_bar(states, recipe.steps, quiet or not leader, out, sample_every or 0)
     if not finished:
         if leader:
@@ -108,34 +106,19 @@ def train(
         click.echo(json.dumps({"checkpoint": str(out)}) if as_json else f"wrote {out}; next: lipdiag measure {out}")
 
 
-@contextmanager
-def stopped_by_signals() -> Iterator[list[int]]:
-    """A list that signals append to, so that a training can end after the step it is in."""
-    stopped: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    previous = {number: signal.signal(number, lambda *_: stopped.append(1)) for number in numbers}
-    try:
-        yield stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def under_a_bar(states: Iterator[Any], steps: int, quiet: bool, out: Path, sample_every: int) -> bool:
     """Go through a training with a bar on standard error; whether it came to its end."""
-    from tqdm import tqdm
-
     from .. import distributed
 
     step, smooth = 0, None
-    with tqdm(total=steps, unit="step", desc="training", file=sys.stderr, disable=quiet, dynamic_ncols=True) as bar:
+    with bar(steps, "step", "training", quiet) as shown:
         for state in states:
             smooth = state.loss if smooth is None else 0.98 * smooth + 0.02 * state.loss
             if step == 0:
-                bar.initial = bar.n = state.step - 1  # steps that were done before do not count as fast ones
+                shown.initial = shown.n = state.step - 1  # steps that were done before do not count as fast ones
             step = state.step
-            bar.update(step - bar.n)
-            bar.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
+            shown.update(step - shown.n)
+            shown.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
             if sample_every and step % sample_every == 0 and distributed.rank() == 0:
                 save_samples(state.ema, out / f"samples-{step:07d}.png")
     return step == steps

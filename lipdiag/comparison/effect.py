@@ -10,21 +10,12 @@ References:
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from ..statistics import half_width
+from ..statistics import Interval, moments, student
 
 LOWER, HIGHER, NOT_SHOWN = "lower", "higher", "no difference shown"
-
-
-class Interval(NamedTuple):
-    """A value with its interval; infinite where there are fewer than two replicates."""
-
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -54,13 +45,15 @@ def over_draws(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Effect:
         b: The same draws of the second model.
         level: Of the intervals.
     """
-    a, b, count = paired(a, b)
-    mean_a, mean_b = mean(a), mean(b)
+    both = np.isfinite(a) & np.isfinite(b)
+    mean_a, mean_b = moments(a, both)[0], moments(b, both)[0]
+    count = np.asarray(both.sum(-1))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(mean_a > 0, mean_b / mean_a, np.nan)
-        spread = half(b / mean_b[..., None] - a / mean_a[..., None], count, level)
-        low, high = (np.asarray(ratio * np.exp(sign * spread)) for sign in (-1, 1))
-    return Effect(mean_a, mean_b, Interval(ratio, low, high), student(b - a, count, level), count)
+        shares = b / mean_b[..., None] - a / mean_a[..., None]
+        spread = student(shares, both, level)
+        low, high = (np.asarray(ratio * np.exp(end - spread.value)) for end in spread[1:])
+        return Effect(mean_a, mean_b, Interval(ratio, low, high), student(b - a, both, level), count)
 
 
 def over_pairs(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Effect:
@@ -71,40 +64,19 @@ def over_pairs(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Effect:
         b: The second models'.
         level: Of the intervals.
     """
-    a, b, count = paired(a, b)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = student(np.where((a > 0) & (b > 0), np.log(b) - np.log(a), np.nan), count, level)
-        ratio = Interval(*(np.asarray(np.exp(bound)) for bound in logs))
-        still = (mean(a) > 0) & (b == 0).any(-1)  # a geometric mean with a 0 in it
-    ratio = ratio._replace(value=np.where(still, 0.0, ratio.value))
-    return Effect(mean(a), mean(b), ratio, student(b - a, count, level), count)
-
-
-def paired(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The replicates that both have, NaN elsewhere, and how many they are."""
     both = np.isfinite(a) & np.isfinite(b)
-    return np.where(both, a, np.nan), np.where(both, b, np.nan), np.asarray(both.sum(-1))
+    mean_a, mean_b = moments(a, both)[0], moments(b, both)[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = student(np.where((a > 0) & (b > 0), np.log(b) - np.log(a), np.nan), both, level)
+        ratio = Interval(*(np.asarray(np.exp(bound)) for bound in logs))
+        still = (mean_a > 0) & ((b == 0) & both).any(-1)  # a geometric mean with a 0 in it
+        ratio = ratio._replace(value=np.where(still, 0.0, ratio.value))
+        return Effect(mean_a, mean_b, ratio, student(b - a, both, level), np.asarray(both.sum(-1)))
 
 
 def mean(values: np.ndarray) -> np.ndarray:
     """Over the last axis, without NaN; NaN where nothing is left."""
-    count = np.isfinite(values).sum(-1)
-    return np.where(count > 0, np.nansum(values, -1) / np.maximum(count, 1), np.nan)
-
-
-def half(values: np.ndarray, count: np.ndarray, level: float) -> np.ndarray:
-    """Half-width of Student's interval of the mean over the last axis."""
-    squares = np.where(np.isfinite(values), (values - mean(values)[..., None]) ** 2, 0).sum(-1)
-    error = np.asarray(np.sqrt(squares / np.maximum(count - 1, 1) / np.maximum(count, 1)))
-    complete = np.isfinite(values).sum(-1) == count
-    return np.where(complete, half_width(error, count, level), np.nan)
-
-
-def student(values: np.ndarray, count: np.ndarray, level: float) -> Interval:
-    """Mean over the last axis with its interval; NaN where a replicate is missing."""
-    width = half(values, count, level)
-    value = np.where(np.isnan(width), np.nan, mean(values))
-    return Interval(value, np.asarray(value - width), np.asarray(value + width))
+    return moments(values, np.isfinite(values))[0]
 
 
 def verdict(effect: Effect, by_ratio: bool) -> str:

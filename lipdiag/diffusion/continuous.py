@@ -30,6 +30,11 @@ def back(y: Tensor, t: Tensor) -> Tensor:
     return y.to(t.device, torch.float32) if t.device.type == "mps" else y
 
 
+def along(a: Tensor, x: Tensor) -> Tensor:
+    """One number a sample, shaped to broadcast over the samples x."""
+    return a.view(-1, *[1] * (x.ndim - 1))
+
+
 def slope(f, t: Float[Tensor, "*shape"]):
     """Derivatives of the tensors f(t), where f acts on every element of t by itself.
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UsageError
+from .continuous import along
 
 Limit = Callable[[Tensor], Tensor]
 
@@ -55,7 +56,7 @@ class Dynamic:
 
     def __call__(self, x0: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
         cut = x0.flatten(1).abs().float().quantile(self.ratio, dim=1).clamp(1, self.largest).to(x0.dtype)
-        cut = cut.reshape(-1, *[1] * (x0.ndim - 1))
+        cut = along(cut, x0)
         return x0.clamp(-cut, cut) / cut
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UsageError
-from .continuous import Schedule, back, double
+from .continuous import Schedule, along, back, double
 
 Parameterization = Callable[[Schedule, Tensor], tuple[Tensor, Tensor]]
 
@@ -151,6 +151,5 @@ def convert(
     (a, b), (a_new, b_new) = source(schedule, t), target(schedule, t)
     determinant = a * sigma - b * alpha
     of_y, of_x = (a_new * sigma - b_new * alpha) / determinant, (b_new * a - a_new * b) / determinant
-    shape = (-1, *(1 for _ in range(y.ndim - 1)))
-    of_y, of_x = (back(c, y).to(y.device, y.dtype).reshape(shape) for c in (of_y, of_x))
+    of_y, of_x = (along(back(c, y).to(y.device, y.dtype), y) for c in (of_y, of_x))
     return of_y * y + of_x * x

@@ -5,19 +5,20 @@ models the bands are over draws, with several over training seeds. Ratios and di
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..comparison.comparison import Comparison, compare
-from ..comparison.effect import mean, student
+from ..comparison.effect import mean
 from ..comparison.pairs import values
 from ..comparison.quality import METRICS
 from ..comparison.statements import SPEED
 from ..errors import UsageError
 from ..printing import abbreviated
 from ..results.curve import Curve
-from ..results.statistics import Statistics
+from ..results.statistics import over_draws
 from . import marks
 from .canvas import Picture
 from .style import INTERVAL_OPACITY, QUANTILE_OPACITY, SHADES, THEORY, Style, applied, preset
@@ -140,13 +141,9 @@ def seeds_curve(comparison: Comparison, side: int) -> Curve:
     if len(runs) == 1:
         return Curve(runs[0], SPEED, runs[0].statistics(SPEED))
     seeds = np.stack([mean(values(run, SPEED)) for run in runs], -1)
-    count = np.isfinite(seeds).sum(-1)
-    interval = student(seeds, count, 0.95)
-    lowest, middle, highest = (np.quantile(seeds, q, axis=-1) for q in (0, 0.5, 1))
-    error = np.std(seeds, axis=-1, ddof=1) / np.sqrt(count)
-    return Curve(
-        runs[0], SPEED, Statistics(interval.value, error, *interval[1:], middle, lowest, highest, highest, count)
-    )
+    s = over_draws(seeds)
+    lowest = np.quantile(seeds, 0, axis=-1)
+    return Curve(runs[0], SPEED, replace(s, q05=lowest, q95=s.max))
 
 
 def limits(found: Sequence[Curve]) -> tuple[float, float]:

@@ -195,6 +195,11 @@ def singular_values(
     return SingularValues(values, residuals, upper, k, 2 * k, run.adjoint_gap, run.alpha[:, 0], run.right[:, 0], image)
 
 
+def bidiagonal(alpha: Float[Tensor, "batch k"], beta: Float[Tensor, "batch k"]) -> Float[Tensor, "batch k k"]:
+    """B, alpha on its diagonal and beta above it; the last of beta, the remainder, stands outside."""
+    return torch.diag_embed(alpha) + torch.diag_embed(beta[:, :-1], offset=1)
+
+
 def ritz(alpha: Tensor, beta: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Singular values of B, and how far each is from one of A at most; NaN where products are not finite.
 
@@ -203,7 +208,7 @@ def ritz(alpha: Tensor, beta: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     k = alpha.shape[1]
     finite = (alpha.isfinite() & beta.isfinite()).all(1)[:, None]
     alpha, beta = torch.where(finite, alpha, 0), torch.where(finite, beta, 0)
-    B = torch.diag_embed(alpha) + torch.diag_embed(beta[:, : k - 1], offset=1)
+    B = bidiagonal(alpha, beta)
     if k == rows:
         last = torch.zeros_like(B[:, :, :1])
         last[:, -1, 0] = beta[:, -1]
@@ -289,8 +294,8 @@ def extremes(alpha: Tensor, beta: Tensor, n: int, confidence: float) -> ExtremeE
     k = alpha.shape[1]
     finite = (alpha.isfinite() & beta.isfinite()).all(1)[:, None]
     alpha, beta = torch.where(finite, alpha, 0), torch.where(finite, beta, 0)
-    off = torch.diag_embed(beta[:, : k - 1], offset=1)
-    values, vectors = torch.linalg.eigh(torch.diag_embed(alpha) + off + off.mT)
+    B = bidiagonal(alpha, beta)
+    values, vectors = torch.linalg.eigh(B + B.triu(1).mT)
     residuals = torch.where(finite, beta[:, -1:] * vectors[:, -1, :].abs(), math.nan)
     values = torch.where(finite, values, math.nan)
     smallest, largest = values[:, 0], values[:, -1]

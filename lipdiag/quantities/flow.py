@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.continuous import along
 from ..diffusion.parameterization import convert, eps, velocity
 from ..diffusion.predictor import NetworkPredictor
 from .point import Point
@@ -18,15 +19,14 @@ def flow_velocity(point: Point) -> Float[Tensor, "batch *event"]:
     Where there is hardly any signal eps no longer tells x0, but v, a velocity or x0 itself do: a network that says one
     of these is asked for its own words there, which takes one more pass.
     """
-    expand = (-1, *[1] * (point.x.ndim - 1))
     predictor, noise, x = point.predictor, point.eps.double(), point.x.double()
-    alpha, sigma = (s.view(expand) for s in predictor.schedule(point.t))
-    alpha_rate, sigma_rate = (s.view(expand) for s in predictor.schedule.rates(point.t))
-    along = alpha_rate * (x - sigma * noise) / alpha + sigma_rate * noise
+    alpha, sigma = (along(s, x) for s in predictor.schedule(point.t))
+    alpha_rate, sigma_rate = (along(s, x) for s in predictor.schedule.rates(point.t))
+    moved = alpha_rate * (x - sigma * noise) / alpha + sigma_rate * noise
     faint = alpha < LEAST_SIGNAL
     if not isinstance(predictor, NetworkPredictor) or predictor.parameterization == eps or not faint.any():
-        return along
+        return moved
     with torch.no_grad():
         said = predictor.output(point.x, predictor.clock(point.t)).double()
     own = convert(said, x, point.t, predictor.schedule, predictor.parameterization, velocity)
-    return torch.where(faint, own, along)
+    return torch.where(faint, own, moved)

@@ -1,12 +1,8 @@
 """How a change of x at one timestep is carried to the sample: the sampler's own derivative.
 
-DDIM from time t to an earlier s is x <- a x + b eps(x, t) with a = alpha_s / alpha_t and b = sigma_s - a sigma_t, so a
-change v of x becomes v <- a v + b J v. From the pair's own time the sampler takes `STEPS` such steps to the data, and
-the length of what becomes of a random unit vector is the sensitivity there. As the steps get shorter, it tends to
-the derivative of the probability-flow map.
-
-References:
-    Song, Meng & Ermon, Denoising diffusion implicit models, 2021. https://arxiv.org/abs/2010.02502
+A step of DDIM is x <- a x + b eps(x, t), so a change v of x becomes v <- a v + b J v. From the pair's own time the
+sampler takes `STEPS` such steps to the data, and the length of what becomes of a random unit vector is the sensitivity
+there. As the steps get shorter, it tends to the derivative of the probability-flow map.
 """
 
 import math
@@ -16,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..diffusion.clock import Clock
-from ..diffusion.continuous import Schedule
+from ..diffusion.continuous import Schedule, along
+from ..diffusion.ddim import ddim
 from ..linalg.linearize import METHODS, linearize
 from .point import Point
 from .quantity import L2, Quantity, Values, Variable, norms
@@ -29,9 +26,6 @@ PASSES = 2 * STEPS
 
 LAST_LOGSNR = 2 * math.log(1e3)
 """Where a model of continuous time takes its last step to the data: at sigma / alpha = 1e-3."""
-
-LEAST_AMPLITUDE = 2.0**-12
-"""The least alpha that a step starts from: a schedule that ends in pure noise has none, and DDIM divides by it."""
 
 
 def path(clock: Clock, schedule: Schedule, t: Float[Tensor, " batch"], steps: int) -> Float[Tensor, "steps batch"]:
@@ -55,27 +49,17 @@ def path(clock: Clock, schedule: Schedule, t: Float[Tensor, " batch"], steps: in
     return torch.cat([t[None], torch.minimum(found[1:], t)])
 
 
-def coefficients(
-    alpha: Float[Tensor, "steps batch"], sigma: Float[Tensor, "steps batch"]
-) -> tuple[Float[Tensor, "steps batch"], Float[Tensor, "steps batch"]]:
-    """a and b of each step x <- a x + b eps of DDIM along these amplitudes; the last step ends at alpha 1, sigma 0."""
-    alpha = alpha.clamp_min(LEAST_AMPLITUDE)
-    a = torch.cat([alpha[1:], torch.ones_like(alpha[:1])]) / alpha
-    return a, torch.cat([sigma[1:], torch.zeros_like(sigma[:1])]) - a * sigma
-
-
 def transported(point: Point, direction: Float[Tensor, "batch n"], steps: int) -> Float[Tensor, "batch *event"]:
     """What the sampler makes of a small change of x along a direction, per unit of it; float64."""
     times = path(point.predictor.clock, point.predictor.schedule, point.t, steps)
-    a, b = coefficients(*point.predictor.schedule(times))
-    expand = (-1, *[1] * (point.x.ndim - 1))
+    a, b = ddim(*point.predictor.schedule(times))
     x, v = point.x.double(), direction.double().reshape(point.x.shape)
     methods = METHODS
     for t, kept, added in zip(times, a, b, strict=True):
         line = linearize(point.predictor, x.to(point.x.dtype), t, methods, record=False)
         product = line.jvp(dx=v.to(point.x.dtype)).double()
-        x = kept.view(expand) * x + added.view(expand) * line.output.double()
-        v = kept.view(expand) * v + added.view(expand) * product
+        x = along(kept, x) * x + along(added, x) * line.output.double()
+        v = along(kept, x) * v + along(added, x) * product
         methods = METHODS[METHODS.index(line.method) :]  # what failed once is not tried at every step
     return v
 

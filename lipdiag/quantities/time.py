@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.clock import Clock
+from ..diffusion.continuous import along
 from .accuracy import Accuracy
 from .flow import flow_velocity
 from .point import Point
@@ -46,8 +47,7 @@ def step_taken(clock: Clock, accuracy: Accuracy, timestep: Tensor) -> dict[str, 
 
 
 def trajectory_derivative(point: Point) -> Values:
-    expand = (-1, *[1] * (point.x.ndim - 1))
-    dx = (flow_velocity(point) * point.rate.view(expand)).to(point.x.dtype)
+    dx = (flow_velocity(point) * along(point.rate, point.x)).to(point.x.dtype)
     return {"trajectory_derivative": norms(point.linearization.jvp(dx=dx, dt=point.rate))}
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..linalg.lanczos import golub_kahan, ritz
+from ..linalg.lanczos import bidiagonal, golub_kahan, ritz
 from .accuracy import Accuracy
 from .point import Point
 from .quantity import MANY_PRODUCTS, RANKS, SPECTRAL, Quantity, Variable
@@ -36,8 +36,7 @@ def vectors(point: Point) -> dict[str, Tensor]:
     run = golub_kahan(A, point.start, min(point.accuracy.krylov_steps, A.rows, A.columns), close)
     k = run.alpha.shape[1]
     values, residuals = ritz(run.alpha, run.beta, A.rows)
-    B = torch.diag_embed(run.alpha) + torch.diag_embed(run.beta[:, : k - 1], offset=1)
-    P, _, Q = torch.linalg.svd(B)
+    P, _, Q = torch.linalg.svd(bidiagonal(run.alpha, run.beta))
     right = Q[:, :count] @ run.right[:, :k]
     left = P.mT[:, :count] @ run.left
     sign = signs(right)

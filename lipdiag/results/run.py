@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..text import printable
 from .clock import recorded, second_times, sharing
 from .label import IN_MEMORY, label_of, unique
-from .statistics import Statistics, summary
+from .statistics import Statistics, over_draws
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -247,7 +247,10 @@ class Run:
 
     def statistics(self, variable: str, level: float = 0.95) -> Statistics:
         """Statistics of a variable over the draws that are done."""
-        return summary(self.dataset[[variable, "done"]], variable, level)
+        done, numbers = self.dataset["done"], self.dataset[variable]
+        last = [*(name for name in numbers.dims if name != "draw"), "draw"]
+        kept = (done.broadcast_like(numbers) == 1).transpose(*last)
+        return over_draws(numbers.transpose(*last).values, kept.values, level)
 
 
 def same_time(runs: Sequence[Run]) -> None:

@@ -1,12 +1,10 @@
 """What many draws say at each timestep: means with their intervals, and quantiles."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import xarray as xr
+from ..statistics import LEVEL, STATISTICS, summary
 
 
 @dataclass(frozen=True)
@@ -28,25 +26,14 @@ class Statistics:
         return (self.high - self.low) / 2
 
 
-def over_draws(values: np.ndarray, level: float = 0.95) -> Statistics:
-    """Statistics of derived numbers.
+def over_draws(values: np.ndarray, kept: np.ndarray | None = None, level: float = LEVEL) -> Statistics:
+    """Statistics of measured or derived numbers.
 
     Args:
-        values: (row, draw); columns with NaN are left out of their row.
+        values: Numbers of shape (..., draw).
+        kept: Which of them count; by default those that are finite.
         level: Of the mean's interval.
     """
-    import xarray as xr
-
-    dims = ("row", "draw")
-    table = xr.Dataset({"value": (dims, values), "done": (dims, np.isfinite(values).astype("int8"))})
-    return summary(table, "value", level)
-
-
-def summary(dataset: "xr.Dataset", variable: str, level: float) -> Statistics:
-    """Statistics of one variable of a dataset over the draws that are done."""
-    from ..statistics import summarize
-
     with np.errstate(invalid="ignore"):
-        table = summarize(dataset, level)[variable]
-    columns = {str(name): table.sel(statistic=name).values for name in table["statistic"].values}
-    return Statistics(**{name: columns[name] for name in Statistics.__dataclass_fields__})
+        table = summary(values, np.isfinite(values) if kept is None else kept, level)
+    return Statistics(**{name: table[..., STATISTICS.index(name)] for name in Statistics.__dataclass_fields__})

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.continuous import along
 from ..diffusion.predictor import Predictor
 from .sampler import placement
 
@@ -50,7 +51,7 @@ def doubt(predictor: Predictor, x0: Float[Tensor, "n *event"], seed: int = 0) ->
     noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
     clearest = predictor.schedule.logsnr(torch.tensor([1e-3], dtype=torch.float64)).clamp_max(LEVEL)
     t = predictor.schedule.time(clearest).to(device).expand(len(values))
-    alpha, sigma = (c.view(-1, *[1] * (values.ndim - 1)) for c in predictor.schedule(t))
+    alpha, sigma = (along(c, values) for c in predictor.schedule(t))
     x = alpha * values + sigma * noise
     guess = sigma * (x - alpha * mean) / (alpha**2 * variance + sigma**2)
     found, guessed = ((said - noise).square().mean() for said in (predictor(x.to(dtype), t).double(), guess))

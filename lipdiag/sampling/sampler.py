@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.ddim import ddim
 from ..diffusion.limit import Clip, Dynamic, Limit
 from ..diffusion.parameterization import convert, eps, velocity
 from ..diffusion.predictor import Predictor
@@ -97,7 +98,7 @@ def sample(
         elif sampler == "euler":
             path = by_flow(predictor, x, steps)
         else:
-            path = ddim(predictor, x, times(predictor, steps))
+            path = by_schedule(predictor, x, times(predictor, steps))
         for x in path:
             if advance is not None:
                 advance(len(x))
@@ -223,23 +224,19 @@ def times(predictor: Predictor, steps: int) -> Float[Tensor, " steps"]:
     return predictor.schedule.time(torch.linspace(low, high, steps, dtype=torch.float64))
 
 
-def ddim(predictor: Predictor, noise: Tensor, grid: Float[Tensor, " steps"]):
+def by_schedule(predictor: Predictor, noise: Tensor, grid: Float[Tensor, " steps"]):
     """The states after each step of a plain DDIM that starts at sigma * noise at the first of the times.
 
-    DDIM follows the probability-flow trajectory of x = alpha x0 + sigma eps. In x / alpha it reads
-
-        d(x / alpha) = eps(x, t) d(sigma / alpha),
-
-    and one explicit Euler step of it, eps held fixed, is the rule of DDIM: first order in the step. Where the model has
-    a limit, x0 = (x - sigma eps) / alpha is kept in it and x is made anew of both, as diffusers does.
+    Where the model has a limit, x0 = (x - sigma eps) / alpha is kept in it and x is made anew of both, as diffusers
+    does.
     """
-    alphas, sigmas = (c.tolist() for c in predictor.schedule(grid))
+    amplitudes = predictor.schedule(grid)
+    alphas, sigmas = ([*c.tolist(), end] for c, end in zip(amplitudes, (1.0, 0.0), strict=True))
     x = sigmas[0] * noise
-    for i, t in enumerate(grid):
+    for i, (t, a, b) in enumerate(zip(grid, *(c.tolist() for c in ddim(*amplitudes)), strict=True)):
         eps = predictor(x, t.to(x.device).expand(len(x)))
-        alpha, sigma = (alphas[i + 1], sigmas[i + 1]) if i + 1 < len(grid) else (1.0, 0.0)
         if predictor.limit is None:
-            x = alpha / alphas[i] * x + (sigma - alpha * sigmas[i] / alphas[i]) * eps
+            x = a * x + b * eps
         else:
-            x = alpha * predictor.limit((x - sigmas[i] * eps) / alphas[i]) + sigma * eps
+            x = alphas[i + 1] * predictor.limit((x - sigmas[i] * eps) / alphas[i]) + sigmas[i + 1] * eps
         yield x

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.continuous import along
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..errors import CheckpointError
 from ..linalg.linearize import Linearization, linearize
@@ -318,11 +319,6 @@ def noise(predictor: Predictor, x: Tensor, t: Tensor) -> Float[Tensor, " batch"]
     """The length of the noise in x, the scale of a network's features in x; at least a thousandth of that of x."""
     length = predictor.schedule(t)[1] * x[0].numel() ** 0.5
     return torch.minimum(length, norms(x)).clamp_min(1e-3 * norms(x)).clamp_min(1e-30)
-
-
-def along(a: Float[Tensor, " batch"], x: Tensor) -> Tensor:
-    """One number a sample, shaped to broadcast over x."""
-    return a.view(-1, *[1] * (x.ndim - 1))
 
 
 def inside(point: Point) -> str:

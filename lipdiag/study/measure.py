@@ -1,22 +1,21 @@
 """From a checkpoint, data and a plan to a dataset: what the command line and Jupyter both call."""
 
 import platform
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import provenance
 from ..diffusion.predictor import Predictor, RawOutput
 from ..errors import Caution, LipdiagWarning, UsageError
 from ..files import shown as printable
 from ..linalg.linearize import out_of_memory
-from ..provenance import versions
+from ..progress import bar
 from ..quantities.catalogue import QUANTITIES
 from ..shared_network import lifted
 from . import study
@@ -176,19 +175,13 @@ def calibration(predictor: Predictor, source: Source) -> list[str]:
 def launch(ready: study.Study) -> dict[str, Any]:
     """Provenance of this launch."""
     device = next((p.device for p in ready.predictor.parameters()), torch.device("cpu"))
-    names = ("lipdiag", "torch", "numpy", "diffusers", "zarr", "xarray")
-    program = Path(sys.argv[0]).name
-    return {
-        "argv": ["jupyter"] if program.startswith("ipykernel") else [program, *sys.argv[1:]],
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine(),
-        "device_type": device.type,
-        "threads": torch.get_num_threads(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "versions": {"python": platform.python_version(), **versions(*names)},
-    }
+    processor = platform.processor() or platform.machine()
+    return provenance.launch(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
+        device_type=device.type,
+        threads=torch.get_num_threads(),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
 
 
 def estimate(ready: study.Study) -> dict[str, float]:
@@ -249,10 +242,7 @@ def measure(
     with prepared(predictor, data, plan, out, resume, device, probe=probe, **overrides) as ready:
         told = len(ready.notes)
         warn(ready.notes, level=2)
-        bar: Callable[..., Any] = quiet_bar
-        if progress:
-            bar = progress_bar()
-        carry_out(ready, bar)
+        carry_out(ready, quiet=not progress)
     warn(ready.notes[told:], level=2)
     return ready.store.dataset()
 
@@ -264,39 +254,14 @@ def warn(notes: Sequence[str], level: int) -> None:
             warnings.warn(note, LipdiagWarning, stacklevel=level + 1)
 
 
-def progress_bar() -> Callable[..., Any]:
-    """A bar of widgets in a notebook that can show them, else one of characters."""
-    from importlib.util import find_spec
-
-    if find_spec("ipywidgets"):
-        from tqdm.auto import tqdm
-    else:
-        from tqdm import tqdm
-    return tqdm
-
-
-def quiet_bar(**_: Any) -> "Quiet":
-    return Quiet()
-
-
-class Quiet:
-    """A progress bar that shows nothing."""
-
-    total: float = 0
-
-    def update(self, n: float) -> None: ...
-    def set_postfix_str(self, text: str) -> None: ...
-    def close(self) -> None: ...
-
-
-def carry_out(ready: study.Study, bar: Callable[..., Any]) -> bool:
-    """Run a prepared study under a progress bar and record the launch.
+def carry_out(ready: study.Study, quiet: bool = False) -> bool:
+    """Run a prepared study under a progress bar, shown unless `quiet`, and record the launch.
 
     Returns:
         Whether it ran to its end; False after Ctrl-C.
     """
     facts, began, ended = launch(ready), time.perf_counter(), "interrupted"
-    shown = bar(total=int(estimate(ready)["pairs"]), unit="pair", desc="measuring")
+    shown = bar(int(estimate(ready)["pairs"]), "pair", "measuring", quiet)
     done = 0
     try:
         for state in study.run(ready):

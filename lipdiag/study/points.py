@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..diffusion.continuous import slope
+from ..diffusion.continuous import along, slope
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..quantities import draw
 from ..quantities.catalogue import needs
@@ -52,9 +52,8 @@ def points(
     t = predictor.clock.base.time(timestep)
     clock_rate = slope(predictor.clock.base, t)
     alpha, sigma = predictor.schedule(t)
-    expand = (-1, *[1] * len(predictor.shape))
     x0, noise = (z.repeat(times, *[1] * len(predictor.shape)) for z in (x0, noise))
-    x = alpha.view(expand) * x0 + sigma.view(expand) * noise
+    x = along(alpha, x0) * x0 + along(sigma, x0) * noise
 
     def place(z: Tensor) -> Tensor:
         return z.to(device, plan.torch_dtype)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from ..data.dataset import Data
+from ..diffusion.continuous import along
 from ..diffusion.predictor import Predictor
 
 TIMESTEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 900)
@@ -46,7 +47,7 @@ def difference(predictor: Predictor, data: Data, k: int, draws: int = DRAWS, see
     x0 = torch.stack([data[index] for index in indices.tolist()])
     noise = torch.randn(x0.shape, generator=generator)
     now, then = (torch.full((draws,), (step + 1) / count(predictor), dtype=torch.float64) for step in (k, k + 1))
-    alpha, sigma = (c.view(-1, *[1] * (x0.ndim - 1)).to(x0.dtype) for c in predictor.schedule(now))
+    alpha, sigma = (along(c, x0).to(x0.dtype) for c in predictor.schedule(now))
     x = alpha * x0 + sigma * noise
     device: torch.device | str = next((weight.device for weight in predictor.parameters()), torch.device("cpu"))
     x, now, then = x.to(device), now.to(device), then.to(device)

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..data.dataset import Data
 from ..diffusion.clock import Clock
+from ..diffusion.continuous import along
 from ..diffusion.parameterization import eps
 from ..diffusion.predictor import NetworkPredictor
 from ..errors import UsageError
@@ -59,7 +60,7 @@ def draw(recipe: Recipe, data: Data, clock: Clock, step: int, part: slice = slic
     chosen = indices[part].tolist()
     x0 = torch.stack([data[index] for index in chosen])
     if mirrored is not None:
-        x0 = torch.where(mirrored.view(-1, *[1] * (x0.ndim - 1)), x0.flip(-1), x0)
+        x0 = torch.where(along(mirrored, x0), x0.flip(-1), x0)
     count = getattr(clock, "count", None)
     t = clock.time((uniform * count).floor()) if clock.discrete and count else uniform.clamp(min=SMALLEST_TIME)
     labels = None
@@ -89,7 +90,7 @@ def loss(
     x0, noise = (values.to(device, non_blocking=True) for values in (x0, noise))
 
     def column(values: Tensor) -> Tensor:
-        return values.to(x0.dtype).view(-1, *[1] * (x0.ndim - 1)).to(device)
+        return along(values.to(x0.dtype), x0).to(device)
 
     alpha, sigma = map(column, predictor.schedule(t))
     a, b = map(column, predictor.parameterization(predictor.schedule, t))

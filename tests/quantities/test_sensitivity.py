@@ -7,10 +7,11 @@ from diffusers import DDIMScheduler
 
 import lipdiag
 from lipdiag.diffusion.clock import Shared, Timesteps, Unit
+from lipdiag.diffusion.ddim import ddim
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import VP, Cosine, Linear, Straight
 from lipdiag.quantities import draw
-from lipdiag.quantities.sensitivity import STEPS, coefficients, path, transported
+from lipdiag.quantities.sensitivity import STEPS, path, transported
 from lipdiag.study.plan import Plan
 from lipdiag.study.points import points
 
@@ -84,7 +85,7 @@ def test_steps_that_stand_still_change_nothing():
 
 def test_the_last_step_ends_at_the_data():
     alpha, sigma = torch.tensor([[0.6], [0.8]]), torch.tensor([[0.8], [0.6]])
-    a, b = coefficients(alpha, sigma)
+    a, b = ddim(alpha, sigma)
     torch.testing.assert_close(a, torch.tensor([[0.8 / 0.6], [1 / 0.8]]))
     torch.testing.assert_close(b, torch.tensor([[0.6 - 0.8 * 0.8 / 0.6], [-0.6 / 0.8]]))
 
@@ -98,7 +99,7 @@ def test_the_run_holds_the_length_of_what_becomes_of_the_seeds_direction():
     times = path(model.clock, model.schedule, torch.tensor([0.001, 0.1], dtype=torch.float64), STEPS)
     alpha, sigma = model.schedule(times)
     V = alpha[..., None] ** 2 * VARIANCES + sigma[..., None] ** 2
-    a, b = (c[..., None] for c in coefficients(alpha, sigma))
+    a, b = (c[..., None] for c in ddim(alpha, sigma))
     factors = (a + b * sigma[..., None] / V).prod(0)
     for i in range(3):
         v = draw.perturbation(0, i, 5)

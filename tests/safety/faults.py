@@ -135,7 +135,7 @@ class Operation:
 
 def measure(path: Path, plan: Plan = PLAN, shard: tuple[int, int] = (0, 1)) -> None:
     with front.prepared(toy.model(), toy.DATA, plan, path, device="cpu", shard=shard) as ready:
-        assert front.carry_out(ready, front.quiet_bar)
+        assert front.carry_out(ready, quiet=True)
 
 
 class Measure(Operation):

@@ -68,7 +68,7 @@ def worker(path: Path, shard: tuple[int, int], pause: float, said: int | None = 
                 os.write(said, bytes([order.index(unit)]))
 
         ready.store.write = write
-        assert front.carry_out(ready, front.quiet_bar)
+        assert front.carry_out(ready, quiet=True)
 
 
 def forked(work, *arguments) -> int:

@@ -60,15 +60,15 @@ BUGS = {
     ),
     "alpha for sigma in x": Bug(
         "study/points.py",
-        "x = alpha.view(expand) * x0 + sigma.view(expand) * noise",
-        "x = sigma.view(expand) * x0 + alpha.view(expand) * noise",
+        "x = along(alpha, x0) * x0 + along(sigma, x0) * noise",
+        "x = along(sigma, x0) * x0 + along(alpha, x0) * noise",
         FORMULAS,
     ),
     "a probe of length one": Bug(
         "quantities/point.py", "self.start.shape[1] ** 0.5", "1.0", "quantities/test_quantity.py -k intervals_of_traces"
     ),
     "a sampler's step that forgets the signal": Bug(
-        "quantities/sensitivity.py", "- a * sigma", "- sigma", "quantities/test_sensitivity.py -k last_step"
+        "diffusion/ddim.py", "- a * sigma", "- sigma", "quantities/test_sensitivity.py -k last_step"
     ),
     "a sampler one timestep late": Bug(
         "quantities/sensitivity.py", "torch.ceil(left - 1e-9) - 1", "torch.ceil(left - 1e-9)",
@@ -195,7 +195,7 @@ BUGS = {
     ),
     # what is said of it
     "deviation for error": Bug(
-        "statistics.py", "values.std(ddof=1) / np.sqrt(n)", "values.std(ddof=1)",
+        "statistics.py", "np.divide(squares, count - 1)) / np.sqrt(count)", "np.divide(squares, count - 1))",
         "test_statistics.py -k summary",
     ),
     "one-sided interval": Bug(
@@ -209,7 +209,7 @@ BUGS = {
         "comparison/test_comparison.py -k pairing_removes",
     ),
     "a variance over n": Bug(
-        "comparison/effect.py", "np.maximum(count - 1, 1) /", "np.maximum(count, 1) /",
+        "statistics.py", "np.divide(squares, count - 1)", "np.divide(squares, count)",
         "comparison/test_comparison.py -k textbook",
     ),
     "draws that one model lacks": Bug(
@@ -315,7 +315,7 @@ BUGS = {
         "sampling/test_sampler.py -k samplers_are_diffusers_own",
     ),
     "no signal in a step of DDIM": Bug(
-        "sampling/sampler.py", "sigma - alpha * sigmas[i] / alphas[i]", "sigma - sigmas[i] / alphas[i]",
+        "sampling/sampler.py", "x = a * x + b * eps", "x = x + b * eps",
         "sampling/test_sampler.py -k 'plain_ddim and Straight'",
     ),
     "noise that is added again": Bug(
@@ -333,7 +333,7 @@ BUGS = {
         "study/test_measure.py -k meaning_of_numbers"
     ),
     "x0 of eps without a signal": Bug(
-        "quantities/flow.py", "torch.where(faint, own, along)", "along", "quantities/test_quantity.py -k signal_left"
+        "quantities/flow.py", "torch.where(faint, own, moved)", "moved", "quantities/test_quantity.py -k signal_left"
     ),
     "all timesteps shared": Bug(
         "timestep.py", "block < self.clock.blocks", "block <= self.clock.blocks", "test_share.py -k rule_is"
@@ -372,8 +372,8 @@ BUGS = {
         "checkpoints/probe.py", "return found if float((earlier - true).mean()) > 0 else None", "return found",
         "checkpoints/test_probe.py -k late_everywhere",
     ),
-    "a deviation for an error in the probe": Bug(
-        "checkpoints/probe.py", "means.std() / math.sqrt(len(means))", "means.std()",
+    "an error rate on both sides in the probe": Bug(
+        "checkpoints/probe.py", "level=1 - 2 * ALPHA", "level=1 - ALPHA",
         "checkpoints/test_probe.py -k student"
     ),
     "draws of one sample as evidence of their own": Bug(

@@ -35,7 +35,7 @@ ALONE = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 def measure(out=None, model=None, plan=PLAN, **rest):
     """To the end, or until it stops."""
     with front.prepared(model or predictor(), DATA, plan, out, device="cpu", **rest) as ready:
-        front.carry_out(ready, front.quiet_bar)
+        front.carry_out(ready, quiet=True)
     return ready.store.dataset()
 
 
@@ -228,8 +228,8 @@ def test_launches_of_two_workers_are_both_on_record(tmp_path):
         front.prepared(predictor(), DATA, PLAN, out, device="cpu", shard=(0, 2)) as first,
         front.prepared(predictor(), DATA, PLAN, out, device="cpu", shard=(1, 2)) as second,
     ):
-        front.carry_out(first, front.quiet_bar)
-        front.carry_out(second, front.quiet_bar)
+        front.carry_out(first, quiet=True)
+        front.carry_out(second, quiet=True)
     assert len(lipdiag.open_run(out).attrs["launches"]) == 2
 
 

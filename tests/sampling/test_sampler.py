@@ -30,7 +30,7 @@ from lipdiag.diffusion.schedule import (
 )
 from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import UsageError
-from lipdiag.sampling.sampler import SAMPLERS, ddim, leading, normal, sample, stream, times
+from lipdiag.sampling.sampler import SAMPLERS, by_schedule, leading, normal, sample, stream, times
 
 TABLES = [Linear(), ScaledLinear(), SquaredCosine(), ZeroTerminalSNR(Linear())]
 CONTINUOUS = [VP(), VE(), Cosine(), Karras(), Straight()]
@@ -81,7 +81,7 @@ def test_the_plain_ddim_converges_to_the_trajectory_with_order_one(schedule):
 
 def to_last(predictor, noise, grid):
     """The DDIM steps up to the last time of the grid: undo the one to sigma = 0, x0 = (x - sigma eps) / alpha."""
-    *_, x0 = ddim(predictor, noise, grid)
+    *_, x0 = by_schedule(predictor, noise, grid)
     alpha, sigma = (c[-1] for c in predictor.schedule(grid))
     # x0 = x (1 - sigma g(x)) / alpha with eps = sigma x / V, so x = x0 alpha V / (V - sigma^2)
     variance = alpha**2 * SPREAD**2 + sigma**2

@@ -82,7 +82,7 @@ def test_samples_of_the_model_are_made_once_and_not_before_the_start(monkeypatch
         pair = ready.forward_seconds / ready.layout.pairs
         assert cost["sample_passes"] == 50
         assert cost["seconds"] == pytest.approx((40 * 1.25 * cost["passes"] + 12 * 50) * pair)
-        front.carry_out(ready, front.quiet_bar)
+        front.carry_out(ready, quiet=True)
     assert made == [4, 4, 4]
 
 

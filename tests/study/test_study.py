@@ -175,7 +175,7 @@ def test_a_flipped_bit_is_measured_again(tmp_path):
 def test_shards_together_equal_one(tmp_path):
     for i in range(3):
         with front.prepared(predictor(), DATA, PLAN, tmp_path / "a.zarr", device="cpu", shard=(i, 3)) as ready:
-            assert front.carry_out(ready, front.quiet_bar)
+            assert front.carry_out(ready, quiet=True)
     equal(measure(), lipdiag.open_run(tmp_path / "a.zarr"))
 
 
