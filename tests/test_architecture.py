@@ -1,7 +1,10 @@
 """The shape of the package as CONTRIBUTING.md draws it: floors, no circles, no private names, no unsafe calls."""
 
 import ast
+import builtins
 import graphlib
+import symtable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,30 @@ def floor(name: str) -> int:
 
 def each_file(test):
     return pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))(test)
+
+
+def unbound(table: symtable.SymbolTable, known: set[str]) -> Iterator[str]:
+    """Names that a scope, or one within it, looks for in the module, which has no such name."""
+    for symbol in table.get_symbols():
+        if symbol.is_global() and symbol.is_referenced() and symbol.get_name() not in known:
+            yield symbol.get_name()
+    for inner in table.get_children():
+        yield from unbound(inner, known)
+
+
+def test_every_name_is_bound():
+    """The linters cannot tell: to them the axes of a jaxtyping annotation are names that are not bound."""
+    for path in [
+        path for folder in ("lipdiag", "benchmarks", "tests") for path in (PACKAGE.parent / folder).rglob("*.py")
+    ]:
+        table = symtable.symtable(path.read_text(), str(path), "exec")
+        known = {
+            *dir(builtins),
+            "__file__",
+            *(s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()),
+        }
+        known |= {child.get_name() for child in table.get_children()}
+        assert not sorted(unbound(table, known)), path
 
 
 @each_file

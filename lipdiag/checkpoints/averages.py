@@ -6,10 +6,12 @@ or as a list in the order of the parameters. Whatever is there and cannot be use
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
+
+from ..files import shown
 
 WORDS = {"ema", "emas", "swa", "average", "averaged", "averaging", "shadow", "polyak"}
 COPIES = {"collected", "backup"}  # of the raw weights, kept while the averages are in use
@@ -110,3 +112,15 @@ def listed(network: Mapping[str, Tensor], shadow: list[Tensor]) -> dict[str, Ten
     ):
         return {}
     return dict(zip(names, shadow, strict=True))
+
+
+def unread(content: Mapping[str, Any], read: Mapping[str, Tensor], known: Iterable[str]) -> tuple[str, ...]:
+    """A note on other weights of the same names and shapes, averages perhaps, whose key does not tell what they are."""
+    shapes = {name: tensor.shape for name, tensor in read.items()}
+    found = [
+        shown(str(key))
+        for key, value in content.items()
+        if key not in known and {name: z.shape for name, z in (tensors_of(value) or {}).items()} == shapes
+    ]
+    what = f"other weights of the network under {' and '.join(found)} were not read: rename what is averaged to ema"
+    return (what,) if found else ()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..files import shown
-from .averages import averages, begun, divided, listed, placed, tensors_of
+from .averages import averages, begun, divided, listed, placed, tensors_of, unread
 from .checkpoint import choose
 from .refusal import refuse
 
@@ -95,7 +95,10 @@ def open_container(content: Mapping[str, Any], weights: str, path: str | Path) -
     if name == "training" and any(place.endswith("ema.shadow_params") for place in found):
         name = "score_sde"
     facts = plain_facts(content.get("args")) | plain_facts(first(content, ("config",)), "model")
-    return together(raw, found, weights, path, name, facts, attribute=bool(LIGHTNING & set(content)))
+    contents = together(raw, found, weights, path, name, facts, attribute=bool(LIGHTNING & set(content)))
+    if raw is not None and contents.weights == "raw" and weights != "raw":
+        contents.notes += unread(content, raw, RAW)
+    return contents
 
 
 def bare(tensors: dict[str, Tensor], weights: str, path: str | Path) -> Contents:

@@ -24,7 +24,7 @@ from ..quantities.catalogue import recorded
 from ..quantities.point import Point
 from ..quantities.quantity import dot, norms
 from .arithmetic import Seen
-from .consistency import Answers, Company, ask, companies, other
+from .consistency import Answers, Company, ask, companies, other, unmoved
 
 AGREEMENT = 0.05
 """Largest relative difference of a derivative from its finite-difference probe."""
@@ -47,6 +47,7 @@ NEAR = 1e-3
 ROUNDED, DROWNED = 0.2, 0.5
 """Relative change of a difference quotient thereby that is told (its square is a twentieth too large), and refused."""
 
+STILL = "one step on, to the last bit, so it shares timesteps, rounds them or its answer, or does not use them"
 WITHOUT_JACOBIAN = "measure without the Jacobian: --quantity time_difference --quantity loss"
 
 
@@ -113,6 +114,8 @@ def check_time_difference(points: list[Point], answers: list[Answers], findings:
     """The change between two times hardly moves where x hardly does, unless it is one of rounding; two passes."""
     moved = [change(point, *answer) for point, answer in zip(points, answers, strict=True)]
     share, timestep = torch.cat(moved), torch.cat([point.timestep for point in points])
+    if len(still := timestep[torch.cat([unmoved(*both) for both in zip(points, answers, strict=True)])]):
+        findings.notes.append(f"time_difference is 0 at timestep {still[0]:g}: the network answers the same {STILL}")
     told = share[share.isfinite()]
     if not len(told) or told.max() <= ROUNDED:
         return
@@ -210,16 +213,19 @@ def check_jacobian(point: Point, findings: Findings, reverse: bool) -> None:
         )
     if not reverse:
         return
-    image = found.exact.to(point.x.dtype)
-    v = v.to(point.x.dtype)
-    ahead, back = dot(image, image), dot(found.line.vjp(image), v)
-    apart = ((ahead - back).abs() / ahead.clamp_min(1e-300)).nan_to_num(0.0).max()
-    if apart > (COARSE_GAP if coarse else ADJOINT_GAP[found.line.method]):
+    gaps, allowed = adjoint(found, v), COARSE_GAP if coarse else ADJOINT_GAP[found.line.method]
+    if (apart := float(gaps.max())) <= allowed:
+        return
+    double = finely(point, lambda p, x: (q := probe_space(p, x, point.t, v))._replace(difference=adjoint(q, v)), gaps)
+    if double.max() > allowed:
         raise CheckpointError(
             f"reverse Jacobian products disagree by {apart:.1%} with forward ones, which are those of differences: the "
             f"network stops gradients on their way back, or an operation of it has a wrong backward{inside(point)}; "
             f"{WITHOUT_JACOBIAN}"
         )
+    findings.notes.append(
+        f"Jacobian products hold {apart:.1%} of rounding, as answer and x nearly cancel; --dtype float64 holds less"
+    )
 
 
 class Probe(NamedTuple):
@@ -238,6 +244,13 @@ class Probe(NamedTuple):
     difference: Tensor
     moved: Tensor
     error: Tensor
+
+
+def adjoint(found: Probe, v: Tensor) -> Float[Tensor, " batch"]:
+    """For each pair the relative distance of <J v, J v> from <J^T J v, v>; 0 where it is not a number."""
+    image = found.exact.to(found.line.output.dtype)
+    ahead, back = dot(image, image), dot(found.line.vjp(image), v.to(image.dtype))
+    return ((ahead - back).abs() / ahead.clamp_min(1e-300)).nan_to_num(0.0)
 
 
 def probed(

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import CheckpointError, LipdiagError
@@ -90,6 +90,12 @@ def other(point: Point) -> Float[Tensor, " batch"]:
     """The unit time of the difference quotient's other answer."""
     clock = point.predictor.clock
     return clock.base.time(other_time(clock, point.timestep, point.accuracy.step))
+
+
+def unmoved(point: Point, answers: Answers) -> Bool[Tensor, " batch"]:
+    """Where the two answers are the same to the last bit, though the network is told two times."""
+    clock = point.predictor.clock
+    return (norms(answers.there - answers.here) == 0) & (clock(point.t) != clock(other(point)))
 
 
 def ask(point: Point, x: Tensor, t: Tensor) -> Tensor:

@@ -174,6 +174,18 @@ def test_averages_that_cannot_be_used_are_said_never_silently_left(tmp_path, nam
     same(taken({"model": RAW, **averages}, "raw").state, RAW)
 
 
+def test_weights_of_the_network_under_a_name_that_does_not_tell_are_named():
+    """A target network of consistency training, a teacher: averages mostly, and never silently left."""
+    content = {"model": RAW, "target_model": EMA, "optimizer": ADAM, "head": {"out.weight": RAW["out.weight"]}}
+    found = taken(content)
+    assert found.weights == "raw"
+    assert found.notes == (
+        "other weights of the network under target_model were not read: rename what is averaged to ema",
+    )
+    assert not taken(content, "raw").notes, "raw weights are what was asked for"
+    assert not taken({**content, "ema": EMA}).notes, "averages are what was asked for"
+
+
 def test_a_part_that_is_called_like_an_average_is_a_part():
     state = {"ema_gate.weight": torch.ones(2), "shadow.bias": torch.zeros(2), **RAW}
     found = taken(state)

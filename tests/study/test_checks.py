@@ -8,6 +8,10 @@ from torch.autograd import Function
 from torch.nn.functional import conv2d, dropout, relu, silu
 
 import lipdiag
+from lipdiag.diffusion.clock import Shared, Sigma, Timesteps
+from lipdiag.diffusion.continuous import Karras
+from lipdiag.diffusion.parameterization import x0
+from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.errors import CheckpointError
 from lipdiag.study import study
 from lipdiag.study.plan import Plan
@@ -380,6 +384,55 @@ def test_a_quotient_of_rounding_is_refused_and_one_that_holds_some_is_told():
         np.testing.assert_allclose(found["time_difference"].mean("draw"), truth, rtol=0.02)
     coarser = measure(Coarse(torch.bfloat16), wide.replace(step=3.0))
     assert any("time_difference holds rounding" in note for note in notes(coarser))
+
+
+class Halved(nn.Module):
+    """Scaled by a cosine in half precision, which is 1 for the first timesteps."""
+
+    def forward(self, x, timestep):
+        return x * torch.cos(timestep / 1000).half().to(x.dtype)[:, None, None, None]
+
+
+def test_a_quotient_that_is_0_though_two_times_are_told_is_named():
+    (note,) = notes(measure(Halved(), QUOTIENT.replace(timesteps=(5.0,))))
+    assert note.startswith("time_difference is 0 at timestep 5")
+    shared = predictor(clock=Shared(Timesteps(1000), 100.0, 5))
+    found = lipdiag.measure(shared, DATA, QUOTIENT.replace(timesteps=(5.0,)), progress=False, device="cpu")
+    assert not found["time_difference"].any()
+    assert not notes(found), "a clock that shares says so itself"
+
+
+class Denoiser(nn.Module):
+    """Of Gaussian data of variance 1, in a turned basis: x / (1 + sigma^2), of which little is left of noise."""
+
+    def __init__(self):
+        super().__init__()
+        size = int(np.prod(SHAPE))
+        turn, _ = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))
+        self.turn = nn.Parameter(turn)
+
+    def forward(self, x, sigma):
+        y = x.flatten(1) @ self.turn @ self.turn.T / (1 + sigma[:, None] ** 2)
+        return y.view_as(x)
+
+
+def test_noise_that_nearly_cancels_is_rounding_and_no_wrong_backward():
+    """eps = (x - D) / sigma; its Jacobian is sigma / (1 + sigma^2) of the identity."""
+    karras = Karras()
+    network = NetworkPredictor(Denoiser(), karras, x0, Sigma(karras), shape=SHAPE)
+    plan = JACOBIAN.replace(timesteps=(0.004,))
+
+    def run(plan):
+        return lipdiag.measure(network, DATA, plan, progress=False, device="cpu")
+
+    turn = network.network.turn.detach().double()
+    jacobian = (torch.eye(len(turn), dtype=torch.float64) - turn @ turn.T / (1 + 0.004**2)) / 0.004
+    true = float(torch.linalg.matrix_norm(jacobian, 2))  # 0.004 but for what float32 leaves of the turn
+    found, fine = run(plan), run(plan.replace(dtype="float64"))
+    assert [note for note in notes(found) if "of rounding" in note and "--dtype float64" in note]
+    assert not [note for note in notes(fine) if "rounding" in note]
+    np.testing.assert_allclose(found["spectral_norm"], true, rtol=0.03)
+    np.testing.assert_allclose(fine["spectral_norm"], true, rtol=1e-4)
 
 
 def test_a_caller_s_inference_mode_is_set_aside():
