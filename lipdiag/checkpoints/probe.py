@@ -89,6 +89,10 @@ class Calibration:
         return self.best == self.told
 
 
+class UnfiniteError(CheckpointError):
+    """A model whose output is not finite on some of the data in whatever convention, so that none can be tried."""
+
+
 def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) -> Calibration | None:
     """Compare the convention a network is used in with the common others, on data with known noise.
 
@@ -118,7 +122,8 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
     if told not in choice.errors:
         known = winner is not None and choice.learned(winner)
         hint = f"; use {flags(told, winner)}" if winner is not None and known else ": check them, and the weights"
-        raise CheckpointError(
+        kind = CheckpointError if winner is not None else UnfiniteError
+        raise kind(
             f"the model's output is not finite with the schedule {spell(told.schedule)} and the clock "
             f"{spell(told.clock)}{hint}"
         )

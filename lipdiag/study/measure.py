@@ -139,7 +139,7 @@ def tried_conventions(ready: study.Study) -> list[str]:
         return []
     if ready.findings.company.of:
         return ["whether prediction, time, schedule and range are told right was not tried, which mixes timesteps"]
-    from ..checkpoints.probe import PASSES
+    from ..checkpoints.probe import PASSES, UnfiniteError
 
     cost = estimate(ready)
     seconds = PASSES * cost["pass_seconds"]
@@ -147,10 +147,10 @@ def tried_conventions(ready: study.Study) -> list[str]:
         return [Caution(f"{NOT_TRIED}, which would take {seconds / 60:.0f} min: `lipdiag inspect --data` tries them")]
     try:
         return calibration(ready.predictor, ready.source)
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+    except (UnfiniteError, RuntimeError, ValueError, IndexError, AssertionError) as error:
         if out_of_memory(error):
             raise
-        # the model answers what is measured: a single timestep, or smaller batches
+        # the model answers what is measured: a single timestep, smaller batches, other draws
         return [Caution(f"{NOT_TRIED}: {printable(error)}")]
 
 
