@@ -224,7 +224,7 @@ def check_jacobian(point: Point, findings: Findings, reverse: bool) -> None:
             f"{WITHOUT_JACOBIAN}"
         )
     findings.notes.append(
-        f"Jacobian products hold {apart:.1%} of rounding, as answer and x nearly cancel; --dtype float64 holds less"
+        f"Jacobian products hold {apart:.1%} of rounding or more: answer and x nearly cancel; try --dtype float64"
     )
 
 
