@@ -106,7 +106,9 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
     """
     if not isinstance(predictor, NetworkPredictor):
         return None
-    data = data[:DRAWS]
+    # a sample that is given twice is one
+    different = {sample.double().cpu().numpy().tobytes(): sample for sample in data[:DRAWS]}
+    data = torch.stack(list(different.values()))
     fresh = CHOICE if len(data) == DRAWS else 0  # where there are enough, the test is on other data too
     choice = Trial(predictor, data, torch.arange(CHOICE) % len(data), seed)
     test = Trial(predictor, data, fresh + torch.arange(TEST) % (len(data) - fresh), seed + 1)
@@ -263,7 +265,9 @@ def describe(found: Calibration) -> list[str]:
         )
     if (best.scale, best.shift) != (1.0, 0.0):
         scaled = "in [0, 1]: give (x + 1) / 2" if best.scale < 1 else "in [-1, 1]: give 2 x - 1"
-        sentences.append(f"the model {evidence} with data {scaled} in place of x, as an array of floats")
+        sentences.append(
+            f"the model expects data {scaled} in place of x, as an array of floats; with these it {evidence}"
+        )
     return [f"calibration: {sentence}" for sentence in sentences]
 
 

@@ -73,6 +73,8 @@ def test_a_few_samples_are_no_evidence_whatever_the_draws():
     """The same wrong label, which many samples give away."""
     blend = Blend(64, CONVENTIONS[0], 1.0, 0)
     wrong = NetworkPredictor(blend, CONVENTIONS[2][0], CONVENTIONS[2][1], CONVENTIONS[2][2], (64,))
-    many, few = (probe(wrong, blend.examples(n)) for n in (DRAWS, 1))
-    assert (many.right, few.right) == (False, True)
-    assert "too few" in few.notes[0] or "beyond doubt" in few.notes[0]
+    many = blend.examples(DRAWS)
+    found, few, repeated = (probe(wrong, data) for data in (many, many[:1], many[:2].repeat(DRAWS // 2, 1)))
+    assert (found.right, few.right, repeated.right) == (False, True, True)
+    assert (found.samples, few.samples, repeated.samples) == (DRAWS, 1, 2)
+    assert all("too few" in some.notes[0] or "beyond doubt" in some.notes[0] for some in (few, repeated))
