@@ -46,6 +46,7 @@ PASSES = 45 * CHOICE * len(LEVELS)  # forward passes of one sample that a probe 
 FEW = 4  # samples of the data with fewer of which next to nothing is certain
 ALPHA = 0.001  # how often chance alone may contradict the files
 MARGIN = 0.1  # mean log error by which another convention must win for certain
+PLAIN = 1.25  # times the guess's error: less is as good as it
 LOUDEST = 3.0  # where the stated one's answers may be too small by so much, without blame
 KNOWLEDGE = 0.15  # and by which it must be better than the guess
 CLOSE = 0.02  # mean log error by which two conventions differ that are as good
@@ -66,6 +67,7 @@ class Calibration:
         levels: Log-SNRs.
         evaluations: Forward passes made on the draws of the choice, CHOICE x len(levels) samples each.
         trained: Whether the best convention explains more of the noise than a guess.
+        plain: Whether it explains as much, at every level: the data are so plain that there is no more to find.
         gain: Mean log error by which the best one, or the likeliest, wins on the draws of the test; and by which for
             certain.
         samples: Samples of the data.
@@ -79,6 +81,7 @@ class Calibration:
     levels: list[float]
     evaluations: int
     trained: bool
+    plain: bool
     gain: tuple[float, float]
     samples: int
     notes: list[str] = field(default_factory=list)
@@ -142,6 +145,7 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
         levels=list(choice.levels),
         evaluations=choice.evaluations,
         trained=trained,
+        plain=bool((choice.errors[told].mean(0) <= PLAIN * choice.guess.mean(0)).all()),
         gain=gain,
         samples=len(data),
     )
@@ -238,11 +242,16 @@ def block_errors(trial: Trial, best: Convention, t: Tensor, told: Tensor) -> Flo
 def describe(found: Calibration) -> list[str]:
     """The probe's result in words: what is stated, what the evidence is, what to do."""
     size = f"mean squared error {geometric(found.error):.3g} of the noise's own"
+    if not found.trained and found.right and found.plain:
+        return [
+            "calibration: the model finds as much of the noise as a guess from the data's mean and variance "
+            f"({size}): the data are so plain that there may be no more to find, and tell no conventions apart"
+        ]
     if not found.trained:
         return [
             "calibration: in no convention does the model find more of the noise than a guess from the data's mean "
-            f"and variance ({size}) beyond doubt: it is untrained, its condition is wrong, or the data are not its own "
-            "or so plain that there is no more to find; it is measured as told"
+            f"and variance ({size}) beyond doubt: it is untrained, its condition is wrong, or the data are not its "
+            "own; it is measured as told"
         ]
     if found.right and found.samples < FEW:
         return [

@@ -169,7 +169,8 @@ def calibration(predictor: Predictor, source: Source) -> list[str]:
     found = probe(network, torch.stack([source.sample(i) for i in range(DRAWS)]))
     if found is None:
         return []
-    return found.notes if found.right and found.trained else [Caution(note) for note in found.notes]
+    sound = found.right and (found.trained or found.plain)
+    return found.notes if sound else [Caution(note) for note in found.notes]
 
 
 def launch(ready: study.Study) -> dict[str, Any]:

@@ -4,10 +4,15 @@ import itertools
 from collections.abc import Iterable
 
 import pytest
+import torch
 from scipy.stats import beta
 
 from lipdiag.checkpoints.probe import DRAWS, probe
+from lipdiag.diffusion.clock import Timesteps
+from lipdiag.diffusion.exact import Gaussian
+from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
+from lipdiag.diffusion.schedule import Linear
 from tests.checkpoints.families import CONVENTIONS, STEPS, Blend, Family, families
 
 SIZES, SKILLS = (1, 2, 8, 32, 64, 512), (0.0, 0.2, 0.35, 0.5, 0.7, 0.9, 1.0)
@@ -78,3 +83,17 @@ def test_a_few_samples_are_no_evidence_whatever_the_draws():
     assert (found.right, few.right, repeated.right) == (False, True, True)
     assert (found.samples, few.samples, repeated.samples) == (DRAWS, 1, 2)
     assert all("too few" in some.notes[0] or "beyond doubt" in some.notes[0] for some in (few, repeated))
+
+
+def test_the_best_model_of_normal_data_is_not_called_untrained():
+    """Nothing finds more of the noise in them than a guess from mean and variance; a network of zeros finds less."""
+    generator = torch.Generator().manual_seed(0)
+    data, clock = torch.randn(DRAWS, 16, generator=generator), Timesteps(1000)
+    best = Gaussian(torch.zeros(16), torch.ones(16), Linear(), clock)
+    for network, words in (
+        (lambda x, k: best(x.double(), clock.time(k.double())).to(x.dtype), "so plain that there may be no more"),
+        (lambda x, k: torch.zeros_like(x), "it is untrained"),
+    ):
+        found = probe(NetworkPredictor(network, Linear(), eps, clock, (16,)), data)
+        assert found.right
+        assert words in found.notes[0]
