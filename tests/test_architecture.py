@@ -176,6 +176,7 @@ REFUSALS = {
     "RunError",
     "StorageError",
     "UsageError",
+    "ValueError",
 }
 NAMES = ("FID ", "KID ", "NVIDIA", "EDM", "OpenAI", "K ", "K(")
 """With which a sentence may begin."""

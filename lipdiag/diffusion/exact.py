@@ -111,7 +111,7 @@ class GaussianMixture(ExactPredictor):
         super().__init__(schedule, clock, means.shape[1:])
         if not (weights > 0).all():
             raise ValueError(
-                f"Got the weights {weights.tolist()}; all are positive, so leave out components without weight."
+                f"got the weights {weights.tolist()}; all are positive, so leave out components without weight"
             )
         variances, axes = _principal(means, covariances)
         self.register_buffer("log_weights", double(weights).log() - double(weights).sum().log())
@@ -264,18 +264,18 @@ def _principal(means: Tensor, covariances: Tensor) -> tuple[Tensor, Tensor | Non
         variances, axes = covariances.flatten(1), None
     elif covariances.shape == (len(means), d, d):
         if not torch.allclose(covariances, covariances.mT, rtol=1e-6, atol=0):
-            raise ValueError("Got a covariance matrix that is not symmetric; give (A + A.T) / 2.")
+            raise ValueError("got a covariance matrix that is not symmetric; give (A + A.T) / 2")
         variances, axes = torch.linalg.eigh(covariances)
         # Eigenvalues are known up to rounding of the largest: smaller ones are zero for all we know.
         known = d * torch.finfo(torch.float64).eps * variances.abs().amax(-1, keepdim=True)
         variances = torch.where(variances.abs() <= known, 0, variances)
     else:
         raise ValueError(
-            f"Got covariances of shape {tuple(covariances.shape)} for means of shape {tuple(means.shape)}; "
-            f"give variances of that shape or matrices of shape {(len(means), d, d)}."
+            f"got covariances of shape {tuple(covariances.shape)} for means of shape {tuple(means.shape)}; "
+            f"give variances of that shape or matrices of shape {(len(means), d, d)}"
         )
     if not (variances >= 0).all():
         raise ValueError(
-            f"Got a negative variance, {variances.min():g}; variances are not negative, so check the covariance."
+            f"got a negative variance, {variances.min():g}; variances are not negative, so check the covariance"
         )
     return variances, axes

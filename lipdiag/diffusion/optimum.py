@@ -33,7 +33,7 @@ class SharedOptimum(ExactPredictor):
         self.shared = clock
         if not clock.discrete:
             raise ValueError(
-                f"Got {clock}; a block has timesteps to average over only with an index clock, so give such a one."
+                f"got {clock}; a block has timesteps to average over only with an index clock, so give such a one"
             )
         self.predictor = predictor
         edges = [0, *map(round, clock.bounds[1:])]  # what lies before the first edge belongs to the first block

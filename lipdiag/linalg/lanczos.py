@@ -67,7 +67,7 @@ def golub_kahan(
     """
     most = min(A.rows, A.columns)
     if not 1 <= steps <= most:
-        raise ValueError(f"{steps} steps were asked for; a {A.rows} x {A.columns} operator allows 1 to {most}.")
+        raise ValueError(f"{steps} steps were asked for; a {A.rows} x {A.columns} operator allows 1 to {most}")
     first = unit(wide(start, A))
     left = first.new_zeros(A.batch, steps, A.rows)
     right = first.new_zeros(A.batch, steps + 1, A.columns)
@@ -175,9 +175,9 @@ def singular_values(
     """
     steps = min(steps, A.rows, A.columns)
     if not 1 <= count <= steps:
-        raise ValueError(f"{count} values were asked for; {steps} steps allow 1 to {steps}.")
+        raise ValueError(f"{count} values were asked for; {steps} steps allow 1 to {steps}")
     if not 0 < confidence < 1:
-        raise ValueError(f"The confidence must lie between 0 and 1, not {confidence}.")
+        raise ValueError(f"the confidence must lie between 0 and 1, not {confidence}")
 
     def narrow(alpha, beta):
         if width is None or alpha.shape[1] < minimum:
@@ -265,9 +265,9 @@ def extreme_eigenvalues(
         operators, 1950. https://doi.org/10.6028/jres.045.026
     """
     if A.rows != A.columns:
-        raise ValueError(f"Eigenvalues were asked of a {A.rows} x {A.columns} operator; only square ones have them.")
+        raise ValueError(f"eigenvalues were asked of a {A.rows} x {A.columns} operator; only square ones have them")
     if steps < 1:
-        raise ValueError(f"{steps} steps were asked for; at least one is needed.")
+        raise ValueError(f"{steps} steps were asked for; at least one is needed")
     n = A.columns
     steps = min(steps, n)
     first = unit(wide(start, A))

@@ -83,12 +83,12 @@ class Linearization:
         """
         tangents = [dx] if len(self.inputs) == 1 and dt is None else [dx, dt]
         if len(tangents) > len(self.inputs):
-            raise ValueError("A direction dt was given to the linearization of a function of x alone.")
+            raise ValueError("a direction dt was given to the linearization of a function of x alone")
         if all(v is None for v in tangents):
-            raise ValueError("A product needs a direction; give dx, dt or both.")
+            raise ValueError("a product needs a direction; give dx, dt or both")
         for z, v in zip(self.inputs, tangents, strict=True):
             if v is not None and v.shape != z.shape:
-                raise ValueError(f"A direction has shape {tuple(v.shape)}, and what it moves {tuple(z.shape)}.")
+                raise ValueError(f"a direction has shape {tuple(v.shape)}, and what it moves {tuple(z.shape)}")
         moving = [None if v is None else v.detach().to(z) for z, v in zip(self.inputs, tangents, strict=True)]
         product = self._product(moving)
         self.forward_products += 1
@@ -145,7 +145,7 @@ class Linearization:
                 raise ReverseError(f"{type(error).__name__}: {error}") from error
         else:
             if not fits:
-                raise ValueError(f"A direction has shape {tuple(u.shape)}, and the output {tuple(y.shape)}.")
+                raise ValueError(f"a direction has shape {tuple(u.shape)}, and the output {tuple(y.shape)}")
             self.reverse_products += 1
             return torch.zeros_like(self.inputs[0]) if product is None else product
         self._fused, self._graph = False, None
@@ -196,7 +196,7 @@ def linearize(
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
-        raise ValueError(f"The methods are {', '.join(METHODS)}, and {list(methods)} were asked for.")
+        raise ValueError(f"the methods are {', '.join(METHODS)}, and {list(methods)} were asked for")
     chain = [_BY_NAME[name] for name in methods]
     if record and ForwardMode in chain:
         chain.insert(chain.index(ForwardMode), Recorded)

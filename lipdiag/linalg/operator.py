@@ -49,7 +49,7 @@ def transpose(A: Operator) -> Operator:
 def symmetric_part(A: Operator) -> Operator:
     """(A + A') / 2, each product of which costs one with A and one with A'."""
     if A.rows != A.columns:
-        raise ValueError(f"Only a square operator has a symmetric part, and this one is {A.rows} x {A.columns}.")
+        raise ValueError(f"only a square operator has a symmetric part, and this one is {A.rows} x {A.columns}")
 
     def product(v):
         return (A.mv(v) + A.vm(v)) / 2

@@ -521,9 +521,9 @@ def test_a_diagonal_matrix_is_the_same_as_its_variances(generator):
     ("make", "message"),
     [
         (lambda: Gaussian(tensor([0.0, 0.0]), tensor([1.0]), VP()), "give variances of that shape or matrices"),
-        (lambda: Gaussian(tensor([0.0, 0.0]), tensor([1.0, -1.0]), VP()), "Got a negative variance, -1"),
+        (lambda: Gaussian(tensor([0.0, 0.0]), tensor([1.0, -1.0]), VP()), "got a negative variance, -1"),
         (lambda: Gaussian(tensor([0.0, 0.0]), tensor([[1.0, 0.5], [0.0, 1.0]]), VP()), "not symmetric"),
-        (lambda: Gaussian(tensor([0.0, 0.0]), tensor([[1.0, 2.0], [2.0, 1.0]]), VP()), "Got a negative variance, -1"),
+        (lambda: Gaussian(tensor([0.0, 0.0]), tensor([[1.0, 2.0], [2.0, 1.0]]), VP()), "got a negative variance, -1"),
         (lambda: GaussianMixture(tensor([1.0, 0.0]), torch.zeros(2, 1), torch.ones(2, 1), VP()), "all are positive"),
         (lambda: SharedOptimum(MAKERS["points"](VP()), Shared(Unit(), 0.1)), "only with an index clock"),
     ],
