@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import RunError, UsageError
 from ..text import printable
 from .clock import recorded, second_times, sharing
 from .label import IN_MEMORY, label_of, unique
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 COORDINATES = ("timestep", "t", "alpha", "sigma", "logsnr", "dt_dtimestep", "dlogsnr_dtimestep")
+LEAST_RATE = 1e-9
+"""Of unit time a timestep: no table has more timesteps than one over it."""
+
 ZOOM = 0.15
 """Share of the time axis near t = 0 that is shown enlarged: 150 of 1000 timesteps."""
 
@@ -150,9 +153,20 @@ class Run:
 
     @cached_property
     def count(self) -> float:
-        """Timesteps of a whole index axis."""
-        rate = self.time("dt_dtimestep")
-        return round(1 / float(rate[0])) if self.discrete else 1.0
+        """Timesteps of a whole index axis.
+
+        Raises:
+            RunError: If the run's record of it cannot be.
+        """
+        rate = float(self.time("dt_dtimestep")[0])
+        if not self.discrete:
+            return 1.0
+        if not LEAST_RATE <= abs(rate) <= 1:
+            raise RunError(
+                f"{self.label} is damaged: its dt_dtimestep begins with {rate:g}, where a table has one over the number "
+                "of its timesteps; measure it again"
+            )
+        return round(1 / rate)
 
     @cached_property
     def x(self) -> np.ndarray:

@@ -14,6 +14,7 @@ from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import SCHEDULES
 from lipdiag.diffusion.spelling import spell
+from lipdiag.errors import RunError
 from lipdiag.quantities.time import other_time
 from lipdiag.results.run import Run, read, sharing
 from lipdiag.study.plan import resolve_timesteps
@@ -168,3 +169,13 @@ def test_names():
     assert label("in memory", "shared(timesteps(1000), 100, 5)") == "E-TSDM"
     dataset = run_with(Timesteps()).dataset
     assert [run.label for run in read([dataset, dataset])] == ["model", "model (2)"]
+
+
+@pytest.mark.parametrize("rate", [0.0, float("nan"), float("inf"), 1e-320, 2.0])
+def test_a_length_of_timesteps_that_cannot_be_is_damage(ddpm, rate):
+    """A stranger's run with its checksums in order: no table of timesteps has that many."""
+    broken = ddpm.copy(deep=True)
+    broken["dt_dtimestep"].values[:] = rate
+    (run,) = read([broken])
+    with pytest.raises(RunError, match="is damaged: its dt_dtimestep begins with .*; measure it again"):
+        _ = run.count

@@ -249,7 +249,7 @@ def test_a_growth_that_was_cut_short_is_completed(tmp_path, kept):
         assert store.open_store(out).draws == 16
     grown = PLAN.replace(draws=32)
     equal(measure(out, plan=grown), measure(plan=grown))
-    np.testing.assert_array_equal(lipdiag.open_run(out)["draw"], np.arange(32))
+    np.testing.assert_array_equal(store.open_store(out).group["draw"], np.arange(32))
 
 
 def test_draws_that_were_numbered_wrong_are_numbered_again(tmp_path):
@@ -257,7 +257,7 @@ def test_draws_that_were_numbered_wrong_are_numbered_again(tmp_path):
     whole = measure(out)
     store.open_store(out).group["draw"][8:] = 0
     equal(measure(out), whole)
-    np.testing.assert_array_equal(lipdiag.open_run(out)["draw"], np.arange(16))
+    np.testing.assert_array_equal(store.open_store(out).group["draw"], np.arange(16))
 
 
 def test_a_stale_worker_does_not_shrink_a_run(tmp_path):
