@@ -163,8 +163,8 @@ class Run:
             return 1.0
         if not LEAST_RATE <= abs(rate) <= 1:
             raise RunError(
-                f"{self.label} is damaged: its dt_dtimestep begins with {rate:g}, where a table has one over the number "
-                "of its timesteps; measure it again"
+                f"{self.label} is damaged: its dt_dtimestep begins with {rate:g}, where a table has one over the "
+                "number of its timesteps; measure it again"
             )
         return round(1 / rate)
 

@@ -177,5 +177,5 @@ def test_a_length_of_timesteps_that_cannot_be_is_damage(ddpm, rate):
     broken = ddpm.copy(deep=True)
     broken["dt_dtimestep"].values[:] = rate
     (run,) = read([broken])
-    with pytest.raises(RunError, match="is damaged: its dt_dtimestep begins with .*; measure it again"):
+    with pytest.raises(RunError, match=r"is damaged: its dt_dtimestep begins with .*; measure it again"):
         _ = run.count
