@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 COORDINATES = ("timestep", "t", "alpha", "sigma", "logsnr", "dt_dtimestep", "dlogsnr_dtimestep")
 LEAST_RATE = 1e-9
-"""Of unit time a timestep: no table has more timesteps than one over it."""
+"""A timestep takes at least so much of unit time: no table has more timesteps than one over it."""
 
 ZOOM = 0.15
 """Share of the time axis near t = 0 that is shown enlarged: 150 of 1000 timesteps."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import RunError, StorageError
+from ..files import shown
 from ..store.folder import read_regular
 from ..store.reader import open_evaluation
 from ..store.store import open_run
@@ -70,8 +71,9 @@ def open_samples(path: Path) -> "xr.Dataset":
     except OSError:
         raise
     except Exception as error:  # a broken archive can fail in any way
-        words = str(error).partition("\n")[0]
-        raise RunError(f"{path} is no file of samples ({words}); this figure needs {NEEDED['samples']}") from error
+        raise RunError(
+            f"{path} is no file of samples ({shown(error)}); this figure needs {NEEDED['samples']}"
+        ) from error
     found = {name: array for name, array in arrays.items() if getattr(array, "ndim", 0) == 4}
     if len(found) != 1 and "samples" not in found:
         shapes = ", ".join(f"{name} {getattr(array, 'shape', '')}" for name, array in arrays.items()) or "nothing"
@@ -89,9 +91,13 @@ def open_training(path: Path) -> "xr.Dataset":
 
     log = table(path / LOG, ("step", "loss", "learning_rate", "gradient_norm"))
     variables: dict[str, tuple] = {name: ("step", log[name]) for name in ("loss", "learning_rate", "gradient_norm")}
+    if not log["step"].size:
+        raise RunError(f"{path / LOG} has no whole line yet; this figure needs {NEEDED['training']}")
     coordinates = {"step": log["step"]}
     for file in [name for name in MEASURED if (path / name).exists()][:1]:
         found = table(path / file, ("step", "timestep", MEASURED[file], "standard_error"))
+        if not found["step"].size:
+            continue
         found["mean"] = found[MEASURED[file]]
         steps, timesteps = np.unique(found["step"]), np.unique(found["timestep"])
         at = np.searchsorted(steps, found["step"]), np.searchsorted(timesteps, found["timestep"])

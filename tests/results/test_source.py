@@ -108,3 +108,19 @@ def test_the_command_draws_from_each_source(tmp_path, monkeypatch):
         assert result.exit_code == code, result.output
         assert result.stderr.startswith("lipdiag: ")
         assert result.stderr.count("\n") == 1
+
+
+def test_a_log_without_a_whole_line_is_no_training_to_draw_yet(tmp_path):
+    """What a training has written that was stopped in its first row."""
+    (tmp_path / "log.csv").write_text("step,loss,learning_rate,gradient_norm\n1,0.5,")
+    with pytest.raises(RunError, match=r"log\.csv has no whole line yet"):
+        open_source(tmp_path, "training")
+
+
+def test_what_numpy_says_of_a_broken_archive_is_cut_to_a_line(tmp_path):
+    np.savez(tmp_path / "a.npz", samples=np.zeros((1, 1, 8, 8)))
+    data = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(data[:26] + b"\x00\x10" + data[28:])  # a name of 4096 bytes
+    with pytest.raises(RunError, match="is no file of samples") as refusal:
+        open_source(tmp_path / "a.npz", "samples")
+    assert len(str(refusal.value)) < 600
