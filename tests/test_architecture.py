@@ -12,9 +12,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lipdiag"
 FLOORS = (
     {"errors", "files", "lazy", "printing", "progress", "provenance", "statistics", "text"},
-    {"linalg", "diffusion", "distributed", "store", "data"},
-    {"timestep", "checkpoints", "quantities", "sampling"},
-    {"share"},
+    {"linalg", "diffusion", "distributed", "store", "data", "weights"},
+    {"timestep", "formats", "quantities", "sampling"},
+    {"share", "checkpoints"},
     {"shared_network"},
     {"study", "training", "quality"},
     {"results"},
@@ -28,6 +28,9 @@ FLOORS = (
 
 SHOWN = ("results", "comparison", "advice", "figures", "pages")
 """What is made of datasets alone."""
+
+MODELS = {"diffusion", "linalg", "weights", "formats", "checkpoints"}
+"""What knows models, and is unknown to what is shown."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -137,7 +140,13 @@ def test_what_is_shown_needs_no_model(folder):
     """Only datasets are read: no predictor, no network, no torch."""
     for path in (PACKAGE / folder).rglob("*.py"):
         assert "import torch" not in path.read_text(), path
-        assert not {room(source) for source, _ in imports(path)} & {"diffusion", "linalg", "checkpoints"}, path
+        assert not {room(source) for source, _ in imports(path)} & {
+            "diffusion",
+            "linalg",
+            "weights",
+            "formats",
+            "checkpoints",
+        }, path
 
 
 @each_file

@@ -55,6 +55,6 @@ def test_the_table_of_variables_is_complete():
 
 
 def test_the_table_of_checkpoints_is_that_of_the_registry():
-    from lipdiag.checkpoints.family import table
+    from lipdiag.formats.family import table
 
     assert table().strip() in TEXT

@@ -1,6 +1,6 @@
 """Checkpoints of every known format as predictors, and what their files tell."""
 
-from .checkpoint import assemble
+from ..formats.checkpoint import assemble
 from .factory import factory, make
 from .load import EMBEDDED, Inspection, inspect, load, predictor, read
 

@@ -18,10 +18,11 @@ from torch import Tensor
 from ..data.dataset import Data
 from ..errors import UsageError
 from ..files import read_json, shown
-from .checkpoint import folder_digest
-from .diffusers_directory import network_arguments, read_state
-from .networks import create_network, diffusers_class
-from .tensors import fit, refuse
+from ..formats.checkpoint import folder_digest
+from ..formats.diffusers_directory import network_arguments, read_state
+from ..formats.networks import create_network, diffusers_class
+from ..weights.refusal import refuse
+from ..weights.tensors import fit
 
 AUTOENCODERS = {"AutoencoderKL": partial(diffusers_class, "AutoencoderKL")}
 PATCH = 2  # of the latents' side that one token holds, where samples are tokens

@@ -20,13 +20,13 @@ from ..diffusion.schedule import SCHEDULES, Schedule
 from ..diffusion.spelling import parse
 from ..errors import LipdiagError, UsageError
 from ..files import read_json, shown
-from . import accelerate, edm, family
-from .conditioning import read_inputs
-from .container import open_container, plain_facts
-from .networks import widened
-from .refusal import refusing
-from .tensors import SHAPES, read_tensors
-from .usage import Usage, k_diffusion
+from ..formats import accelerate, edm, family
+from ..formats.conditioning import read_inputs
+from ..formats.networks import widened
+from ..formats.usage import Usage, k_diffusion
+from ..weights.container import open_container, plain_facts
+from ..weights.refusal import refusing
+from ..weights.tensors import SHAPES, read_tensors
 
 NO_CONFIG = "A factory builds the network itself: leave --original-config out, which only k-diffusion's files need."
 

@@ -18,13 +18,13 @@ from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..diffusion.schedule import Schedule
 from ..errors import CheckpointError, UsageError
 from ..files import shown
-from . import accelerate, diffusers_directory, edm, family, native
-from .checkpoint import Checkpoint, assemble
-from .conditioning import given
-from .container import open_container
+from ..formats import accelerate, diffusers_directory, edm, family, native
+from ..formats.checkpoint import Checkpoint, assemble
+from ..formats.conditioning import given
+from ..weights.container import open_container
+from ..weights.refusal import refuse, refusing
+from ..weights.tensors import SHAPES, read_tensors, weights_dtype
 from .factory import make
-from .refusal import refuse, refusing
-from .tensors import SHAPES, read_tensors, weights_dtype
 
 EMBEDDED = ("digits-ddpm", "digits-etsdm")
 

@@ -14,8 +14,8 @@ from ..diffusion.predictor import Predictor
 from ..diffusion.spelling import spell
 from ..errors import UsageError
 from ..files import atomic_write, make_folder, shown
-from .native import CONDITIONING, CONFIG, EMA, FORMAT_VERSION, MODEL
-from .networks import NETWORKS, TimeByKeyword
+from ..formats.native import CONDITIONING, CONFIG, EMA, FORMAT_VERSION, MODEL
+from ..formats.networks import NETWORKS, TimeByKeyword
 
 
 def save(

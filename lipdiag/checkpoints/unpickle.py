@@ -53,7 +53,7 @@ def main(file: str, code: str, out: str) -> None:
     from safetensors.torch import save
 
     from ..files import atomic_write
-    from . import edm
+    from ..formats import edm
     from .factory import find
 
     with open(file, "rb") as opened:

@@ -24,7 +24,7 @@ def convert(file: Path, unsafe_pickle: bool, code_dir: Path | None, out: Path, q
     measured is compared with the file's own denoiser; the command that measures it
     is printed.
     """
-    from ..checkpoints import edm
+    from ..formats import edm
 
     if not unsafe_pickle:
         raise UsageError(f"{file} runs any code stored in it when it is read; add --unsafe-pickle if you trust it")

@@ -184,7 +184,7 @@ def with_classes(source: Source, data: Any, model: Model, seed: int) -> Source:
     Raises:
         UsageError: If the model does not know a class.
     """
-    from ..checkpoints.conditioning import class_count
+    from ..formats.conditioning import class_count
     from ..quantities.draw import data_index
 
     predictor = model.predictor

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed
-from ..checkpoints.networks import create_network
 from ..data.dataset import Data, dataset
 from ..diffusion.clock import CLOCKS
 from ..diffusion.parameterization import PARAMETERIZATIONS
@@ -29,6 +28,7 @@ from ..diffusion.predictor import NetworkPredictor
 from ..diffusion.schedule import SCHEDULES, Table
 from ..diffusion.spelling import parse
 from ..errors import CheckpointError, NonFiniteError, RunError, UsageError
+from ..formats.networks import create_network
 from .objective import Batch, classes, draw, loss, seed
 from .recipe import Recipe
 

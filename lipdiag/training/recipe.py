@@ -26,7 +26,7 @@ class Recipe:
         name: Of the recipe.
         data: Name or path of the data set.
         shape: Of one sample.
-        network: Name of the network's class in `lipdiag.checkpoints.networks.NETWORKS`.
+        network: Name of the network's class in `lipdiag.formats.networks.NETWORKS`.
         network_config: The arguments of that class.
         schedule: Spelled as `inspect` prints it.
         parameterization: What the network predicts.

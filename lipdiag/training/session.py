@@ -18,7 +18,6 @@ from torch import Tensor
 
 from .. import distributed
 from ..checkpoints.save import json_text, save
-from ..checkpoints.tensors import read_tensors
 from ..data.dataset import Data, dataset
 from ..diffusion.clock import CLOCKS, Shared
 from ..diffusion.limit import Clip
@@ -26,6 +25,7 @@ from ..diffusion.spelling import parse, spell
 from ..errors import RunError, UsageError
 from ..files import atomic_write, make_folder, read_json, sweep, temporaries
 from ..linalg.linearize import out_of_memory
+from ..weights.tensors import read_tensors
 from .card import model_card
 from .difference import differences
 from .log import DIFFERENCES, LOSSES, Log

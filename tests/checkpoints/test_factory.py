@@ -6,7 +6,7 @@ import torch
 from lipdiag import checkpoints
 from lipdiag.diffusion.clock import Timesteps, Unit
 from lipdiag.errors import CheckpointError, UsageError
-from tests.checkpoints.agreement import derivatives_agree
+from tests.formats.agreement import derivatives_agree
 
 CODE = """
 import torch

@@ -20,8 +20,8 @@ import lipdiag
 from lipdiag.cli import main
 from lipdiag.errors import CheckpointError
 from lipdiag.study.resolve import resolve_model
-from tests.checkpoints.agreement import derivatives_agree
-from tests.checkpoints.originals import clone, importable
+from tests.formats.agreement import derivatives_agree
+from tests.formats.originals import clone, importable
 
 T = torch.tensor([0.25, 0.9], dtype=torch.float64)
 

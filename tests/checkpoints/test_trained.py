@@ -17,7 +17,7 @@ from torch.nn.functional import silu
 
 import lipdiag
 from lipdiag.checkpoints.factory import factory
-from tests.checkpoints.agreement import derivatives_agree
+from tests.formats.agreement import derivatives_agree
 
 pytestmark = pytest.mark.network
 FIGURES = Path(__file__).parents[2] / "figures"

@@ -391,27 +391,27 @@ BUGS = {
         "checkpoints/trial.py", "- 2 * math.log", "+ 2 * math.log", "checkpoints/test_probe.py -k scaled_range"
     ),
     "a prediction that is stated twice": Bug(
-        "checkpoints/scheduler.py", 'else "sample"', 'else "epsilon"',
-        "checkpoints/test_scheduler.py -k former",
+        "formats/scheduler.py", 'else "sample"', 'else "epsilon"',
+        "formats/test_scheduler.py -k former",
     ),
     "a range taken for the other": Bug(
         "diffusion/convention.py", "(2.0, -1.0) if float(data.min()) >=", "(2.0, -1.0) if float(data.min()) <",
         "checkpoints/test_probe.py -k unit_interval",
     ),
     "a class for no class": Bug(
-        "checkpoints/conditioning.py", 'config["num_embeds_ada_norm"] or 1000])', 'config["num_embeds_ada_norm"] - 1])',
-        "checkpoints/test_conditioning.py",
+        "formats/conditioning.py", 'config["num_embeds_ada_norm"] or 1000])', 'config["num_embeds_ada_norm"] - 1])',
+        "formats/test_conditioning.py",
     ),
     "a crop for a size": Bug(
-        "checkpoints/conditioning.py", "[side, side, 0.0, 0.0, side, side]", "[0.0, 0.0, side, side, side, side]",
-        "checkpoints/test_conditioning.py",
+        "formats/conditioning.py", "[side, side, 0.0, 0.0, side, side]", "[0.0, 0.0, side, side, side, side]",
+        "formats/test_conditioning.py",
     ),
     "a first class for no class": Bug(
-        "checkpoints/openai.py", 'shape["num_classes"] - 1 if', "0 if", "checkpoints/test_openai.py -k flow_matching"
+        "formats/openai.py", 'shape["num_classes"] - 1 if', "0 if", "formats/test_openai.py -k flow_matching"
     ),
     "averages in the order of their spelling": Bug(
-        "checkpoints/container.py", "key=lambda name: (len(name), name)", "key=None",
-        "checkpoints/test_container.py -k counted"
+        "weights/container.py", "key=lambda name: (len(name), name)", "key=None",
+        "weights/test_container.py -k counted"
     ),
     "data made again at every timestep": Bug(
         "study/resolve.py", "@lru_cache(maxsize=-(-MOST_DRAWS // MODEL_BATCH) + 1)", "@lru_cache(maxsize=1)",
@@ -472,35 +472,35 @@ BUGS = {
         "study/verify.py", "float(gap.max())", "float(gap.mean())", "study/test_verify.py"
     ),
     "checksums are not looked at": Bug(
-        "checkpoints/archive.py",
+        "weights/archive.py",
         "except FAULTS as error:\n            name =",
         "except FAULTS as error:\n            return\n            name =",
-        "checkpoints/test_tensors.py",
+        "weights/test_tensors.py",
     ),
     "one of two averages": Bug(
-        "checkpoints/container.py", 'weights != "raw" and len(found) > 1', "False",
-        "checkpoints/test_averages.py -k never_silently"
+        "weights/container.py", 'weights != "raw" and len(found) > 1', "False",
+        "weights/test_averages.py -k never_silently"
     ),
     "averages that were never begun": Bug(
-        "checkpoints/averages.py", "all(bool(tensor.any())", "all(True",
-        "checkpoints/test_averages.py -k never_silently"
+        "weights/averages.py", "all(bool(tensor.any())", "all(True",
+        "weights/test_averages.py -k never_silently"
     ),
     "two tables of contents": Bug(
-        "checkpoints/archive.py", "start + length + tail != size or ", "", "checkpoints/test_archive.py -k two_tables"
+        "weights/archive.py", "start + length + tail != size or ", "", "weights/test_archive.py -k two_tables"
     ),
     "any key of a dictionary": Bug(
-        "checkpoints/pickled.py", "elif key is not Bystander", "elif False and key is not Bystander",
-        "checkpoints/test_pickled.py -k keys",
+        "weights/pickled.py", "elif key is not Bystander", "elif False and key is not Bystander",
+        "weights/test_pickled.py -k keys",
     ),
     "tensors beyond their storage": Bug(
-        "checkpoints/pickled.py", "end * storage.dtype.itemsize > storage.bytes.numel()", "False",
-        "checkpoints/test_pickled.py -k beyond",
+        "weights/pickled.py", "end * storage.dtype.itemsize > storage.bytes.numel()", "False",
+        "weights/test_pickled.py -k beyond",
     ),
     "any name in a pickle": Bug(
-        "checkpoints/pickled.py", "BYSTANDERS.fullmatch(name)", "True", "checkpoints/test_tensors.py"
+        "weights/pickled.py", "BYSTANDERS.fullmatch(name)", "True", "weights/test_tensors.py"
     ),
     "tensors without memory": Bug(
-        "checkpoints/tensors.py", "> tensor.untyped_storage().nbytes()", "> 10**18", "checkpoints/test_tensors.py"
+        "weights/tensors.py", "> tensor.untyped_storage().nbytes()", "> 10**18", "weights/test_tensors.py"
     ),
     "nearly equal is equal": Bug(
         "store/merge.py", "bits(there) != bits(value)", "np.abs(there - value) > 1e-3",

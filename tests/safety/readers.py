@@ -15,7 +15,6 @@ import torch
 
 import lipdiag
 from lipdiag import checkpoints
-from lipdiag.checkpoints.tensors import read_tensors
 from lipdiag.comparison import quality as compare_quality
 from lipdiag.data.dataset import dataset
 from lipdiag.errors import CheckpointError, LipdiagError, NonFiniteError, RunError, StorageError, UsageError
@@ -27,6 +26,7 @@ from lipdiag.store.store import open_run, open_store
 from lipdiag.study.plan import Plan
 from lipdiag.text import printable
 from lipdiag.training.recipe import Recipe
+from lipdiag.weights.tensors import read_tensors
 
 STATE = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.float16)}
 NETWORK = {

@@ -41,7 +41,7 @@ CHECKED = {
         "os.open": "a folder, to be locked",
         "xr.open_dataset": "of memory, not of a file",
     },
-    "checkpoints/archive.py": {"": "`files.open_regular`: one reader, which checks what it then loads"},
+    "weights/archive.py": {"": "`files.open_regular`: one reader, which checks what it then loads"},
     "data/arrays.py": {"": "the regular kind and what the archive unpacks to; objects are refused"},
     "data/dataset.py": {
         "file.read_bytes": "`pictures`: the regular kind",
@@ -50,11 +50,11 @@ CHECKED = {
     },
     "training/log.py": {"path.open": WRITES, "path.read_text": "columns of numbers, row by row"},
     "data/shipped.py": {"gzip.open": "of an installed package"},
-    "checkpoints/tensors.py": {
+    "weights/tensors.py": {
         "zipfile.ZipFile": "`files.open_regular`",
         "torch.load": "the pickle's opcodes, the archive's checksums and every record's size",
     },
-    "checkpoints/conditioning.py": {"np.load": "`files.open_regular`; objects are refused"},
+    "formats/conditioning.py": {"np.load": "`files.open_regular`; objects are refused"},
     "checkpoints/unpickle.py": {
         "file.read_text": "code that the user named, `convert --unsafe-pickle`",
         "open": "code that the user named, `convert --unsafe-pickle`",

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from lipdiag import checkpoints
-from lipdiag.checkpoints.clipping import limit
 from lipdiag.diffusion.clock import Shared, Timesteps, Unit
 from lipdiag.diffusion.exact import Empirical, Gaussian
 from lipdiag.diffusion.limit import LIMITS, Clip
@@ -30,6 +29,7 @@ from lipdiag.diffusion.schedule import (
 )
 from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import UsageError
+from lipdiag.formats.clipping import limit
 from lipdiag.sampling.sampler import SAMPLERS, by_schedule, leading, normal, sample, stream, times
 
 TABLES = [Linear(), ScaledLinear(), SquaredCosine(), ZeroTerminalSNR(Linear())]

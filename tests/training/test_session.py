@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lipdiag.checkpoints.native import load
 from lipdiag.data.dataset import dataset
 from lipdiag.errors import NonFiniteError, RunError, StorageError, UsageError
+from lipdiag.formats.native import load
 from lipdiag.training import loop
 from lipdiag.training.difference import difference
 from lipdiag.training.log import Log

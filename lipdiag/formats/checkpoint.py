@@ -1,0 +1,130 @@
+"""What the files of a checkpoint tell, whatever their format, and the predictor that it describes."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diffusion.clock import CLOCKS, Clock
+from ..diffusion.limit import LIMITS
+from ..diffusion.parameterization import PARAMETERIZATIONS, Parameterization
+from ..diffusion.predictor import NetworkPredictor
+from ..diffusion.schedule import SCHEDULES, Schedule
+from ..diffusion.spelling import parse
+from ..errors import CheckpointError
+from ..files import open_regular, shown
+from ..weights.refusal import refuse
+from ..weights.tensors import fit
+from .networks import adapted, create_network
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model on record, as far as its files tell; None stands for what they do not tell.
+
+    Args:
+        path: Where it was read.
+        kind: Of format, in words.
+        network: The class, a name in NETWORKS.
+        network_config: The arguments of the class.
+        state: The weights that were asked for.
+        weights: "ema" or "raw".
+        available: Both, where both are on record.
+        sha256: Of the files that were read.
+        schedule: Spelled out, as the command line takes it.
+        parameterization: Likewise.
+        clock: Likewise.
+        shape: Of one sample.
+        data: Name of the data it was trained on.
+        conditioning: Further inputs of the network, by keyword.
+        training: Facts about its training.
+        timestep_factor: The network is told its timestep times this.
+        limit: What keeps x0 in the data's range in sampling, spelled out; None where nothing does.
+        notes: What a reader has to know.
+    """
+
+    path: str
+    kind: str
+    network: str
+    network_config: dict[str, Any]
+    state: dict[str, Tensor]
+    weights: str
+    available: tuple[str, ...]
+    sha256: str
+    schedule: str | None = None
+    parameterization: str | None = None
+    clock: str | None = None
+    shape: tuple[int, ...] | None = None
+    data: str | None = None
+    conditioning: dict[str, Tensor] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    timestep_factor: float = 1.0
+    limit: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """A note on which weights were taken, where there was a choice."""
+        return () if len(self.available) < 2 else (f"{self.weights} weights, of {' and '.join(self.available)}",)
+
+
+def file_digest(path: str | Path) -> str:
+    """The SHA-256 of a file."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(digests: Mapping[str, str]) -> str:
+    """One SHA-256 for the files that make a model, as of the text that sha256sum prints for them."""
+    return hashlib.sha256("".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()).hexdigest()
+
+
+def assemble(
+    checkpoint: Checkpoint,
+    schedule: str | Schedule | None = None,
+    parameterization: str | Parameterization | None = None,
+    clock: str | Clock | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> NetworkPredictor:
+    """The predictor a checkpoint describes; what is given here replaces what its files tell.
+
+    Raises:
+        CheckpointError: If something is neither told nor given, or the weights do not fit the network.
+    """
+    given: dict[str, tuple[Any, str | None, Mapping[str, Any]]] = {
+        "schedule": (schedule, checkpoint.schedule, SCHEDULES),
+        "parameterization": (parameterization, checkpoint.parameterization, PARAMETERIZATIONS),
+        "clock": (clock, checkpoint.clock, CLOCKS),
+    }
+    parts: dict[str, Any] = {}
+    for name, (override, told, registry) in given.items():
+        if override is not None:
+            parts[name] = parse(override, registry) if isinstance(override, str) else override
+        elif told is None:
+            raise CheckpointError(f"{shown(checkpoint.path)} does not tell its {name}: give it by --{name}")
+        else:
+            parts[name] = understood(told, registry, checkpoint.path, name)
+    shape = shape or checkpoint.shape
+    if shape is None:
+        raise CheckpointError(f"{shown(checkpoint.path)} does not tell the shape of its samples: give it by --shape")
+    with torch.random.fork_rng(devices=[]):  # the first weights are overwritten: they cost the caller no random numbers
+        network = create_network(checkpoint.network, checkpoint.network_config, checkpoint.path, checkpoint.state)
+    fit(network, checkpoint.state, checkpoint.path)
+    network = adapted(network, checkpoint.network, checkpoint.timestep_factor)
+    predictor = NetworkPredictor(network, **parts, shape=shape, conditioning=checkpoint.conditioning)
+    predictor.data, predictor.notes = checkpoint.data, (*checkpoint.notes, *checkpoint.chosen)
+    if checkpoint.limit is not None:
+        predictor.limit = understood(checkpoint.limit, LIMITS, checkpoint.path, "limit")
+    return predictor.eval().requires_grad_(False)
+
+
+def understood(text: str, registry: Mapping[str, Any], path: str | Path, name: str) -> Any:
+    """What a text in a file spells."""
+    try:
+        return parse(text, registry)
+    except Exception as error:  # a stranger's text can fail in any way
+        refuse(path, f"tells a {name} that cannot be used ({shown(error)})", error)

@@ -1,0 +1,235 @@
+"""The families of checkpoints: what each file is, how it is recognised by its names, and what must be given.
+
+One entry a family; the table in the README is made from these, so it cannot promise what is not here.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from ..files import shown
+from ..weights.container import Contents
+from ..weights.refusal import refuse
+from . import dit, openai, single_file, usage
+from .checkpoint import Checkpoint
+from .usage import Usage
+
+FACTORY = "its network, by `--factory`; --schedule, --parameterization, --clock, --shape"
+OWN_CODE = "its own code beside a clone: output to 1e-5, derivatives to 1e-3"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of checkpoint.
+
+    Attributes:
+        name: As people call it.
+        format: What is on disk.
+        read: What lipdiag takes from it.
+        given: What the user has to say.
+        tested: Against what.
+        recognizes: Whether a bare state dict, with what was around it, is of this family; None for folders.
+        load: Makes a checkpoint of it, or None where only its owner's code can.
+        usage: How its network is used, as far as the file tells, where only its owner's code can make it.
+    """
+
+    name: str
+    format: str
+    read: str
+    given: str
+    tested: str
+    recognizes: Callable[[Contents], bool] | None = None
+    load: Callable[[Contents, Path, str | Path | None], Checkpoint] | None = None
+    usage: Callable[[Contents], Usage] = usage.unknown
+
+
+def has(*patterns: str) -> Callable[[Contents], bool]:
+    """A test whether every pattern is at the start of some name."""
+
+    def test(contents: Contents) -> bool:
+        return all(any(re.match(pattern, name) for name in contents.state) for pattern in patterns)
+
+    return test
+
+
+def from_container(name: str) -> Callable[[Contents], bool]:
+    return lambda contents: contents.container == name
+
+
+FAMILIES = (
+    Family(
+        "lipdiag",
+        "folder, or `.pt`",
+        "everything",
+        "nothing",
+        "written and read back, bit for bit",
+    ),
+    Family(
+        "diffusers: UNet2D (DDPM, NCSN++), UNet2DCondition (SD 1, 2, XL), DiT, PixArt, SD3, Flux, Sana, AuraFlow, "
+        "Lumina 2",
+        "pipeline folder, or the network's folder with `scheduler/` beside it",
+        "network, schedule, prediction, time, EMA folder; variants, shards, `.bin`, the first versions' names",
+        "`--conditioning` or `--label`, else the data's classes or the blank condition; latents as data, or pictures "
+        "with `--encode`",
+        "diffusers' own output, to 1e-5; its schedulers' tables and preconditioners",
+    ),
+    Family(
+        "Stable Diffusion, SD3, Flux, Sana, AuraFlow, Lumina 2, latent diffusion in one file",
+        "`.safetensors`, `.ckpt` in the original layout, or diffusers' network alone",
+        "weights, EMA, the schedule's table",
+        "`--original-config`, a diffusers folder with `unet/` or `transformer/config.json` and `scheduler/`; without "
+        "text a JSON file with heads and image_size",
+        "the original code of Flux, SD3, SD3.5 and latent diffusion, diffusers' own output for all, to 1e-5",
+        single_file.recognizes,
+        single_file.read,
+    ),
+    Family(
+        "OpenAI: improved-diffusion, guided-diffusion, consistency models",
+        "`.pt` state dict",
+        "shape from the names; the published models' heads and schedules",
+        "azula installed; for unpublished shapes `--original-config flags.json`, for consistency models with the "
+        "`training_mode`",
+        "the original code's output, to 1e-5; the published models by their command lines",
+        lambda contents: openai.recognizes(contents.state) and contents.container not in openai.FLOWS,
+        openai.read,
+    ),
+    Family(
+        "torchcfm",
+        "`.pt` with `net_model`, `ema_model`",
+        "OpenAI's U-Net, EMA, the straight path from noise to data",
+        "azula installed; but for the published CIFAR-10, `--original-config flags.json` with the heads and image_size",
+        "torchcfm's own output, to 1e-5",
+        lambda contents: openai.recognizes(contents.state) and contents.container == "torchcfm",
+        openai.read,
+    ),
+    Family(
+        "flow_matching (Meta's examples/image)",
+        "`.pth` with `model`, `args`, and the averages among the weights",
+        "OpenAI's U-Net, EMA from the list, the straight path from noise to data, no class unless `--label`",
+        "azula installed; for ImageNet `--shape`, since its networks at 32 and 64 pixels are one; for unpublished "
+        "shapes `--original-config flags.json` with the heads",
+        "its own network and path, to 1e-5; the published models by its table",
+        lambda contents: openai.recognizes(contents.state) and contents.container == "flow_matching",
+        openai.read,
+    ),
+    Family(
+        "EDM, EDM2",
+        "`.pkl`, a pickle with source code",
+        "raw network, preconditioner, EMA, by `lipdiag convert --unsafe-pickle`",
+        "`--code-dir` to convert, which tells the `--factory module:Class` to measure with",
+        "NVIDIA's own denoisers, to 1e-5, and each file's own while it is converted",
+    ),
+    Family(
+        "DiT, SiT (originals)",
+        "`.pt`: a state dict, or train.py's with `model`, `ema`, `args`",
+        "network, EMA, size from the names, SiT's path and prediction from `args`",
+        "`--label`, else the null class; for unpublished widths `--original-config flags.json` with num_heads; latents "
+        "as data",
+        "the layout and its formulas, and the originals' own code, to 1e-5",
+        dit.recognizes,
+        dit.read,
+    ),
+    Family(
+        "denoising-diffusion-pytorch (lucidrains)",
+        "`.pt` of its Trainer, with `model`, `ema`",
+        "weights, EMA; schedule, time and objective from its buffers",
+        "its network, by `--factory`; --shape; --parameterization where the buffers hold no loss_weight",
+        OWN_CODE,
+        from_container("denoising-diffusion-pytorch"),
+        usage=usage.lucidrains,
+    ),
+    Family(
+        "score_sde",
+        "`.pth` with `model`, `ema.shadow_params`",
+        "weights, EMA from the list, the VE process's noise levels",
+        f"{FACTORY}, spelled out for VE, VP and sub-VP by the refusal",
+        f"{OWN_CODE}; VE, VP, sub-VP, continuous; VE's score to 1e-4",
+        lambda contents: contents.container == "score_sde" or has(r"all_modules\.\d+\.")(contents),
+        usage=usage.score_sde,
+    ),
+    Family(
+        "k-diffusion",
+        "`.pth` of its train.py, with `model`, `model_ema`",
+        "weights, EMA; preconditioning, time and shape from its config where the file has it",
+        "its network, by `--factory`; where the file lacks the config, `--original-config config.json`",
+        OWN_CODE,
+        lambda contents: contents.container == "k-diffusion" or has(r"timestep_embed\.weight", r"mapping\.")(contents),
+        usage=usage.k_diffusion,
+    ),
+    Family(
+        "azula",
+        "none: a `Denoiser` is an object, its weights a plain state dict",
+        "the mean of its posterior",
+        "a function of yours that returns it, by `--factory`; its schedule, such as `--schedule 've(0.001, 1000)'`; "
+        "`--parameterization x0 --clock unit`, --shape",
+        "azula's own preconditioned denoisers, to 1e-5",
+    ),
+    Family(
+        "anything else",
+        "`.pt`, `.safetensors`",
+        "tensors, numbers, texts; no code",
+        FACTORY,
+        "a factory's own output",
+    ),
+)
+UNSUPPORTED = {
+    "TorchScript, torch.export, ONNX": "they are programs, not weights: their derivatives are not the network's own",
+    "quantised networks": "rounding has no derivative",
+    "LoRA, ControlNet, VAE, text encoders": "they are parts of a model, not a function from noise to noise",
+    "discrete flows": "they are over tokens: there is no noise to predict",
+    "OpenAI's classifiers and upsamplers": "the ones predict no noise, the others see a small picture beside x",
+    "CogView, HunyuanDiT, Chroma, Flux 2, UViT": "their classes are not on lipdiag's list: use `--factory`",
+    "Kandinsky's prior, Stable Cascade": "they denoise embeddings, or in stages of their own: use `--factory`",
+    "SCM, KarrasVe, VQ and Wuerstchen's schedulers, CogView 3's shifted tables": (
+        "their noise levels are not known: give --schedule, --parameterization and --clock"
+    ),
+    "Z-Image, Qwen-Image, Wan and other video models": "their networks take lists or frames: use `--factory`",
+    "NVIDIA's EDM networks without their code": "the licence forbids to ship the code: it comes by `--code-dir`",
+}
+
+
+def table() -> str:
+    """The families as the README's table."""
+    rows = [("family", "format", "what is read", "what must be given", "tested against"), ("---",) * 5]
+    rows += [(f.name, f.format, f.read, f.given, f.tested) for f in FAMILIES]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", *(f"- Not read: {name}; {why}." for name, why in UNSUPPORTED.items())]) + "\n"
+
+
+def recognized(contents: Contents) -> Family | None:
+    """The family of a file's weights."""
+    return next((f for f in FAMILIES if f.recognizes is not None and f.recognizes(contents)), None)
+
+
+def read(contents: Contents, path: Path, original_config: str | Path | None) -> Checkpoint:
+    """The checkpoint in a file of weights.
+
+    Raises:
+        CheckpointError: If lipdiag has no class for its network; the sentence says what a factory is given.
+    """
+    family = recognized(contents)
+    if family is None or family.load is None:
+        lack(contents, family, path)
+    return family.load(contents, path, original_config)
+
+
+def lack(contents: Contents, family: Family | None, path: Path) -> NoReturn:
+    """Refuse weights whose network lipdiag does not have, with the command that measures it by a factory."""
+    name = "of no family lipdiag knows" if family is None else f"a checkpoint of {family.name}"
+    chosen = "" if len(contents.available) < 2 else f" ({contents.weights} of {' and '.join(contents.available)})"
+    told = used(contents)
+    options = " ".join(filter(None, ("--factory package.module:function", told.options)))
+    refuse(
+        path,
+        f"is {name}, whose network lipdiag does not have: write a function that gets the {len(contents.state)} "
+        f"tensors{chosen} under the network's own names, such as {shown(min(contents.state, key=len))!r}, and returns "
+        f"the network, and run `lipdiag measure {shown(path)} {options}`{' (' + told.hint + ')' if told.hint else ''}",
+    )
+
+
+def used(contents: Contents) -> Usage:
+    """How the network in a file is used, as far as the file tells."""
+    family = recognized(contents)
+    return Usage() if family is None else family.usage(contents)
