@@ -1,7 +1,19 @@
 """Checkpoints of every known format as predictors, and what their files tell."""
 
 from ..formats.checkpoint import assemble
-from .factory import factory, make
-from .load import EMBEDDED, Inspection, inspect, load, predictor, read
+from .factory import factory
+from .load import EMBEDDED, Inspection, inspect, inspection, load, predictor, read
+from .reading import Reading
 
-__all__ = ["EMBEDDED", "Inspection", "assemble", "factory", "inspect", "load", "make", "predictor", "read"]
+__all__ = [
+    "EMBEDDED",
+    "Inspection",
+    "Reading",
+    "assemble",
+    "factory",
+    "inspect",
+    "inspection",
+    "load",
+    "predictor",
+    "read",
+]

@@ -9,15 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
-from ..diffusion.clock import CLOCKS, Clock
-from ..diffusion.parameterization import PARAMETERIZATIONS, Parameterization
+from ..diffusion.convention import PARTS, Convention
 from ..diffusion.predictor import NetworkPredictor, Predictor
-from ..diffusion.schedule import SCHEDULES, Schedule
-from ..diffusion.spelling import parse
 from ..errors import LipdiagError, UsageError
 from ..files import read_json, shown
 from ..formats import accelerate, edm, family
@@ -27,10 +24,11 @@ from ..formats.usage import Usage, k_diffusion
 from ..weights.container import open_container, plain_facts
 from ..weights.refusal import refusing
 from ..weights.tensors import SHAPES, read_tensors
+from .reading import Reading
 
 NO_CONFIG = "A factory builds the network itself: leave --original-config out, which only k-diffusion's files need."
 
-NAMES = ("schedule", "parameterization", "clock", "shape")
+NAMES = (*PARTS, "shape")
 """The conventions of a network that is no Predictor by itself."""
 
 
@@ -45,87 +43,68 @@ class Wrapped(nn.Module):
         return self.function(*args, **kwargs)
 
 
-class Made(NamedTuple):
-    """What a factory made, and what a reader has to know of it."""
-
-    predictor: Predictor
-    notes: tuple[str, ...] = ()
+def factory(spec: str, path: str | Path | None = None, **words: Any) -> Predictor:
+    """The predictor that the user's function makes, with the words of a `Reading`; see `make`."""
+    return make(Reading.of(factory=spec, **words), path)
 
 
-def factory(spec: str, path: str | Path | None = None, **told: Any) -> Predictor:
-    """The predictor that the user's function makes; see `make`."""
-    return make(spec, path, **told).predictor
-
-
-def make(
-    spec: str,
-    path: str | Path | None = None,
-    *,
-    schedule: str | Schedule | None = None,
-    parameterization: str | Parameterization | None = None,
-    clock: str | Clock | None = None,
-    shape: tuple[int, ...] | None = None,
-    weights: str = "ema",
-    conditioning: str | Path | None = None,
-    label: int | None = None,
-    original_config: str | Path | None = None,
-) -> Made:
-    """The predictor that the user's function makes, with notes on what of its file was used.
+def make(reading: Reading, path: str | Path | None = None) -> Predictor:
+    """The predictor that the user's function makes; its notes tell what of its file was used.
 
     Args:
-        spec: "package.module:function"; modules in the current folder are found too.
+        reading: What the user tells. Its factory is "package.module:function"; modules in the current folder are found
+            too. Convention and shape are needed where the function returns a network, not a Predictor, and the file
+            does not tell them. A label is the class that a converted EDM network is told, and the original config
+            k-diffusion's JSON file, which says how its network is used, where the file does not hold it.
         path: A .pt or .safetensors file, or a folder of accelerate's, whose content is the function's one argument;
             without it there is none. Where the content is a network's weights, perhaps inside what a known training
             script wraps around them, the argument is the bare state dict: averaged weights by choice, wrappers'
             prefixes gone. A folder that `lipdiag convert` wrote needs the network's class instead of a function.
-        schedule: Needed where the function returns a network, not a Predictor, and the file does not tell it; text or
-            object.
-        parameterization: Likewise.
-        clock: Likewise.
-        shape: Of one sample, likewise.
-        weights: "ema" or "raw", where a file has both.
-        conditioning: Further inputs of a network, a file of tensors by keyword.
-        label: The class a converted EDM network is told.
-        original_config: k-diffusion's JSON file, which says how its network is used, where the file does not hold it.
 
     Raises:
         UsageError: If the function cannot be found, fails, or makes nothing that can be measured.
         CheckpointError: If the file cannot be read.
     """
+    spec = str(reading.factory)
     converted = path is not None and edm.recognizes(Path(path))
-    if label is not None and not converted:
+    if reading.label is not None and not converted:
         raise UsageError("a factory gives its network a class itself, or by --conditioning: leave --label out")
-    if original_config is not None and (path is None or converted):
+    if reading.original_config is not None and (path is None or converted):
         raise UsageError(NO_CONFIG)
-    in_file = None if path is None or converted else network_in(path, weights, original_config)
+    in_file = None if path is None or converted else network_in(path, reading)
     content, usage, notes = in_file or ({}, Usage(), ())
     arguments = [] if path is None else [content]
     with current_folder_importable():
         function = find(spec)
         with blaming(spec):
-            made = edm.build(function, Path(str(path)), label) if converted else function(*arguments)
-    texts = ((schedule, SCHEDULES), (parameterization, PARAMETERIZATIONS), (clock, CLOCKS))
-    parts = [parse(part, registry) if isinstance(part, str) else part for part, registry in texts]
-    given: dict[str, Any] = {name: part for name, part in zip(NAMES, (*parts, shape), strict=True) if part is not None}
+            made = edm.build(function, Path(str(path)), reading.label) if converted else function(*arguments)
+    given = parts(reading.convention, reading.shape)
     if isinstance(made, Predictor):
-        return Made(retold(made, given, spec), notes)
+        predictor = replaced(made, given, spec)
+        predictor.notes = tuple(dict.fromkeys((*notes, *predictor.notes)))
+        return predictor
     if not callable(made):
         raise UsageError(
             f"the factory {spec} returned a {type(made).__name__}: return a Predictor, a module or a function"
         )
-    told = {name: getattr(usage, name) for name in NAMES if getattr(usage, name) is not None}
-    notes += usage.notes if set(told) - set(given) else ()
-    lacking = " and ".join(f"--{name}" for name in NAMES if name not in told | given)
+    from_file = parts(usage.convention, usage.shape)
+    lacking = " and ".join(f"--{name}" for name in NAMES if name not in from_file | given)
     if lacking:
         hint = "" if in_file is None else f", as in {usage.options}{' ' + usage.hint if usage.hint else ''}"
         kind = type(made).__name__
         raise UsageError(f"the factory {spec} returned a {kind}, not a Predictor: give {lacking} too{hint}")
-    inputs = {} if conditioning is None else read_inputs(conditioning)
-    predictor = NetworkPredictor(frozen(made), **(told | given), conditioning=inputs).eval()
-    return Made(predictor, notes)
+    inputs = read_inputs(reading.conditioning)
+    predictor = NetworkPredictor(frozen(made), **(from_file | given), conditioning=inputs).eval()
+    predictor.notes = (*notes, *(usage.notes if set(from_file) - set(given) else ()))
+    return predictor
 
 
-def retold(made: Predictor, given: dict[str, Any], spec: str) -> Predictor:
+def parts(convention: Convention, shape: tuple[int, ...] | None) -> dict[str, Any]:
+    """What is told of how a network is used, as arguments of `NetworkPredictor`."""
+    return convention.told | ({} if shape is None else {"shape": shape})
+
+
+def replaced(made: Predictor, given: dict[str, Any], spec: str) -> Predictor:
     """The factory's predictor, with the conventions that the user gives in the place of its own.
 
     Raises:
@@ -160,23 +139,21 @@ def blaming(spec: str) -> Iterator[None]:
         raise UsageError(f"the factory {spec} failed with {type(error).__name__}: {shown(error)}") from error
 
 
-def network_in(
-    path: str | Path, weights: str, original_config: str | Path | None
-) -> tuple[dict[str, Any], Usage, tuple[str, ...]]:
+def network_in(path: str | Path, reading: Reading) -> tuple[dict[str, Any], Usage, tuple[str, ...]]:
     """The bare state dict in a file, or all that the file holds where it is not known what that is.
 
     Returns:
         It, with what the file tells of its use and notes on what was taken.
     """
     folder = accelerate.recognizes(Path(path))
-    content = accelerate.read(Path(path), weights) if folder else read_tensors(path)
+    content = accelerate.read(Path(path), reading.weights) if folder else read_tensors(path)
     with refusing(path, SHAPES):
-        contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
-        found = None if contents is None else family.recognized(contents)
-    if original_config is not None:
-        if contents is None or found is None or found.usage is not k_diffusion:
+        contents = None if isinstance(content.get("config"), str) else open_container(content, reading.weights, path)
+        kind = None if contents is None else family.recognized(contents)
+    if reading.original_config is not None:
+        if contents is None or kind is None or kind.usage is not k_diffusion:
             raise UsageError(NO_CONFIG)
-        contents.facts |= plain_facts(read_json(original_config), "model")
+        contents.facts |= plain_facts(read_json(reading.original_config), "model")
     if contents is None:
         return content, Usage(), ()
     both = len(contents.available) > 1

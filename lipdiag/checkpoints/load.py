@@ -4,12 +4,9 @@ Each format is one file here with `recognizes(path)` and `read(path, weights)`; 
 everything foreign is already in lipdiag's words, and `assemble` makes the predictor of it.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from ..data.dataset import ASSETS
 from ..diffusion.clock import Clock
@@ -25,6 +22,10 @@ from ..weights.container import open_container
 from ..weights.refusal import refuse, refusing
 from ..weights.tensors import SHAPES, read_tensors, weights_dtype
 from .factory import make
+from .reading import SILENT, Reading
+
+ASKED = ("weights", "conditioning", "label", "original_config")
+"""What is told of a checkpoint that its files leave open."""
 
 EMBEDDED = ("digits-ddpm", "digits-etsdm")
 
@@ -84,7 +85,7 @@ def load(
     clock: str | Clock | None = None,
     shape: tuple[int, ...] | None = None,
     factory: str | None = None,
-    **told: Any,
+    **words: Any,
 ) -> NetworkPredictor:
     """The predictor in a checkpoint, in eval mode, on the CPU.
 
@@ -96,75 +97,49 @@ def load(
         clock: Likewise.
         shape: Likewise.
         factory: "package.module:function" of the user's own that makes the network, where only that can.
-        told: `conditioning`, `label` and `original_config`: further inputs of the network, the class that it is told,
+        words: `conditioning`, `label` and `original_config`: further inputs of the network, the class that it is told,
             and a file with what the checkpoint's own do not tell.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, of no known format, or does not tell all that is needed.
     """
-    told |= {"schedule": schedule, "parameterization": parameterization, "clock": clock, "shape": shape}
-    found = predictor(path, factory, weights, **told)
-    if not isinstance(found, NetworkPredictor):
-        raise UsageError(f"the factory {factory} made a {type(found).__name__}, no network: call it yourself")
-    return found
+    words |= {"weights": weights, "schedule": schedule, "parameterization": parameterization, "clock": clock}
+    loaded = predictor(path, Reading.of(**words, shape=shape, factory=factory))
+    if not isinstance(loaded, NetworkPredictor):
+        raise UsageError(f"the factory {factory} made a {type(loaded).__name__}, no network: call it yourself")
+    return loaded
 
 
-def predictor(
-    path: str | Path | None,
-    factory: str | None = None,
-    weights: str = "ema",
-    conditioning: str | Path | Mapping[str, Tensor] | None = None,
-    label: int | None = None,
-    original_config: str | Path | None = None,
-    **told: Any,
-) -> Predictor:
+def predictor(path: str | Path | None, reading: Reading = SILENT) -> Predictor:
     """The predictor in a checkpoint, or the one that a function of the user's makes; it knows its data and notes.
 
     Args:
         path: A folder or file of a known format, or the name of an embedded model; None for a factory without a file.
-        factory: "package.module:function" of the user's own that makes the network or the predictor.
-        weights: "ema", averaged ones where there are any, or "raw".
-        conditioning: Further inputs of the network in place of the blank ones, tensors by keyword or a file of them.
-        label: The class that the network is told.
-        original_config: What the file itself does not tell: a folder of diffusers', or a JSON file of flags.
-        told: `schedule`, `parameterization`, `clock` and `shape`, in place of what the files tell.
+        reading: What the user tells.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, of no known format, or does not tell all that is needed.
     """
-    inputs: dict[str, Any] = {"conditioning": conditioning, "label": label, "original_config": original_config}
-    if factory is None:
-        found: Predictor = assemble(read(str(path), weights, **inputs), **told)
+    if reading.factory is None:
+        loaded: Predictor = assemble(read(str(path), reading), reading.convention, reading.shape)
     else:
-        made = make(factory, path, weights=weights, **inputs, **told)
-        found = made.predictor
-        found.notes = tuple(dict.fromkeys((*made.notes, *found.notes)))
-    found.path, found.classed = path, conditioning is not None or label is not None
-    return found
+        loaded = make(reading, path)
+    loaded.path, loaded.classed = path, reading.conditioning is not None or reading.label is not None
+    return loaded
 
 
-def read(
-    path: str | Path,
-    weights: str = "ema",
-    conditioning: str | Path | Mapping[str, Tensor] | None = None,
-    label: int | None = None,
-    original_config: str | Path | None = None,
-) -> Checkpoint:
+def read(path: str | Path, reading: Reading = SILENT) -> Checkpoint:
     """What a checkpoint's files hold, whatever its format.
 
     Args:
         path: A folder or file of a known format, or the name of an embedded model.
-        weights: "ema", averaged ones where there are any, or "raw".
-        conditioning: Further inputs of the network in place of the blank ones, tensors by keyword or a file of them.
-        label: The class that the network is told.
-        original_config: What the file itself does not tell: a folder of diffusers' with the network's config.json, or a
-            JSON file of the flags that the model was trained with.
+        reading: What the user tells; of it the weights, the inputs of the network and the original config are used.
 
     Raises:
         UsageError: If the network takes no such input.
         CheckpointError: If the checkpoint is missing, damaged, or of no known format.
     """
-    checkpoint = given(found(Path(path), weights, original_config), conditioning, label)
+    checkpoint = given(as_stored(Path(path), reading), reading.conditioning, reading.label)
     if "bfloat16" in weights_dtype(checkpoint.state):
         note = (
             "the weights are bfloat16, widened to float32 without loss; in bfloat16 itself timesteps above 256 would "
@@ -174,8 +149,9 @@ def read(
     return checkpoint
 
 
-def found(path: Path, weights: str, original_config: str | Path | None) -> Checkpoint:
-    """A checkpoint of whatever format."""
+def as_stored(path: Path, reading: Reading) -> Checkpoint:
+    """A checkpoint of whatever format, with the inputs that its files tell."""
+    weights, original_config = reading.weights, reading.original_config
     if not path.exists() and str(path) in EMBEDDED:
         path = ASSETS / str(path)
     if path.is_dir():
@@ -205,27 +181,42 @@ def found(path: Path, weights: str, original_config: str | Path | None) -> Check
         return native.read(path, weights) if contents is None else family.read(contents, path, original_config)
 
 
-def inspect(path: str | Path, weights: str = "ema", **told: Any) -> Inspection:
+def inspect(path: str | Path, weights: str = "ema", **words: Any) -> Inspection:
     """What a checkpoint's files tell, without building the network.
+
+    Args:
+        path: A folder or file of a known format, or the name of an embedded model.
+        weights: "ema", averaged ones where there are any, or "raw".
+        words: `conditioning`, `label` and `original_config`, which tell what the files leave open.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, or of no known format.
+        UsageError: If something is told that stands in the place of what the files tell.
     """
-    found = read(path, weights, **told)
-    facts = {name: getattr(found, name) for name in ("schedule", "parameterization", "clock", "shape")}
+    reading = Reading.of(weights=weights, **words)
+    if instead := [word for word in reading.told if word not in ASKED]:
+        raise UsageError(f"got {' and '.join(instead)}, and what the files tell takes {', '.join(ASKED)}: leave it out")
+    return inspection(path, reading)
+
+
+def inspection(path: str | Path, reading: Reading) -> Inspection:
+    """What a checkpoint's files tell, whatever the user tells in its place."""
+    checkpoint = read(path, reading)
+    facts: dict[str, Any] = {**checkpoint.convention.spelled, "shape": checkpoint.shape}
+    unusable = [f"it tells a {name} that cannot be used ({why})" for name, why in checkpoint.unusable.items()]
     return Inspection(
-        path=found.path,
-        kind=found.kind,
-        network=found.network,
-        parameters=sum(tensor.numel() for tensor in found.state.values()),
-        limit=found.limit,
-        weights=found.weights,
-        available=found.available,
-        dtype=weights_dtype(found.state),
-        data=found.data,
-        sha256=found.sha256,
-        training=found.training,
-        notes=found.notes,
+        path=checkpoint.path,
+        kind=checkpoint.kind,
+        network=checkpoint.network,
+        parameters=sum(tensor.numel() for tensor in checkpoint.state.values()),
+        limit=checkpoint.limit,
+        weights=checkpoint.weights,
+        available=checkpoint.available,
+        dtype=weights_dtype(checkpoint.state),
+        data=checkpoint.data,
+        sha256=checkpoint.sha256,
+        training=checkpoint.training,
+        notes=(*checkpoint.notes, *unusable),
         unknown=tuple(name for name, value in facts.items() if value is None),
         **facts,
     )

@@ -35,7 +35,6 @@ from ..diffusion.convention import (
     unique,
 )
 from ..diffusion.predictor import NetworkPredictor, Predictor
-from ..diffusion.spelling import spell
 from ..errors import CheckpointError
 from ..statistics import student
 from .trial import LEVELS, Trial
@@ -119,7 +118,7 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
     fresh = CHOICE if len(data) == DRAWS else 0  # where there are enough, the test is on other data too
     choice = Trial(predictor, data, torch.arange(CHOICE) % len(data), seed)
     test = Trial(predictor, data, fresh + torch.arange(TEST) % (len(data) - fresh), seed + 1)
-    told = Convention(predictor.schedule, predictor.parameterization, predictor.clock)
+    told = predictor.convention
     try_all(choice, told, data)
     winner = chosen(choice, told)
     if told not in choice.errors:
@@ -127,8 +126,8 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
         hint = f"; use {flags(told, winner)}" if winner is not None and known else ": check them, and the weights"
         kind = CheckpointError if winner is not None else UnfiniteError
         raise kind(
-            f"the model's output is not finite with the schedule {spell(told.schedule)} and the clock "
-            f"{spell(told.clock)}{hint}"
+            f"the model's output is not finite with the schedule {told.spelled['schedule']} and the clock "
+            f"{told.spelled['clock']}{hint}"
         )
     gain, certain = (0.0, 0.0), False
     if winner is not None and winner != told and choice.learned(winner):
@@ -156,14 +155,15 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
 def try_all(trial: Trial, told: Convention, data: Tensor) -> None:
     """The told convention and the common ones: clocks, ranges and predictions first, then schedules."""
     trial.judge([told])
-    kinds = unique([told.parameterization, *PREDICTIONS])
+    own = told.whole
+    kinds = unique([own.parameterization, *PREDICTIONS])
     # A network with a table of its times must not be told one that the table does not have.
-    clocks = [told.clock] if trial.rounds(told) else unique([told.clock, *common_clocks(told.schedule)])
+    clocks = [own.clock] if trial.rounds(told) else unique([own.clock, *common_clocks(own.schedule)])
     for clock in clocks:
         for scale, shift in ((1.0, 0.0), other_range(data)):
-            trial.judge([Convention(told.schedule, kind, clock, scale, shift) for kind in kinds])
+            trial.judge([Convention(own.schedule, kind, clock, scale, shift) for kind in kinds])
     start = chosen(trial, told) or told
-    for schedule in common_schedules(told.schedule):
+    for schedule in common_schedules(own.schedule):
         natural = natural_clocks(schedule) if len(clocks) > 1 else []
         for clock in unique([start.clock, *natural]):
             moved = rebuilt(clock, schedule)
@@ -262,7 +262,7 @@ def describe(found: Calibration) -> list[str]:
         return [f"calibration: the convention fits the data ({size}; no other is clearly better)"]
     told, best = found.told, found.best
     shared = isinstance(best.clock, Shared) and not isinstance(told.clock, Shared)
-    alone = replace(best, clock=best.clock.base) if shared else best
+    alone = replace(best, clock=best.whole.clock.base) if shared else best
     mean, least = (math.exp(gain) for gain in found.gain)
     evidence = (
         f"errs {mean:.3g} times less in the noise (at least {least:.2g} times, {TEST} draws, error rate {ALPHA:.1%})"

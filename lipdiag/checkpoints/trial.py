@@ -62,7 +62,7 @@ class Trial:
     def judge(self, conventions: Sequence[Convention]) -> None:
         """Note the errors of conventions that differ in the parameterization alone: one forward pass."""
         t = self.times(conventions[0])
-        products = self.ask(conventions[0], t, conventions[0].clock(t))
+        products = self.ask(conventions[0], t, conventions[0].whole.clock(t))
         if products is None:
             return
         for convention in conventions:
@@ -73,14 +73,14 @@ class Trial:
     def louder(self, convention: Convention, *most: float) -> list[Tensor]:
         """The errors with answers that are multiplied by up to so much where that helps; [] if they are not finite."""
         t = self.times(convention)
-        products = self.ask(convention, t, convention.clock(t))
+        products = self.ask(convention, t, convention.whole.clock(t))
         errors = [] if products is None else [self.error(products, convention, t, loudest) for loudest in most]
         return errors if all(bool(error.isfinite().all()) for error in errors) else []
 
     def times(self, convention: Convention) -> Tensor:
         """When the levels are reached: the data are scaled, so the same signal-to-noise ratio is at another time."""
         levels = torch.tensor(self.levels, dtype=torch.float64) - 2 * math.log(convention.scale)
-        return convention.schedule.time(levels)
+        return convention.whole.schedule.time(levels)
 
     def ask(self, convention: Convention, t: Tensor, told: Tensor) -> Tensor | None:
         """Inner products of (y, x, noise) per time, draw and noise, of data noised to t for a network told `told`.
@@ -110,7 +110,7 @@ class Trial:
         """Those of some rows; rows are ordered by time, then draw, then noise."""
         time, place = row // len(self.noise), row % len(self.noise)
         noise, data = self.noise[place], self.data[place // self.noises]
-        alpha, sigma = (along(c[time], data) for c in convention.schedule(t))
+        alpha, sigma = (along(c[time], data) for c in convention.whole.schedule(t))
         x = alpha * (data * convention.scale + convention.shift) + sigma * noise
         with torch.no_grad():
             y = self.predictor.output(x.to(self.device, self.dtype), told[time].to(self.device)).double().cpu()
@@ -126,10 +126,8 @@ class Trial:
         network that was not trained for long are too small.
         """
         one, zero = torch.ones_like(t), torch.zeros_like(t)
-        c, d = (
-            convert(y, x, t, convention.schedule, convention.parameterization, eps)
-            for y, x in ((one, zero), (zero, one))
-        )
+        schedule, parameterization, _ = convention.whole
+        c, d = (convert(y, x, t, schedule, parameterization, eps) for y, x in ((one, zero), (zero, one)))
         yy, yx, ye = products.mean((1, 2))[:, 0].T
         louder = ((ye - d * yx) / (c * yy)).nan_to_num(1.0).clamp(1.0, loudest)
         w = torch.stack([c * louder, d, -one], -1)
@@ -167,10 +165,11 @@ class Trial:
 
     def rounds(self, told: Convention) -> bool:
         """Whether the network tells its own times apart but not one between two of them: then it looks them up."""
-        if not told.clock.discrete:
+        clock = told.whole.clock
+        if not clock.discrete:
             return False
         t = torch.full((1,), 0.5, dtype=torch.float64)
-        index = told.clock(t).floor()
+        index = clock(t).floor()
         at, between, after = (self.ask(told, t, index + shift) for shift in (0, 0.3, 1))
         if at is None or between is None or not torch.equal(at, between):
             return False

@@ -1,13 +1,17 @@
 """Commands that look: at a checkpoint, at runs, at the installation itself."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import LipdiagError, UsageError
-from .options import describe_facts, everywhere, reading, reading_options
+from .options import describe_facts, everywhere, read_reading, reading
+
+if TYPE_CHECKING:
+    from ..checkpoints.reading import Reading
 
 
 @click.command()
@@ -24,26 +28,25 @@ def inspect(checkpoint: str, data: str | None, device: str, quiet: bool, as_json
     """
     from .. import checkpoints
 
-    told = reading_options(given)
-    asked = {name: told[name] for name in ("weights", "conditioning", "label", "original_config") if name in told}
-    found = made(checkpoint, told) if "factory" in told else checkpoints.inspect(checkpoint, **asked).to_dict()
+    asked = read_reading(given)
+    found = made(checkpoint, asked) if asked.factory else checkpoints.inspection(checkpoint, asked).to_dict()
     if data is not None:
         from ..study.measure import calibrated
 
-        said = calibrated(checkpoint, data, device, **told)
+        said = calibrated(checkpoint, data, device, replace(asked, function="eps"))
         found["calibration"] = [line.removeprefix("calibration: ") for line in said]
     click.echo(json.dumps(found) if as_json else describe_facts(found))
 
 
-def made(checkpoint: str, told: dict[str, Any]) -> dict[str, Any]:
+def made(checkpoint: str, asked: "Reading") -> dict[str, Any]:
     """What a factory makes of a file."""
     from ..study.description import describe
     from ..study.resolve import resolve_model
 
-    model = resolve_model(checkpoint, **told)
-    weights = sum(parameter.numel() for parameter in model.predictor.parameters())
-    facts = {"path": checkpoint, "kind": f"made by {told['factory']}", "parameters": weights}
-    return facts | describe(model.predictor) | {"notes": list(model.notes)}
+    model = resolve_model(checkpoint, asked)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    facts = {"path": checkpoint, "kind": f"made by {asked.factory}", "parameters": weights}
+    return facts | describe(model) | {"notes": list(model.notes)}
 
 
 @click.command()

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import Caution, UsageError
-from .options import computing, describe_facts, everywhere, reading, reading_options, stoppable, use_threads
+from .options import computing, describe_facts, everywhere, read_reading, reading, stoppable, use_threads
 from .outcome import report_run, verify_finite, verify_units, waiting_for_others
 from .shard import launched_shard, read_shard
 
@@ -120,7 +120,6 @@ def measure(
         raise UsageError(f"there is no run {out} to verify; measure it first")
     part = read_shard(shard) if shard else launched_shard()
     how = {"shard": part, "retry": retry, "deterministic": deterministic, "encode": given["encode"], "probe": probe}
-    how |= reading_options(given)
     place = None if dry_run else out
     teller = Teller(quiet or bool(verify), place)
 
@@ -130,7 +129,9 @@ def measure(
 
     with (
         stoppable() as received,
-        prepared(checkpoint, data, plan, place, resume, given["device"], priced=priced, **how) as ready,
+        prepared(
+            checkpoint, data, plan, place, resume, given["device"], priced=priced, reading=read_reading(given), **how
+        ) as ready,
     ):
         if verify:
             verify_units(ready, out, verify, as_json)

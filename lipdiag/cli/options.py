@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import LipdiagError, StorageError, UsageError
 from ..store.folder import read_regular
 from ..text import legible, printable
+
+if TYPE_CHECKING:
+    from ..checkpoints.reading import Reading
 
 INTERRUPTED = 130
 LARGEST_CONFIGURATION = 1_000_000  # bytes
@@ -150,22 +153,22 @@ computing = options(
 )
 
 
-def reading_options(given: dict[str, Any]) -> dict[str, Any]:
-    """Options about how to read a checkpoint, as keywords; what was not given is left out."""
-    from ..study.resolve import READING
+def read_reading(given: dict[str, Any]) -> "Reading":
+    """What the options tell about a checkpoint."""
+    from ..checkpoints.reading import WORDS, Reading
 
-    found = {name: given[name] for name in READING if given[name] is not None}
-    if "shape" in found:
+    words = {name: given[name] for name in WORDS}
+    if words["shape"] is not None:
         try:
-            sizes = tuple(int(size) for size in found["shape"].split(","))
+            sizes = tuple(int(size) for size in words["shape"].split(","))
         except ValueError:
             sizes = ()
         if not 0 < math.prod(sizes) <= LARGEST_SAMPLE or min(sizes, default=0) < 1:
             raise UsageError(
-                f"--shape {found['shape'][:60]!r} is not a list of sizes of a sample, each at least 1, such as 3,32,32"
+                f"--shape {words['shape'][:60]!r} is not a list of sizes of a sample, each at least 1, such as 3,32,32"
             )
-        found["shape"] = sizes
-    return found
+        words["shape"] = sizes
+    return Reading.of(**words)
 
 
 def use_threads(threads: int | None) -> None:

@@ -9,14 +9,14 @@ import click
 
 from ..errors import UsageError
 from ..progress import bar
-from .options import INTERRUPTED, computing, everywhere, reading, reading_options, stoppable, use_threads
+from .options import INTERRUPTED, computing, everywhere, read_reading, reading, stoppable, use_threads
 from .outcome import strict
 
 if TYPE_CHECKING:
     import torch
 
+    from ..diffusion.predictor import Predictor
     from ..quality.extractor import Extractor
-    from ..study.resolve import Model
 
 SAMPLERS = "ddpm, ddim, dpm, unipc, or euler (flow matching)"
 
@@ -27,16 +27,15 @@ def stem(checkpoint: str | None, factory: str | None) -> str:
     return name.removesuffix(".pt").removesuffix(".safetensors")
 
 
-def placed(given: dict[str, Any], checkpoint: str | None, command: str) -> "Model":
+def placed(given: dict[str, Any], checkpoint: str | None, command: str) -> "Predictor":
     """The model that the options name, on its device, ready to be sampled."""
     if checkpoint is None and given["factory"] is None:
         raise UsageError(f"{command} needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
     use_threads(given["threads"])
     from ..study.resolve import resolve_device, resolve_model
 
-    found = resolve_model(checkpoint, **reading_options(given))
-    found.predictor.to(resolve_device(given["device"])).eval().requires_grad_(False)
-    return found
+    predictor = resolve_model(checkpoint, read_reading(given)).to(resolve_device(given["device"]))
+    return predictor.eval().requires_grad_(False)
 
 
 @click.command()
@@ -68,13 +67,13 @@ def sample(
     out = out or Path(stem(checkpoint, given["factory"]) + ".png")
     if out.suffix not in ("", ".png", ".npz"):
         raise UsageError(f"--out {out} ends in {out.suffix}: give a .png, a .npz, or a folder, which has no suffix")
-    found = placed(given, checkpoint, "sample")
-    require_sampler(found.predictor.schedule, sampler, steps)
+    predictor = placed(given, checkpoint, "sample")
+    require_sampler(predictor.schedule, sampler, steps)
     if not quiet:
-        for note in found.notes:
+        for note in predictor.notes:
             click.echo(note, err=True)
     with stoppable(), bar(n * steps, "eval", "sampling", quiet, unit_scale=True) as shown:
-        x = draw(found.predictor, n, steps, given["seed"], sampler=sampler, batch=batch, advance=shown.update)
+        x = draw(predictor, n, steps, given["seed"], sampler=sampler, batch=batch, advance=shown.update)
     if not x.isfinite().all():
         from ..errors import NonFiniteError
 
@@ -165,18 +164,18 @@ def evaluate(
     quiet, as_json = given["quiet"], given["as_json"]
     samplers = samplers or ("ddim:20", "dpm:20")
     out = out or Path(stem(checkpoint, given["factory"]) + "-quality.zarr")
-    found = placed(given, checkpoint, "evaluate")
+    predictor = placed(given, checkpoint, "evaluate")
     for text in samplers:
-        require_sampler(found.predictor.schedule, *parse_sampler(text))
-    name = data or found.data
+        require_sampler(predictor.schedule, *parse_sampler(text))
+    name = data or predictor.data
     if name is None:
         raise UsageError("the checkpoint does not tell its data, which samples are compared with: give --data")
-    real = dataset(name, shape=found.predictor.shape)
+    real = dataset(name, shape=predictor.shape)
     chosen = choose(extractor, real.name)
     evaluations = n * seeds * sum(parse_sampler(text)[1] for text in samplers)
     if not quiet:
         for line in (
-            *found.notes,
+            *predictor.notes,
             f"{len(samplers)} samplers x {seeds} seeds x {n} samples = {evaluations:,} evaluations of the model; "
             f"data: {real.name} ({len(real)})",
         ):
@@ -191,7 +190,7 @@ def evaluate(
     with stoppable() as received, bar(evaluations, "eval", "sampling", quiet, unit_scale=True) as shown:
         try:
             result = measure(
-                found.predictor,
+                predictor,
                 x,
                 chosen,
                 samplers,
@@ -199,7 +198,7 @@ def evaluate(
                 range(given["seed"], given["seed"] + seeds),
                 out,
                 batch=batch,
-                attributes=provenance(found, checkpoint, given, real),
+                attributes=provenance(predictor, checkpoint, given, real),
                 advance=shown.update,
             )
         except KeyboardInterrupt:
@@ -216,7 +215,7 @@ def choose(name: str | None, data: str) -> "Extractor":
     return extractor(name or (data if data in EXTRACTORS else "pixels"))
 
 
-def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], real: Any) -> dict[str, Any]:
+def provenance(predictor: "Predictor", checkpoint: str | None, given: dict[str, Any], real: Any) -> dict[str, Any]:
     """What an evaluation is of: model, data, and the program that made it."""
     from .. import checkpoints
     from ..diffusion.spelling import spell
@@ -224,13 +223,12 @@ def provenance(found: "Model", checkpoint: str | None, given: dict[str, Any], re
     from ..sampling.sampler import placement
     from ..study.description import fingerprint
 
-    predictor = found.predictor
-    asked = {name: given[name] for name in ("weights", "original_config") if given[name] is not None}
+    stored = None if given["factory"] else checkpoints.inspection(str(checkpoint), read_reading(given))
     device, dtype = placement(predictor, real[0])
     names = ("python", "lipdiag", "torch", "diffusers", "torchmetrics", "numpy")
     return {
         "checkpoint": checkpoint or given["factory"],
-        "sha256": fingerprint(predictor) if given["factory"] else checkpoints.inspect(str(checkpoint), **asked).sha256,
+        "sha256": stored.sha256 if stored else fingerprint(predictor),
         "weights": given["weights"],
         "schedule": spell(predictor.schedule),
         "parameterization": spell(getattr(predictor, "parameterization", None)),

@@ -1,13 +1,27 @@
 """Ways to use a network: schedule, prediction, time it is told, range of its data; and the ways that are in use."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .clock import Clock, LogSigma, Reversed, Shared, Sigma, Timesteps, Unit
-from .parameterization import Edm, Parameterization, data_velocity, eps, minus_eps, score, v, velocity, x0
+from ..errors import UsageError
+from .clock import CLOCKS, Clock, LogSigma, Reversed, Shared, Sigma, Timesteps, Unit
+from .parameterization import (
+    PARAMETERIZATIONS,
+    Edm,
+    Parameterization,
+    data_velocity,
+    eps,
+    minus_eps,
+    score,
+    v,
+    velocity,
+    x0,
+)
 from .schedule import (
+    SCHEDULES,
     VE,
     VP,
     Karras,
@@ -19,40 +33,98 @@ from .schedule import (
     Straight,
     Table,
 )
-from .spelling import spell
+from .spelling import parse, spell
 
 PREDICTIONS: tuple[Parameterization, ...] = (eps, minus_eps, x0, v, velocity, data_velocity, score)
+
+PARTS: Mapping[str, Mapping[str, Any]] = {
+    "schedule": SCHEDULES,
+    "parameterization": PARAMETERIZATIONS,
+    "clock": CLOCKS,
+}
+"""The parts of a convention that are told by name, and where the names are looked up."""
+
+
+class Whole(NamedTuple):
+    """The parts of a convention that lacks none."""
+
+    schedule: Schedule
+    parameterization: Parameterization
+    clock: Clock
 
 
 @dataclass(frozen=True)
 class Convention:
-    """One way to use a network.
+    """One way to use a network, as far as its user, its files or a guess tell it.
 
     Attributes:
-        schedule: Amplitudes of signal and noise.
+        schedule: Amplitudes of signal and noise; None where nobody tells, as of the next two.
         parameterization: What its output is.
         clock: What it is told.
         scale: The data are multiplied by this,
         shift: and then shifted by this, before noise is added.
     """
 
-    schedule: Schedule
-    parameterization: Parameterization
-    clock: Clock
+    schedule: Schedule | None = None
+    parameterization: Parameterization | None = None
+    clock: Clock | None = None
     scale: float = 1.0
     shift: float = 0.0
+
+    @classmethod
+    def of(cls, schedule: Any = None, parameterization: Any = None, clock: Any = None) -> "Convention":
+        """The convention that texts as on the command line, or objects, tell; None tells nothing.
+
+        Raises:
+            UsageError: If a text spells nothing, or an object is of another kind.
+        """
+        parts: dict[str, Any] = {"schedule": schedule, "parameterization": parameterization, "clock": clock}
+        fits = isinstance(schedule, Schedule), callable(parameterization), isinstance(clock, Clock)
+        for (name, part), fit in zip(parts.items(), fits, strict=True):
+            if isinstance(part, str):
+                parts[name] = parse(part, PARTS[name])
+            elif part is not None and not fit:
+                raise UsageError(f"got a {type(part).__name__} as the {name}: give a text or an object of lipdiag's")
+        return cls(**parts)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The parts that are told, by name."""
+        return {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
+
+    @property
+    def whole(self) -> Whole:
+        """All three parts of a convention that lacks none."""
+        if self.schedule is None or self.parameterization is None or self.clock is None:
+            raise ValueError(f"got a convention of {' and '.join(self.told) or 'nothing'}, which lacks a part: tell it")
+        return Whole(self.schedule, self.parameterization, self.clock)
+
+    @property
+    def spelled(self) -> dict[str, str | None]:
+        """The parts as the command line takes them."""
+        return {name: spell(self.told[name]) if name in self.told else None for name in PARTS}
+
+    def over(self, other: "Convention") -> "Convention":
+        """This convention, completed by what the other tells."""
+        return replace(other, **self.told)
+
+
+UNTOLD = Convention()
+"""Of which nobody tells anything."""
+
+FLOW = Convention(Straight(), data_velocity, Reversed(Unit()))
+"""Flow matching as its papers write it: time 0 is noise and 1 data, and the velocity points to the data."""
 
 
 def flags(told: Convention, best: Convention) -> str:
     """The options that lead from one convention to the other."""
-    names = [name for name in ("schedule", "parameterization", "clock") if getattr(best, name) != getattr(told, name)]
-    return " ".join(f'--{name} "{spell(getattr(best, name))}"' for name in names)
+    names = [name for name, part in best.told.items() if part != getattr(told, name)]
+    return " ".join(f'--{name} "{best.spelled[name]}"' for name in names)
 
 
 def changes(told: Convention, other: Convention) -> int:
     """How many things the user would have to set."""
-    names = ("schedule", "parameterization", "clock", "scale")
-    return sum(getattr(told, name) != getattr(other, name) for name in names)
+    return sum(getattr(told, name) != getattr(other, name) for name in (*PARTS, "scale"))
 
 
 def unique(items: Iterable) -> list:

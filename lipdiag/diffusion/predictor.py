@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 
 from ..errors import CheckpointError, UsageError
 from .clock import Clock
+from .convention import Convention
 from .limit import Limit
 from .parameterization import Parameterization, convert, eps
 from .schedule import Schedule
@@ -107,6 +108,11 @@ class NetworkPredictor(Predictor):
                 self.register_buffer(f"_conditioning_{name}", value, persistent=False)
             else:
                 self._fixed[name] = value
+
+    @property
+    def convention(self) -> Convention:
+        """The way in which the network is used."""
+        return Convention(self.schedule, self.parameterization, self.clock)
 
     @property
     def class_input(self) -> str | None:
@@ -215,6 +221,7 @@ class RawOutput(Predictor):
             raise UsageError(f"a {type(predictor).__name__} has no raw output; give one around a network")
         super().__init__(predictor.schedule, predictor.clock, predictor.shape)
         self.predictor, self.notes, self.data = predictor, predictor.notes, predictor.data
+        self.path, self.classed = predictor.path, predictor.classed
 
     @property
     def class_input(self) -> str | None:

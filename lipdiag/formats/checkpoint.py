@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diffusion.clock import CLOCKS, Clock
+from ..diffusion.convention import PARTS, UNTOLD, Convention
 from ..diffusion.limit import LIMITS
-from ..diffusion.parameterization import PARAMETERIZATIONS, Parameterization
 from ..diffusion.predictor import NetworkPredictor
-from ..diffusion.schedule import SCHEDULES, Schedule
 from ..diffusion.spelling import parse
 from ..errors import CheckpointError
 from ..files import open_regular, shown
@@ -35,9 +33,8 @@ class Checkpoint:
         weights: "ema" or "raw".
         available: Both, where both are on record.
         sha256: Of the files that were read.
-        schedule: Spelled out, as the command line takes it.
-        parameterization: Likewise.
-        clock: Likewise.
+        convention: The way in which the network is used.
+        unusable: What is told of a part of the convention that cannot be used, by the part's name.
         shape: Of one sample.
         data: Name of the data it was trained on.
         conditioning: Further inputs of the network, by keyword.
@@ -55,9 +52,8 @@ class Checkpoint:
     weights: str
     available: tuple[str, ...]
     sha256: str
-    schedule: str | None = None
-    parameterization: str | None = None
-    clock: str | None = None
+    convention: Convention = UNTOLD
+    unusable: dict[str, str] = field(default_factory=dict)
     shape: tuple[int, ...] | None = None
     data: str | None = None
     conditioning: dict[str, Tensor] = field(default_factory=dict)
@@ -84,47 +80,31 @@ def folder_digest(digests: Mapping[str, str]) -> str:
 
 
 def assemble(
-    checkpoint: Checkpoint,
-    schedule: str | Schedule | None = None,
-    parameterization: str | Parameterization | None = None,
-    clock: str | Clock | None = None,
-    shape: tuple[int, ...] | None = None,
+    checkpoint: Checkpoint, convention: Convention = UNTOLD, shape: tuple[int, ...] | None = None
 ) -> NetworkPredictor:
     """The predictor a checkpoint describes; what is given here replaces what its files tell.
 
     Raises:
         CheckpointError: If something is neither told nor given, or the weights do not fit the network.
     """
-    given: dict[str, tuple[Any, str | None, Mapping[str, Any]]] = {
-        "schedule": (schedule, checkpoint.schedule, SCHEDULES),
-        "parameterization": (parameterization, checkpoint.parameterization, PARAMETERIZATIONS),
-        "clock": (clock, checkpoint.clock, CLOCKS),
-    }
-    parts: dict[str, Any] = {}
-    for name, (override, told, registry) in given.items():
-        if override is not None:
-            parts[name] = parse(override, registry) if isinstance(override, str) else override
-        elif told is None:
-            raise CheckpointError(f"{shown(checkpoint.path)} does not tell its {name}: give it by --{name}")
-        else:
-            parts[name] = understood(told, registry, checkpoint.path, name)
+    used = convention.over(checkpoint.convention)
     shape = shape or checkpoint.shape
+    for name in PARTS:
+        if name not in used.told and name in checkpoint.unusable:
+            refuse(checkpoint.path, f"tells a {name} that cannot be used ({checkpoint.unusable[name]})")
+        if name not in used.told:
+            raise CheckpointError(f"{shown(checkpoint.path)} does not tell its {name}: give it by --{name}")
     if shape is None:
         raise CheckpointError(f"{shown(checkpoint.path)} does not tell the shape of its samples: give it by --shape")
     with torch.random.fork_rng(devices=[]):  # the first weights are overwritten: they cost the caller no random numbers
         network = create_network(checkpoint.network, checkpoint.network_config, checkpoint.path, checkpoint.state)
     fit(network, checkpoint.state, checkpoint.path)
     network = adapted(network, checkpoint.network, checkpoint.timestep_factor)
-    predictor = NetworkPredictor(network, **parts, shape=shape, conditioning=checkpoint.conditioning)
+    predictor = NetworkPredictor(network, *used.whole, shape=shape, conditioning=checkpoint.conditioning)
     predictor.data, predictor.notes = checkpoint.data, (*checkpoint.notes, *checkpoint.chosen)
     if checkpoint.limit is not None:
-        predictor.limit = understood(checkpoint.limit, LIMITS, checkpoint.path, "limit")
+        try:
+            predictor.limit = parse(checkpoint.limit, LIMITS)
+        except Exception as error:  # a stranger's text can fail in any way
+            refuse(checkpoint.path, f"tells a limit that cannot be used ({shown(error)})", error)
     return predictor.eval().requires_grad_(False)
-
-
-def understood(text: str, registry: Mapping[str, Any], path: str | Path, name: str) -> Any:
-    """What a text in a file spells."""
-    try:
-        return parse(text, registry)
-    except Exception as error:  # a stranger's text can fail in any way
-        refuse(path, f"tells a {name} that cannot be used ({shown(error)})", error)

@@ -160,7 +160,7 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
         UsageError: If the network takes no such input.
         CheckpointError: If the file cannot be read.
     """
-    inputs = read_inputs(conditioning) if isinstance(conditioning, str | Path) else dict(conditioning or {})
+    inputs = read_inputs(conditioning)
     if label is not None:
         name = next((name for name in CLASS_INPUTS if name in checkpoint.conditioning), None)
         if name is None:
@@ -193,8 +193,10 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
     return replace(checkpoint, conditioning=inputs, notes=(*notes, f"conditioned on {told} throughout"), shape=shape)
 
 
-def read_inputs(path: str | Path) -> dict[str, Tensor]:
-    """The tensors in a file of conditioning, by keyword."""
+def read_inputs(path: str | Path | Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """The tensors in a file of conditioning, by keyword; those that are given as tensors are taken as they are."""
+    if not isinstance(path, str | Path):
+        return dict(path or {})
     if Path(path).suffix == ".npz":
         with open_regular(path) as file:
             try:

@@ -11,13 +11,14 @@ Nothing in these files is run or imported: the class is looked up in a closed li
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..diffusion.clock import CLOCKS, Shared
-from ..diffusion.spelling import parse, spell
+from ..diffusion.clock import Clock, Shared
+from ..diffusion.convention import UNTOLD
 from ..errors import CheckpointError
 from ..files import LARGEST_JSON, open_regular, parse_json, read_all, read_json, shown
 from ..weights.averages import choose
@@ -28,7 +29,7 @@ from .clipping import limit
 from .conditioning import blank
 from .native import read_weights
 from .networks import NETWORKS, Budget
-from .scheduler import Told, told
+from .scheduler import Stated, stated
 
 PARTS = ("unet", "transformer")
 AVERAGED = "_ema"  # behind the name of a part
@@ -98,11 +99,11 @@ def described(
     require_x_alone(name, arguments, folder)
     scheduler, in_range = scheduler_file(path if path.is_dir() else folder, folder), None
     if scheduler is None:
-        from_scheduler = Told(None, None, None, (f"there is no {SCHEDULER}",))
+        scheduled = Stated(UNTOLD, (f"there is no {SCHEDULER}",))
     else:
         content = read_scheduler(scheduler)
         try:
-            from_scheduler, in_range = told(content, name, arguments), limit(content)
+            scheduled, in_range = stated(content, name, arguments), limit(content)
         except (ValueError, TypeError, OverflowError) as error:
             refuse(scheduler, f"describes no schedule that can be used ({shown(error)})", error)
         digests = digests | {SCHEDULER: file_digest(scheduler)}
@@ -123,17 +124,15 @@ def described(
         weights=weights,
         available=available,
         sha256=folder_digest(digests),
-        schedule=from_scheduler.schedule,
-        parameterization=from_scheduler.parameterization,
-        clock=shared_clock(config, from_scheduler.clock, folder),
+        convention=replace(scheduled.convention, clock=shared_clock(config, scheduled.convention.clock, folder)),
         shape=event_shape(name, arguments, inputs),
         conditioning=inputs,
         limit=in_range,
-        notes=(*notes, *from_scheduler.notes, *input_notes),
+        notes=(*notes, *scheduled.notes, *input_notes),
     )
 
 
-def shared_clock(config: Mapping[str, Any], clock: str | None, folder: Path) -> str | None:
+def shared_clock(config: Mapping[str, Any], clock: Clock | None, folder: Path) -> Clock | None:
     """The clock of a network whose config tells that its timesteps were shared, else the scheduler's."""
     # averages that were begun before the timesteps were shared have a config that does not tell it
     name = folder.name.removesuffix(AVERAGED) if folder.name.endswith(AVERAGED) else folder.name + AVERAGED
@@ -147,12 +146,11 @@ def shared_clock(config: Mapping[str, Any], clock: str | None, folder: Path) -> 
     if not isinstance(edges, list) or len(edges) < 2 or not all(type(edge) in (int, float) for edge in edges):
         refuse(folder / "config.json", f"has {shown(edges)} as {SHARED} where the edges of blocks are expected")
     bounds = tuple(float(edge) for edge in edges)
-    base = parse(clock, CLOCKS)
     try:
-        uniform, cut = Shared(base, bounds[-1], len(bounds) - 1), Shared(base, bounds[-1], edges=bounds)
+        uniform, cut = Shared(clock, bounds[-1], len(bounds) - 1), Shared(clock, bounds[-1], edges=bounds)
     except ValueError as error:
         refuse(folder / "config.json", f"has {SHARED} that cannot be used ({shown(error)})", error)
-    return spell(uniform if uniform.bounds == bounds else cut)
+    return uniform if uniform.bounds == bounds else cut
 
 
 def model_folder(path: Path, weights: str) -> tuple[Path, str, tuple[str, ...]]:

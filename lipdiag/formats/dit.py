@@ -18,9 +18,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..diffusion.clock import Reversed, Timesteps, Unit
+from ..diffusion.clock import Timesteps
+from ..diffusion.convention import FLOW, UNTOLD, Convention, flags
+from ..diffusion.parameterization import Parameterization, data_velocity, eps, score
 from ..diffusion.schedule import VP, Linear, Schedule, ShiftedCosine, Straight
-from ..diffusion.spelling import spell
 from ..files import read_json, shown
 from ..weights.container import Contents
 from ..weights.refusal import refuse
@@ -30,7 +31,7 @@ from .conditioning import blank
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # by width: S, B, L, XL
 FLAGS = ("model", "num_heads", "path_type", "prediction")
 PATHS: dict[str, Schedule] = {"linear": Straight(), "gvp": ShiftedCosine(1.0), "vp": VP(0.1, 20.0)}
-PREDICTIONS = {"velocity": "data_velocity", "score": "score", "noise": "eps"}
+PREDICTIONS: dict[str, Parameterization] = {"velocity": data_velocity, "score": score, "noise": eps}
 EMBEDDING = "transformer_blocks.0.norm1.emb."  # of time and class; diffusers' first block keeps it
 LAYERS = {
     "x_embedder.proj": "pos_embed.proj",
@@ -63,7 +64,6 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     facts = contents.facts | read_flags(original_config)
     config = architecture(contents.state, facts, path)
     kind, how = which(facts, path)
-    schedule, parameterization, clock = convention(kind, facts, path)
     doubled = config["out_channels"] == 2 * config["in_channels"]
     inputs, input_notes = blank("DiT", config)
     notes = [
@@ -82,9 +82,7 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
         weights=contents.weights,
         available=contents.available,
         sha256=file_digest(path),
-        schedule=schedule,
-        parameterization=parameterization,
-        clock=clock,
+        convention=convention(kind, facts, path),
         shape=(config["in_channels"], config["sample_size"], config["sample_size"]),
         conditioning=inputs,
         training=contents.facts,
@@ -103,18 +101,18 @@ def which(facts: Mapping[str, Any], path: Path) -> tuple[str, str]:
     if found:
         kind = {"dit": "DiT", "sit": "SiT"}[found[1]]
         return kind, f"the weights do not tell DiT from SiT: taken as {kind} by the file's name"
-    flags = f'--schedule "{spell(Straight())}" --parameterization data_velocity --clock "{spell(Reversed(Unit()))}"'
-    return "DiT", f"the weights do not tell DiT from SiT: taken as DiT; if it is SiT, give {flags}"
+    options = flags(UNTOLD, FLOW)
+    return "DiT", f"the weights do not tell DiT from SiT: taken as DiT; if it is SiT, give {options}"
 
 
-def convention(kind: str, facts: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
-    """Schedule, parameterization and clock, spelled."""
+def convention(kind: str, facts: Mapping[str, Any], path: Path) -> Convention:
+    """The way in which the network is used."""
     if kind == "DiT":
-        return spell(Linear()), "eps", spell(Timesteps(1000))
+        return Convention(Linear(), eps, Timesteps(1000))
     trained, prediction = str(facts.get("path_type", "Linear")), str(facts.get("prediction", "velocity"))
     if trained.lower() not in PATHS or prediction not in PREDICTIONS:
         refuse(path, f"is a SiT of the path {shown(trained)!r} that predicts {shown(prediction)!r}: use --factory")
-    return spell(PATHS[trained.lower()]), PREDICTIONS[prediction], spell(Reversed(Unit()))
+    return Convention(PATHS[trained.lower()], PREDICTIONS[prediction], FLOW.clock)
 
 
 def architecture(state: Mapping[str, Tensor], facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -169,8 +167,8 @@ def read_flags(path: str | Path | None) -> dict[str, Any]:
     """The flags of a training command, from a JSON file."""
     if path is None:
         return {}
-    flags = read_json(path)
-    strange = sorted(set(flags) - set(FLAGS))
+    given = read_json(path)
+    strange = sorted(set(given) - set(FLAGS))
     if strange:
         refuse(path, f"has the flag {shown(strange[0])!r}; those that matter for DiT and SiT are {', '.join(FLAGS)}")
-    return flags
+    return given

@@ -31,11 +31,12 @@ from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 from torch.autograd.function import FunctionCtx
 
-from ..diffusion.clock import Clock, LogSigma, Timesteps, Unit
+from ..diffusion.clock import LogSigma, Timesteps, Unit
 from ..diffusion.continuous import along
-from ..diffusion.parameterization import Edm, Parameterization, eps, minus_eps
+from ..diffusion.convention import Convention
+from ..diffusion.parameterization import Edm, eps, minus_eps
 from ..diffusion.predictor import NetworkPredictor
-from ..diffusion.schedule import VE, VP, Karras, Normalized, Schedule, SquaredCosine
+from ..diffusion.schedule import VE, VP, Karras, Normalized, SquaredCosine
 from ..errors import CheckpointError, UsageError
 from ..files import make_folder, open_regular, read_json, shown
 from ..weights.refusal import refuse
@@ -45,7 +46,7 @@ from .native import read_weights
 CONFIG, MODEL = "config.json", "model.safetensors"
 
 
-def convention(preconditioner: str, arguments: Mapping[str, float]) -> tuple[Schedule, Parameterization, Clock]:
+def convention(preconditioner: str, arguments: Mapping[str, float]) -> Convention:
     """How a preconditioner uses its raw network, in the network's own coordinates c_in x.
 
     Args:
@@ -55,21 +56,21 @@ def convention(preconditioner: str, arguments: Mapping[str, float]) -> tuple[Sch
     Raises:
         UsageError: If there is no such class.
     """
-    told = dict(arguments)
     if preconditioner == "VPPrecond":
-        low = told.get("beta_min", 0.1)
-        return VP(low, low + told.get("beta_d", 19.9)), eps, Unit(float(told.get("M", 1000)) - 1)
+        low = arguments.get("beta_min", 0.1)
+        return Convention(VP(low, low + arguments.get("beta_d", 19.9)), eps, Unit(float(arguments.get("M", 1000)) - 1))
     if preconditioner == "VEPrecond":
-        ve = VE(told.get("sigma_min", 0.02), told.get("sigma_max", 100.0))
-        return ve, minus_eps, LogSigma(ve, 1.0, 0.5)
+        ve = VE(arguments.get("sigma_min", 0.02), arguments.get("sigma_max", 100.0))
+        return Convention(ve, minus_eps, LogSigma(ve, 1.0, 0.5))
     if preconditioner == "iDDPMPrecond":
-        if told.get("C_2", 0.008) != 0.008:
-            raise UsageError(f"an iDDPMPrecond with C_2 = {told['C_2']} is not known; give its schedule by a factory")
-        steps = int(told.get("M", 1000))
-        return SquaredCosine(steps, 1 - told.get("C_1", 0.001)), eps, Timesteps(steps)
+        if arguments.get("C_2", 0.008) != 0.008:
+            got = arguments["C_2"]
+            raise UsageError(f"an iDDPMPrecond with C_2 = {got} is not known; give its schedule by a factory")
+        steps = int(arguments.get("M", 1000))
+        return Convention(SquaredCosine(steps, 1 - arguments.get("C_1", 0.001)), eps, Timesteps(steps))
     if preconditioner in ("EDMPrecond", "Precond"):
-        karras, scale = Karras(), told.get("sigma_data", 0.5)
-        return Normalized(karras, scale), Edm(scale), LogSigma(karras)
+        karras, scale = Karras(), arguments.get("sigma_data", 0.5)
+        return Convention(Normalized(karras, scale), Edm(scale), LogSigma(karras))
     raise UsageError(
         f"the preconditioner {shown(preconditioner)!r} is unknown; known are VPPrecond, VEPrecond, iDDPMPrecond, "
         "EDMPrecond and Precond"
@@ -100,7 +101,7 @@ def build(make: Callable[..., Any], path: Path, label: int | None = None) -> Net
     config = read_json(path / CONFIG)
     try:
         network = make(**config["network"]["arguments"])
-        schedule, kind, clock = convention(config["preconditioner"], config["arguments"])
+        used = convention(config["preconditioner"], config["arguments"]).whole
         shape, classes = tuple(config["shape"]), int(config["label_dim"])
     except (KeyError, TypeError, ValueError) as error:
         refuse(path, f"describes no network that {make.__name__} can build ({shown(error)})", error)
@@ -111,7 +112,7 @@ def build(make: Callable[..., Any], path: Path, label: int | None = None) -> Net
             raise UsageError(f"the network in {shown(path)} knows {classes} classes, and --label is {label}")
         labels[0, label] = 1
     inputs = {"class_labels": labels if classes else None}
-    predictor = NetworkPredictor(network.requires_grad_(False), schedule, kind, clock, shape, inputs).eval()
+    predictor = NetworkPredictor(network.requires_grad_(False), *used, shape, inputs).eval()
     notes = [f"x is what the network sees, c_in x of its {shown(config['preconditioner'])}"]
     if classes:
         notes.append(f"class_labels: {'all zeros, no class' if label is None else f'class {label}'}")

@@ -14,7 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..diffusion.convention import PARTS, Convention
 from ..diffusion.predictor import NetworkPredictor
+from ..diffusion.spelling import parse
 from ..errors import CheckpointError
 from ..files import open_regular, parse_json, read_all, read_json, shown
 from ..weights.averages import choose
@@ -81,6 +83,13 @@ def read(path: str | Path, weights: str = "ema") -> Checkpoint:
     if not isinstance(state, dict) or not all(type(k) is str and isinstance(v, Tensor) for k, v in state.items()):
         refuse(path, "holds something else than tensors among its weights")
     inputs = {k.removeprefix(CONDITIONING): v for k, v in state.items() if k.startswith(CONDITIONING)}
+    parts: dict[str, Any] = {}
+    unusable: dict[str, str] = {}
+    for name, registry in PARTS.items():
+        try:
+            parts[name] = parse(config[name], registry)
+        except Exception as error:  # a stranger's text can fail in any way
+            unusable[name] = shown(error)
     return Checkpoint(
         path=str(path),
         kind=kind,
@@ -92,7 +101,9 @@ def read(path: str | Path, weights: str = "ema") -> Checkpoint:
         sha256=sha256,
         conditioning=inputs,
         shape=tuple(config["shape"]),
-        **{key: config[key] for key in ("schedule", "parameterization", "clock", "data", "training", "limit")},
+        convention=Convention(**parts),
+        unusable=unusable,
+        **{key: config[key] for key in ("data", "training", "limit")},
     )
 
 
@@ -104,7 +115,7 @@ def check_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
     if version > FORMAT_VERSION:
         refuse(path, f"has format_version {version}, newer than this lipdiag reads ({FORMAT_VERSION}): update lipdiag")
     config = {"data": None, "training": {}, "files": {}, "weights": "raw", "limit": None} | config
-    types: dict[str, Any] = dict.fromkeys(("schedule", "parameterization", "clock", "weights"), str)
+    types: dict[str, Any] = dict.fromkeys((*PARTS, "weights"), str)
     types |= dict.fromkeys(("network", "training", "files"), dict)
     types |= {"format_version": int, "shape": list} | dict.fromkeys(("data", "limit"), (str, type(None)))
     for key in sorted(set(types) ^ set(config)):

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diffusion.clock import LogSigma, Reversed, Timesteps, Unit
+from ..diffusion.clock import LogSigma, Timesteps
+from ..diffusion.convention import FLOW, Convention
 from ..diffusion.limit import Clip
-from ..diffusion.parameterization import Consistency, Edm
-from ..diffusion.schedule import Discrete, Karras, Linear, Normalized, Schedule, SquaredCosine, Straight
+from ..diffusion.parameterization import Consistency, Edm, eps, x0
+from ..diffusion.schedule import Discrete, Karras, Linear, Normalized, Schedule, SquaredCosine
 from ..diffusion.spelling import spell
 from ..errors import Caution
 from ..files import read_json, shown
@@ -80,7 +81,6 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     if inputs:
         notes.append(Caution(f"conditioned on y = {label}{', no class,' if label else ''} throughout"))
     size = flags.get("image_size")
-    schedule, parameterization, clock = convention(contents, flags, steps)
     return Checkpoint(
         path=str(path),
         kind=f"{contents.container or 'OpenAI'} file",
@@ -90,9 +90,7 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
         weights=contents.weights,
         available=contents.available,
         sha256=file_digest(path),
-        schedule=schedule,
-        parameterization=parameterization,
-        clock=clock,
+        convention=convention(contents, flags, steps),
         shape=(shape["in_channels"], size, size) if type(size) is int else None,
         conditioning=inputs,
         limit=None if contents.container in FLOWS else spell(Clip()),  # their samplers' clip_denoised
@@ -175,16 +173,15 @@ def compare(shape: dict[str, Any], given: Mapping[str, Any], doubled: bool, path
             refuse(path, f"has {flag} {told[flag]} by its weights, and {shown(given[flag])} by the flags given")
 
 
-def convention(contents: Contents, flags: Mapping[str, Any], steps: int) -> tuple[str | None, str | None, str | None]:
-    """Schedule, parameterization and clock, spelled; None for what is not told."""
-    if contents.container in FLOWS:  # time 0 is noise, 1 data, and the network is told it as it is
-        return spell(Straight()), "data_velocity", spell(Reversed(Unit()))
+def convention(contents: Contents, flags: Mapping[str, Any], steps: int) -> Convention:
+    """The way in which the network is used, as far as it is told."""
+    if contents.container in FLOWS:
+        return FLOW
     if "training_mode" in flags:
         low, scale = float(flags.get("sigma_min", 0.002)), float(flags.get("sigma_data", 0.5))
         karras = Karras(low, float(flags.get("sigma_max", 80.0)))
         kind = Consistency(scale, low) if MODES[flags["training_mode"]] else Edm(scale)
-        return spell(Normalized(karras, scale)), spell(kind), spell(LogSigma(karras, 250.0))
-    prediction = "x0" if flags.get("predict_xstart") else "eps"
+        return Convention(Normalized(karras, scale), kind, LogSigma(karras, 250.0))
     schedule: Schedule | None = None
     if contents.table:
         schedule, steps = Discrete(contents.table), len(contents.table)
@@ -192,7 +189,7 @@ def convention(contents: Contents, flags: Mapping[str, Any], steps: int) -> tupl
         schedule = SquaredCosine(steps)
     elif flags.get("noise_schedule") == "linear":
         schedule = Linear(1e-4 * 1000 / steps, 0.02 * 1000 / steps, steps)
-    return None if schedule is None else spell(schedule), prediction, spell(Timesteps(steps))
+    return Convention(schedule, x0 if flags.get("predict_xstart") else eps, Timesteps(steps))
 
 
 def architecture(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Any]:

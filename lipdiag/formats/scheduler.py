@@ -6,11 +6,11 @@ scheduler steps when it samples does not matter here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..diffusion.clock import LogSigma, Reversed, Sigma, Timesteps, Unit
-from ..diffusion.parameterization import Edm
+from ..diffusion.clock import LogSigma, Sigma, Timesteps, Unit
+from ..diffusion.convention import FLOW, UNTOLD, Convention
+from ..diffusion.parameterization import Edm, Parameterization, eps, score, v, velocity, x0
 from ..diffusion.schedule import (
     VE,
     Discrete,
@@ -24,12 +24,11 @@ from ..diffusion.schedule import (
     Table,
     ZeroTerminalSNR,
 )
-from ..diffusion.spelling import spell
 from ..files import shown
 
 MOST = 100_000  # entries of a table that diffusers makes one by one
 SHIFTED = "snr_shift_scale"  # CogView 3 and CogVideoX divide their table's signal-to-noise ratio by it
-PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+PREDICTIONS: dict[str, Parameterization] = {"epsilon": eps, "sample": x0, "v_prediction": v}
 # what is read here of a training, and what is of sampling alone, in any class of diffusers past or present
 TRAINING = {
     "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
@@ -49,17 +48,14 @@ SAMPLING = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a scheduler tells, spelled out; None where it does not, with the reason among the notes."""
+class Stated(NamedTuple):
+    """What a scheduler states of a training; where it does not, the reason is among the notes."""
 
-    schedule: str | None
-    parameterization: str | None
-    clock: str | None
+    convention: Convention
     notes: tuple[str, ...] = ()
 
 
-def told(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any] | None = None) -> Told:
+def stated(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any] | None = None) -> Stated:
     """What a scheduler's config tells about the network trained with it.
 
     Args:
@@ -68,13 +64,13 @@ def told(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any] |
         arguments: Of the class.
     """
     config, notes = renamed(config)
-    found = trained(config, network, arguments or {})
+    found = of_training(config, network, arguments or {})
     # a key without a value states nothing, and diffusers keeps its own under an underscore
     keys = {key for key, value in config.items() if value is not None and not key.startswith("_")}
     ignored = sorted(shown(key) for key in keys - TRAINING - SAMPLING)
     if ignored:
         notes += (f"arguments of the scheduler that lipdiag does not know were ignored: {', '.join(ignored)}",)
-    return replace(found, notes=(*found.notes, *notes))
+    return Stated(found.convention, (*found.notes, *notes))
 
 
 def renamed(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -91,15 +87,15 @@ def renamed(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]
     if type(found.get("predict_epsilon")) is not bool:
         return found, ()
     former = "epsilon" if found.pop("predict_epsilon") else "sample"
-    stated = found.setdefault("prediction_type", former)
-    if stated == former:
+    latter = found.setdefault("prediction_type", former)
+    if latter == former:
         return found, ()
     found["prediction_type"] = None
-    words = f"predict_epsilon {str(former == 'epsilon').lower()} and prediction_type {shown(stated)!r}"
+    words = f"predict_epsilon {str(former == 'epsilon').lower()} and prediction_type {shown(latter)!r}"
     return found, (f"the scheduler states both {words}, which contradict each other",)
 
 
-def trained(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any]) -> Told:
+def of_training(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any]) -> Stated:
     """What such a config tells of the training."""
     name = str(config.get("_class_name", ""))
     count = int(config.get("num_train_timesteps", 1000))
@@ -107,7 +103,7 @@ def trained(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any
         return flow(network, count, arguments)
     if name.startswith("ScoreSdeVe"):
         ve = VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0)))
-        return Told(spell(ve), "score", spell(Sigma(ve)))
+        return Stated(Convention(ve, score, Sigma(ve)))
     if name.startswith("EDM") or name == "CMStochasticIterativeScheduler":
         return preconditioned(name, config)
     if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
@@ -115,49 +111,51 @@ def trained(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any
     if name == "UnCLIPScheduler":  # which knows one table and does not name it
         config = {"beta_schedule": "squaredcos_cap_v2"} | dict(config)
     if "beta_schedule" not in config and config.get("trained_betas") is None and "beta_start" not in config:
-        return Told(None, None, None, (f"the scheduler {name or 'without a name'} is unknown",))
-    stated = config.get("prediction_type", "epsilon")
-    prediction = str(stated)
-    unknown = prediction not in PREDICTIONS and stated is not None
-    notes = [f"the prediction type {shown(stated)!r} is unknown"] if unknown else []
+        return Stated(UNTOLD, (f"the scheduler {name or 'without a name'} is unknown",))
+    kind = config.get("prediction_type", "epsilon")
+    prediction = PREDICTIONS.get(str(kind))
+    unknown = prediction is None and kind is not None
+    notes = [f"the prediction type {shown(kind)!r} is unknown"] if unknown else []
     table = betas(config, count)
     if table is None:
-        return Told(None, PREDICTIONS.get(prediction), spell(Timesteps(count)), (*notes, unknown_betas(config)))
+        return Stated(Convention(None, prediction, Timesteps(count)), (*notes, unknown_betas(config)))
     table = ZeroTerminalSNR(table) if config.get("rescale_betas_zero_snr") else table
-    return Told(spell(table), PREDICTIONS.get(prediction), spell(Timesteps(table.timesteps)), tuple(notes))
+    return Stated(Convention(table, prediction, Timesteps(table.timesteps)), tuple(notes))
 
 
-def flow(network: str, count: int, arguments: Mapping[str, Any]) -> Told:
+def flow(network: str, count: int, arguments: Mapping[str, Any]) -> Stated:
     """What the straight path means for a network: which number it is told, and which way its velocity points.
 
     diffusers' pipelines count from 0 to 1000 and convert that for each network: Flux and AuraFlow are told t/1000,
     Lumina 2 is told 1 - t/1000 and says minus the velocity, the others are told t itself.
     """
-    straight = spell(Straight())
     if network == "Lumina2Transformer2DModel":
-        return Told(straight, "data_velocity", spell(Reversed(Unit())))
+        return Stated(FLOW)
     if network in ("FluxTransformer2DModel", "AuraFlowTransformer2DModel"):
-        return Told(straight, "velocity", spell(Unit()))
-    return Told(straight, "velocity", spell(Unit(float(count) * float(arguments.get("timestep_scale", 1.0)))))
+        return Stated(Convention(Straight(), velocity, Unit()))
+    unit = Unit(float(count) * float(arguments.get("timestep_scale", 1.0)))
+    return Stated(Convention(Straight(), velocity, unit))
 
 
 EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 
 
-def preconditioned(name: str, config: Mapping[str, Any]) -> Told:
+def preconditioned(name: str, config: Mapping[str, Any]) -> Stated:
     """A network inside EDM's preconditioner, which is told a logarithm of sigma."""
     karras = Karras(*(float(config.get(key) or value) for key, value in EDM.items()))
     scale, prediction = float(config.get("sigma_data", 0.5)), config.get("prediction_type", "epsilon")
-    schedule, clock = spell(Normalized(karras, scale)), spell(LogSigma(karras))
-    notes = ("x is what the network sees, EDM's x / sqrt(sigma_data^2 + sigma^2)",)
+    schedule, clock = Normalized(karras, scale), LogSigma(karras)
+    notes: tuple[str, ...] = ("x is what the network sees, EDM's x / sqrt(sigma_data^2 + sigma^2)",)
     if name == "CMStochasticIterativeScheduler":
         boundary = "the consistency model's boundary condition, which bends its scalings near sigma_min, is left out"
-        return Told(schedule, spell(Edm(scale)), spell(LogSigma(karras, 250.0)), (*notes, boundary))
+        return Stated(Convention(schedule, Edm(scale), LogSigma(karras, 250.0)), (*notes, boundary))
     if prediction == "epsilon":
-        return Told(schedule, spell(Edm(scale)), clock, notes)
+        return Stated(Convention(schedule, Edm(scale), clock), notes)
     if prediction == "v_prediction" and scale == 1:  # minus EDM's output, which is v where the data have variance 1
-        return Told(schedule, "v", clock, notes)
-    return Told(schedule, None, clock, (*notes, f"the prediction type {prediction!r} of {name} is unknown"))
+        return Stated(Convention(schedule, v, clock), notes)
+    return Stated(
+        Convention(schedule, None, clock), (*notes, f"the prediction type {prediction!r} of {name} is unknown")
+    )
 
 
 def betas(config: Mapping[str, Any], count: int) -> Table | None:

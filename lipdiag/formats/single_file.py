@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..diffusion.clock import Timesteps
-from ..diffusion.schedule import SCHEDULES, Discrete, Table, ZeroTerminalSNR
-from ..diffusion.spelling import parse, spell
+from ..diffusion.convention import Convention
+from ..diffusion.schedule import Discrete, Table, ZeroTerminalSNR
+from ..diffusion.spelling import spell
 from ..files import read_json, shown
 from ..weights.container import Contents
 from ..weights.refusal import refuse
@@ -110,24 +111,26 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
         state, kind = converted(state, name, config, path), "one file in the original layout"
     digests = {path.name: file_digest(path)}
     found = diffusers_directory.described(path, folder, kind, state, digests, contents.weights, contents.available)
-    changes, notes = of_the_file(contents.table, found.schedule)
-    return replace(found, **changes, notes=(*contents.notes, *notes, *found.notes))
+    convention, notes = of_the_file(contents.table, found.convention)
+    return replace(found, convention=convention, notes=(*contents.notes, *notes, *found.notes))
 
 
-def of_the_file(table: tuple[float, ...], told: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+def of_the_file(table: tuple[float, ...], stated: Convention) -> tuple[Convention, tuple[str, ...]]:
     """Schedule and clock by the betas in the file itself, where the folder's schedule is another one, and a note.
 
     A schedule that the folder rescales to zero terminal SNR stands: the file keeps the betas before that.
     """
-    schedule = None if told is None else parse(told, SCHEDULES)
+    schedule = stated.schedule
     if not table or isinstance(schedule, ZeroTerminalSNR):
-        return {}, ()
+        return stated, ()
     betas = torch.tensor(table, dtype=torch.float64)
     of_folder = schedule.betas if isinstance(schedule, Table) else betas[:0]
     if of_folder.shape == betas.shape and torch.allclose(of_folder, betas, rtol=SAME, atol=0):
-        return {}, ()
-    own = {"schedule": spell(Discrete(table)), "clock": spell(Timesteps(len(table)))}
-    return own, () if told is None else (f"the schedule is the file's own, its betas are not those of {shown(told)}",)
+        return stated, ()
+    own = replace(stated, schedule=Discrete(table), clock=Timesteps(len(table)))
+    if schedule is None:
+        return own, ()
+    return own, (f"the schedule is the file's own, its betas are not those of {shown(spell(schedule))}",)
 
 
 def converted(state: Mapping[str, Tensor], name: str, config: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

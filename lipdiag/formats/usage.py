@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..diffusion.clock import Clock, Sigma, Timesteps, Unit
+from ..diffusion.clock import Sigma, Timesteps, Unit
+from ..diffusion.convention import UNTOLD, Convention, flags
 from ..diffusion.parameterization import Edm, Parameterization, eps, score, v, x0
-from ..diffusion.schedule import VE, VP, Discrete, Karras, Normalized, Schedule
-from ..diffusion.spelling import spell
+from ..diffusion.schedule import VE, VP, Discrete, Karras, Normalized
 from ..weights.container import Contents
 
 OBJECTIVES: dict[str, Parameterization] = {"pred_noise": eps, "pred_x0": x0, "pred_v": v}
@@ -26,21 +26,17 @@ SIZES = "C,H,W"
 
 @dataclass(frozen=True)
 class Usage:
-    """How a network is used; None stands for what its file does not tell.
+    """How a network is used, as far as its file tells.
 
     Args:
-        schedule: Amplitudes of signal and noise.
-        parameterization: What it predicts.
-        clock: What it is told.
+        convention: In which way.
         shape: Of one sample.
         options: What the user has to say beside the factory, as on the command line.
         hint: What those options depend on, in words.
         notes: What a reader has to know.
     """
 
-    schedule: Schedule | None = None
-    parameterization: Parameterization | None = None
-    clock: Clock | None = None
+    convention: Convention = UNTOLD
     shape: tuple[int, ...] | None = None
     options: str = f"--schedule ... --parameterization ... --clock ... --shape {SIZES}"
     hint: str = ""
@@ -59,9 +55,7 @@ def lucidrains(contents: Contents) -> Usage:
     found = OBJECTIVES.get(str(contents.facts.get("objective")))
     prediction = "" if found is not None else "--parameterization v "
     return Usage(
-        schedule=Discrete(contents.table),
-        parameterization=found,
-        clock=Timesteps(len(contents.table)),
+        Convention(Discrete(contents.table), found, Timesteps(len(contents.table))),
         options=f"{prediction}--shape {channels(contents, 'final_conv.weight')}",
         hint="" if found is not None else "v where its objective is pred_v, eps for pred_noise, x0 for pred_x0",
         notes=(
@@ -79,7 +73,7 @@ def score_sde(contents: Contents) -> Usage:
     if not 0 < low < high < math.inf:
         low, high = 0.01, 50.0
     ve, vp = VE(low, high), VP()
-    first, last = spelled(ve, score, Sigma(ve)), spelled(vp, eps, Unit(999.0))
+    first, last = (flags(UNTOLD, c) for c in (Convention(ve, score, Sigma(ve)), Convention(vp, eps, Unit(999.0))))
     words = f"if it was trained on the VE SDE; on the VP SDE: {last}; on the sub-VP SDE: sub_vp(0.1, 20) in its place"
     return Usage(
         options=f"{first} --shape {SIZES}",
@@ -97,19 +91,14 @@ def k_diffusion(contents: Contents) -> Usage:
     if not told:
         low, high, scale = 0.002, 80.0, 0.5
     karras = Karras(low, high)
-    schedule, kind, clock = Normalized(karras, scale), Edm(scale), Sigma(karras)
+    convention = Convention(Normalized(karras, scale), Edm(scale), Sigma(karras))
     if not told:
         words = "with the sigmas of its config, or --original-config and that JSON file in their place"
-        return Usage(options=f"{spelled(schedule, kind, clock)} --shape {SIZES}", hint=words)
+        return Usage(options=f"{flags(UNTOLD, convention)} --shape {SIZES}", hint=words)
     size, depth = facts.get("input_size"), facts.get("input_channels")
     shape = (depth, *size) if type(depth) is int and isinstance(size, list) else None
     note = f"x is what the network sees, x / sqrt({scale:g}^2 + sigma^2); numbers from its config"
-    return Usage(schedule, kind, clock, shape, "" if shape else f"--shape {SIZES}", notes=(note,))
-
-
-def spelled(schedule: Schedule, parameterization: Parameterization, clock: Clock) -> str:
-    """A convention as options of the command line."""
-    return f'--schedule "{spell(schedule)}" --parameterization "{spell(parameterization)}" --clock "{spell(clock)}"'
+    return Usage(convention, shape, "" if shape else f"--shape {SIZES}", notes=(note,))
 
 
 def channels(contents: Contents, name: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import provenance
+from ..checkpoints.reading import SILENT, Reading
 from ..diffusion.predictor import Predictor, RawOutput
 from ..errors import Caution, LipdiagWarning, UsageError
 from ..files import shown as printable
@@ -49,7 +50,7 @@ def prepared(
     encode: bool = False,
     priced: Callable[[study.Study], bool] = lambda ready: True,
     probe: bool = True,
-    **overrides: Any,
+    reading: Reading = SILENT,
 ) -> Iterator[study.Study]:
     """A study ready to run: model loaded, timed and checked, run made or found.
 
@@ -68,15 +69,13 @@ def prepared(
         priced: Called with the study when its price is known and before the model is checked, which takes some hundred
             forward passes, and with data two thousand; returns whether to go on with that.
         probe: Whether the conventions that the model is used by are tried on the data.
-        overrides: How the model is read, in the place of what its files tell: `weights`, `schedule`, `clock` and the
-            others of `resolve.READING`.
+        reading: What the user tells of the model, in the place of what its files tell.
     """
     plan = plan or Plan()
     if plan.tolerance is not None and shard != (0, 1):
         raise UsageError("a tolerance needs all draws in one process; give --draws instead, or leave --shard out")
     with torch.inference_mode(False):
-        found = resolve_model(model, **overrides)
-    predictor = found.predictor
+        predictor = resolve_model(model, reading)
     if predictor.function == "raw":
         plan = of_raw_output(plan)
     place = resolve_device(device)
@@ -92,12 +91,12 @@ def prepared(
         try:
             plan, said = answered(predictor, plan)
             said += changed.enter_context(lifted(predictor, plan.torch_dtype))
-            source = resolve_source(found, data, plan.seed, encode)
+            source = resolve_source(predictor, data, plan.seed, encode)
             attributes = named(model, predictor, source)
             path = None if out is None else Path(out)
             ready = study.prepare(predictor, source, plan, path, resume, attributes, shard, retry)
             ready.halving = not deterministic
-            ready.notes += [*remarks(found, source), *said, *([SET_ASIDE] if compiled(predictor) else [])]
+            ready.notes += [*remarks(predictor, source), *said, *([SET_ASIDE] if compiled(predictor) else [])]
             study.price(ready)
             if priced(ready):
                 check_model(ready, probe)
@@ -154,11 +153,10 @@ def tried_conventions(ready: study.Study) -> list[str]:
         return [Caution(f"{NOT_TRIED}: {printable(error)}")]
 
 
-def calibrated(model: Any, data: Any, device: str = "auto", **overrides: Any) -> list[str]:
+def calibrated(model: Any, data: Any, device: str = "auto", reading: Reading = SILENT) -> list[str]:
     """What the probe says of a model as it would be measured on these data."""
-    found = resolve_model(model, **{name: value for name, value in overrides.items() if name != "function"})
-    predictor = found.predictor.to(resolve_device(device))
-    return calibration(predictor, resolve_source(found, data, 0))
+    predictor = resolve_model(model, reading).to(resolve_device(device))
+    return calibration(predictor, resolve_source(predictor, data, 0))
 
 
 def calibration(predictor: Predictor, source: Source) -> list[str]:
@@ -215,7 +213,11 @@ def measure(
     device: str = "auto",
     progress: bool = True,
     probe: bool = True,
-    **overrides: Any,
+    shard: tuple[int, int] = (0, 1),
+    retry: bool = False,
+    deterministic: bool = False,
+    encode: bool = False,
+    **words: Any,
 ) -> "xr.Dataset":
     """Measure a model: every quantity of the plan, at every timestep, on every draw.
 
@@ -229,8 +231,12 @@ def measure(
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         progress: Whether to show a bar.
         probe: Whether other conventions are first tried on the data, in some two thousand forward passes.
-        overrides: `weights`, `schedule`, `parameterization`, `clock` of a checkpoint, as on the command line; a model
-            in memory takes `function` alone; `encode` to make latents of pictures by the vae in the model's folder.
+        shard: (i, N): every N-th unit from the i-th.
+        retry: Whether units that were given up are tried again.
+        deterministic: Whether only kernels that give the same bits every time may run.
+        encode: Whether latents are made of pictures, by the vae in the model's folder.
+        words: `weights`, `schedule`, `parameterization`, `clock` and the others of a checkpoint's `Reading`, as on the
+            command line; a model in memory takes `function` alone.
 
     Returns:
         The dataset of `design`: dims (`time`, `draw`), one variable a quantity, `done` marking what was measured.
@@ -240,7 +246,8 @@ def measure(
     Raises:
         LipdiagError: In one sentence, when the model, the data, the plan or the disk cannot be used.
     """
-    with prepared(predictor, data, plan, out, resume, device, probe=probe, **overrides) as ready:
+    how: dict[str, Any] = {"shard": shard, "retry": retry, "deterministic": deterministic, "encode": encode}
+    with prepared(predictor, data, plan, out, resume, device, probe=probe, reading=Reading.of(**words), **how) as ready:
         told = len(ready.notes)
         warn(ready.notes, level=2)
         carry_out(ready, quiet=not progress)

@@ -7,11 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
+from ..checkpoints.reading import SILENT, Reading
 from ..diffusion.clock import Timesteps
 from ..diffusion.parameterization import eps
 from ..diffusion.predictor import CLASS_INPUTS, NetworkPredictor, Predictor, RawOutput
@@ -25,20 +26,6 @@ from .description import Source
 LARGEST_VALUE = 100.0
 """The largest value that x0 may have: pictures lie in [-1, 1] and latents within a few tens; 255 is a picture that was
 not scaled."""
-
-READING = (
-    "weights",
-    "schedule",
-    "parameterization",
-    "clock",
-    "factory",
-    "shape",
-    "function",
-    "conditioning",
-    "label",
-    "original_config",
-)
-"""How a model is read: options of the command line, and words of `measure`."""
 
 MODEL_STEPS = 50
 """Sampler steps for x0 drawn from the model itself, at most."""
@@ -69,64 +56,38 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-class Model(NamedTuple):
-    """A predictor, and what its checkpoint says beside the weights.
-
-    Attributes:
-        predictor: The model.
-        data: What it was trained on, by its own record.
-        notes: What a reader of its numbers has to know.
-        path: Of the checkpoint; None in memory.
-        classed: Whether the user chose what class it is told, so that it is not told those of its data.
-    """
-
-    predictor: Predictor
-    data: str | None = None
-    notes: tuple[str, ...] = ()
-    path: str | Path | None = None
-    classed: bool = True
-
-
-def resolve_model(model: Any, **reading: Any) -> Model:
+def resolve_model(model: Any, reading: Reading = SILENT) -> Predictor:
     """A model from a path, the name of an embedded one, a Predictor, or any eps(x, t) with a schedule and shape.
 
     Args:
         model: The path, name or object; with a factory a path or None.
-        reading: Words of `READING`. `factory` is `package.module:function` of the user's own that makes the model, and
-            `shape` that of one sample where it returns a bare network; `weights`, `conditioning`, `label`,
-            `original_config`, `schedule`, `parameterization` and `clock` stand in place of what the files tell;
-            `function="raw"` is the network's own output in the place of eps.
+        reading: What the user tells of it.
+
+    Returns:
+        The predictor, which knows its data and notes.
 
     Raises:
         CheckpointError: If a checkpoint is refused.
-        UsageError: If an object is neither, or a word is unknown or cannot apply.
+        UsageError: If an object is neither, or something is told that cannot apply.
     """
-    strange = sorted(set(reading) - set(READING))
-    if strange:
-        raise UsageError(f"there is no word {strange[0]!r} for how a model is read; known are {', '.join(READING)}")
-    reading = {name: value for name, value in reading.items() if value is not None}
-    function = reading.pop("function", "eps")
-    if function not in ("eps", "raw"):
-        raise UsageError(f"function is {function!r}: measure eps, the noise, or raw, the network's own output")
-    predictor = _resolved(model, **reading)
-    known = predictor.data, predictor.notes, predictor.path, predictor.classed
-    found = Model(predictor, *known)
-    if function == "eps":
-        return found
-    note = "measured: the network's own output in its own input, in the place of eps"
-    return found._replace(predictor=RawOutput(predictor), notes=(*predictor.notes, note))
+    predictor = as_told(model, reading)
+    if reading.function == "eps":
+        return predictor
+    raw = RawOutput(predictor)
+    raw.notes = (*predictor.notes, "measured: the network's own output in its own input, in the place of eps")
+    return raw
 
 
-def _resolved(model: Any, **reading: Any) -> Predictor:
-    """The predictor, which knows its data and notes."""
+def as_told(model: Any, reading: Reading) -> Predictor:
+    """The predictor of the noise."""
     from .. import checkpoints
 
-    if isinstance(model, str | Path) or (model is None and "factory" in reading):
-        return checkpoints.predictor(model, **reading)
-    if reading:
+    if isinstance(model, str | Path) or (model is None and reading.factory is not None):
+        return checkpoints.predictor(model, reading)
+    if reading.told:
         raise UsageError(
-            f"a model in memory is measured as it is, so {' and '.join(reading)} cannot be given beside it: make the "
-            "Predictor that way, or give the checkpoint's path"
+            f"a model in memory is measured as it is, so {' and '.join(reading.told)} cannot be given beside it: make "
+            "the Predictor that way, or give the checkpoint's path"
         )
     if isinstance(model, Predictor):
         return model
@@ -139,7 +100,7 @@ def _resolved(model: Any, **reading: Any) -> Predictor:
     )
 
 
-def resolve_source(model: Model, data: Any, seed: int, encode: bool = False) -> Source:
+def resolve_source(model: Predictor, data: Any, seed: int, encode: bool = False) -> Source:
     """Where x0 comes from: what is given, else the model's own record of its data, else samples of the model itself.
 
     Args:
@@ -154,11 +115,11 @@ def resolve_source(model: Model, data: Any, seed: int, encode: bool = False) -> 
     from ..checkpoints.encoder import Latents, encoder, folder_of
     from ..data.dataset import LATENTS, Data, array, dataset
 
-    predictor, shape = model.predictor, model.predictor.shape
+    shape = model.shape
     if encode:
         if data is None and model.data is None:
             raise UsageError("there is nothing to encode: give the pictures by --data, or leave --encode out")
-        home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
+        home = next((p.device for p in model.parameters()), torch.device("cpu"))
         autoencoder = encoder(model.path, shape, home)
         shape = autoencoder.pictures
     if data is None and model.data is not None:
@@ -166,7 +127,7 @@ def resolve_source(model: Model, data: Any, seed: int, encode: bool = False) -> 
             data = dataset(model.data, shape=shape)
     if data is None:
         lost = "" if model.data is None else f", since its data ({shown(model.data)}) are not here"
-        return from_model(predictor, seed, lost)
+        return from_model(model, seed, lost)
     if isinstance(data, torch.Tensor | np.ndarray):
         values = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
         data = array("an array", values, shape)
@@ -178,7 +139,7 @@ def resolve_source(model: Model, data: Any, seed: int, encode: bool = False) -> 
     return with_classes(from_data(data, seed), data, model, seed)
 
 
-def with_classes(source: Source, data: Any, model: Model, seed: int) -> Source:
+def with_classes(source: Source, data: Any, model: Predictor, seed: int) -> Source:
     """The source with the class of each x0, where its data have classes and the model is told one.
 
     Raises:
@@ -187,15 +148,14 @@ def with_classes(source: Source, data: Any, model: Model, seed: int) -> Source:
     from ..formats.conditioning import class_count
     from ..quantities.draw import data_index
 
-    predictor = model.predictor
-    name = predictor.class_input if isinstance(predictor, NetworkPredictor | RawOutput) else None
+    name = model.class_input if isinstance(model, NetworkPredictor | RawOutput) else None
     if name is None or data.labels is None:
         return source
     if model.classed:
         return replace(
             source, notes=[*source.notes, f"the classes in {data.name} are not told: the model has its own {name}"]
         )
-    bare: Any = predictor.predictor if isinstance(predictor, RawOutput) else predictor
+    bare: Any = model.predictor if isinstance(model, RawOutput) else model
     blank, labels = bare.conditioning[name], np.asarray(data.labels)
     network: Any = bare.network
     known = class_count(getattr(network, "config", {"num_classes": getattr(network, "num_classes", None)}))
@@ -220,7 +180,7 @@ def with_classes(source: Source, data: Any, model: Model, seed: int) -> Source:
     )
 
 
-def remarks(model: Model, source: Source) -> list[str]:
+def remarks(model: Predictor, source: Source) -> list[str]:
     """What a reader of the numbers has to know of a model on these data."""
     kept: tuple[str, ...] = model.notes
     if source.label is not None:  # it is not told one class throughout

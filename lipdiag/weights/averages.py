@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import UsageError
 from ..files import shown
 from .refusal import refuse
 
@@ -131,8 +130,6 @@ def unread(content: Mapping[str, Any], read: Mapping[str, Tensor], known: Iterab
 
 def choose(available: tuple[str, ...], wanted: str, path: str | Path) -> str:
     """The weights to take: averaged ones where there are any, raw ones only if they are there."""
-    if wanted not in ("ema", "raw"):
-        raise UsageError(f"the weights {shown(wanted)!r} do not exist: ask for ema or raw")
     if wanted == "raw" and available == ("ema",):
         refuse(path, "holds averaged weights only: ask for --weights ema")
     return wanted if wanted in available else available[0]

@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 
 import lipdiag
-from lipdiag import Plan
+from lipdiag import Plan, checkpoints
 from lipdiag.cli import main
 from lipdiag.diffusion.schedule import Discrete
 from lipdiag.diffusion.spelling import spell
@@ -100,5 +100,5 @@ def test_a_label_for_a_model_without_classes_is_refused():
 
 
 def test_notes_say_that_the_raw_output_is_measured():
-    notes = resolve_model("digits-ddpm", function="raw").notes
+    notes = resolve_model("digits-ddpm", checkpoints.Reading(function="raw")).notes
     assert any("the network's own output in its own input" in note for note in notes)

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 import lipdiag
+from lipdiag import checkpoints
 from lipdiag.cli import main
 from lipdiag.errors import CheckpointError
 from lipdiag.study.resolve import resolve_model
@@ -99,7 +100,7 @@ def test_lucidrains(user, tmp_path, objective, spelled, schedule):
             "    network.load_state_dict(state)\n"
             "    return network\n"
         )
-        found = resolve_model("model-1.pt", factory="mymodel:build", shape=(1, 8, 8))
+        found = resolve_model("model-1.pt", checkpoints.Reading(factory="mymodel:build", shape=(1, 8, 8)))
         predictor = lipdiag.load("model-1.pt", factory="mymodel:build", shape=(1, 8, 8))
         raw = lipdiag.load("model-1.pt", "raw", factory="mymodel:build", shape=(1, 8, 8))
     assert predictor.parameterization.__name__ == spelled

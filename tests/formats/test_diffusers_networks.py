@@ -251,7 +251,7 @@ def test_flux_is_measured_on_packed_tokens(saved):
     assert checkpoint.shape == (4096, 16)
     assert any("packed tokens" in note for note in checkpoint.notes)
     ids = torch.tensor([[0.0, i, j] for i in range(2) for j in range(2)])
-    assert checkpoints.read(folder, conditioning={"img_ids": ids}).shape == (4, 16)
+    assert checkpoints.read(folder, checkpoints.Reading(conditioning={"img_ids": ids})).shape == (4, 16)
 
 
 def test_a_label_is_a_class(saved):

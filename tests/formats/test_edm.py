@@ -142,9 +142,9 @@ def test_the_raw_network_is_the_preconditioner_s_denoiser(code, name):
     raw = net.unet if name == "Precond" else net.model
     arguments = {w: getattr(net, w) for w in ("beta_d", "beta_min", "M", "sigma_data", "C_1", "C_2") if hasattr(net, w)}
     arguments |= {"sigma_min": 0.02, "sigma_max": 100.0}
-    schedule, kind, clock = edm.convention(name, arguments)
+    used = edm.convention(name, arguments).whole
     inputs = {"class_labels": torch.zeros(1, 4, dtype=torch.float64)} if hasattr(net, "sigma_data") else None
-    predictor = NetworkPredictor(raw, schedule, kind, clock, (3, 8, 8), inputs)
+    predictor = NetworkPredictor(raw, *used, (3, 8, 8), inputs)
     compare(predictor, net, name)
     derivatives_agree(predictor, torch.tensor([0.3, 0.8], dtype=torch.float64))
 

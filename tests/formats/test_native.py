@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save as serialize
 from torch import nn
 
+from lipdiag import checkpoints
 from lipdiag.checkpoints.save import save
 from lipdiag.diffusion.clock import Timesteps, Unit
+from lipdiag.diffusion.convention import Convention
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
@@ -69,7 +71,7 @@ def test_averaged_weights_alone_are_not_called_raw(tmp_path, predictor):
     with pytest.raises(CheckpointError, match="averaged weights only"):
         load(tmp_path / "x", "raw")
     with pytest.raises(UsageError, match="'best'"):
-        load(tmp_path / "x", "best")
+        checkpoints.load(tmp_path / "x", "best")
 
 
 def test_conditioning_and_networks_told_their_time_by_keyword(tmp_path):
@@ -199,12 +201,15 @@ def test_overrides_replace_what_the_file_tells(tmp_path, predictor):
     save(tmp_path / "x", predictor)
     (tmp_path / "x" / CONFIG).write_text((tmp_path / "x" / CONFIG).read_text().replace('"eps"', '"nonsense"'))
     told = read(tmp_path / "x")
-    with pytest.raises(CheckpointError, match="parameterization"):
+    with pytest.raises(CheckpointError, match=r"tells a parameterization that cannot be used .*nonsense"):
         assemble(told)
-    loaded = assemble(told, schedule="straight()", parameterization="eps", clock=Unit())
+    inspected = checkpoints.inspect(tmp_path / "x")
+    assert inspected.unknown == ("parameterization",)
+    assert "nonsense" in inspected.notes[-1]
+    loaded = assemble(told, Convention.of("straight()", "eps", Unit()))
     assert (loaded.schedule, loaded.parameterization, loaded.clock) == (Straight(), eps, Unit())
     with pytest.raises(UsageError, match="curved"):
-        assemble(told, schedule="curved()")
+        assemble(told, Convention.of("curved()"))
 
 
 def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path, predictor):

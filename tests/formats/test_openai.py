@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from lipdiag import checkpoints
+from lipdiag.diffusion.parameterization import eps
+from lipdiag.diffusion.schedule import SquaredCosine
 from lipdiag.errors import CheckpointError
 from lipdiag.formats import openai, published
 from lipdiag.formats.networks import NETWORKS
@@ -96,7 +98,7 @@ def test_whether_4000_timesteps_are_rescaled_is_asked(written):
     with pytest.raises(CheckpointError, match="give rescale_timesteps too"):
         checkpoints.load(file, original_config=config)
     file, config = written(unet(**SHAPES["plain"]), FLAGS | {"diffusion_steps": 4000, "rescale_timesteps": False})
-    assert checkpoints.read(file, original_config=config).timestep_factor == 1
+    assert checkpoints.read(file, checkpoints.Reading(original_config=config)).timestep_factor == 1
 
 
 PUBLISHED = (32, (1, 2), 1, (2,), 6, None, False, False)
@@ -112,8 +114,8 @@ def test_a_published_shape_needs_no_flags_and_says_so(monkeypatch, written):
     assert any("published for somebody's model, whose shape this is: " in note for note in found.notes)
     assert "a learned variance was left out" in found.notes
     file, config = written(network, {"num_heads": 1, "noise_schedule": "cosine"})
-    checkpoint = checkpoints.read(file, original_config=config)
-    assert (checkpoint.network_config["num_heads"], checkpoint.schedule) == (1, "squared_cosine(1000, 0.999)")
+    checkpoint = checkpoints.read(file, checkpoints.Reading(original_config=config))
+    assert (checkpoint.network_config["num_heads"], checkpoint.convention.schedule) == (1, SquaredCosine(1000))
     assert any(
         note.endswith("diffusion_steps 1000, rescale_timesteps False, image_size 8") for note in checkpoint.notes
     )
@@ -132,13 +134,13 @@ def test_of_two_published_models_of_one_shape_the_user_says_which(monkeypatch, w
         checkpoints.load(written(network, wrap=over_pictures)[0])
     for mode, kind in (("edm", "edm(0.5)"), ("consistency_training", "consistency(0.5, 0.002)")):
         file, config = written(network, {"training_mode": mode}, over_pictures)
-        found = checkpoints.read(file, original_config=config)
-        assert (found.parameterization, found.shape) == (kind, (3, 8, 8))
+        found = checkpoints.read(file, checkpoints.Reading(original_config=config))
+        assert (found.convention.spelled["parameterization"], found.shape) == (kind, (3, 8, 8))
         assert found.network_config["use_new_attention_order"] is True
         checkpoints.load(file, original_config=config)
     file, config = written(network, FLAGS)  # another code's model of that shape: nothing of the published one is taken
-    found = checkpoints.read(file, original_config=config)
-    assert (found.parameterization, found.network_config.get("num_head_channels")) == ("eps", None)
+    found = checkpoints.read(file, checkpoints.Reading(original_config=config))
+    assert (found.convention.parameterization, found.network_config.get("num_head_channels")) == (eps, None)
     file, config = written(network, {"training_mode": "cm"})
     with pytest.raises(CheckpointError, match="training_mode cm; it is one of edm"):
         checkpoints.load(file, original_config=config)
@@ -217,7 +219,7 @@ def test_flags_of_another_model_are_refused_and_those_without_a_meaning_are_not(
     network = unet(**SHAPES["plain"])
     whole = FLAGS | {"num_channels": 32, "class_cond": False, "learn_sigma": True, "dropout": 0.1, "use_fp16": True}
     file, config = written(network, whole)
-    assert checkpoints.read(file, original_config=config).shape == (3, 8, 8)
+    assert checkpoints.read(file, checkpoints.Reading(original_config=config)).shape == (3, 8, 8)
     for flag, value in (("learn_sigma", False), ("num_channels", 64), ("class_cond", True), ("resblock_updown", True)):
         file, config = written(network, whole | {flag: value})
         with pytest.raises(CheckpointError, match=f"{flag} .* by its weights, and {value} by the flags"):

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from lipdiag import checkpoints
+from lipdiag.diffusion.clock import Timesteps
+from lipdiag.diffusion.parameterization import eps
 from lipdiag.errors import CheckpointError
 from lipdiag.formats import openai
 from lipdiag.formats.networks import NETWORKS
@@ -290,8 +292,10 @@ def is_told(found, args):
     """The schedule, the number of steps, the timesteps that the network is told, the order of q, k and v."""
     steps, cosine = args["diffusion_steps"], args["noise_schedule"] == "cosine"
     beta = f"{0.1 / steps:g}, {20 / steps:g}"
-    assert found.schedule == (f"squared_cosine({steps}, 0.999)" if cosine else f"linear({beta}, {steps})")
-    assert (found.parameterization, found.clock) == ("eps", f"timesteps({steps})")
+    assert found.convention.spelled["schedule"] == (
+        f"squared_cosine({steps}, 0.999)" if cosine else f"linear({beta}, {steps})"
+    )
+    assert (found.convention.parameterization, found.convention.clock) == (eps, Timesteps(steps))
     assert found.timestep_factor == (1000 / steps if args["rescale_timesteps"] else 1.0)
     assert found.network_config.get("use_new_attention_order", False) == args.get("use_new_attention_order", False)
 
@@ -332,7 +336,7 @@ def test_the_published_models_of_flow_matching(code, tmp_path, architecture):
         sized = architecture == "cifar10"  # ImageNet's network at 32 and 64 pixels is one
         found = held(whole.model, tmp_path, {"image_size": 32}, container="flow_matching", sized=sized)
         assert found.network_config["use_new_attention_order"] is True
-        assert (found.schedule, found.parameterization, found.clock) == (
+        assert tuple(found.convention.spelled.values()) == (
             "straight()",
             "data_velocity",
             "reversed(unit(1))",
@@ -378,5 +382,7 @@ def test_the_published_models_of_consistency_models(code, tmp_path):
         with pytest.raises(CheckpointError, match='"training_mode": "edm"'):
             held(network, tmp_path, args)
         found = held(network, tmp_path, args, mode)
-        assert found.parameterization == ("edm(0.5)" if mode == "edm" else "consistency(0.5, 0.002)")
+        assert found.convention.spelled["parameterization"] == (
+            "edm(0.5)" if mode == "edm" else "consistency(0.5, 0.002)"
+        )
         assert found.network_config["use_new_attention_order"] is True

@@ -6,9 +6,9 @@ import diffusers
 import pytest
 import torch
 
-from lipdiag.diffusion.schedule import SCHEDULES
-from lipdiag.diffusion.spelling import parse
-from lipdiag.formats.scheduler import SAMPLING, TRAINING, told
+from lipdiag.diffusion.clock import Timesteps
+from lipdiag.diffusion.parameterization import eps, x0
+from lipdiag.formats.scheduler import SAMPLING, TRAINING, stated
 
 OLD = {
     "_class_name": "DDPMScheduler", "_diffusers_version": "0.7.0", "beta_start": 1e-4, "beta_end": 0.02,
@@ -17,24 +17,24 @@ OLD = {
 
 
 def read(**changes):
-    return told(OLD | changes, "UNet2DModel")
+    return stated(OLD | changes, "UNet2DModel")
 
 
 @pytest.mark.parametrize(
-    ("stated", "prediction", "contradiction"),
+    ("former", "prediction", "contradiction"),
     [
-        ({}, "eps", False),
-        ({"predict_epsilon": True}, "eps", False),
-        ({"predict_epsilon": False}, "x0", False),
-        ({"predict_epsilon": False, "prediction_type": "sample"}, "x0", False),
+        ({}, eps, False),
+        ({"predict_epsilon": True}, eps, False),
+        ({"predict_epsilon": False}, x0, False),
+        ({"predict_epsilon": False, "prediction_type": "sample"}, x0, False),
         ({"predict_epsilon": True, "prediction_type": "v_prediction"}, None, True),
         ({"predict_epsilon": False, "prediction_type": "epsilon"}, None, True),
     ],
 )
-def test_the_former_name_of_the_prediction(stated, prediction, contradiction):
+def test_the_former_name_of_the_prediction(former, prediction, contradiction):
     """As diffusers 0.10 took it over: epsilon where it is true, else sample; where both are stated they must agree."""
-    found = read(**stated)
-    assert found.parameterization == prediction
+    found = read(**former)
+    assert found.convention.parameterization == prediction
     assert (("contradict" in " ".join(found.notes)), len(found.notes)) == (contradiction, int(contradiction))
 
 
@@ -43,10 +43,10 @@ def test_the_former_name_of_the_number_of_timesteps(changes):
     found = read(timesteps=500, tensor_format="pt", timestep_values=None, **changes)
     expected = diffusers.DDPMScheduler(num_train_timesteps=500, **changes).alphas_cumprod.double()
     t = torch.arange(1, 501, dtype=torch.float64) / 500
-    torch.testing.assert_close(parse(found.schedule, SCHEDULES)(t)[0] ** 2, expected, rtol=1e-3, atol=2e-6)
-    assert (found.clock, found.notes) == ("timesteps(500)", ())
+    torch.testing.assert_close(found.convention.schedule(t)[0] ** 2, expected, rtol=1e-3, atol=2e-6)
+    assert (found.convention.clock, found.notes) == (Timesteps(500), ())
     both = read(timesteps=500, num_train_timesteps=1000)  # today's name is the one that diffusers reads
-    assert both.clock == "timesteps(1000)"
+    assert both.convention.clock == Timesteps(1000)
     assert "timesteps" in both.notes[0]
 
 

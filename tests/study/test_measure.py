@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lipdiag
+from lipdiag.checkpoints import Reading
 from lipdiag.data.dataset import dataset
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.parameterization import eps, v
@@ -42,24 +43,25 @@ def test_given_data_beat_the_checkpoints_record_which_beats_samples_of_the_model
     given = np.zeros((3, 1, 8, 8), np.float32)
     assert resolve.resolve_source(embedded, given, 0).name == "an array"
     assert resolve.resolve_source(embedded, None, 0).name == "digits"
-    assert "samples of the model itself" in resolve.resolve_source(resolve.Model(predictor()), None, 0).name
+    assert "samples of the model itself" in resolve.resolve_source(predictor(), None, 0).name
 
 
 def test_data_on_record_that_are_not_here_give_way_to_samples_of_the_model():
-    model = resolve.Model(predictor(), data="/somewhere/else/faces")
+    model = predictor()
+    model.data = "/somewhere/else/faces"
     assert "samples of the model itself" in resolve.resolve_source(model, None, 0).name
 
 
 @pytest.mark.parametrize(("timesteps", "steps"), [(1000, 50), (40, 40), (997, 1)])
 def test_samples_of_the_model_fit_its_table(timesteps, steps):
     model = NetworkPredictor(Tiny(), Linear(timesteps=timesteps), eps, Timesteps(timesteps), SHAPE).eval()
-    source = resolve.resolve_source(resolve.Model(model), None, 0)
+    source = resolve.resolve_source(model, None, 0)
     assert f"{steps} steps" in source.name
     assert source.sample(3).shape == SHAPE
 
 
 def test_a_sample_of_the_model_depends_on_its_draw_alone():
-    one, other = (resolve.resolve_source(resolve.Model(predictor()), None, 0) for _ in range(2))
+    one, other = (resolve.resolve_source(predictor(), None, 0) for _ in range(2))
     late = one.sample(40)
     torch.testing.assert_close(one.sample(2), other.sample(2), rtol=0, atol=0)
     torch.testing.assert_close(other.sample(40), late, rtol=0, atol=0)
@@ -119,7 +121,7 @@ def test_the_embedded_pair_differs_in_the_clock_alone():
 
 
 def test_overrides_replace_what_the_checkpoint_tells():
-    model = resolve.resolve_model("digits-ddpm", clock="shared(timesteps(1000), 100, 5)").predictor
+    model = resolve.resolve_model("digits-ddpm", Reading.of(clock="shared(timesteps(1000), 100, 5)"))
     assert model.clock.bounds == (0, 20, 40, 60, 80, 100)
 
 
@@ -234,7 +236,7 @@ def test_a_model_that_was_loaded_first_is_measured_as_its_path_is():
         ("digits-ddpm", {"nonsense": 3}, "no word 'nonsense' .* known are weights, schedule"),
         ("digits-ddpm", {"function": "x0"}, "function is 'x0'"),
         (None, {"schedule": "cosine()"}, "in memory is measured as it is, so schedule cannot be given"),
-        (None, {"label": 1, "weights": "raw"}, "so label and weights cannot be given"),
+        (None, {"label": 1, "weights": "raw"}, "so weights and label cannot be given"),
         (None, {"factory": "lipdiag:load"}, "so factory cannot be given"),
         (None, {"nonsense": 3}, "no word 'nonsense'"),
     ],
@@ -253,13 +255,13 @@ def test_notes_of_several_launches_are_told_once_each():
 def test_samples_of_a_model_that_are_no_numbers_end_the_measurement():
     model = NetworkPredictor(lambda x, timestep: x * torch.inf, Linear(), eps, Timesteps(), (4,))
     with pytest.raises(CheckpointError, match="not finite: give data by --data"):
-        resolve.resolve_source(resolve.Model(model), None, 0).sample(0)
+        resolve.resolve_source(model, None, 0).sample(0)
 
 
 def test_samples_of_the_model_are_those_of_eps_also_where_its_raw_output_is_measured():
     model = NetworkPredictor(Tiny(), Linear(), v, Timesteps(), SHAPE).eval()
-    raw = resolve.resolve_model(model, function="raw")
-    one, other = (resolve.resolve_source(found, None, 0).sample(0) for found in (raw, resolve.Model(model)))
+    raw = resolve.resolve_model(model, Reading(function="raw"))
+    one, other = (resolve.resolve_source(found, None, 0).sample(0) for found in (raw, model))
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 

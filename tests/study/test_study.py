@@ -90,7 +90,7 @@ def test_the_time_derivative_is_per_timestep():
     """Against central differences of the network in float64, one draw at a time."""
     model = predictor()
     found = measure(model, Plan(timesteps="3,40", draws=2, dtype="float64", quantities=("time_derivative",)))
-    source = resolve.resolve_source(resolve.Model(model), DATA, 0)
+    source = resolve.resolve_source(model, DATA, 0)
     for i, k in enumerate((3.0, 40.0)):
         point = study.points(model, Plan(dtype="float64"), source.sample, [k], range(2))
         network = model.network.double()
@@ -181,7 +181,7 @@ def test_shards_together_equal_one(tmp_path):
 
 def test_models_see_the_same_data_noise_and_directions():
     """Common random numbers: a draw does not depend on the model, the batch or the other timesteps."""
-    source = resolve.resolve_source(resolve.Model(predictor()), DATA, 0)
+    source = resolve.resolve_source(predictor(), DATA, 0)
     a = study.points(predictor(), PLAN, source.sample, [5.0, 80.0], range(4))
     b = study.points(predictor(Timeless(), Shared(Timesteps(1000), 100, 5)), PLAN, source.sample, [80.0], range(2, 3))
     assert torch.equal(a.x[6], b.x[0])

@@ -252,7 +252,7 @@ def test_a_folder_of_accelerate_s_is_its_weights(tmp_path, monkeypatch, weights)
         custom = AVERAGE.state_dict()
     folder = accelerated(tmp_path / "b", weights, custom)
     given.clear()
-    assert "ema weights, of ema and raw" in checkpoints.make("owner:build", folder, **told).notes
+    assert "ema weights, of ema and raw" in checkpoints.factory("owner:build", folder, **told).notes
     same(given, EMA)
     checkpoints.factory("owner:build", folder, weights="raw", **told)
     same(given, RAW)

@@ -155,8 +155,8 @@ def test_a_table_in_the_file_is_used(strange, tmp_path):
     alpha = predictor.schedule(torch.arange(1, 11, dtype=torch.float64) / 10)[0]
     torch.testing.assert_close(alpha.square().float(), BUFFERS["alphas_cumprod"], rtol=1e-6, atol=0)
     given = {"parameterization": "v", "shape": (2,), "clock": "unit()", "schedule": "vp()"}
-    made = checkpoints.make("strange:build", tmp_path / "x.pt", **given)
-    assert (made.predictor.clock, made.predictor.schedule) == (Unit(), VP())
+    made = checkpoints.factory("strange:build", tmp_path / "x.pt", **given)
+    assert (made.clock, made.schedule) == (Unit(), VP())
     assert "ema weights, of ema and raw" in made.notes
     assert not any("betas" in note for note in made.notes)
 
