@@ -169,7 +169,9 @@ def described(plan: Any, ready: Any, as_json: bool) -> str:
     """A plan with the timesteps of its study; as JSON with the price too, which is told elsewhere otherwise."""
     from ..study.measure import estimate
 
-    resolved = dataclasses.asdict(plan) | {"timesteps": ready.timesteps.tolist()}
+    accuracy = dataclasses.asdict(plan.accuracy)
+    resolved = {name: value for name, value in dataclasses.asdict(plan).items() if name not in accuracy} | accuracy
+    resolved["timesteps"] = ready.timesteps.tolist()
     return json.dumps({"plan": resolved, "cost": estimate(ready)}) if as_json else describe_facts(resolved)
 
 

@@ -154,7 +154,7 @@ class ScaledLinear(Table):
 
 @dataclass(frozen=True)
 class Quadratic(Table):
-    """Betas whose square roots are equally spaced, with the numbers of DDPM; the `quad` of Song et al., DDIM, 2021."""
+    """`ScaledLinear` with the numbers of DDPM; the `quad` of Song et al., DDIM, 2021."""
 
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -162,7 +162,7 @@ class Quadratic(Table):
 
     @property
     def betas(self):
-        return _linspace(_root(self.beta_start), _root(self.beta_end), self.timesteps) ** 2
+        return ScaledLinear(self.beta_start, self.beta_end, self.timesteps).betas
 
 
 @dataclass(frozen=True)

@@ -158,22 +158,23 @@ def of_slope(run: Run) -> Iterator[Verdict]:
     yield Verdict(words, f"<eps, eps_theta> over |eps_theta|^2 at {where} (of means; the worst of all)", worst)
 
 
+def of_largest(run: Run, variable: str, words: str, what: str) -> Iterator[Verdict]:
+    """Where the mean of a variable is largest, in words with {} for the timestep."""
+    if run.has(variable) and (found := _extreme(run, variable)) is not None:
+        at, estimate = found
+        yield Verdict(words.format(f"{run.timestep[at]:.4g}"), what, estimate)
+
+
 def of_symmetry(run: Run) -> Iterator[Verdict]:
     """A score is a gradient, so that its Jacobian is symmetric."""
-    if not run.has("asymmetry") or (found := _extreme(run, "asymmetry")) is None:
-        return
-    at, estimate = found
-    words = f"Its Jacobian is least symmetric at timestep {run.timestep[at]:.4g}; that of a true model is symmetric."
-    yield Verdict(words, "|J - J^T| over |J + J^T| (0 for a true model)", estimate)
+    words = "Its Jacobian is least symmetric at timestep {}; that of a true model is symmetric."
+    return of_largest(run, "asymmetry", words, "|J - J^T| over |J + J^T| (0 for a true model)")
 
 
 def of_loss(run: Run) -> Iterator[Verdict]:
     """Where the prediction is worst."""
-    if not run.has("loss") or (found := _extreme(run, "loss")) is None:
-        return
-    at, estimate = found
-    words = f"Its loss is highest at timestep {run.timestep[at]:.4g}."
-    yield Verdict(words, "squared error of the predicted noise, averaged over entries", estimate)
+    words = "Its loss is highest at timestep {}."
+    return of_largest(run, "loss", words, "squared error of the predicted noise, averaged over entries")
 
 
 def between(found: "Comparison") -> list[Verdict]:

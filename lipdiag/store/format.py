@@ -69,6 +69,25 @@ class Found:
         return claim(self.arrays)
 
 
+def metadata(home: Path, path: Path, absent: str, foreign: str) -> Contents:
+    """What the JSON files of a store say, or the sentence that there is none, or that it is none of lipdiag's.
+
+    Args:
+        home: Where it lies.
+        path: What it is called.
+        absent: The sentence where there is nothing.
+        foreign: The sentence where there is something else, with {} for the cause.
+    """
+    try:
+        return contents(home)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(absent) from None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise RunError(foreign.format(error)) from error
+
+
 def check_run(path: Path) -> Found:
     """The run at `path`, once all of its metadata is what lipdiag writes.
 
@@ -76,16 +95,8 @@ def check_run(path: Path) -> Found:
         RunError: If it is something else, is damaged, or of a newer format.
         StorageError: If it cannot be read.
     """
-    try:
-        held = contents(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunError(
-            f"{path} is no lipdiag run: it has no zarr.json; give another --out, or the folder of a run"
-        ) from None
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise RunError(f"{path} is no lipdiag run: {error}; give another --out, or the folder of a run") from error
+    foreign = f"{path} is no lipdiag run: {{}}; give another --out, or the folder of a run"
+    held = metadata(path, path, foreign.format("it has no zarr.json"), foreign)
     attributes = held.root.get("attributes")
     if not isinstance(attributes, dict) or attributes.get("format") != FORMAT or held.root.get("node_type") != "group":
         raise RunError(f"{path} is a zarr store that lipdiag did not make; give another --out, or the folder of a run")
@@ -138,14 +149,8 @@ def check_evaluation(path: Path, home: Path) -> Found:
         RunError: If it is something else, is damaged, or of a newer format.
         StorageError: If it cannot be read.
     """
-    try:
-        held = contents(home)
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"there is no evaluation {path}: give the folder that `lipdiag evaluate` wrote") from None
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise RunError(f"{path} is no evaluation: {error}; give the folder that `lipdiag evaluate` wrote") from error
+    give = "give the folder that `lipdiag evaluate` wrote"
+    held = metadata(home, path, f"there is no evaluation {path}: {give}", f"{path} is no evaluation: {{}}; {give}")
     attributes = held.root.get("attributes")
     version = attributes.get("format_version") if isinstance(attributes, dict) else None
     if not isinstance(attributes, dict) or version != EVALUATION:

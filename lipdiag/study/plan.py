@@ -27,8 +27,8 @@ CONTINUOUS_RANGE = (1e-3, 0.999)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to measure, on what, how well.
+class Plan(Accuracy):
+    """What to measure, on what, how well: beside what follows it takes the fields of an `Accuracy`, by name.
 
     Attributes:
         timesteps: In the model's own unit: numbers, or text: `0,10,20`, `start:stop:step`, `log:N` (N of them, evenly
@@ -37,13 +37,6 @@ class Plan:
         quantities: Names in `QUANTITIES`.
         tolerance: Keep drawing until the relative half-width of every mean's 95 % interval is below it.
         max_draws: Where drawing stops under `tolerance`.
-        step: Distance of the two times of `time_difference`, in the model's own unit; by default 1 for a model
-            of integer timesteps and a thousandth of unit time for the others.
-        certified_width: Krylov steps stop when upper / lower - 1 of the spectral norm is below it everywhere.
-        confidence: Of the spectral norm's upper bound, for each (draw, timestep).
-        krylov_steps: The most Krylov steps taken.
-        ranks: Leading singular values kept by `singular_values`.
-        probes: Rademacher vectors for traces, besides the one the Krylov start gives.
         seed: Of data, noise and random vectors.
         dtype: Of the network's arithmetic, `float32` or `float64`.
         batch: (draw, timestep) pairs in a micro-batch; by default from the size of x.
@@ -54,12 +47,6 @@ class Plan:
     quantities: tuple[str, ...] = ("time_derivative", "time_difference", "spectral_norm", "loss")
     tolerance: float | None = None
     max_draws: int = 4096
-    step: float | None = None
-    certified_width: float = 0.05
-    confidence: float = 0.99
-    krylov_steps: int = 64
-    ranks: int = 5
-    probes: int = 2
     seed: int = 0
     dtype: str = "float32"
     batch: int | None = None
@@ -98,6 +85,7 @@ class Plan:
 
     @property
     def accuracy(self) -> Accuracy:
+        """What a point needs of the plan."""
         return Accuracy(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Accuracy)})
 
     def passes(self, krylov_steps: int) -> int:
