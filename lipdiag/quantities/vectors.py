@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..linalg.lanczos import bidiagonal, golub_kahan, ritz
+from ..linalg.bidiagonalization import bidiagonal, golub_kahan, ritz
 from .accuracy import Accuracy
 from .point import Point
 from .quantity import MANY_PRODUCTS, RANKS, SPECTRAL, Quantity, Variable
