@@ -15,6 +15,7 @@ class Accuracy:
         krylov_steps: The most Krylov steps taken.
         ranks: Leading singular values and vectors kept.
         probes: Rademacher vectors for traces, besides the one the Krylov start gives.
+        products: Of Krylov steps and probes with the Jacobian: "ieee", or "tf32" and "3xtf32" on tensor cores.
     """
 
     step: float | None = None
@@ -23,3 +24,4 @@ class Accuracy:
     krylov_steps: int = 64
     ranks: int = 5
     probes: int = 2
+    products: str = "ieee"

@@ -24,7 +24,7 @@ def ranks(accuracy: Accuracy, size: int) -> int:
 
 @torch.no_grad()
 def vectors(point: Point) -> dict[str, Tensor]:
-    A = point.linearization.jacobian
+    A = point.jacobian
     count = ranks(point.accuracy, A.columns)
 
     def close(alpha: Tensor, beta: Tensor) -> bool:
