@@ -15,7 +15,8 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor
 
-from lipdiag.linalg.lanczos import bidiagonal, golub_kahan, ritz, upper_bound
+from lipdiag.linalg.bidiagonalization import bidiagonal, golub_kahan, ritz
+from lipdiag.linalg.certificate import upper_bound
 from lipdiag.linalg.operator import Operator
 
 ERROR = 5e-4

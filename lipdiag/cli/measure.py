@@ -15,7 +15,8 @@ from .outcome import report_run, verify_finite, verify_units, waiting_for_others
 from .shard import launched_shard, read_shard
 
 PLANNED = (
-    "timesteps", "draws", "tolerance", "max_draws", "step", "certified_width", "probes", "batch", "dtype", "seed",
+    "timesteps", "draws", "tolerance", "max_draws", "step", "certified_width", "probes", "batch", "dtype", "products",
+    "seed",
 )  # fmt: skip
 """Options that are fields of a plan."""
 
@@ -57,6 +58,13 @@ def default_out(checkpoint: str) -> Path:
     default="float32",
     show_default=True,
     help="Of the arithmetic; half precision is widened.",
+)
+@click.option(
+    "--products",
+    type=click.Choice(["ieee", "tf32", "3xtf32", "auto"]),
+    default="ieee",
+    show_default=True,
+    help="With the Jacobian: float32, or on tensor cores, with intervals made wider by their measured error.",
 )
 @click.option(
     "--data",

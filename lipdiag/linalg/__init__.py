@@ -1,20 +1,16 @@
 """How Jacobians are measured: operators known by their products; nothing here knows of diffusion."""
 
+from .bidiagonalization import Bidiagonalization, golub_kahan
 from .forward_mode import ForwardMode, forward_mode, push_forward
-from .lanczos import (
-    Bidiagonalization,
-    ExtremeEigenvalues,
-    SingularValues,
-    extreme_eigenvalues,
-    golub_kahan,
-    singular_values,
-)
+from .lanczos import ExtremeEigenvalues, SingularValues, extreme_eigenvalues, singular_values
 from .linearize import METHODS, Linearization, linearize
 from .operator import Operator, dense, jacobian, symmetric_part, transpose
+from .products import PRODUCTS, with_products
 from .trace import Estimate, hutchinson_squared_frobenius_norm, hutchinson_trace, rademacher, sphere
 
 __all__ = [
     "METHODS",
+    "PRODUCTS",
     "Bidiagonalization",
     "Estimate",
     "ExtremeEigenvalues",
@@ -36,4 +32,5 @@ __all__ = [
     "sphere",
     "symmetric_part",
     "transpose",
+    "with_products",
 ]

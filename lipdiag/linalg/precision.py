@@ -62,6 +62,22 @@ def _full_precision() -> Iterator[None]:
                 _write(*place, precision)
 
 
+@contextmanager
+def tensor_cores() -> Iterator[None]:
+    """Inside `full_precision`, products and convolutions on graphics processors with factors of 10 bits (TF32)."""
+    with full_precision():
+        _write("cuda", "all", "tf32")
+        own = [place for place in (PRODUCTS[0], OTHERS[0]) if _read(*place) != "tf32"]
+        for place in own:
+            _write(*place, "tf32")
+        try:
+            yield
+        finally:
+            for place in own:
+                _write(*place, "ieee")
+            _write("cuda", "all", "none")
+
+
 def _taken(place: Place) -> str:
     """What is set at a place itself, "none" where it follows its parents; from here on it follows, or is ieee."""
     seen = set()

@@ -9,7 +9,7 @@ from ..results.run import Run
 from ..text import printable
 from .html import Markup, element, joined
 
-OPTIONS = ("draws", "step", "certified_width", "probes", "batch", "dtype", "seed")
+OPTIONS = ("draws", "step", "certified_width", "probes", "batch", "dtype", "products", "seed")
 """Options of `lipdiag measure`, beside timesteps, quantities and data."""
 
 LISTS = ("timesteps", "quantities")

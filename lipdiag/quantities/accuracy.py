@@ -15,6 +15,9 @@ class Accuracy:
         krylov_steps: The most Krylov steps taken.
         ranks: Leading singular values and vectors kept.
         probes: Rademacher vectors for traces, besides the one the Krylov start gives.
+        products: Of Krylov steps and probes with the Jacobian: `ieee` float32, `tf32` or `3xtf32` on tensor cores, with
+            intervals made wider by their measured error, or `auto`, the fastest that still meets `certified_width`.
+            Differences, derivatives in time and the loss are always `ieee`.
     """
 
     step: float | None = None
@@ -23,3 +26,4 @@ class Accuracy:
     krylov_steps: int = 64
     ranks: int = 5
     probes: int = 2
+    products: str = "ieee"

@@ -14,6 +14,9 @@ from torch import Tensor
 from ..diffusion.predictor import Predictor
 from ..linalg.lanczos import SingularValues, singular_values
 from ..linalg.linearize import Linearization, linearize
+from ..linalg.method import FiniteDifferences
+from ..linalg.operator import Operator
+from ..linalg.products import with_products
 from .accuracy import Accuracy
 
 
@@ -58,6 +61,21 @@ class Point:
         return linearize(self.predictor, self.x, self.t, record=self.record)
 
     @cached_property
+    def jacobian(self) -> Operator:
+        return self.linearization.jacobian
+
+    @cached_property
+    def products(self) -> Operator:
+        """The Jacobian by the products that the accuracy asks for.
+
+        Exact ones come first, by which a linearization is recorded. A difference of rounded answers is no product.
+        """
+        kind = self.accuracy.products
+        if kind == "ieee" or self.linearization.method == FiniteDifferences.name:
+            return self.jacobian
+        return with_products(self.jacobian, kind)
+
+    @cached_property
     def eps(self) -> Float[Tensor, "batch *event"]:
         """The predicted noise, of a plain evaluation.
 
@@ -71,12 +89,13 @@ class Point:
     def singular_values(self) -> SingularValues:
         """Leading singular values of d eps / d x, with what the first Krylov step gives free."""
         return singular_values(
-            self.linearization.jacobian,
+            self.products,
             self.start,
             steps=min(self.accuracy.krylov_steps, self.start.shape[1]),
             count=self.count,
             width=self.accuracy.certified_width,
             confidence=self.accuracy.confidence,
+            exact=None if self.products is self.jacobian else self.jacobian,
         )
 
     @cached_property
@@ -88,6 +107,7 @@ class Point:
     def images(self) -> tuple[Float[Tensor, "probes batch n"], Float[Tensor, "probes batch n"]]:
         """Random vectors z with E z z^T = 1, and J z of each: the Rademacher ones, and the Krylov start free."""
         krylov, scale = self.singular_values, self.start.shape[1] ** 0.5
+        A = self.jacobian if "asymmetry" in self.quantities else self.products  # which is a difference of products
         z = [*self.probes, krylov.first.double() * scale]
-        Jz = [self.linearization.jacobian.mv(p.to(self.x.dtype)).double() for p in self.probes]
+        Jz = [A.mv(p.to(self.x.dtype)).double() for p in self.probes]
         return torch.stack(z), torch.stack([*Jz, krylov.image.double() * scale])

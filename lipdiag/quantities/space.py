@@ -28,7 +28,7 @@ def singular_values(point: Point) -> Values:
 
 
 def jacobian_square(point: Point) -> Operator:
-    A = point.linearization.jacobian
+    A = point.jacobian
     if A.rows != A.columns:
         raise ValueError(f"the Jacobian is {A.rows} x {A.columns}, it must be square")
     return A
@@ -61,13 +61,14 @@ def trace(point: Point) -> Values:
 
 def asymmetry(point: Point) -> Values:
     z, Jz = point.images
-    transposed = torch.stack([point.linearization.jacobian.vm(p.to(point.x.dtype)).double() for p in z])
+    transposed = torch.stack([point.jacobian.vm(p.to(point.x.dtype)).double() for p in z])
     difference, total = ((Jz + sign * transposed).square().sum((0, 2)) for sign in (-1, 1))
     return {"asymmetry": (difference / total).sqrt()}
 
 
 def confidence(clock: Clock, accuracy: Accuracy, timestep: object) -> dict[str, Any]:
-    return {"confidence": f"{accuracy.confidence:g} for each draw and timestep"}
+    said = {"confidence": f"{accuracy.confidence:g} for each draw and timestep"}
+    return said if accuracy.products == "ieee" else {**said, "products": accuracy.products}
 
 
 QUANTITIES = {

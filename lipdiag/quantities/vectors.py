@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..linalg.lanczos import bidiagonal, golub_kahan, ritz
+from ..linalg.bidiagonalization import bidiagonal, golub_kahan, ritz
 from .accuracy import Accuracy
 from .point import Point
 from .quantity import MANY_PRODUCTS, RANKS, SPECTRAL, Quantity, Variable
@@ -24,7 +24,7 @@ def ranks(accuracy: Accuracy, size: int) -> int:
 
 @torch.no_grad()
 def vectors(point: Point) -> dict[str, Tensor]:
-    A = point.linearization.jacobian
+    A = point.jacobian
     count = ranks(point.accuracy, A.columns)
 
     def close(alpha: Tensor, beta: Tensor) -> bool:

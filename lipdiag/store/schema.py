@@ -27,7 +27,7 @@ MODEL = {
 PLAN = {
     **dict.fromkeys(("step", "tolerance", "certified_width", "confidence"), NUMBER),
     **dict.fromkeys(("krylov_steps", "ranks", "probes", "seed", "batch"), COUNT),
-    "dtype": TEXT,
+    **dict.fromkeys(("dtype", "products"), TEXT),
     "quantities": [TEXT],
     "timesteps": [NUMBER],
 }

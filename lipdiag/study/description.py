@@ -99,6 +99,8 @@ def describe(predictor: Predictor) -> dict[str, Any]:
 def frozen(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarray) -> dict[str, Any]:
     """All that must be the same for a run to be gone on with."""
     asked = {key: value for key, value in json.loads(plan.json()).items() if key not in (*GROWS, "timesteps")}
+    if plan.products == "ieee":
+        del asked["products"]
     found = {
         "model": describe(predictor),
         "data": {

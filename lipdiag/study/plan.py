@@ -15,6 +15,7 @@ import torch
 from ..diffusion.clock import Clock, Reversed, Shared, Timesteps, Unit
 from ..diffusion.schedule import Schedule
 from ..errors import UsageError
+from ..linalg.products import PRODUCTS
 from ..quantities.accuracy import Accuracy
 from ..quantities.catalogue import OWNERS, QUANTITIES, passes
 from ..quantities.quantity import Work
@@ -76,6 +77,12 @@ class Plan(Accuracy):
             raise UsageError(f"certified_width is {self.certified_width}, it must be positive (0.05 is 5 %)")
         if self.dtype not in ("float32", "float64"):
             raise UsageError(f"dtype is {self.dtype!r}, it must be float32 or float64")
+        if self.products not in (*PRODUCTS, "auto"):
+            raise UsageError(f"products are {self.products!r}, they must be {', '.join(PRODUCTS)} or auto")
+        if self.products in PRODUCTS[1:] and self.dtype != "float32":
+            raise UsageError(
+                f"{self.products} products are of float32 and dtype is {self.dtype}; leave one of them out"
+            )
         if self.step is not None and self.step == 0:
             raise UsageError("step is 0, the two times of time_difference must differ")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,12 @@ from ..quantities import draw
 from ..quantities.catalogue import needs
 from ..quantities.point import Point
 from .plan import Plan, resolve_timesteps
+
+
+def ends(timesteps: np.ndarray) -> list[float]:
+    """Four timesteps from the first to the last, or all of fewer."""
+    last = len(timesteps) - 1
+    return list(timesteps[np.linspace(0, last, min(last + 1, 4)).round().astype(int)].tolist())
 
 
 def points(

@@ -29,7 +29,8 @@ from . import checks
 from .description import Source, columns, coordinates, edges, frozen, second_times
 from .microbatch import in_batches, memory, pair_seconds, pass_bytes
 from .plan import Plan, gone_on, resolve_timesteps
-from .points import points
+from .points import ends, points
+from .products import settled
 
 LOOKED_AT = 64
 """Units among which one that is done is looked for, to time a launch by."""
@@ -129,6 +130,7 @@ def prepare(
             raise RunError(f"{out} exists; give another --out, or go on with it (leave --no-resume out)")
         run = store.open_store(out)
         timesteps = gone_on(timesteps, plan, predictor.clock, run.attributes.get("frozen", {}))
+    plan = plan.replace(products=settled(predictor, source, plan, timesteps, run))
     layout = Layout.of(plan.batch, len(timesteps), int(np.prod(predictor.shape)))
     plan = plan.replace(max_draws=min(plan.max_draws, layout.room(len(timesteps), plan.draws)), timesteps=(*timesteps,))
     description = frozen(predictor, source, plan, timesteps)
@@ -180,8 +182,7 @@ def check(study: Study) -> None:
     Raises:
         CheckpointError: If it cannot be measured; see `checks`.
     """
-    last = len(study.timesteps) - 1
-    few = study.timesteps[np.linspace(0, last, min(last + 1, 4)).round().astype(int)].tolist()
+    few = ends(study.timesteps)
     # two draws, or three where a batch of two would fit a sample's last dimension by mistake
     study.findings = checked(study, few, range(3 if study.predictor.shape[-1:] == (2,) else 2))
     study.notes += study.findings.notes

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from lipdiag.linalg.lanczos import extreme_eigenvalues, golub_kahan, singular_values
+from lipdiag.linalg.bidiagonalization import golub_kahan
+from lipdiag.linalg.lanczos import extreme_eigenvalues, singular_values
 from lipdiag.linalg.operator import Operator
 from lipdiag.linalg.trace import sphere
 from tests.linalg.matrices import SPECTRA, operator, spectrum, with_eigenvalues, with_singular_values

@@ -1,0 +1,29 @@
+"""Which products with the Jacobian a run is measured by."""
+
+import numpy as np
+
+from ..diffusion.predictor import Predictor
+from ..linalg.products import PRODUCTS
+from ..store.store import Store
+from .description import Source
+from .plan import Plan
+from .points import ends, points
+
+
+def settled(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarray, run: Store | None) -> str:
+    """Those of a plan; for `auto` those of the run that is gone on with, or the fastest that are narrow enough.
+
+    They are tried on one draw at four timesteps, where there are tensor cores; how wide each interval comes to be is in
+    the run.
+    """
+    if plan.products != "auto":
+        return plan.products
+    if run is not None:
+        return str(run.attributes.get("frozen", {}).get("plan", {}).get("products", "ieee"))
+    device = next((p.device.type for p in predictor.parameters()), "cpu")
+    for kind in PRODUCTS[1:] if device == "cuda" and plan.dtype == "float32" else ():
+        rounded = plan.replace(products=kind)
+        found = points(predictor, rounded, source.stand_in or source.sample, ends(timesteps), range(1)).singular_values
+        if (found.upper <= (1 + plan.certified_width) * found.values[:, 0]).all():
+            return kind
+    return "ieee"
