@@ -58,15 +58,15 @@ def compare(
     from ..figures import canvas as picture
     from ..figures.comparison import draw
 
-    found = compared(a, b, pairs, quality)
-    drawn = draw(found, style)
+    comparison = compared(a, b, pairs, quality)
+    drawn = draw(comparison, style)
     paths = out or tuple(Path("compare" + suffix) for suffix in (".pdf", ".svg", ".png"))
     for path in paths:
         picture.save(drawn, path)
     files = [str(path) for path in paths]
     if as_json:
-        click.echo(json.dumps({**found.to_dict(), "files": files}, allow_nan=False))
+        click.echo(json.dumps({**comparison.to_dict(), "files": files}, allow_nan=False))
         return
-    click.echo(table(found))
+    click.echo(table(comparison))
     if not quiet:
         click.echo("\nThe figure: " + ", ".join(files))

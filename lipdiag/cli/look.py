@@ -29,13 +29,13 @@ def inspect(checkpoint: str, data: str | None, device: str, quiet: bool, as_json
     from .. import checkpoints
 
     asked = read_reading(given)
-    found = made(checkpoint, asked) if asked.factory else checkpoints.inspection(checkpoint, asked).to_dict()
+    facts = made(checkpoint, asked) if asked.factory else checkpoints.inspection(checkpoint, asked).to_dict()
     if data is not None:
         from ..study.measure import calibrated
 
         said = calibrated(checkpoint, data, device, replace(asked, function="eps"))
-        found["calibration"] = [line.removeprefix("calibration: ") for line in said]
-    click.echo(json.dumps(found) if as_json else describe_facts(found))
+        facts["calibration"] = [line.removeprefix("calibration: ") for line in said]
+    click.echo(json.dumps(facts) if as_json else describe_facts(facts))
 
 
 def made(checkpoint: str, asked: "Reading") -> dict[str, Any]:

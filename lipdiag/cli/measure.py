@@ -196,7 +196,7 @@ class Teller:
     """Says on standard error what a study costs, its notes, each once, and how far above the floor it was."""
 
     def __init__(self, quiet: bool, out: Path | None, title: str = ""):
-        self.quiet, self.out, self.title, self.told = quiet, out, title, 0
+        self.quiet, self.out, self.title, self.said = quiet, out, title, 0
 
     def price(self, ready: Any) -> None:
         self.say(ready, self.title + describe_cost(ready, self.out))
@@ -210,9 +210,9 @@ class Teller:
         self.say(ready, *([done] if ready.pairs else []))
 
     def say(self, ready: Any, *lines: str) -> None:
-        for line in () if self.quiet else (*lines, *ready.notes[self.told :]):
+        for line in () if self.quiet else (*lines, *ready.notes[self.said :]):
             click.echo(f"warning: {line}" if isinstance(line, Caution) else line, err=True)
-        self.told = len(ready.notes)
+        self.said = len(ready.notes)
 
 
 @click.command()

@@ -72,8 +72,8 @@ def sample(
     if not quiet:
         for note in predictor.notes:
             click.echo(note, err=True)
-    with stoppable(), bar(n * steps, "eval", "sampling", quiet, unit_scale=True) as shown:
-        x = draw(predictor, n, steps, given["seed"], sampler=sampler, batch=batch, advance=shown.update)
+    with stoppable(), bar(n * steps, "eval", "sampling", quiet, unit_scale=True) as progress:
+        x = draw(predictor, n, steps, given["seed"], sampler=sampler, batch=batch, advance=progress.update)
     if not x.isfinite().all():
         from ..errors import NonFiniteError
 
@@ -187,7 +187,7 @@ def evaluate(
     import torch
 
     x = torch.stack([real[i] for i in range(len(real))])
-    with stoppable() as received, bar(evaluations, "eval", "sampling", quiet, unit_scale=True) as shown:
+    with stoppable() as received, bar(evaluations, "eval", "sampling", quiet, unit_scale=True) as progress:
         try:
             result = measure(
                 predictor,
@@ -199,10 +199,10 @@ def evaluate(
                 out,
                 batch=batch,
                 attributes=provenance(predictor, checkpoint, given, real),
-                advance=shown.update,
+                advance=progress.update,
             )
         except KeyboardInterrupt:
-            shown.close()
+            progress.close()
             click.echo(f"lipdiag: interrupted; the same command goes on with {out}", err=True)
             raise SystemExit(128 + received["signal"] if received else INTERRUPTED) from None
     click.echo(json.dumps(machine_line(result, out)) if as_json else table(result))

@@ -11,16 +11,16 @@ from .lanczos import (
 )
 from .linearize import METHODS, Linearization, linearize
 from .operator import Operator, dense, jacobian, symmetric_part, transpose
-from .trace import Estimate, hutchinson_squared_frobenius_norm, hutchinson_trace, rademacher, sphere
+from .trace import ProbeEstimate, hutchinson_squared_frobenius_norm, hutchinson_trace, rademacher, sphere
 
 __all__ = [
     "METHODS",
     "Bidiagonalization",
-    "Estimate",
     "ExtremeEigenvalues",
     "ForwardMode",
     "Linearization",
     "Operator",
+    "ProbeEstimate",
     "SingularValues",
     "dense",
     "extreme_eigenvalues",
