@@ -10,7 +10,18 @@ from typing import Any
 import click
 
 from ..errors import Caution, UsageError
-from .options import computing, describe_facts, everywhere, read_reading, reading, stoppable, use_threads
+from .options import (
+    computing,
+    describe_facts,
+    everywhere,
+    read_reading,
+    reading,
+    require_model,
+    save_figure,
+    stem,
+    stoppable,
+    use_threads,
+)
 from .outcome import report_run, verify_finite, verify_units, waiting_for_others
 from .shard import launched_shard, read_shard
 
@@ -18,10 +29,6 @@ PLANNED = (
     "timesteps", "draws", "tolerance", "max_draws", "step", "certified_width", "probes", "batch", "dtype", "seed",
 )  # fmt: skip
 """Options that are fields of a plan."""
-
-
-def default_out(checkpoint: str) -> Path:
-    return Path(Path(checkpoint).name.removesuffix(".pt").removesuffix(".safetensors") + ".zarr")
 
 
 @click.command()
@@ -111,11 +118,10 @@ def measure(
 
     quiet, as_json = given["quiet"], given["as_json"]
     use_threads(given["threads"])
-    if checkpoint is None and given["factory"] is None:
-        raise UsageError("measure needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
+    require_model(checkpoint, given["factory"], "measure")
     quantities = {"quantities": given["quantities"]} if given["quantities"] else {}
     plan = Plan(**{name: given[name] for name in PLANNED}, **quantities)
-    out = out or default_out(checkpoint or given["factory"].partition(":")[2])
+    out = out or Path(stem(checkpoint, given["factory"]) + ".zarr")
     if verify and not out.exists():
         raise UsageError(f"there is no run {out} to verify; measure it first")
     part = read_shard(shard) if shard else launched_shard()
@@ -242,14 +248,9 @@ def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
             raise SystemExit(128 + received.get("signal", signal.SIGINT))
         runs.insert(0, run)
     datasets = [open_run(run) for run in runs]
-    drawn = figures.plot(datasets, figure="singularity")
-    paths = [out / f"singularity{suffix}" for suffix in (".pdf", ".svg", ".png")]
-    for path in paths:
-        figures.save(drawn, path)
+    files = save_figure(figures.plot(datasets, figure="singularity"), str(out / "singularity"))
     from ..pages.tables import table
 
-    click.echo(
-        json.dumps({"runs": [str(r) for r in runs], "files": [str(p) for p in paths]}) if as_json else table(datasets)
-    )
+    click.echo(json.dumps({"runs": [str(r) for r in runs], "files": files}) if as_json else table(datasets))
     if not as_json:
-        click.echo("\nThe figure: " + ", ".join(str(path) for path in paths))
+        click.echo("\nThe figure: " + ", ".join(files))

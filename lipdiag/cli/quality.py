@@ -9,7 +9,17 @@ import click
 
 from ..errors import UsageError
 from ..progress import bar
-from .options import INTERRUPTED, computing, everywhere, read_reading, reading, stoppable, use_threads
+from .options import (
+    INTERRUPTED,
+    computing,
+    everywhere,
+    read_reading,
+    reading,
+    require_model,
+    stem,
+    stoppable,
+    use_threads,
+)
 from .outcome import strict
 
 if TYPE_CHECKING:
@@ -21,16 +31,9 @@ if TYPE_CHECKING:
 SAMPLERS = "ddpm, ddim, dpm, unipc, or euler (flow matching)"
 
 
-def stem(checkpoint: str | None, factory: str | None) -> str:
-    """What a file made from a checkpoint is called without a suffix."""
-    name = Path(checkpoint).name if checkpoint else (factory or "").partition(":")[2]
-    return name.removesuffix(".pt").removesuffix(".safetensors")
-
-
 def placed(given: dict[str, Any], checkpoint: str | None, command: str) -> "Predictor":
     """The model that the options name, on its device, ready to be sampled."""
-    if checkpoint is None and given["factory"] is None:
-        raise UsageError(f"{command} needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
+    require_model(checkpoint, given["factory"], command)
     use_threads(given["threads"])
     from ..study.resolve import resolve_device, resolve_model
 
