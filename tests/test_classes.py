@@ -118,7 +118,7 @@ def test_rows_of_one_number_a_class_are_told_too(raw):
     predictor = RawOutput(predictor) if raw else predictor
     assert predictor.class_input == "class_labels"
     x, t = torch.zeros(3, 2), torch.full((3,), 0.5, dtype=torch.float64)
-    assert predictor.told("class_labels", [3, 0, 1])(x, t)[:, 0].tolist() == [3, 0, 1]
+    assert predictor.with_classes("class_labels", [3, 0, 1])(x, t)[:, 0].tolist() == [3, 0, 1]
     assert predictor(x, t)[:, 0].tolist() == [0, 0, 0]
 
 

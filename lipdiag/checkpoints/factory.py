@@ -101,7 +101,7 @@ def make(reading: Reading, path: str | Path | None = None) -> Predictor:
 
 def parts(convention: Convention, shape: tuple[int, ...] | None) -> dict[str, Any]:
     """What is told of how a network is used, as arguments of `NetworkPredictor`."""
-    return convention.told | ({} if shape is None else {"shape": shape})
+    return convention.parts | ({} if shape is None else {"shape": shape})
 
 
 def replaced(made: Predictor, given: dict[str, Any], spec: str) -> Predictor:

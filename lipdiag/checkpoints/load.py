@@ -194,7 +194,7 @@ def inspect(path: str | Path, weights: str = "ema", **words: Any) -> Inspection:
         UsageError: If something is told that stands in the place of what the files tell.
     """
     reading = Reading.of(weights=weights, **words)
-    if instead := [word for word in reading.told if word not in ASKED]:
+    if instead := [word for word in reading.words if word not in ASKED]:
         raise UsageError(f"got {' and '.join(instead)}, and what the files tell takes {', '.join(ASKED)}: leave it out")
     return inspection(path, reading)
 

@@ -59,36 +59,36 @@ class Calibration:
     """What the probe found.
 
     Attributes:
-        told: The convention that the files or the user gave.
-        best: The one that is better for certain; `told` itself where there is none.
-        error: Mean squared error of the told convention over that of the guess 0, per log-SNR in `levels`.
+        stated: The convention that the files or the user gave.
+        best: The one that is better for certain; `stated` itself where there is none.
+        error: Mean squared error of the stated convention over that of the guess 0, per log-SNR in `levels`.
         best_error: Likewise of the best one, told its own time.
         levels: Log-SNRs.
         evaluations: Forward passes made on the draws of the choice, CHOICE x len(levels) samples each.
         trained: Whether the best convention explains more of the noise than a guess.
-        plain: Whether it explains as much, at every level: the data are so plain that there is no more to find.
+        indistinct: Whether it explains as much, at every level: the data are so plain that there is no more to find.
         gain: Mean log error by which the best one, or the likeliest, wins on the draws of the test; and by which for
             certain.
         samples: Samples of the data.
         notes: All this for a reader, with the option that sets it right.
     """
 
-    told: Convention
+    stated: Convention
     best: Convention
     error: list[float]
     best_error: list[float]
     levels: list[float]
     evaluations: int
     trained: bool
-    plain: bool
+    indistinct: bool
     gain: tuple[float, float]
     samples: int
     notes: list[str] = field(default_factory=list)
 
     @property
     def right(self) -> bool:
-        """Whether the told convention stands."""
-        return self.best == self.told
+        """Whether the stated convention stands."""
+        return self.best == self.stated
 
 
 class UnfiniteError(CheckpointError):
@@ -118,51 +118,51 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
     fresh = CHOICE if len(data) == DRAWS else 0  # where there are enough, the test is on other data too
     choice = Trial(predictor, data, torch.arange(CHOICE) % len(data), seed)
     test = Trial(predictor, data, fresh + torch.arange(TEST) % (len(data) - fresh), seed + 1)
-    told = predictor.convention
-    try_all(choice, told, data)
-    winner = chosen(choice, told)
-    if told not in choice.errors:
+    stated = predictor.convention
+    try_all(choice, stated, data)
+    winner = chosen(choice, stated)
+    if stated not in choice.errors:
         known = winner is not None and choice.learned(winner)
-        hint = f"; use {flags(told, winner)}" if winner is not None and known else ": check them, and the weights"
+        hint = f"; use {flags(stated, winner)}" if winner is not None and known else ": check them, and the weights"
         kind = CheckpointError if winner is not None else UnfiniteError
         raise kind(
-            f"the model's output is not finite with the schedule {told.spelled['schedule']} and the clock "
-            f"{told.spelled['clock']}{hint}"
+            f"the model's output is not finite with the schedule {stated.spelled['schedule']} and the clock "
+            f"{stated.spelled['clock']}{hint}"
         )
     gain, certain = (0.0, 0.0), False
-    if winner is not None and winner != told and choice.learned(winner):
-        gain, certain = contradicted(test, told, winner)
-    best = winner if winner is not None and certain else told
+    if winner is not None and winner != stated and choice.learned(winner):
+        gain, certain = contradicted(test, stated, winner)
+    best = winner if winner is not None and certain else stated
     trained = choice.learned(best)
     best_error = choice.errors[best].mean(0).tolist()
     clock = shared(choice, test, best) if trained else None
-    found = Calibration(
-        told=told,
+    calibration = Calibration(
+        stated=stated,
         best=best if clock is None else replace(best, clock=clock),
-        error=choice.errors[told].mean(0).tolist(),
+        error=choice.errors[stated].mean(0).tolist(),
         best_error=best_error,
         levels=list(choice.levels),
         evaluations=choice.evaluations,
         trained=trained,
-        plain=bool((choice.errors[told].mean(0) <= PLAIN * choice.guess.mean(0)).all()),
+        indistinct=bool((choice.errors[stated].mean(0) <= PLAIN * choice.guess.mean(0)).all()),
         gain=gain,
         samples=len(data),
     )
-    found.notes = describe(found)
-    return found
+    calibration.notes = describe(calibration)
+    return calibration
 
 
-def try_all(trial: Trial, told: Convention, data: Tensor) -> None:
-    """The told convention and the common ones: clocks, ranges and predictions first, then schedules."""
-    trial.judge([told])
-    own = told.whole
+def try_all(trial: Trial, stated: Convention, data: Tensor) -> None:
+    """The stated convention and the common ones: clocks, ranges and predictions first, then schedules."""
+    trial.judge([stated])
+    own = stated.whole
     kinds = unique([own.parameterization, *PREDICTIONS])
     # A network with a table of its times must not be told one that the table does not have.
-    clocks = [own.clock] if trial.rounds(told) else unique([own.clock, *common_clocks(own.schedule)])
+    clocks = [own.clock] if trial.rounds(stated) else unique([own.clock, *common_clocks(own.schedule)])
     for clock in clocks:
         for scale, shift in ((1.0, 0.0), other_range(data)):
             trial.judge([Convention(own.schedule, kind, clock, scale, shift) for kind in kinds])
-    start = chosen(trial, told) or told
+    start = chosen(trial, stated) or stated
     for schedule in common_schedules(own.schedule):
         natural = natural_clocks(schedule) if len(clocks) > 1 else []
         for clock in unique([start.clock, *natural]):
@@ -172,22 +172,22 @@ def try_all(trial: Trial, told: Convention, data: Tensor) -> None:
                 trial.judge([Convention(schedule, kind, moved, start.scale, start.shift) for kind in more])
 
 
-def chosen(trial: Trial, told: Convention) -> Convention | None:
+def chosen(trial: Trial, stated: Convention) -> Convention | None:
     """The convention with the smallest error, of those as good the one that changes least; None if there is none."""
     scores = {convention: float(trial.score(error).mean()) for convention, error in trial.errors.items()}
     smallest = min(scores.values(), default=math.inf)
     close = [convention for convention, score in scores.items() if score <= smallest + CLOSE]
     # of two that change as much, the more usual one, which was tried first
-    return min(close, key=lambda convention: changes(told, convention), default=None)
+    return min(close, key=lambda convention: changes(stated, convention), default=None)
 
 
-def contradicted(test: Trial, told: Convention, winner: Convention) -> tuple[tuple[float, float], bool]:
+def contradicted(test: Trial, stated: Convention, winner: Convention) -> tuple[tuple[float, float], bool]:
     """The mean log error by which another convention wins, by which for certain, and whether that is enough."""
-    stated, other = test.louder(told, LOUDEST), test.louder(winner, 1.0, math.inf)
-    if not stated or not other:
+    own, other = test.louder(stated, LOUDEST), test.louder(winner, 1.0, math.inf)
+    if not own or not other:
         return (0.0, 0.0), False
     scores = [test.score(error) for error in other]
-    difference = test.score(stated[0]) - scores[0]
+    difference = test.score(own[0]) - scores[0]
     gain = float(difference.mean()), at_least(difference, test.rows)
     trained = test.knowledge(other[0]) > KNOWLEDGE and float((scores[0] - scores[1]).mean()) < MARGIN
     return gain, trained and gain[1] > MARGIN
@@ -216,11 +216,11 @@ def shared(choice: Trial, test: Trial, best: Convention) -> Clock | None:
     block = clock.count / 50
     inside = torch.tensor([i + place for i in (0, 1) for place in BLOCK_LEVELS], dtype=torch.float64)
     t = clock.time((inside * block).floor())
-    plain = block_errors(choice, best, t, clock(t))
+    unshared = block_errors(choice, best, t, clock(t))
     clocks = [Shared(clock, float(round(part * clock.count)), blocks) for part, blocks in SHARINGS]
-    costs = [float((block_errors(choice, best, t, candidate(t)) - plain).mean()) for candidate in clocks]
+    costs = [float((block_errors(choice, best, t, candidate(t)) - unshared).mean()) for candidate in clocks]
     found = next((candidate for candidate, cost in zip(clocks, costs, strict=True) if cost < NOTHING), None)
-    if found is None or not min(costs) < -SOMETHING or float(plain.mean()) > 0:  # or it does not know noise there
+    if found is None or not min(costs) < -SOMETHING or float(unshared.mean()) > 0:  # or it does not know noise there
         return None
     edges = clocks[costs.index(min(costs))]
     gain = block_errors(test, best, t, clock(t)) - block_errors(test, best, t, edges(t))
@@ -239,38 +239,38 @@ def block_errors(trial: Trial, best: Convention, t: Tensor, told: Tensor) -> Flo
     return trial.error(products, best, t).clamp_min(1e-12).log().mean(1)
 
 
-def describe(found: Calibration) -> list[str]:
+def describe(calibration: Calibration) -> list[str]:
     """The probe's result in words: what is stated, what the evidence is, what to do."""
-    size = f"mean squared error {geometric(found.error):.3g} of the noise's own"
-    if not found.trained and found.right and found.plain:
+    size = f"mean squared error {geometric(calibration.error):.3g} of the noise's own"
+    if not calibration.trained and calibration.right and calibration.indistinct:
         return [
             "calibration: the model finds as much of the noise as a guess from the data's mean and variance "
             f"({size}): the data are so plain that there may be no more to find, and tell no conventions apart"
         ]
-    if not found.trained:
+    if not calibration.trained:
         return [
             "calibration: in no convention does the model find more of the noise than a guess from the data's mean "
             f"and variance ({size}) beyond doubt: it is untrained, its condition is wrong, or the data are not its "
             "own; it is measured as told"
         ]
-    if found.right and found.samples < FEW:
+    if calibration.right and calibration.samples < FEW:
         return [
-            f"calibration: the convention was not tested ({size}): {found.samples} of the data are too few, give {FEW} "
-            "or more"
+            f"calibration: the convention was not tested ({size}): {calibration.samples} of the data are too few, give "
+            f"{FEW} or more"
         ]
-    if found.right:
+    if calibration.right:
         return [f"calibration: the convention fits the data ({size}; no other is clearly better)"]
-    told, best = found.told, found.best
-    shared = isinstance(best.clock, Shared) and not isinstance(told.clock, Shared)
+    stated, best = calibration.stated, calibration.best
+    shared = isinstance(best.clock, Shared) and not isinstance(stated.clock, Shared)
     alone = replace(best, clock=best.whole.clock.base) if shared else best
-    mean, least = (math.exp(gain) for gain in found.gain)
+    mean, least = (math.exp(gain) for gain in calibration.gain)
     evidence = (
         f"errs {mean:.3g} times less in the noise (at least {least:.2g} times, {TEST} draws, error rate {ALPHA:.1%})"
     )
-    sentences, options = [], flags(told, alone)
+    sentences, options = [], flags(stated, alone)
     if options:
-        stated = flags(alone, told).replace("--", "")
-        sentences.append(f"stated is {stated}, but the model {evidence} in another convention; use {options}")
+        named = flags(alone, stated).replace("--", "")
+        sentences.append(f"stated is {named}, but the model {evidence} in another convention; use {options}")
     if shared:
         sentences.append(
             "the network behaves as if it was trained with shared timesteps: told edges of blocks it errs less than "

@@ -49,26 +49,26 @@ class Reading:
             raise UsageError(f"function is {self.function!r}: measure eps, the noise, or raw, the network's own output")
 
     @classmethod
-    def of(cls, **words: Any) -> "Reading":
+    def of(cls, **given: Any) -> "Reading":
         """A reading in the words of the command line and of `measure`; what is None is not told.
 
         Raises:
             UsageError: If there is no such word, or it has a value that it cannot have.
         """
-        strange = sorted(set(words) - set(WORDS))
+        strange = sorted(set(given) - set(WORDS))
         if strange:
             raise UsageError(f"there is no word {strange[0]!r} for how a model is read; known are {', '.join(WORDS)}")
-        told = {name: value for name, value in words.items() if value is not None}
+        told = {name: value for name, value in given.items() if value is not None}
         parts = {name: told.pop(name) for name in PARTS if name in told}
         if "shape" in told:
             told["shape"] = tuple(told["shape"])
         return cls(convention=Convention.of(**parts), **told)
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def words(self) -> tuple[str, ...]:
         """The words that say something about a checkpoint, as opposed to what is measured of it."""
-        plain = [f.name for f in fields(self) if f.name not in ("convention", "function")]
-        return (*self.convention.told, *(name for name in plain if getattr(self, name) != getattr(SILENT, name)))
+        names = [f.name for f in fields(self) if f.name not in ("convention", "function")]
+        return (*self.convention.parts, *(name for name in names if getattr(self, name) != getattr(SILENT, name)))
 
 
 SILENT = Reading()

@@ -163,14 +163,14 @@ class Trial:
         """Whether the model beats, at some level, the guess that knows the data's mean and variance alone."""
         return bool((self.errors[convention].mean(0) < LEARNED * self.guess.mean(0)).any())
 
-    def rounds(self, told: Convention) -> bool:
+    def rounds(self, stated: Convention) -> bool:
         """Whether the network tells its own times apart but not one between two of them: then it looks them up."""
-        clock = told.whole.clock
+        clock = stated.whole.clock
         if not clock.discrete:
             return False
         t = torch.full((1,), 0.5, dtype=torch.float64)
         index = clock(t).floor()
-        at, between, after = (self.ask(told, t, index + shift) for shift in (0, 0.3, 1))
+        at, between, after = (self.ask(stated, t, index + shift) for shift in (0, 0.3, 1))
         if at is None or between is None or not torch.equal(at, between):
             return False
         return after is None or not torch.equal(at, after)

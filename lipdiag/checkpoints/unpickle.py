@@ -16,12 +16,12 @@ WORDS = ("sigma_min", "sigma_max", "sigma_data", "beta_d", "beta_min", "M", "C_1
 TOLERANCE = 1e-3  # relative; float32, and a table of sigmas in float32, leave a tenth of it
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """What JSON can hold of a value; lists for tuples, texts for the rest."""
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
@@ -67,11 +67,11 @@ def main(file: str, code: str, out: str) -> None:
     given, module = getattr(raw, "init_kwargs", None), home(type(raw), Path(code))
     config = {
         "preconditioner": type(network).__name__,
-        "arguments": plain(arguments),
+        "arguments": json_value(arguments),
         "network": {
             "module": module,
             "class": type(raw).__name__,
-            "arguments": plain(dict(given) if given is not None else {}),
+            "arguments": json_value(dict(given) if given is not None else {}),
         },
         "shape": [int(channels), int(size), int(size)],
         "label_dim": int(getattr(network, "label_dim", 0)),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from .options import everywhere
+from .options import drawing, everywhere, save_figure
 
 RUN = click.Path(path_type=Path)
 
@@ -28,13 +28,7 @@ RUN = click.Path(path_type=Path)
     metavar="QA QB",
     help="What `lipdiag evaluate` wrote of both; once for each pair, in their order.",
 )
-@click.option("--style", default="iclr", show_default=True, help="icml, iclr, neurips, cvpr, slides.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="Figures, .pdf .svg .png; repeatable.  [default: compare.pdf, .svg and .png]",
-)
+@drawing("compare")
 @everywhere
 def compare(
     a: Path,
@@ -55,18 +49,13 @@ def compare(
     """
     from ..comparison.comparison import compare as compared
     from ..comparison.table import table
-    from ..figures import canvas as picture
     from ..figures.comparison import draw
 
-    found = compared(a, b, pairs, quality)
-    drawn = draw(found, style)
-    paths = out or tuple(Path("compare" + suffix) for suffix in (".pdf", ".svg", ".png"))
-    for path in paths:
-        picture.save(drawn, path)
-    files = [str(path) for path in paths]
+    comparison = compared(a, b, pairs, quality)
+    files = save_figure(draw(comparison, style), "compare", out)
     if as_json:
-        click.echo(json.dumps({**found.to_dict(), "files": files}, allow_nan=False))
+        click.echo(json.dumps({**comparison.to_dict(), "files": files}, allow_nan=False))
         return
-    click.echo(table(found))
+    click.echo(table(comparison))
     if not quiet:
         click.echo("\nThe figure: " + ", ".join(files))

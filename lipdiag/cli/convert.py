@@ -25,13 +25,14 @@ def convert(file: Path, unsafe_pickle: bool, code_dir: Path | None, out: Path, q
     is printed.
     """
     from ..formats import edm
+    from ..formats.checkpoint import file_digest
 
     if not unsafe_pickle:
         raise UsageError(f"{file} runs any code stored in it when it is read; add --unsafe-pickle if you trust it")
     if code_dir is None:
         raise UsageError("convert needs --code-dir, the folder with the code the pickle was made with")
     if not quiet:
-        click.echo(f"{file} (SHA-256 {edm.digest(file)}): this runs any code stored in the file", err=True)
+        click.echo(f"{file} (SHA-256 {file_digest(file)}): this runs any code stored in the file", err=True)
     config = edm.convert(file, code_dir, out)
     if as_json:
         click.echo(json.dumps({"out": str(out), **config}))

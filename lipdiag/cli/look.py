@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import LipdiagError, UsageError
-from .options import describe_facts, everywhere, read_reading, reading
+from .options import describe_facts, drawing, everywhere, read_reading, reading, save_figure
 
 if TYPE_CHECKING:
     from ..checkpoints.reading import Reading
@@ -29,13 +29,13 @@ def inspect(checkpoint: str, data: str | None, device: str, quiet: bool, as_json
     from .. import checkpoints
 
     asked = read_reading(given)
-    found = made(checkpoint, asked) if asked.factory else checkpoints.inspection(checkpoint, asked).to_dict()
+    facts = made(checkpoint, asked) if asked.factory else checkpoints.inspection(checkpoint, asked).to_dict()
     if data is not None:
         from ..study.measure import calibrated
 
         said = calibrated(checkpoint, data, device, replace(asked, function="eps"))
-        found["calibration"] = [line.removeprefix("calibration: ") for line in said]
-    click.echo(json.dumps(found) if as_json else describe_facts(found))
+        facts["calibration"] = [line.removeprefix("calibration: ") for line in said]
+    click.echo(json.dumps(facts) if as_json else describe_facts(facts))
 
 
 def made(checkpoint: str, asked: "Reading") -> dict[str, Any]:
@@ -59,13 +59,7 @@ def made(checkpoint: str, asked: "Reading") -> dict[str, Any]:
     show_default=True,
     help="Of time: the model's own, or log-SNR, over which all can be compared.",
 )
-@click.option("--style", default="iclr", show_default=True, help="icml, iclr, neurips, cvpr, slides.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="Files, .pdf .svg .png; repeatable.  [default: FIGURE.pdf, .svg and .png]",
-)
+@drawing("FIGURE")
 @click.option("--list", "listing", is_flag=True, help="Name every figure, with a line.")
 @everywhere
 def plot(
@@ -99,14 +93,11 @@ def plot(
     datasets = [open_source(run, kind) for run in runs]
     if axis == "logsnr" and kind == "run":
         datasets = [over_logsnr(dataset) for dataset in datasets]
-    drawn = figures.plot(datasets, figure=figure, style=style)
-    paths = out or tuple(Path(figure + suffix) for suffix in (".pdf", ".svg", ".png"))
-    for path in paths:
-        figures.save(drawn, path)
+    files = save_figure(figures.plot(datasets, figure=figure, style=style), figure, out)
     if as_json:
-        click.echo(json.dumps({"files": [str(path) for path in paths]}))
+        click.echo(json.dumps({"files": files}))
     elif not quiet:
-        click.echo("\n".join(str(path) for path in paths))
+        click.echo("\n".join(files))
 
 
 @click.command()

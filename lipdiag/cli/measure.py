@@ -10,7 +10,18 @@ from typing import Any
 import click
 
 from ..errors import Caution, UsageError
-from .options import computing, describe_facts, everywhere, read_reading, reading, stoppable, use_threads
+from .options import (
+    computing,
+    describe_facts,
+    everywhere,
+    read_reading,
+    reading,
+    require_model,
+    save_figure,
+    stem,
+    stoppable,
+    use_threads,
+)
 from .outcome import report_run, verify_finite, verify_units, waiting_for_others
 from .shard import launched_shard, read_shard
 
@@ -19,10 +30,6 @@ PLANNED = (
     "seed",
 )  # fmt: skip
 """Options that are fields of a plan."""
-
-
-def default_out(checkpoint: str) -> Path:
-    return Path(Path(checkpoint).name.removesuffix(".pt").removesuffix(".safetensors") + ".zarr")
 
 
 @click.command()
@@ -119,11 +126,10 @@ def measure(
 
     quiet, as_json = given["quiet"], given["as_json"]
     use_threads(given["threads"])
-    if checkpoint is None and given["factory"] is None:
-        raise UsageError("measure needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
+    require_model(checkpoint, given["factory"], "measure")
     quantities = {"quantities": given["quantities"]} if given["quantities"] else {}
     plan = Plan(**{name: given[name] for name in PLANNED}, **quantities)
-    out = out or default_out(checkpoint or given["factory"].partition(":")[2])
+    out = out or Path(stem(checkpoint, given["factory"]) + ".zarr")
     if verify and not out.exists():
         raise UsageError(f"there is no run {out} to verify; measure it first")
     part = read_shard(shard) if shard else launched_shard()
@@ -204,7 +210,7 @@ class Teller:
     """Says on standard error what a study costs, its notes, each once, and how far above the floor it was."""
 
     def __init__(self, quiet: bool, out: Path | None, title: str = ""):
-        self.quiet, self.out, self.title, self.told = quiet, out, title, 0
+        self.quiet, self.out, self.title, self.said = quiet, out, title, 0
 
     def price(self, ready: Any) -> None:
         self.say(ready, self.title + describe_cost(ready, self.out))
@@ -218,9 +224,9 @@ class Teller:
         self.say(ready, *([done] if ready.pairs else []))
 
     def say(self, ready: Any, *lines: str) -> None:
-        for line in () if self.quiet else (*lines, *ready.notes[self.told :]):
+        for line in () if self.quiet else (*lines, *ready.notes[self.said :]):
             click.echo(f"warning: {line}" if isinstance(line, Caution) else line, err=True)
-        self.told = len(ready.notes)
+        self.said = len(ready.notes)
 
 
 @click.command()
@@ -250,14 +256,9 @@ def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
             raise SystemExit(128 + received.get("signal", signal.SIGINT))
         runs.insert(0, run)
     datasets = [open_run(run) for run in runs]
-    drawn = figures.plot(datasets, figure="singularity")
-    paths = [out / f"singularity{suffix}" for suffix in (".pdf", ".svg", ".png")]
-    for path in paths:
-        figures.save(drawn, path)
+    files = save_figure(figures.plot(datasets, figure="singularity"), str(out / "singularity"))
     from ..pages.tables import table
 
-    click.echo(
-        json.dumps({"runs": [str(r) for r in runs], "files": [str(p) for p in paths]}) if as_json else table(datasets)
-    )
+    click.echo(json.dumps({"runs": [str(r) for r in runs], "files": files}) if as_json else table(datasets))
     if not as_json:
-        click.echo("\nThe figure: " + ", ".join(str(path) for path in paths))
+        click.echo("\nThe figure: " + ", ".join(files))

@@ -22,8 +22,8 @@ def merge(out: Path, runs: tuple[Path, ...], quiet: bool, as_json: bool) -> None
     """
     from ..store.merge import merge as join
 
-    with stoppable(), bar(None, "pair", "merging", quiet) as shown:
-        merged = join(out, list(runs), shown.update)
+    with stoppable(), bar(None, "pair", "merging", quiet) as progress:
+        merged = join(out, list(runs), progress.update)
     if as_json:
         click.echo(json.dumps({**asdict(merged), "run": str(out)}))
         return

@@ -153,6 +153,29 @@ computing = options(
 )
 
 
+def drawing(name: str) -> Callable[[Callable], Callable]:
+    """The options of a command that draws a figure of some name."""
+    return options(
+        click.option("--style", default="iclr", show_default=True, help="icml, iclr, neurips, cvpr, slides."),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            multiple=True,
+            help=f"Figures, .pdf .svg .png; repeatable.  [default: {name}.pdf, .svg and .png]",
+        ),
+    )
+
+
+def save_figure(drawn: Any, name: str, out: tuple[Path, ...] = ()) -> list[str]:
+    """Write a figure to the files that are asked for, by default three of its name, and return them."""
+    from ..figures.canvas import save
+
+    paths = out or tuple(Path(name + suffix) for suffix in (".pdf", ".svg", ".png"))
+    for path in paths:
+        save(drawn, path)
+    return [str(path) for path in paths]
+
+
 def read_reading(given: dict[str, Any]) -> "Reading":
     """What the options tell about a checkpoint."""
     from ..checkpoints.reading import WORDS, Reading
@@ -169,6 +192,18 @@ def read_reading(given: dict[str, Any]) -> "Reading":
             )
         words["shape"] = sizes
     return Reading.of(**words)
+
+
+def require_model(checkpoint: str | None, factory: str | None, command: str) -> None:
+    """Refuse a command that is given neither a checkpoint nor what makes one."""
+    if checkpoint is None and factory is None:
+        raise UsageError(f"{command} needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
+
+
+def stem(checkpoint: str | None, factory: str | None) -> str:
+    """What a file made from a checkpoint is called without a suffix."""
+    name = Path(checkpoint).name if checkpoint else (factory or "").partition(":")[2]
+    return name.removesuffix(".pt").removesuffix(".safetensors")
 
 
 def use_threads(threads: int | None) -> None:

@@ -95,19 +95,19 @@ def verify_units(ready: Any, out: Path, count: int, as_json: bool) -> None:
 
     exact = verify.comparable(ready.store.attributes.get("launches", []), launch(ready))
     allowed = 0.0 if exact else verify.TOLERANCE[ready.plan.dtype]
-    found = list(verify.recompute(ready, count, seed=ready.pairs))
-    if not found:
+    recomputed = list(verify.recompute(ready, count, seed=ready.pairs))
+    if not recomputed:
         raise UsageError(f"{out} holds no finished unit to verify; measure it first")
-    worst = max(found, key=lambda unit: unit.difference)
-    equal = sum(unit.equal for unit in found)
-    facts = {"run": str(out), "units": len(found), "equal": equal, "largest_difference": worst.difference}
+    worst = max(recomputed, key=lambda unit: unit.difference)
+    equal = sum(unit.equal for unit in recomputed)
+    facts = {"run": str(out), "units": len(recomputed), "equal": equal, "largest_difference": worst.difference}
     reason = "the same device, libraries and micro-batch" if exact else "another device, library or micro-batch"
     if worst.difference > allowed:
         raise LipdiagError(
             f"{worst.variable} of {out} differs by {worst.difference:.2g} when it is measured again with {reason}, "
             f"where {allowed:.0e} is allowed: the run, the model or this machine changed; measure with another --out"
         )
-    units = "1 unit" if len(found) == 1 else f"{len(found)} units"
+    units = "1 unit" if len(recomputed) == 1 else f"{len(recomputed)} units"
     said = f"{units} of {out} measured again with {reason}: {equal} equal bit for bit, "
     said += f"the largest relative difference is {worst.difference:.1e}"
     click.echo(json.dumps(facts) if as_json else said)

@@ -9,7 +9,17 @@ import click
 
 from ..errors import UsageError
 from ..progress import bar
-from .options import INTERRUPTED, computing, everywhere, read_reading, reading, stoppable, use_threads
+from .options import (
+    INTERRUPTED,
+    computing,
+    everywhere,
+    read_reading,
+    reading,
+    require_model,
+    stem,
+    stoppable,
+    use_threads,
+)
 from .outcome import strict
 
 if TYPE_CHECKING:
@@ -21,16 +31,9 @@ if TYPE_CHECKING:
 SAMPLERS = "ddpm, ddim, dpm, unipc, or euler (flow matching)"
 
 
-def stem(checkpoint: str | None, factory: str | None) -> str:
-    """What a file made from a checkpoint is called without a suffix."""
-    name = Path(checkpoint).name if checkpoint else (factory or "").partition(":")[2]
-    return name.removesuffix(".pt").removesuffix(".safetensors")
-
-
 def placed(given: dict[str, Any], checkpoint: str | None, command: str) -> "Predictor":
     """The model that the options name, on its device, ready to be sampled."""
-    if checkpoint is None and given["factory"] is None:
-        raise UsageError(f"{command} needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
+    require_model(checkpoint, given["factory"], command)
     use_threads(given["threads"])
     from ..study.resolve import resolve_device, resolve_model
 
@@ -72,8 +75,8 @@ def sample(
     if not quiet:
         for note in predictor.notes:
             click.echo(note, err=True)
-    with stoppable(), bar(n * steps, "eval", "sampling", quiet, unit_scale=True) as shown:
-        x = draw(predictor, n, steps, given["seed"], sampler=sampler, batch=batch, advance=shown.update)
+    with stoppable(), bar(n * steps, "eval", "sampling", quiet, unit_scale=True) as progress:
+        x = draw(predictor, n, steps, given["seed"], sampler=sampler, batch=batch, advance=progress.update)
     if not x.isfinite().all():
         from ..errors import NonFiniteError
 
@@ -187,7 +190,7 @@ def evaluate(
     import torch
 
     x = torch.stack([real[i] for i in range(len(real))])
-    with stoppable() as received, bar(evaluations, "eval", "sampling", quiet, unit_scale=True) as shown:
+    with stoppable() as received, bar(evaluations, "eval", "sampling", quiet, unit_scale=True) as progress:
         try:
             result = measure(
                 predictor,
@@ -199,10 +202,10 @@ def evaluate(
                 out,
                 batch=batch,
                 attributes=provenance(predictor, checkpoint, given, real),
-                advance=shown.update,
+                advance=progress.update,
             )
         except KeyboardInterrupt:
-            shown.close()
+            progress.close()
             click.echo(f"lipdiag: interrupted; the same command goes on with {out}", err=True)
             raise SystemExit(128 + received["signal"] if received else INTERRUPTED) from None
     click.echo(json.dumps(machine_line(result, out)) if as_json else table(result))

@@ -111,14 +111,14 @@ def under_a_bar(states: Iterator[Any], steps: int, quiet: bool, out: Path, sampl
     from .. import distributed
 
     step, smooth = 0, None
-    with bar(steps, "step", "training", quiet) as shown:
+    with bar(steps, "step", "training", quiet) as progress:
         for state in states:
             smooth = state.loss if smooth is None else 0.98 * smooth + 0.02 * state.loss
             if step == 0:
-                shown.initial = shown.n = state.step - 1  # steps that were done before do not count as fast ones
+                progress.initial = progress.n = state.step - 1  # steps that were done before do not count as fast ones
             step = state.step
-            shown.update(step - shown.n)
-            shown.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
+            progress.update(step - progress.n)
+            progress.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
             if sample_every and step % sample_every == 0 and distributed.rank() == 0:
                 save_samples(state.ema, out / f"samples-{step:07d}.png")
     return step == steps

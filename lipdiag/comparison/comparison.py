@@ -90,7 +90,7 @@ class Comparison:
                 "verdict": s.verdict,
                 "by": "ratio" if s.by_ratio else "difference",
             }
-            | plain(s.effect)
+            | json_effect(s.effect)
             for s in self.statements
         ]
         judged = self.quality and {"extractor": self.quality.extractor, "floors": self.quality.floors}
@@ -103,7 +103,7 @@ class Comparison:
             "method": self.method,
             "statements": statements,
             "timesteps": self.timesteps.tolist(),
-            "curves": {name: plain(effect) for name, effect in self.effects.items()},
+            "curves": {name: json_effect(effect) for name, effect in self.effects.items()},
             "quality": judged,
             "notes": list(self.notes),
             "missing": list(self.missing),
@@ -111,16 +111,16 @@ class Comparison:
 
     def rows(self) -> list[Row]:
         """The numbers as a table: a row a variable and timestep, then a row a statement."""
-        found: list[Row] = []
+        rows: list[Row] = []
         for name, found_effect in self.effects.items():
             numbers = flat(found_effect)
             for i, k in enumerate(self.timesteps):
                 row: Row = {"variable": name, "statement": "", "timestep": float(k)}
-                found.append(row | {key: float(value[i]) for key, value in numbers.items()})
+                rows.append(row | {key: float(value[i]) for key, value in numbers.items()})
         for s in self.statements:
             row = {"variable": s.variable, "statement": s.name}
-            found.append(row | {key: float(value) for key, value in flat(s.effect).items()} | {"verdict": s.verdict})
-        return found
+            rows.append(row | {key: float(value) for key, value in flat(s.effect).items()} | {"verdict": s.verdict})
+        return rows
 
 
 def flat(effect: Effect) -> dict[str, np.ndarray]:
@@ -135,7 +135,7 @@ def flat(effect: Effect) -> dict[str, np.ndarray]:
     }
 
 
-def plain(effect: Effect) -> dict[str, Any]:
+def json_effect(effect: Effect) -> dict[str, Any]:
     """Its numbers as JSON has them."""
 
     def finite(value: Any) -> Any:

@@ -88,7 +88,7 @@ class Convention:
         return cls(**parts)
 
     @property
-    def told(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         """The parts that are told, by name."""
         return {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
 
@@ -96,17 +96,19 @@ class Convention:
     def whole(self) -> Whole:
         """All three parts of a convention that lacks none."""
         if self.schedule is None or self.parameterization is None or self.clock is None:
-            raise ValueError(f"got a convention of {' and '.join(self.told) or 'nothing'}, which lacks a part: tell it")
+            raise ValueError(
+                f"got a convention of {' and '.join(self.parts) or 'nothing'}, which lacks a part: tell it"
+            )
         return Whole(self.schedule, self.parameterization, self.clock)
 
     @property
     def spelled(self) -> dict[str, str | None]:
         """The parts as the command line takes them."""
-        return {name: spell(self.told[name]) if name in self.told else None for name in PARTS}
+        return {name: spell(self.parts[name]) if name in self.parts else None for name in PARTS}
 
     def over(self, other: "Convention") -> "Convention":
         """This convention, completed by what the other tells."""
-        return replace(other, **self.told)
+        return replace(other, **self.parts)
 
 
 UNTOLD = Convention()
@@ -116,15 +118,15 @@ FLOW = Convention(Straight(), data_velocity, Reversed(Unit()))
 """Flow matching as its papers write it: time 0 is noise and 1 data, and the velocity points to the data."""
 
 
-def flags(told: Convention, best: Convention) -> str:
+def flags(stated: Convention, best: Convention) -> str:
     """The options that lead from one convention to the other."""
-    names = [name for name, part in best.told.items() if part != getattr(told, name)]
+    names = [name for name, part in best.parts.items() if part != getattr(stated, name)]
     return " ".join(f'--{name} "{best.spelled[name]}"' for name in names)
 
 
-def changes(told: Convention, other: Convention) -> int:
+def changes(stated: Convention, other: Convention) -> int:
     """How many things the user would have to set."""
-    return sum(getattr(told, name) != getattr(other, name) for name in (*PARTS, "scale"))
+    return sum(getattr(stated, name) != getattr(other, name) for name in (*PARTS, "scale"))
 
 
 def unique(items: Iterable) -> list:
@@ -156,11 +158,11 @@ def common_clocks(schedule: Schedule) -> list[Clock]:
     ]
 
 
-def common_schedules(told: Schedule) -> list[Schedule]:
-    """The schedules in use, but for the told one."""
-    plain: list[Schedule] = [Linear(), ScaledLinear(), SquaredCosine(), VP(), VE(), Karras(), Straight()]
-    known = [*plain, Normalized(Karras())]
-    return [schedule for schedule in known if schedule != told]
+def common_schedules(stated: Schedule) -> list[Schedule]:
+    """The schedules in use, but for the stated one."""
+    basic: list[Schedule] = [Linear(), ScaledLinear(), SquaredCosine(), VP(), VE(), Karras(), Straight()]
+    known = [*basic, Normalized(Karras())]
+    return [schedule for schedule in known if schedule != stated]
 
 
 def natural_predictions(schedule: Schedule) -> list[Parameterization]:

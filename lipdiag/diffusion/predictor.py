@@ -123,7 +123,7 @@ class NetworkPredictor(Predictor):
                 return name
         return None
 
-    def told(self, name: str, classes: Sequence[int]) -> "NetworkPredictor":
+    def with_classes(self, name: str, classes: Sequence[int]) -> "NetworkPredictor":
         """The same network, told a class of its own for each sample of a batch."""
         blank = self.conditioning[name]
         value = torch.tensor(classes, device=blank.device)
@@ -228,9 +228,9 @@ class RawOutput(Predictor):
         """The name of the input by which the network inside is told a class; None where it takes none."""
         return self.predictor.class_input
 
-    def told(self, name: str, classes: Sequence[int]) -> "RawOutput":
+    def with_classes(self, name: str, classes: Sequence[int]) -> "RawOutput":
         """The raw output of the predictor inside, told these classes by that input."""
-        return RawOutput(self.predictor.told(name, classes))
+        return RawOutput(self.predictor.with_classes(name, classes))
 
     def conditioned(self, x, t, timestep):
         return self.predictor.output(x, timestep).to(x.dtype)

@@ -90,9 +90,9 @@ def assemble(
     used = convention.over(checkpoint.convention)
     shape = shape or checkpoint.shape
     for name in PARTS:
-        if name not in used.told and name in checkpoint.unusable:
+        if name not in used.parts and name in checkpoint.unusable:
             refuse(checkpoint.path, f"tells a {name} that cannot be used ({checkpoint.unusable[name]})")
-        if name not in used.told:
+        if name not in used.parts:
             raise CheckpointError(f"{shown(checkpoint.path)} does not tell its {name}: give it by --{name}")
     if shape is None:
         raise CheckpointError(f"{shown(checkpoint.path)} does not tell the shape of its samples: give it by --shape")

@@ -18,7 +18,6 @@ References:
     https://arxiv.org/abs/2206.00364
 """
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -38,9 +37,10 @@ from ..diffusion.parameterization import Edm, eps, minus_eps
 from ..diffusion.predictor import NetworkPredictor
 from ..diffusion.schedule import VE, VP, Karras, Normalized, SquaredCosine
 from ..errors import CheckpointError, UsageError
-from ..files import make_folder, open_regular, read_json, shown
+from ..files import make_folder, read_json, shown
 from ..weights.refusal import refuse
 from ..weights.tensors import fit
+from .checkpoint import file_digest
 from .native import read_weights
 
 CONFIG, MODEL = "config.json", "model.safetensors"
@@ -208,7 +208,7 @@ def convert(file: str | Path, code: str | Path, out: str | Path) -> dict[str, An
     """
     if not Path(code).is_dir():
         raise UsageError(f"there is no folder {shown(code)}: give the code the pickle was made with, by --code-dir")
-    digest(file)
+    file_digest(file)  # which refuses what is no file before its code is asked for
     make_folder(out)
     command = [sys.executable, "-m", "lipdiag.checkpoints.unpickle", *map(str, (file, code, out))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -216,9 +216,3 @@ def convert(file: str | Path, code: str | Path, out: str | Path) -> dict[str, An
         words = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
         refuse(file, f"cannot be converted ({shown(words)})")
     return read_json(Path(out) / CONFIG)
-
-
-def digest(file: str | Path) -> str:
-    """The SHA-256 of a file."""
-    with open_regular(file) as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

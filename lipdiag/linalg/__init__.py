@@ -6,17 +6,17 @@ from .lanczos import ExtremeEigenvalues, SingularValues, extreme_eigenvalues, si
 from .linearize import METHODS, Linearization, linearize
 from .operator import Operator, dense, jacobian, symmetric_part, transpose
 from .products import PRODUCTS, with_products
-from .trace import Estimate, hutchinson_squared_frobenius_norm, hutchinson_trace, rademacher, sphere
+from .trace import ProbeEstimate, hutchinson_squared_frobenius_norm, hutchinson_trace, rademacher, sphere
 
 __all__ = [
     "METHODS",
     "PRODUCTS",
     "Bidiagonalization",
-    "Estimate",
     "ExtremeEigenvalues",
     "ForwardMode",
     "Linearization",
     "Operator",
+    "ProbeEstimate",
     "SingularValues",
     "dense",
     "extreme_eigenvalues",

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-class Estimate(NamedTuple):
+class ProbeEstimate(NamedTuple):
     """A mean over probes and what it may be off by.
 
     Attributes:
@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
 
 def hutchinson_trace(
     probes: Float[Tensor, "p batch n"], images: Float[Tensor, "p batch n"], group: Int[Tensor, " batch"] | None = None
-) -> Estimate:
+) -> ProbeEstimate:
     """The trace of square operators A, from probes z and their images A z.
 
     Args:
@@ -52,7 +52,7 @@ def hutchinson_trace(
 
 def hutchinson_squared_frobenius_norm(
     images: Float[Tensor, "p batch m"], group: Int[Tensor, " batch"] | None = None
-) -> Estimate:
+) -> ProbeEstimate:
     """The sum of all squared entries of operators A, from the images A z of probes.
 
     Args:
@@ -63,7 +63,7 @@ def hutchinson_squared_frobenius_norm(
     return pooled(squares, squares.mean(0), group)
 
 
-def pooled(samples: Float[Tensor, "p batch"], scale: Float[Tensor, " batch"], group=None) -> Estimate:
+def pooled(samples: Float[Tensor, "p batch"], scale: Float[Tensor, " batch"], group=None) -> ProbeEstimate:
     """The mean over p, with a standard error from deviations relative to `scale`, pooled over each group."""
     p, batch = samples.shape
     value = samples.mean(0)
@@ -74,7 +74,7 @@ def pooled(samples: Float[Tensor, "p batch"], scale: Float[Tensor, " batch"], gr
     squares = ((samples - value) / safe).square().sum(0)
     members = torch.zeros_like(value).index_add(0, group, torch.ones_like(value))[group]
     variance = torch.zeros_like(value).index_add(0, group, squares)[group] / (members * (p - 1))
-    return Estimate(value, scale * (variance / p).sqrt(), (members * (p - 1)).long(), p)
+    return ProbeEstimate(value, scale * (variance / p).sqrt(), (members * (p - 1)).long(), p)
 
 
 def rademacher(shape, generator=None, dtype=torch.float32, device=None) -> Tensor:

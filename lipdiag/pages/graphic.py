@@ -49,7 +49,7 @@ def inline(picture: Picture, prefix: str, name: str) -> Markup:
         root.set(key, value)
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
-    root.append(told(picture))
+    root.append(described(picture))
     return Markup(ET.tostring(root, encoding="unicode"))
 
 
@@ -70,7 +70,7 @@ def isolate(root: ET.Element, prefix: str) -> None:
             node.set("id", f"{prefix}{known}")
 
 
-def told(picture: Picture) -> ET.Element:
+def described(picture: Picture) -> ET.Element:
     """Invisible circles over the points of lines, each with the row of data it shows as its title."""
     group = ET.Element("g", {"class": "points"})
     scale = 72 / picture.dpi

@@ -89,7 +89,7 @@ def content(runs: Sequence[Run]) -> list[Markup]:
     """What stands on the page, from top to bottom."""
     places = [(f"run-{number}", run) for number, run in enumerate(runs, start=1)]
     parts = [element("h1", "Where is ", " and ".join(run.label for run in runs), " ill-conditioned?")]
-    cautions = [element("li", f"{run.label}: {caution}") for run in runs for caution in run.told("warnings")]
+    cautions = [element("li", f"{run.label}: {caution}") for run in runs for caution in run.remarks("warnings")]
     parts += [element("ul", cautions, class_="cautions")] if cautions else []
     names: set[str] = set()
     if len(runs) > 1:
@@ -108,7 +108,7 @@ def alone(run: Run, place: str, drawn_already: set[str]) -> Markup:
         "section",
         element("h2", run.label),
         element("p", about(run), class_="soft"),
-        folded("Notes", run.told("notes")),
+        folded("Notes", run.remarks("notes")),
         element("ul", [judged(verdict) for verdict in verdicts(run)], class_="verdicts"),
         drawn([run], place, drawn_already)[0],
         element("h3", f"All {run.timestep.size} timesteps"),

@@ -37,7 +37,7 @@ def table(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None)
         # several runs are compared by their speed, which `curves` misses with a sentence where one lacks it
         found = curves(runs)
         tables = [compared(found[i : i + SIDE_BY_SIDE]) for i in range(0, len(found), SIDE_BY_SIDE)]
-    cautions = [f"Warning, {run.label}: {caution}" for run in runs for caution in run.told("warnings")]
+    cautions = [f"Warning, {run.label}: {caution}" for run in runs for caution in run.remarks("warnings")]
     said = sentences(curves(runs, speeds[0])) if speeds else []
     said += [word for run in runs for word in spectral_words(run)]
     return "\n\n".join(filter(None, [wrapped(cautions), *tables, wrapped(said)])).rstrip()

@@ -177,11 +177,11 @@ def of_loss(run: Run) -> Iterator[Verdict]:
     return of_largest(run, "loss", words, "squared error of the predicted noise, averaged over entries")
 
 
-def between(found: "Comparison") -> list[Verdict]:
+def between(comparison: "Comparison") -> list[Verdict]:
     """What a comparison states of the second model."""
-    first, second = found.labels
+    first, second = comparison.labels
     said = []
-    for s in found.statements:
+    for s in comparison.statements:
         by, word = (s.effect.ratio, "over") if s.by_ratio else (s.effect.difference, "minus")
         numbers = f"{plain(float(s.effect.b))} against {plain(float(s.effect.a))} in {first}"
         value, low, high = map(float, by)

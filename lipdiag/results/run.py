@@ -96,7 +96,7 @@ class Run:
         """Whether the network's own output was measured, in the place of the predicted noise."""
         return self.model.get("function") == "raw"
 
-    def told(self, kind: str) -> list[str]:
+    def remarks(self, kind: str) -> list[str]:
         """Its `warnings`, which may change the meaning of its numbers, or its `notes`, facts of how it was measured."""
         texts = self.dataset.attrs.get(kind)
         return [printable(text) for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
@@ -220,8 +220,8 @@ class Run:
         if not self.edges:
             return np.full(np.shape(timestep), -1)
         edges, place = self.direction * np.array(self.edges), self.direction * timestep
-        found = np.searchsorted(edges[:-1], place, side="right") - 1
-        return np.where(place < edges[-1], np.maximum(found, 0), -1)
+        nearest = np.searchsorted(edges[:-1], place, side="right") - 1
+        return np.where(place < edges[-1], np.maximum(nearest, 0), -1)
 
     @cached_property
     def jumps(self) -> np.ndarray:
@@ -302,7 +302,7 @@ def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) 
         raise UsageError("there is no run to show; give at least one dataset, as lipdiag.measure returns it")
     if labels is not None and len(labels) != len(datasets):
         raise UsageError(f"there are {len(datasets)} runs and {len(labels)} labels; give one label for each run")
-    found: list[Run] = []
+    runs: list[Run] = []
     for number, dataset in enumerate(datasets):
         if not isinstance(dataset, xr.Dataset):
             raise UsageError(
@@ -316,11 +316,11 @@ def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) 
         base, edges = sharing(str(model.get("clock") or ""))
         edges = recorded(dataset.attrs.get("edges"), edges)
         named = label_of(dataset.attrs.get("checkpoint"), bool(edges), model.get("function") == "raw")
-        label = labels[number] if labels is not None else unique(named, [run.label for run in found])
+        label = labels[number] if labels is not None else unique(named, [run.label for run in runs])
         if not (dataset["done"] == 1).any():
             raise UsageError(f"{label} has no finished draws yet; go on with the `lipdiag measure` that began it")
-        found.append(Run(dataset, label, base, edges))
-    return found
+        runs.append(Run(dataset, label, base, edges))
+    return runs
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -89,13 +89,13 @@ def open_training(path: Path) -> "xr.Dataset":
     """A training's log, with K measured on the way where there is any."""
     import xarray as xr
 
-    log = table(path / LOG, ("step", "loss", "learning_rate", "gradient_norm"))
+    log = columns(path / LOG, ("step", "loss", "learning_rate", "gradient_norm"))
     variables: dict[str, tuple] = {name: ("step", log[name]) for name in ("loss", "learning_rate", "gradient_norm")}
     if not log["step"].size:
         raise RunError(f"{path / LOG} has no whole line yet; this figure needs {NEEDED['training']}")
     coordinates = {"step": log["step"]}
     for file in [name for name in MEASURED if (path / name).exists()][:1]:
-        found = table(path / file, ("step", "timestep", MEASURED[file], "standard_error"))
+        found = columns(path / file, ("step", "timestep", MEASURED[file], "standard_error"))
         if not found["step"].size:
             continue
         found["mean"] = found[MEASURED[file]]
@@ -109,7 +109,7 @@ def open_training(path: Path) -> "xr.Dataset":
     return xr.Dataset(variables, coordinates, {"name": path.resolve().name})
 
 
-def table(path: Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
+def columns(path: Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Columns of numbers; the last line may be half written."""
     try:
         text = read_regular(path, LARGEST_LOG, links=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..files import replace_file
 from .folder import read_regular
-from .layout import Unit
+from .layout import WorkUnit
 
 CHECKSUM = 4
 """Bytes."""
@@ -56,13 +56,13 @@ def write(file: Path, values: np.ndarray) -> None:
     replace_file(file, data + checksum(data), sync=False)
 
 
-def key(unit: Unit, array: Any) -> str:
+def key(unit: WorkUnit, array: Any) -> str:
     """The file of the chunk that holds a unit, in the folder of the array."""
     first = unit.times.start // array.chunks[0], unit.draws.start // array.chunks[1]
     return "/".join(("c", *map(str, first), *["0"] * (array.ndim - 2)))
 
 
-def within(unit: Unit, array: Any) -> tuple[slice, slice]:
+def within(unit: WorkUnit, array: Any) -> tuple[slice, slice]:
     """Where a unit lies in its chunk."""
     times, draws = unit.times.start % array.chunks[0], unit.draws.start % array.chunks[1]
     return (
@@ -71,9 +71,9 @@ def within(unit: Unit, array: Any) -> tuple[slice, slice]:
     )
 
 
-def whole(unit: Unit, array: Any) -> Unit:
+def whole(unit: WorkUnit, array: Any) -> WorkUnit:
     """All pairs in the chunk of a unit: more than its own where the run holds more draws than the plan asks for."""
-    return Unit(
+    return WorkUnit(
         *(
             slice(start := part.start // size * size, min(start + size, end))
             for part, size, end in zip((unit.times, unit.draws), array.chunks, array.shape, strict=False)

@@ -115,11 +115,11 @@ def check_run(path: Path) -> Found:
         ):
             raise ValueError("its layout is not two sizes")
         schema.fit(attributes, schema.RUN)
-        for table in (told := tables(held)):
-            run_table(table, (layout["times"], layout["draws"]), held.held + LARGEST_GAP)
+        for listing in (listed := listings(held)):
+            run_table(listing, (layout["times"], layout["draws"]), held.held + LARGEST_GAP)
     except ValueError as error:
         damaged(path, error, "measure")
-    return Found(path, attributes, told[-1], held.chunks, held.held)
+    return Found(path, attributes, listed[-1], held.chunks, held.held)
 
 
 def run_table(arrays: dict[str, Array], unit: tuple[int, int], most: int) -> None:
@@ -160,11 +160,11 @@ def check_evaluation(path: Path, home: Path) -> Found:
         if held.root.get("node_type") != "group":
             raise ValueError("it is no group of arrays")
         schema.fit(attributes, schema.EVALUATION)
-        for table in (told := tables(held)):
-            evaluation_table(table)
+        for listing in (listed := listings(held)):
+            evaluation_table(listing)
     except ValueError as error:
         damaged(path, error, "evaluate")
-    return Found(path, attributes, told[-1], held.chunks, held.held)
+    return Found(path, attributes, listed[-1], held.chunks, held.held)
 
 
 def evaluation_table(arrays: dict[str, Array]) -> None:
@@ -183,7 +183,7 @@ def evaluation_table(arrays: dict[str, Array]) -> None:
             raise ValueError(f"the array {name!r:.60} is not of the kind lipdiag writes")
 
 
-def tables(held: Contents) -> list[dict[str, Array]]:
+def listings(held: Contents) -> list[dict[str, Array]]:
     """The arrays as their own files tell them, and last as the root tells them, which is replaced as a whole."""
     found = [held.arrays]
     copy = held.root.get("consolidated_metadata")
@@ -191,14 +191,14 @@ def tables(held: Contents) -> list[dict[str, Array]]:
         if not isinstance(copy, dict) or not isinstance(copy.get("metadata"), dict):
             raise ValueError("its consolidated metadata are no table of arrays")
         found.append(copy["metadata"])
-    made = [{name: plain(name, array) for name, array in table.items()} for table in found]
-    for table in made:
-        for array in table.values():
+    made = [{name: checked(name, array) for name, array in listing.items()} for listing in found]
+    for listing in made:
+        for array in listing.values():
             schema.fit(array.attributes, schema.ARRAY)
     return made
 
 
-def plain(name: str, array: Any) -> Array:
+def checked(name: str, array: Any) -> Array:
     """What is told of an array, if all of it is as lipdiag writes it.
 
     Raises:

@@ -26,7 +26,7 @@ def record(path: Path, launches: list[dict[str, Any]] | None = None, **attribute
     if launches:
         attributes["launches"] = [*run["attributes"].get("launches", []), *launches]
     run["attributes"] |= attributes
-    run.setdefault("consolidated_metadata", table(arrays(path)))
+    run.setdefault("consolidated_metadata", consolidated(arrays(path)))
     write(path, run)
 
 
@@ -47,7 +47,7 @@ def grow(path: Path, draws: int) -> None:
             array["shape"][axis] = draws
             write(path / name, array)
     run = folder.metadata(path / FILE)
-    write(path, run | {"consolidated_metadata": table(found)})
+    write(path, run | {"consolidated_metadata": consolidated(found)})
 
 
 def draw_axis(name: str, shape: Any) -> int | None:
@@ -62,7 +62,7 @@ def arrays(path: Path) -> dict[str, dict[str, Any]]:
     return {file.parent.name: folder.metadata(file) for file in sorted(path.glob(f"*/{FILE}"))}
 
 
-def table(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def consolidated(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The arrays' metadata in the form in which zarr keeps them in the file of the group."""
     return {"kind": "inline", "must_understand": False, "metadata": found}
 

@@ -54,20 +54,20 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Unit:
+class WorkUnit:
     """A block of timesteps by a block of draws: what is measured, written and marked done together."""
 
     times: slice
     draws: slice
 
 
-def units(layout: Layout, times: int, draws: range) -> list[Unit]:
+def units(layout: Layout, times: int, draws: range) -> list[WorkUnit]:
     """Units that cover the given draws at all times: draws outside, times inside.
 
     An interrupted run then has every timestep, with fewer draws.
     """
     return [
-        Unit(slice(i, min(i + layout.times, times)), slice(j, min(j + layout.draws, draws.stop)))
+        WorkUnit(slice(i, min(i + layout.times, times)), slice(j, min(j + layout.draws, draws.stop)))
         for j in range(draws.start, draws.stop, layout.draws)
         for i in range(0, times, layout.times)
     ]

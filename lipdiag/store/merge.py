@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import RunError, UsageError
 from .creation import create
-from .layout import Unit, units
+from .layout import WorkUnit, units
 from .store import DONE, MARKS, MISSING, Column, Store, differences, open_store
 
 
@@ -98,7 +98,7 @@ def like(path: Path, source: Store, draws: int) -> Store:
     return create(path, source.layout, draws, coordinates, columns, {**kept, "launches": []})
 
 
-def copy_unit(target: Store, source: Store, unit: Unit, run: Path, merged: Merged) -> None:
+def copy_unit(target: Store, source: Store, unit: WorkUnit, run: Path, merged: Merged) -> None:
     """Take over the part of a unit that a run holds."""
     marks = source.group["done"][unit.times, unit.draws]
     if (marks == MISSING).all():

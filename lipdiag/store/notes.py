@@ -17,7 +17,7 @@ def sorted_out(notes: Sequence[str]) -> dict[str, list[str]]:
     return dict(zip(KINDS, parts, strict=True))
 
 
-def told(attributes: Mapping[str, Any]) -> dict[str, list[str]]:
+def collected(attributes: Mapping[str, Any]) -> dict[str, list[str]]:
     """The warnings and the notes of every launch that filled a run, each once.
 
     Args:

@@ -23,8 +23,8 @@ from ..files import locked
 from ..text import sound
 from . import chunk, header, reader
 from .format import check_run
-from .layout import Layout, Unit
-from .notes import told
+from .layout import Layout, WorkUnit
+from .notes import collected
 
 MISSING, DONE, QUARANTINED = 0, 1, 2
 MARKS = {
@@ -77,14 +77,14 @@ class Store:
     def variables(self) -> list[str]:
         return [name for name, array in self._arrays().items() if array.ndim >= 2 and name not in MARKS]
 
-    def marked(self, unit: Unit) -> bool:
+    def marked(self, unit: WorkUnit) -> bool:
         """Whether a unit was said to be done, all of it, or the mark that says so cannot be read."""
         try:
             return bool((self.read("done", unit) != MISSING).all())
         except UNREADABLE:
             return True
 
-    def complete(self, unit: Unit) -> bool:
+    def complete(self, unit: WorkUnit) -> bool:
         """Whether all of a unit is given up, or done and its chunks can be read back."""
         try:
             marks = self.read("done", unit)
@@ -94,7 +94,7 @@ class Store:
             return False
         return bool((marks == QUARANTINED).any()) or all(self._readable(name, unit) for name in self.variables)
 
-    def _readable(self, name: str, unit: Unit) -> bool:
+    def _readable(self, name: str, unit: WorkUnit) -> bool:
         array = self._arrays()[name]
         try:
             return self.path is None or bool(chunk.read(self._file(name, unit), array.dtype, array.chunks).size)
@@ -111,27 +111,27 @@ class Store:
         except UNREADABLE:  # a damaged mark forgets the deaths, at the price of more
             return np.zeros(done.shape, np.int8)
 
-    def begin(self, unit: Unit, mark: int) -> None:
+    def begin(self, unit: WorkUnit, mark: int) -> None:
         """Mark a unit that a launch begins: should it die, the next one can tell."""
         if "attempts" in self._arrays():
             self._put("attempts", unit, mark)
 
-    def give_up(self, unit: Unit) -> None:
+    def give_up(self, unit: WorkUnit) -> None:
         """Quarantine a unit that kills whoever measures it."""
         self._put("done", unit, QUARANTINED)
 
-    def given_up(self, unit: Unit) -> bool:
+    def given_up(self, unit: WorkUnit) -> bool:
         try:
             return bool((self.read("done", unit) == QUARANTINED).any())
         except UNREADABLE:
             return False
 
-    def retry(self, unit: Unit) -> None:
+    def retry(self, unit: WorkUnit) -> None:
         """Make a unit that was given up missing again."""
         self.begin(unit, 0)
         self._put("done", unit, MISSING)
 
-    def write(self, unit: Unit, values: dict[str, np.ndarray]) -> None:
+    def write(self, unit: WorkUnit, values: dict[str, np.ndarray]) -> None:
         """Store a unit's values, then its mark.
 
         Raises:
@@ -144,7 +144,7 @@ class Store:
             self._put(name, unit, value)
         self._put("done", unit, DONE)
 
-    def read(self, name: str, unit: Unit) -> np.ndarray:
+    def read(self, name: str, unit: WorkUnit) -> np.ndarray:
         """A unit's part of an array; fill values where nothing was written.
 
         Raises:
@@ -159,7 +159,7 @@ class Store:
             block = np.full(array.chunks, array.fill_value, array.dtype)
         return block[chunk.within(unit, array)]
 
-    def _put(self, name: str, unit: Unit, value: np.ndarray | int) -> None:
+    def _put(self, name: str, unit: WorkUnit, value: np.ndarray | int) -> None:
         """Replace a unit's part of an array; what else is in its chunk stays, if it can be read."""
         array = self._arrays()[name]
         whole = chunk.whole(unit, array)
@@ -176,7 +176,7 @@ class Store:
             block[chunk.within(unit, array)] = value
             chunk.write(self._file(name, unit), block)
 
-    def _file(self, name: str, unit: Unit) -> Path:
+    def _file(self, name: str, unit: WorkUnit) -> Path:
         return Path(self.path or "", name, chunk.key(unit, self._arrays()[name]))
 
     def grow(self, draws: int) -> None:
@@ -295,7 +295,7 @@ def open_run(path: str | Path):
         StorageError: If it cannot be read.
     """
     found = reader.open_run(path)
-    return found.assign_attrs(told(found.attrs))
+    return found.assign_attrs(collected(found.attrs))
 
 
 def _dataset(place: Any):
@@ -312,7 +312,7 @@ def _dataset(place: Any):
             decode_times=False,
             drop_variables=["attempts"],
         ).load()
-    return found.assign_attrs(told(found.attrs))
+    return found.assign_attrs(collected(found.attrs))
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .layout import Unit
+from .layout import WorkUnit
 
 PATIENCE = 7
 """Evidence at which a unit is given up."""
@@ -42,7 +42,7 @@ class Suspicion:
     failures: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, attempts: np.ndarray, units: Iterable[Unit], lenient: bool) -> "Suspicion":
+    def of(cls, attempts: np.ndarray, units: Iterable[WorkUnit], lenient: bool) -> "Suspicion":
         """What a run's marks hold against its units; where it is lenient, each is tried once more at least."""
         deaths = {}
         for unit in units:
@@ -51,19 +51,19 @@ class Suspicion:
                 deaths[name(unit)] = min(int(marks.max()) or PRICED, PATIENCE - 1 if lenient else PATIENCE)
         return cls(deaths)
 
-    def died(self, unit: Unit) -> int:
+    def died(self, unit: WorkUnit) -> int:
         """The mark that earlier launches left in a unit, 0 where they left none."""
         return self.deaths.get(name(unit), 0)
 
-    def rank(self, unit: Unit) -> int:
+    def rank(self, unit: WorkUnit) -> int:
         """By which units are measured in turn, those that may kill last."""
         return abs(self.died(unit))
 
-    def mark(self, unit: Unit, others: bool) -> int:
+    def mark(self, unit: WorkUnit, others: bool) -> int:
         """What the next launch finds if this one dies in the unit, its first or one after others."""
         return max(self.died(unit), 0) + (LATE if others else EARLY)
 
-    def fail(self, unit: Unit) -> None:
+    def fail(self, unit: WorkUnit) -> None:
         """Note that the model raised an error in a unit."""
         self.failures[name(unit)] = self.failures.get(name(unit), 0) + 1
 
@@ -75,13 +75,13 @@ class Suspicion:
         hint = "if it was for lack of memory, another run with a smaller --batch takes less"
         return f"{count} {words} last; {hint}" if count else ""
 
-    def verdict(self, unit: Unit) -> str:
+    def verdict(self, unit: WorkUnit) -> str:
         """Why a unit is to be given up, empty if it is not."""
         if self.failures.get(name(unit), 0) >= FAILURES:
             return f"given up after {FAILURES} attempts that failed"
         return "given up, as launch after launch died in it" if self.died(unit) >= PATIENCE else ""
 
 
-def name(unit: Unit) -> tuple[int, int]:
+def name(unit: WorkUnit) -> tuple[int, int]:
     """The first timestep and draw of a unit, by which it is known."""
     return unit.times.start, unit.draws.start

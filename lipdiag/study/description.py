@@ -64,15 +64,15 @@ def fingerprint(predictor: Predictor) -> str:
 
 def digest(values: Mapping[str, Any]) -> str:
     """SHA-256 over names and values; of tensors the types, shapes and bytes."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name, value in sorted(values.items()):
         if isinstance(value, Tensor):
             tensor = value.detach().cpu().contiguous()
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+            hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            hashed.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
         else:
-            found.update(f"{name} {value!r}".encode())
-    return found.hexdigest()
+            hashed.update(f"{name} {value!r}".encode())
+    return hashed.hexdigest()
 
 
 def describe(predictor: Predictor) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def frozen(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarr
     asked = {key: value for key, value in json.loads(plan.json()).items() if key not in (*GROWS, "timesteps")}
     if plan.products == "ieee":
         del asked["products"]
-    found = {
+    record = {
         "model": describe(predictor),
         "data": {
             "name": source.name,
@@ -111,7 +111,7 @@ def frozen(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarr
         "plan": {**asked, "timesteps": timesteps.tolist()},
         "numerics": NUMERICS,
     }
-    return dict(sound(found))
+    return dict(sound(record))
 
 
 def coordinates(predictor: Predictor, timesteps: np.ndarray) -> dict[str, Axis]:
@@ -158,7 +158,7 @@ def edges(clock: Clock) -> list[float]:
 
 def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str, store.Column]:
     """Every variable the plan fills, with its attributes."""
-    found = {}
+    filled = {}
     entries = int(np.prod(predictor.shape))
     sizes = {"rank": ranks(plan.accuracy, entries), "other": len(timesteps), "entry": entries}
     for quantity in plan.quantities:
@@ -170,5 +170,5 @@ def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str
                 "quantity": quantity,
             }
             attributes |= variable.facts(predictor.clock, plan.accuracy, torch.from_numpy(timesteps[:1]))
-            found[name] = store.Column(attributes, {extra: sizes[extra] for extra in variable.dimensions})
-    return found
+            filled[name] = store.Column(attributes, {extra: sizes[extra] for extra in variable.dimensions})
+    return filled

@@ -14,7 +14,7 @@ from .. import provenance
 from ..checkpoints.reading import SILENT, Reading
 from ..diffusion.predictor import Predictor, RawOutput
 from ..errors import Caution, LipdiagWarning, UsageError
-from ..files import shown as printable
+from ..files import shown
 from ..linalg.linearize import out_of_memory
 from ..progress import bar
 from ..quantities.catalogue import QUANTITIES
@@ -150,7 +150,7 @@ def tried_conventions(ready: study.Study) -> list[str]:
         if out_of_memory(error):
             raise
         # the model answers what is measured: a single timestep, smaller batches, other draws
-        return [Caution(f"{NOT_TRIED}: {printable(error)}")]
+        return [Caution(f"{NOT_TRIED}: {shown(error)}")]
 
 
 def calibrated(model: Any, data: Any, device: str = "auto", reading: Reading = SILENT) -> list[str]:
@@ -164,11 +164,11 @@ def calibration(predictor: Predictor, source: Source) -> list[str]:
     from ..checkpoints.probe import DRAWS, probe
 
     network = predictor.predictor if isinstance(predictor, RawOutput) else predictor
-    found = probe(network, torch.stack([source.sample(i) for i in range(DRAWS)]))
-    if found is None:
+    tried = probe(network, torch.stack([source.sample(i) for i in range(DRAWS)]))
+    if tried is None:
         return []
-    sound = found.right and (found.trained or found.plain)
-    return found.notes if sound else [Caution(note) for note in found.notes]
+    sound = tried.right and (tried.trained or tried.indistinct)
+    return tried.notes if sound else [Caution(note) for note in tried.notes]
 
 
 def launch(ready: study.Study) -> dict[str, Any]:
@@ -248,10 +248,10 @@ def measure(
     """
     how: dict[str, Any] = {"shard": shard, "retry": retry, "deterministic": deterministic, "encode": encode}
     with prepared(predictor, data, plan, out, resume, device, probe=probe, reading=Reading.of(**words), **how) as ready:
-        told = len(ready.notes)
+        before = len(ready.notes)
         warn(ready.notes, level=2)
         carry_out(ready, quiet=not progress)
-    warn(ready.notes[told:], level=2)
+    warn(ready.notes[before:], level=2)
     return ready.store.dataset()
 
 
@@ -269,19 +269,19 @@ def carry_out(ready: study.Study, quiet: bool = False) -> bool:
         Whether it ran to its end; False after Ctrl-C.
     """
     facts, began, ended = launch(ready), time.perf_counter(), "interrupted"
-    shown = bar(int(estimate(ready)["pairs"]), "pair", "measuring", quiet)
+    progress = bar(int(estimate(ready)["pairs"]), "pair", "measuring", quiet)
     done = 0
     try:
         for state in study.run(ready):
-            shown.total = state.total // ready.shard[1]
-            shown.update(state.done - done)
+            progress.total = state.total // ready.shard[1]
+            progress.update(state.done - done)
             done = state.done
             if state.message:
-                shown.set_postfix_str(state.message)
+                progress.set_postfix_str(state.message)
         ended = "finished"
     except KeyboardInterrupt:
         pass  # what is done is kept, and the same plan goes on from here
     finally:
-        shown.close()
+        progress.close()
         study.finish(ready, {**facts, "seconds": time.perf_counter() - began, "ended": ended, "pairs": ready.pairs})
     return ended == "finished"

@@ -194,11 +194,11 @@ def logarithmic(number: int, clock: Clock, schedule: Schedule | None = None) -> 
             first, last = schedule.logsnr(t[[0, -1]]).tolist()
             t[1:-1] = schedule.time(torch.linspace(first, last, number, dtype=torch.float64))[1:-1]
         return clock.base(t).numpy()
-    found = whole(number, index.count)
+    places = whole(number, index.count)
     if isinstance(clock, Shared):
         edges = np.asarray(clock.bounds[1:])
-        found = with_jumps(found, index.count - 1 - edges if isinstance(clock.base, Reversed) else edges - 1)
-    return index.count - 1 - found if isinstance(clock.base, Reversed) else found
+        places = with_jumps(places, index.count - 1 - edges if isinstance(clock.base, Reversed) else edges - 1)
+    return index.count - 1 - places if isinstance(clock.base, Reversed) else places
 
 
 def whole(number: int, count: int) -> np.ndarray:
@@ -212,19 +212,19 @@ def whole(number: int, count: int) -> np.ndarray:
     return np.array(places, dtype=np.float64) - 1
 
 
-def with_jumps(found: np.ndarray, jumps: np.ndarray) -> np.ndarray:
+def with_jumps(timesteps: np.ndarray, jumps: np.ndarray) -> np.ndarray:
     """Timesteps of which the nearest to each jump is moved to it; the first and the last stay."""
-    free = np.ones(found.size, dtype=bool)
+    free = np.ones(timesteps.size, dtype=bool)
     free[[0, -1]] = False
     for jump in jumps:
-        if jump in found:
-            free[found == jump] = False
+        if jump in timesteps:
+            free[timesteps == jump] = False
     for jump in jumps:
-        if jump not in found and free.any():
-            distance = np.where(free, np.abs(np.log1p(found) - np.log1p(jump)), np.inf)
+        if jump not in timesteps and free.any():
+            distance = np.where(free, np.abs(np.log1p(timesteps) - np.log1p(jump)), np.inf)
             nearest = int(distance.argmin())
-            found[nearest], free[nearest] = jump, False
-    return np.sort(found)
+            timesteps[nearest], free[nearest] = jump, False
+    return np.sort(timesteps)
 
 
 def gone_on(timesteps: np.ndarray, plan: Plan, clock: Clock, frozen: Any) -> np.ndarray:

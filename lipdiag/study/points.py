@@ -41,7 +41,7 @@ def points(
         label: Draw number -> the class that a network is told with it.
     """
     if label is not None and isinstance(predictor, NetworkPredictor | RawOutput) and predictor.class_input:
-        predictor = predictor.told(predictor.class_input, [label(i) for i in draws] * len(timesteps))
+        predictor = predictor.with_classes(predictor.class_input, [label(i) for i in draws] * len(timesteps))
     device = next((p.device for p in [*predictor.parameters(), *predictor.buffers()]), torch.device("cpu"))
     times, number, n = len(timesteps), len(draws), 1
     x0 = torch.stack([sample(i).double() for i in draws])

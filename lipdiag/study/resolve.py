@@ -84,9 +84,9 @@ def as_told(model: Any, reading: Reading) -> Predictor:
 
     if isinstance(model, str | Path) or (model is None and reading.factory is not None):
         return checkpoints.predictor(model, reading)
-    if reading.told:
+    if reading.words:
         raise UsageError(
-            f"a model in memory is measured as it is, so {' and '.join(reading.told)} cannot be given beside it: make "
+            f"a model in memory is measured as it is, so {' and '.join(reading.words)} cannot be given beside it: make "
             "the Predictor that way, or give the checkpoint's path"
         )
     if isinstance(model, Predictor):
@@ -238,15 +238,15 @@ def from_model(predictor: Predictor, seed: int, lost: str = "") -> Source:
     @lru_cache(maxsize=-(-MOST_DRAWS // MODEL_BATCH) + 1)  # what a unit spans
     def block(first: int) -> torch.Tensor:
         start = torch.stack([noise(i) for i in range(first, first + MODEL_BATCH)])
-        found = sample(model, noise=start, steps=steps)
-        if not found.isfinite().all():
+        drawn = sample(model, noise=start, steps=steps)
+        if not drawn.isfinite().all():
             raise CheckpointError(
                 "samples of the model itself, which stand for data where none are given, are not finite: give data by "
                 "--data, or check weights, schedule and parameterization with `lipdiag inspect`"
             )
-        if len(notes) == 1 and (reason := doubt(model, found)):
+        if len(notes) == 1 and (reason := doubt(model, drawn)):
             notes.append(Caution(f"x0 are doubtful: {reason}; give data by --data"))
-        return found.cpu()
+        return drawn.cpu()
 
     return Source(
         lambda i: block(i // MODEL_BATCH * MODEL_BATCH)[i % MODEL_BATCH],

@@ -22,7 +22,7 @@ from ..quantities.catalogue import QUANTITIES, measure_point, recorded
 from ..quantities.point import Point
 from ..store import store
 from ..store.creation import create
-from ..store.layout import Layout, Unit, units
+from ..store.layout import Layout, WorkUnit, units
 from ..store.notes import sorted_out
 from ..store.suspicion import PRICED, Suspicion
 from . import checks
@@ -170,7 +170,7 @@ def price(study: Study) -> None:
         study.store.begin(new, PRICED)
     try:
         with suppress(Exception):  # a model that fails here fails in its unit, where it is dealt with
-            time_unit(study, done or new or Unit(slice(0, 1), slice(0, 1)))
+            time_unit(study, done or new or WorkUnit(slice(0, 1), slice(0, 1)))
     finally:
         if new is not None:
             study.store.begin(new, 0)
@@ -209,7 +209,7 @@ def checked(study: Study, timesteps: list[float], draws: range) -> checks.Findin
     return checked(study, [timesteps[0], timesteps[-1]], range(1))
 
 
-def time_unit(study: Study, unit: Unit) -> None:
+def time_unit(study: Study, unit: WorkUnit) -> None:
     """Seconds of one forward pass of a unit, and the bytes that one pair makes in it."""
     timesteps, draws = study.timesteps[unit.times].tolist(), range(unit.draws.start, unit.draws.stop)
     x0 = study.source.stand_in or study.source.sample
@@ -267,7 +267,7 @@ def run(study: Study) -> Iterator[Progress]:
             )
 
 
-def attempt(study: Study, unit: Unit) -> bool:
+def attempt(study: Study, unit: WorkUnit) -> bool:
     """Measure a unit and store it, or give it up where launches have died in it or it has failed.
 
     Returns:
@@ -304,7 +304,7 @@ def attempt(study: Study, unit: Unit) -> bool:
     return True
 
 
-def measure_unit(study: Study, unit: Unit) -> dict[str, np.ndarray]:
+def measure_unit(study: Study, unit: WorkUnit) -> dict[str, np.ndarray]:
     """All variables of a unit, each (times, draws) or (times, draws, ranks).
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..store.layout import Unit, units
+from ..store.layout import WorkUnit, units
 from ..store.merge import bits
 from .study import Study, measure_unit
 
@@ -20,7 +20,7 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 class Recomputed(NamedTuple):
     """A unit measured again."""
 
-    unit: Unit
+    unit: WorkUnit
     equal: bool
     variable: str
     difference: float

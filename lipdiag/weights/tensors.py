@@ -96,10 +96,10 @@ def read_archive(file: BufferedReader, path: str | Path) -> dict[str, Any]:
     archive.check_rest()
     if type(loaded) is not dict:
         refuse(path, f"holds a {type(loaded).__name__} where a dictionary of tensors is expected")
-    return plain(loaded, path)
+    return harmless(loaded, path)
 
 
-def plain(value: Any, path: str | Path, depth: int = 0, made: dict[int, Any] | None = None) -> Any:
+def harmless(value: Any, path: str | Path, depth: int = 0, made: dict[int, Any] | None = None) -> Any:
     """The value in plain dictionaries and lists, every tensor checked.
 
     `made` keeps what became of every container: lists of lists of one list are few bytes, and many items to walk.
@@ -110,7 +110,7 @@ def plain(value: Any, path: str | Path, depth: int = 0, made: dict[int, Any] | N
     if type(value) is Tensor:
         return checked(value, path)
     if type(value) is Bystander:
-        return plain(value.facts, path, depth + 1, made)
+        return harmless(value.facts, path, depth + 1, made)
     if value is None or type(value) in (bool, int, float, str):
         return value
     if type(value) not in (dict, list, tuple):
@@ -119,9 +119,9 @@ def plain(value: Any, path: str | Path, depth: int = 0, made: dict[int, Any] | N
         refuse(path, f"holds more than {MOST_CONTAINERS} lists and dictionaries: {CONVERT}")
     if id(value) not in made:
         if type(value) is dict:
-            made[id(value)] = {key: plain(item, path, depth + 1, made) for key, item in value.items()}
+            made[id(value)] = {key: harmless(item, path, depth + 1, made) for key, item in value.items()}
         else:
-            made[id(value)] = [plain(item, path, depth + 1, made) for item in value]
+            made[id(value)] = [harmless(item, path, depth + 1, made) for item in value]
     return made[id(value)]
 
 

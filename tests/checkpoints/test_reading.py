@@ -14,13 +14,17 @@ def test_words_and_objects_tell_the_same():
     words = Reading.of(weights="raw", schedule="straight()", clock=Timesteps(40), parameterization=None, shape=[3, 8])
     assert words.convention == Convention(Straight(), None, Timesteps(40))
     assert (words.weights, words.shape, words.factory) == ("raw", (3, 8), None)
-    assert words.told == ("schedule", "clock", "weights", "shape")
+    assert words.words == ("schedule", "clock", "weights", "shape")
 
 
 def test_nothing_is_told_where_every_word_is_none():
-    assert Reading.of(**dict.fromkeys(WORDS)).told == SILENT.told == ()
-    assert Reading.of(function="raw").told == ()  # which is what is measured, and says nothing of a checkpoint
-    assert Reading.of(conditioning={"y": torch.zeros(1)}).told == ("conditioning",)
+    assert Reading.of(**dict.fromkeys(WORDS)).words == SILENT.words == ()
+    assert Reading.of(function="raw").words == ()  # which is what is measured, and says nothing of a checkpoint
+    assert Reading.of(conditioning={"y": torch.zeros(1)}).words == ("conditioning",)
+
+
+def test_the_label_0_is_told():
+    assert Reading.of(label=0).words == ("label",)
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,12 @@ def test_a_sit_runs_from_noise_to_data_on_its_own_path(written, path, prediction
     [
         ("DiT-XL-2-256x256.pt", {}, "DiT", "taken as DiT by the file's name"),
         ("SiT-XL-2-256x256.pt", {}, "SiT", "taken as SiT by the file's name"),
-        ("visit.pt", {}, "DiT", '--schedule "straight()" --parameterization data_velocity --clock "reversed(unit(1))"'),
+        (
+            "visit.pt",
+            {},
+            "DiT",
+            '--schedule "straight()" --parameterization "data_velocity" --clock "reversed(unit(1))"',
+        ),
         ("visit.pt", {"model": "SiT-XL/2"}, "SiT", None),
         ("visit.pt", {"path_type": "GVP"}, "SiT", None),
     ],

@@ -378,6 +378,13 @@ BUGS = {
         "checkpoints/probe.py", "return found if float((earlier - true).mean()) > 0 else None", "return found",
         "checkpoints/test_probe.py -k late_everywhere",
     ),
+    "files over their user": Bug(
+        "diffusion/convention.py", "replace(other, **self.parts)", "replace(self, **other.parts)",
+        "formats/test_native.py -k overrides",
+    ),
+    "a word that is dropped": Bug(
+        "checkpoints/reading.py", "if value is not None}", "if value}", "checkpoints/test_reading.py -k label"
+    ),
     "an error rate on both sides in the probe": Bug(
         "checkpoints/probe.py", "level=1 - 2 * ALPHA", "level=1 - ALPHA",
         "checkpoints/test_probe.py -k student"

@@ -9,7 +9,7 @@ import pytest
 from lipdiag.errors import RunError, StorageError
 from lipdiag.store import store
 from lipdiag.store.creation import create
-from lipdiag.store.layout import Layout, Unit, units
+from lipdiag.store.layout import Layout, WorkUnit, units
 
 LAYOUT = Layout(times=2, draws=4)
 TIMES, DRAWS = 5, 8
@@ -103,7 +103,7 @@ def test_a_part_of_a_chunk_is_replaced_without_losing_or_inventing_the_rest(tmp_
     """A plan of fewer draws goes on with a run that has grown: the rest stays, or is missing if it is damaged."""
     run = new(tmp_path / "a.zarr")
     first = units(LAYOUT, TIMES, range(DRAWS))[0]
-    part = Unit(first.times, slice(0, 3))
+    part = WorkUnit(first.times, slice(0, 3))
     fill(run, first, 1.0)
     fill(run, part, 2.0)
     assert run.complete(first)

@@ -16,7 +16,7 @@ from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import CheckpointError, LipdiagWarning, UsageError
 from lipdiag.pages.page import page
 from lipdiag.pages.tables import table
-from lipdiag.store.notes import told
+from lipdiag.store.notes import collected
 from lipdiag.store.store import open_run
 from lipdiag.study import measure as front
 from lipdiag.study import resolve
@@ -248,8 +248,8 @@ def test_words_that_cannot_apply_are_refused(model, words, said):
 
 def test_notes_of_several_launches_are_told_once_each():
     launches = [{"notes": ["a", "b"], "warnings": ["w"]}, {"notes": ["b", 3]}, "damaged", {"notes": "text"}]
-    assert told({"launches": launches}) == {"warnings": ["w"], "notes": ["a", "b"]}
-    assert told({"launches": 1}) == told({}) == {"warnings": [], "notes": []}
+    assert collected({"launches": launches}) == {"warnings": ["w"], "notes": ["a", "b"]}
+    assert collected({"launches": 1}) == collected({}) == {"warnings": [], "notes": []}
 
 
 def test_samples_of_a_model_that_are_no_numbers_end_the_measurement():

@@ -10,7 +10,19 @@ from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import VE, VP, Cosine, Karras, Linear, Straight
 from lipdiag.errors import RunError, UsageError
+from lipdiag.quantities.accuracy import Accuracy
 from lipdiag.study.plan import Plan, logarithmic, resolve_timesteps
+
+
+def test_a_plan_is_written_and_told_as_ever():
+    """In the order of its arguments, and as the text that runs hold since the first version."""
+    plan = Plan("0,5", 4, ("loss",), None, 9, step=2.0)
+    assert plan.json() == (
+        '{"batch": null, "certified_width": 0.05, "confidence": 0.99, "draws": 4, "dtype": "float32", '
+        '"krylov_steps": 64, "max_draws": 9, "probes": 2, "quantities": ["loss"], "ranks": 5, "seed": 0, "step": 2.0, '
+        '"timesteps": "0,5", "tolerance": null}'
+    )
+    assert plan.accuracy == Accuracy(step=2.0)
 
 
 @pytest.mark.parametrize("number", [1, 2, 7, 64, 300, 999, 1000, 5000])
