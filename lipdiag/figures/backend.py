@@ -32,7 +32,11 @@ with without_backend():
     import matplotlib.font_manager
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import ListedColormap, LogNorm
     from matplotlib.figure import Figure
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
 
 def prefer_shipped_fonts() -> None:
@@ -47,4 +51,4 @@ def prefer_shipped_fonts() -> None:
 
 prefer_shipped_fonts()
 
-__all__ = ["Figure", "FigureCanvasAgg", "matplotlib"]
+__all__ = ["Figure", "FigureCanvasAgg", "HandlerTuple", "Line2D", "ListedColormap", "LogNorm", "Patch", "matplotlib"]

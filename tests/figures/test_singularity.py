@@ -16,9 +16,7 @@ from scipy import stats
 
 from lipdiag.errors import UsageError
 from lipdiag.figures import STYLES, plot
-from lipdiag.figures.marks import colour
-from lipdiag.figures.singularity import singularity
-from lipdiag.figures.style import applied
+from lipdiag.figures.style import applied, colour
 from tests.runs import EDGES, linear_table
 
 DIFFERENT = {look: name for name, look in STYLES.items()}.values()
@@ -29,7 +27,7 @@ BLOCK_ENDS = np.array(EDGES[1:]) - 1
 
 @pytest.fixture(scope="module")
 def pair(ddpm, etsdm):
-    return singularity(ddpm, etsdm)
+    return plot([ddpm, etsdm])
 
 
 def drawn(axes, number: int, hollow: bool, joined: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +73,7 @@ def test_exact_zeros_lie_at_zero_on_the_linear_scale_and_below_all_else_on_the_l
 
 
 def test_bands_are_students_interval_and_the_quantiles(ddpm):
-    axes = singularity(ddpm).axes[1]
+    axes = plot(ddpm).axes[1]
     light, dark = (collection.get_paths()[0].vertices for collection in axes.collections[:2])
     values = ddpm["time_difference"].values
     interval = stats.t.interval(0.95, values.shape[1] - 1, values.mean(1), stats.sem(values, axis=1))
