@@ -85,6 +85,9 @@ def plot(
     from ..results.source import open_source
 
     if listing:
+        if as_json:
+            click.echo(json.dumps({name: described.to_dict() for name, described in figures.FIGURES.items()}))
+            return
         for name, described in figures.FIGURES.items():
             click.echo(f"{name:<14}{described.line}")
         return

@@ -6,6 +6,7 @@ models the bands are over draws, with several over training seeds. Ratios and di
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,14 +74,15 @@ def draw_comparison(canvas: Picture, comparison: Comparison) -> None:
     if SPEED in comparison.effects:
         left += [(draw_speeds, 1.0), (draw_ratio, SHORT)]
     right: list[tuple[Panel, float]] = []
-    if "loss" in comparison.effects:
-        right.append((draw_loss, 1.0))
-    if "sensitivity" in comparison.effects:
-        right.append((draw_sensitivity, SHORT if right else 1.0))
+    for variable in [name for name in ("loss", "sensitivity") if name in comparison.effects]:
+        right.append((partial(draw_average, variable=variable), SHORT if right else 1.0))
     if comparison.quality is not None:
-        (left if len(right) > 1 else right).append((draw_fid, 1.0))
+        fid, kid = ((partial(draw_quality, metric=metric), 1.0) for metric in METRICS)
         if len(right) > 1:
-            right.append((draw_kid, 1.0))
+            left.append(fid)
+            right.append(kid)
+        else:
+            right.append(fid)
     if not left + right:
         raise UsageError("these runs have neither K nor loss nor sensitivity in common; measure one with both")
     for axes, (panel, _) in zip(stacked(canvas, left, right), left + right, strict=True):
@@ -127,7 +129,7 @@ def draw_ratio(axes: Any, comparison: Comparison, look: Style) -> str:
     jumps = np.logical_or(*(run.jumps for run in comparison.pairs[0]))
     zero = effect.b == 0
     axes.set_yscale("log")
-    draw_effect(axes, comparison, effect.ratio, ~jumps & ~zero, jumps & ~zero, look, 1.0)
+    draw_effect(axes, comparison, effect.ratio, ~jumps & ~zero, look, 1.0, jumps & ~zero)
     low, high = axes.get_ylim()
     ratios = effect.ratio.value[np.isfinite(effect.ratio.value) & (effect.ratio.value > 0)]
     if ratios.size:
@@ -140,32 +142,19 @@ def draw_ratio(axes: Any, comparison: Comparison, look: Style) -> str:
     return f"$K$, {over(comparison)}"
 
 
-def draw_loss(axes: Any, comparison: Comparison, look: Style) -> str:
-    """The paired difference of the losses."""
-    difference = comparison.effects["loss"].difference
-    draw_effect(axes, comparison, difference, np.isfinite(difference.value), None, look, 0.0)
-    axes.set_ylabel("difference  [1]")
-    return f"loss, {over(comparison, 'minus')}"
-
-
-def draw_sensitivity(axes: Any, comparison: Comparison, look: Style) -> str:
-    """The ratio of the sensitivities."""
-    ratio = comparison.effects["sensitivity"].ratio
-    draw_effect(axes, comparison, ratio, np.isfinite(ratio.value), None, look, 1.0)
-    axes.set_ylabel("ratio")
-    return f"sensitivity, {over(comparison)}"
+def draw_average(axes: Any, comparison: Comparison, look: Style, variable: str) -> str:
+    """The paired difference of the losses, or the ratio of the sensitivities."""
+    effect, by_ratio = comparison.effects[variable], variable == "sensitivity"
+    interval = effect.ratio if by_ratio else effect.difference
+    draw_effect(axes, comparison, interval, np.isfinite(interval.value), look, 1.0 if by_ratio else 0.0)
+    axes.set_ylabel("ratio" if by_ratio else "difference  [1]")
+    return f"{variable}, {over(comparison, '/' if by_ratio else 'minus')}"
 
 
 def draw_effect(
-    axes: Any,
-    comparison: Comparison,
-    interval: Any,
-    line: np.ndarray,
-    points: np.ndarray | None,
-    look: Style,
-    none: float,
+    axes: Any, comparison: Comparison, interval: Any, line: np.ndarray, look: Style, none: float, points: Any = False
 ) -> None:
-    """A ratio or difference over time with its paired interval, and where there would be none."""
+    """A ratio or difference over time with its paired interval, where there are lines or points, and where none is."""
     run = comparison.pairs[0][0]
     x = run.x
     for sharing in [each for each in comparison.pairs[0] if each.shared][:1]:
@@ -175,7 +164,7 @@ def draw_effect(
     masked = [np.where(line, bound, np.nan) for bound in interval]
     axes.fill_between(x, masked[1], masked[2], color=hue, alpha=INTERVAL_OPACITY, zorder=2)
     axes.plot(x, masked[0], color=hue, marker="o", markersize=1.8 * look.scale, markeredgewidth=0, zorder=4)
-    if points is not None and points.any():
+    if np.any(points):
         bounds = [bound[points] for bound in interval]
         axes.vlines(x[points], bounds[1], bounds[2], color=hue, linewidth=1.6 * look.scale, zorder=5)
         axes.plot(x[points], bounds[0], linestyle="none", color=hue, marker="D", markersize=3.2 * look.scale, zorder=5)
@@ -188,14 +177,6 @@ def over(comparison: Comparison, sign: str = "/") -> str:
     """The second model over the first, or minus it."""
     a, b = map(marks.literal, abbreviated(comparison.labels))
     return f"{b} {sign} {a}"
-
-
-def draw_fid(axes: Any, comparison: Comparison, look: Style) -> str:
-    return draw_quality(axes, comparison, look, "fid")
-
-
-def draw_kid(axes: Any, comparison: Comparison, look: Style) -> str:
-    return draw_quality(axes, comparison, look, "kid")
 
 
 def draw_quality(axes: Any, comparison: Comparison, look: Style, metric: str) -> str:

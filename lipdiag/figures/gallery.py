@@ -59,6 +59,11 @@ class FigureSpec:
         """What to ask `lipdiag measure` for, behind the first `--quantity`."""
         return self.measured or " --quantity ".join(self.needs or self.any_of)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What `lipdiag plot --list --json` says of it."""
+        facts = {name: value for name, value in vars(self).items() if name not in ("draw", "measured")}
+        return facts | {"measure": f"--quantity {self.quantities}" if self.quantities else ""}
+
 
 MATRIX = " --timesteps log:24 --draws 32"
 """Asked of `measure` with a matrix, since its price is a forward pass a column."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..comparison.quality import METRICS
 from ..errors import UsageError
 from ..printing import Row
 from ..results.source import Source
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 APART = 1.02
 """Ratio of the places of two lines, so that their intervals do not hide each other."""
-
-METRICS = {"fid": "FID", "kid": "KID"}
 
 
 def quality(canvas: Picture, evaluations: Sequence[Source]) -> None:

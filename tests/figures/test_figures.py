@@ -194,12 +194,15 @@ def test_every_variable_that_a_figure_says_it_needs_is_missed(sources, name):
     admit(name, [dataset[[*spec.needs, "done"]] for dataset in datasets])
 
 
-def test_several_labels_and_too_many_runs_are_counted(sources):
+def test_several_labels_and_runs_are_counted_and_each_must_have_all(sources):
     for name in ("samples", "training", "quality", "jacobian"):
         with pytest.raises(UsageError, match=f"there are {len(sources[name])} runs and 3 labels"):
             plot(sources[name], figure=name, labels=["a", "b", "c"])
         with pytest.raises(UsageError, match=r"nothing to show|no run to show"):
             plot([], figure=name)
+    first, second = sources["derivatives"]
+    with pytest.raises(UsageError, match="digits-etsdm has no trajectory_derivative"):
+        plot([first, second.drop_vars("trajectory_derivative")], figure="derivatives")
     with pytest.raises(UsageError, match="there are 3 runs; give two a pair"):
         plot(sources["compare"] + sources["compare"][:1], figure="compare")
     assert plot(sources["compare"] * 2, figure="compare", labels=["A", "B"]).caption.startswith("B (second) against A")
