@@ -1,6 +1,8 @@
 """Commands that look: at a checkpoint, at runs, at the installation itself."""
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import click
 
 from ..errors import LipdiagError, UsageError
 from .options import describe_facts, everywhere, reading, reading_options
+from .terminal import inline
 
 
 @click.command()
@@ -63,6 +66,7 @@ def made(checkpoint: str, told: dict[str, Any]) -> dict[str, Any]:
     multiple=True,
     help="Files, .pdf .svg .png; repeatable.  [default: FIGURE.pdf, .svg and .png]",
 )
+@click.option("--show", is_flag=True, help="Show it in the terminal too, if it is kitty, Ghostty, iTerm or WezTerm.")
 @click.option("--list", "listing", is_flag=True, help="Name every figure, with a line.")
 @everywhere
 def plot(
@@ -71,6 +75,7 @@ def plot(
     axis: str,
     style: str,
     out: tuple[Path, ...],
+    show: bool,
     listing: bool,
     quiet: bool,
     as_json: bool,
@@ -107,6 +112,11 @@ def plot(
         click.echo(json.dumps({"files": [str(path) for path in paths]}))
     elif not quiet:
         click.echo("\n".join(str(path) for path in paths))
+    picture = (
+        inline(drawn.contents(".png", dpi=150), os.environ) if show and not as_json and sys.stdout.isatty() else b""
+    )
+    if picture:
+        click.echo(picture, nl=False)
 
 
 @click.command()
