@@ -1,6 +1,8 @@
 """Commands that look: at a checkpoint, at runs, at the installation itself."""
 
 import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ import click
 
 from ..errors import LipdiagError, UsageError
 from .options import describe_facts, drawing, everywhere, read_reading, reading, save_figure
+from .terminal import inline
 
 if TYPE_CHECKING:
     from ..checkpoints.reading import Reading
@@ -60,6 +63,7 @@ def made(checkpoint: str, asked: "Reading") -> dict[str, Any]:
     help="Of time: the model's own, or log-SNR, over which all can be compared.",
 )
 @drawing("FIGURE")
+@click.option("--show", is_flag=True, help="Show it in the terminal too, if it is kitty, Ghostty, iTerm or WezTerm.")
 @click.option("--list", "listing", is_flag=True, help="Name every figure, with a line.")
 @everywhere
 def plot(
@@ -68,6 +72,7 @@ def plot(
     axis: str,
     style: str,
     out: tuple[Path, ...],
+    show: bool,
     listing: bool,
     quiet: bool,
     as_json: bool,
@@ -82,6 +87,9 @@ def plot(
     from ..results.source import open_source
 
     if listing:
+        if as_json:
+            click.echo(json.dumps({name: described.to_dict() for name, described in figures.FIGURES.items()}))
+            return
         for name, described in figures.FIGURES.items():
             click.echo(f"{name:<14}{described.line}")
         return
@@ -93,11 +101,14 @@ def plot(
     datasets = [open_source(run, kind) for run in runs]
     if axis == "logsnr" and kind == "run":
         datasets = [over_logsnr(dataset) for dataset in datasets]
-    files = save_figure(figures.plot(datasets, figure=figure, style=style), figure, out)
+    drawn = figures.plot(datasets, figure=figure, style=style)
+    files = save_figure(drawn, figure, out)
     if as_json:
         click.echo(json.dumps({"files": files}))
     elif not quiet:
         click.echo("\n".join(files))
+    if show and not as_json and sys.stdout.isatty():
+        click.echo(inline(drawn.contents(".png", dpi=150), os.environ), nl=False)
 
 
 @click.command()

@@ -1,13 +1,16 @@
-"""matplotlib, brought in without the backend that the environment names: figures here have a canvas of their own.
+"""matplotlib, brought in so that neither the environment's backend nor the machine's fonts matter to a figure.
 
 A notebook hands its MPLBACKEND on to every program started from it, and matplotlib refuses even to be imported where
-that names a backend of another environment.
+that names a backend of another environment. Fonts it looks up by name in a list that it keeps in the user's cache,
+which may have been written on another day, or by a program that could not open all of them: without STIX in it every
+figure would be drawn in another font, wider than its place.
 """
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 @contextmanager
@@ -26,8 +29,26 @@ def without_backend() -> Iterator[None]:
 
 with without_backend():
     import matplotlib
+    import matplotlib.font_manager
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import ListedColormap, LogNorm
     from matplotlib.figure import Figure
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-__all__ = ["Figure", "FigureCanvasAgg", "matplotlib"]
+
+def prefer_shipped_fonts() -> None:
+    """Put the fonts that come with matplotlib at the head of its list: of equal matches the first is drawn."""
+    manager = matplotlib.font_manager.fontManager
+    listed, manager.ttflist = manager.ttflist, []
+    for path in sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("*.ttf")):
+        if path.name.startswith(("STIX", "DejaVu")):  # those of the style file and of its presets
+            manager.addfont(path)
+    manager.ttflist += listed
+
+
+prefer_shipped_fonts()
+
+__all__ = ["Figure", "FigureCanvasAgg", "HandlerTuple", "Line2D", "ListedColormap", "LogNorm", "Patch", "matplotlib"]

@@ -7,15 +7,15 @@ exists whole or not at all.
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import StorageError, UsageError
-from ..files import replace_file
+from ..errors import UsageError
+from ..files import atomic_write, make_folder
 from ..printing import Row, rows_as_csv
-from .backend import Figure, FigureCanvasAgg, matplotlib
-from .style import Style, applied
+from .backend import Figure, FigureCanvasAgg, HandlerTuple, Line2D, matplotlib
+from .style import Style, applied, preset
 
 UNDATED: dict[str, dict[str, None]] = {
     ".pdf": {"CreationDate": None, "ModDate": None},
@@ -25,23 +25,60 @@ UNDATED: dict[str, dict[str, None]] = {
 """The formats, and what to leave out of their metadata."""
 
 
-class Picture(Figure):
-    """A matplotlib figure with its data and its caption; files of it are reproducible.
+LONGEST = 48
+"""Characters of a legend's text that fit the narrowest column."""
 
-    It is drawn in its own style too: matplotlib makes ticks, and looks many settings up, only then.
+POINTS = 72
+"""In an inch."""
+
+LINE_SPACING = 1.3
+
+
+class Picture(Figure):
+    """The canvas of a figure: panels with letters, one legend, and beside them the data and the caption.
+
+    It is a matplotlib figure, whose files are reproducible. It is drawn in its own style too: matplotlib makes ticks,
+    and looks many settings up, only then.
 
     Attributes:
         style: The preset.
         rows: What is drawn, one row a point.
-        caption: What the figure shows, for the paper.
+        said: The caption's sentences, without full stops; empty ones are left out.
+        keys: The legend's entries, what is drawn and what it is called.
     """
 
-    def __init__(self, style: Style, **options: Any):
-        super().__init__(**options)
+    def __init__(self, style: Style):
+        super().__init__(figsize=(style.width, style.panel), layout="constrained")
         FigureCanvasAgg(self)
         self.style = style
         self.rows: list[Row] = []
-        self.caption = ""
+        self.said: list[str] = []
+        self.keys: list[tuple[Any, str]] = []
+        self.titles = 0
+
+    @property
+    def caption(self) -> str:
+        """What the figure shows, for the paper."""
+        return " ".join(f"{sentence}." for sentence in self.said if sentence)
+
+    def panels(self, count: int) -> list[Any]:
+        """So many axes, beside each other as far as the preset has columns."""
+        columns = min(self.style.columns, count)
+        rows = math.ceil(count / columns)
+        self.set_size_inches(self.style.width, rows * self.style.panel)
+        axes = list(self.subplots(rows, columns, squeeze=False).flat)
+        for empty in axes[count:]:
+            empty.remove()
+        return axes[:count]
+
+    def title(self, axes: Any, text: str) -> None:
+        """Name a panel, after the letter whose turn it is."""
+        axes.set_title(f"({letter(self.titles)}) {text}")
+        self.titles += 1
+
+    def key(self, text: str, **stroke: Any) -> None:
+        """Add a line that is drawn like this to the legend."""
+        self.keys.append((Line2D([], [], **stroke), text))
 
     def draw(self, renderer: Any) -> None:
         with applied(self.style):
@@ -75,20 +112,47 @@ class Picture(Figure):
         return self.contents(".png", dpi=150)
 
 
-def blank(style: Style, panels: int) -> tuple[Picture, list[Any]]:
-    """An empty picture of the preset's exact width, with its panels; inside `applied`.
+def letter(number: int) -> str:
+    """A panel's letter: a to z, then aa, ab and so on, as columns of a sheet."""
+    return (letter(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
+
+
+def drawing(drawer: Callable[..., None], subject: Any, style: str, **options: Any) -> Picture:
+    """A picture in a preset's style, with the legend of what its drawer put on it.
 
     Args:
-        style: The preset.
-        panels: How many.
+        drawer: Takes the empty picture, the subject and the options.
+        subject: What is to be drawn, such as runs.
+        style: A preset's name.
+        options: Of that drawer.
+
+    Raises:
+        UsageError: If there is no such style.
     """
-    columns = min(style.columns, panels)
-    rows = math.ceil(panels / columns)
-    picture = Picture(style, figsize=(style.width, rows * style.panel), layout="constrained")
-    axes = list(picture.subplots(rows, columns, squeeze=False).flat)
-    for empty in axes[panels:]:
-        empty.remove()
-    return picture, axes[:panels]
+    look = preset(style)
+    with applied(look):
+        picture = Picture(look)
+        drawer(picture, subject, **options)
+        if picture.keys:
+            add_legend(picture)
+    return picture
+
+
+def add_legend(picture: Picture) -> None:
+    """One legend above all panels, where it covers nothing, in as many columns as fit; the picture grows by it."""
+    look = picture.style
+    handles, texts = zip(*picture.keys, strict=True)
+    room = picture.get_figwidth() * picture.dpi
+    for columns in range(look.legend, 0, -1):
+        if columns == 1:
+            texts = tuple(text if len(text) <= LONGEST else f"{text[: LONGEST - 1].rstrip(chr(92))}…" for text in texts)
+        tuples = {tuple: HandlerTuple(ndivide=None, pad=0)}
+        legend = picture.legend(handles, texts, loc="outside upper center", ncols=columns, handler_map=tuples)
+        if columns == 1 or legend.get_window_extent().width <= room:
+            break
+        legend.remove()
+    rows = -(-len(texts) // columns)
+    picture.set_figheight(picture.get_figheight() + LINE_SPACING * rows * look.small / POINTS)
 
 
 def save(
@@ -118,14 +182,14 @@ def save(
         raise UsageError(f"cannot write a figure to {path}: its name must end in {', '.join(UNDATED)}")
     rows = list(figure.rows if data is None and isinstance(figure, Picture) else data or [])
     resolution = {} if dpi is None else {"dpi": dpi}
-    content = figure.contents(suffix, **resolution) if isinstance(figure, Picture) else _plain(figure, suffix)
+    content = figure.contents(suffix, **resolution) if isinstance(figure, Picture) else _undated(figure, suffix)
     written = [write(path, content)]
     if rows:
         written.append(write(path.with_suffix(".csv"), rows_as_csv(rows).encode()))
     return written
 
 
-def _plain(figure: Figure, suffix: str) -> bytes:
+def _undated(figure: Figure, suffix: str) -> bytes:
     """The file of a figure that another library made."""
     buffer = io.BytesIO()
     saving = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "lipdiag"}
@@ -135,14 +199,11 @@ def _plain(figure: Figure, suffix: str) -> bytes:
 
 
 def write(path: Path, content: bytes) -> Path:
-    """Write a file whole, in the place of the old one if there is one.
+    """Write a file whole, in the place of the old one if there is one, and make the folder it lies in.
 
     Raises:
         StorageError: If that cannot be done; what was there before is untouched.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    make_folder(path.parent)
+    atomic_write(path, content)
     return path

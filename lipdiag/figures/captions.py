@@ -4,22 +4,30 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..results.curve import Curve
 from ..results.run import Run
+from ..results.statistics import Statistics
 
 INTERVAL = "95 % interval of the mean (Student)"
 
 
-def draws(counts: Iterable[np.ndarray], runs: Sequence[Run]) -> str:
+def draws(statistics: Iterable[Statistics], runs: Sequence[Run]) -> str:
     """`n = 64 draws of digits`, or from how few to how many."""
-    found = np.concatenate([np.ravel(count) for count in counts])
-    found = found[found > 0].astype(int)
-    number = f"{found.min()}" if found.min() == found.max() else f"{found.min()} to {found.max()}"
+    counts = np.concatenate([np.ravel(s.count) for s in statistics])
+    counts = counts[counts > 0].astype(int)
+    number = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     data = ", ".join(dict.fromkeys(run.data for run in runs))
-    raw = " and ".join(f"{run.label} ({run.model.get('parameterization')})" for run in runs if run.raw)
+    raw = " and ".join(dict.fromkeys(f"{run.label} ({run.model.get('parameterization')})" for run in runs if run.raw))
     return f"n = {number} draws of {data}" + (f" (for eps read the network's own output in {raw})" if raw else "")
 
 
+def of_curves(curves: Sequence[Curve]) -> str:
+    """How many draws curves are means of."""
+    return draws((curve.statistics for curve in curves), [curve.run for curve in curves])
+
+
 def norm(run: Run) -> str:
+    """In which norm, over how many numbers."""
     entries = f"all {run.dimension} entries" if run.dimension else "all entries"
     return f"Euclidean norm over {entries} of a sample"
 
@@ -27,8 +35,3 @@ def norm(run: Run) -> str:
 def own_time(run: Run) -> str:
     """What a timestep is, where its unit does not say so."""
     return f", where {run.own_time}" if run.own_time else ""
-
-
-def caption(sentences: Iterable[str]) -> str:
-    """Sentences without full stops, put together."""
-    return " ".join(f"{sentence}." for sentence in sentences if sentence)

@@ -2,18 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..printing import Row
 from ..results.curve import QUOTIENTS, Curve, curves
-from ..results.run import Run, read
+from ..results.run import Run
 from ..results.theory import Theory, theory
-from . import captions as wording
-
-if TYPE_CHECKING:
-    import xarray as xr
+from . import captions
 
 ANCHOR = 0.1
 """The t at which the curve for smooth data, whose height theory leaves open, is put onto the measured one."""
@@ -37,8 +33,8 @@ class Exhibit:
     """
 
     curves: list[Curve]
-    target: Theory | None
-    scale: float
+    target: Theory | None = None
+    scale: float = np.nan
 
     @property
     def first(self) -> Run:
@@ -72,36 +68,27 @@ class Exhibit:
         """Theory: name -> values at the first run's timesteps."""
         if self.target is None:
             return {}
-        found = {POINT_DATA: self.target.points}
-        if np.isfinite(self.scale):
-            found[SMOOTH_DATA] = self.scale * self.target.schedule
-        return found
+        smooth = {SMOOTH_DATA: self.scale * self.target.schedule} if np.isfinite(self.scale) else {}
+        return {POINT_DATA: self.target.points, **smooth}
 
     def rows(self) -> list[Row]:
         """The drawn numbers: every curve's, then the theory's."""
-        found = [row for curve in self.curves for row in curve.rows()]
+        rows = [row for curve in self.curves for row in curve.rows()]
         for series, values in self.lines.items():
             for i, value in enumerate(values):
-                place = {name: float(self.first.time(name)[i]) for name in ("timestep", "t", "sigma", "logsnr")}
-                row: Row = {
-                    "series": series,
-                    "variable": self.variable,
-                    "kind": "theory",
-                    **place,
-                    "mean": float(value),
-                }
-                found.append(row)
-        return found
+                row: Row = {"series": series, "variable": self.variable, "kind": "theory"}
+                row |= {name: float(self.first.time(name)[i]) for name in ("timestep", "t", "sigma", "logsnr")}
+                rows.append({**row, "mean": float(value)})
+        return rows
 
-    def caption(self) -> str:
-        """Words for under the figure: what is drawn, of what, in which norm and unit, from how many draws."""
+    def sentences(self) -> list[str]:
+        """The caption's: what is drawn, of what, in which norm and unit, from how many draws."""
         shared = [sentence for curve in self.curves for sentence in blocks(curve)]
-        return wording.caption([*self._measured(), *shared, *self._theory()])
+        return [*self._measured(), *shared, *self._theory()]
 
     def _measured(self) -> list[str]:
         first = self.first
-        number = wording.draws((c.statistics.count for c in self.curves), [c.run for c in self.curves])
-        bands = f"dark bands: {wording.INTERVAL}; " if self.bounded else ""
+        bands = f"dark bands: {captions.INTERVAL}; " if self.bounded else ""
         if self.variable == "time_difference":
             what = "K(t, t') = |eps(x_t, t) - eps(x_t, t')|_2 / |t - t'| with x_t noised to level t and "
             what += f"t' = t + {first.step:g} in timesteps" if first.step else "t' a thousandth of the time axis later"
@@ -111,8 +98,8 @@ class Exhibit:
                 what += " (between the integer timesteps of training it is the network's interpolation)"
         return [
             f"Rate of change of the noise prediction in time: {what}",
-            f"{wording.norm(first)}, unit {first.unit}{wording.own_time(first)}",
-            f"Lines: mean of {number}; {bands}light bands: 5 to 95 % of the draws",
+            f"{captions.norm(first)}, unit {first.unit}{captions.own_time(first)}",
+            f"Lines: mean of {captions.of_curves(self.curves)}; {bands}light bands: 5 to 95 % of the draws",
         ]
 
     def _theory(self) -> list[str]:
@@ -132,7 +119,7 @@ class Exhibit:
 
 def blocks(curve: Curve) -> list[str]:
     """What sharing did to a curve."""
-    run, said = curve.run, []
+    run, sentences = curve.run, []
     if run.shared and (curve.jump.any() or curve.zero.any()):
         sentence = (
             f"{run.label} shares its timestep in the {len(run.edges) - 1} shaded blocks below {run.end:g}: inside "
@@ -140,29 +127,23 @@ def blocks(curve: Curve) -> list[str]:
         sentence += "a block the value is exactly 0 by construction"
         if curve.jump.any():
             sentence += ", and the large markers are the jumps from one block to the next"
-        said.append(sentence)
+        sentences.append(sentence)
     if run.missing_jumps and curve.variable in QUOTIENTS:
-        said.append(f"Not measured: {run.label}'s jumps at timesteps {', '.join(map(str, run.missing_jumps))}")
-    return said
+        sentences.append(f"Not measured: {run.label}'s jumps at timesteps {', '.join(map(str, run.missing_jumps))}")
+    return sentences
 
 
-def gather(
-    datasets: "Sequence[xr.Dataset]",
-    variable: str | None = None,
-    labels: Sequence[str] | None = None,
-    show_theory: bool = True,
-) -> Exhibit:
+def gather(runs: Sequence[Run], variable: str | None = None, show_theory: bool = True) -> Exhibit:
     """What is to be shown of some runs.
 
     Args:
-        datasets: The runs.
+        runs: Whose time is counted in the same unit.
         variable: The variable to draw; by default the difference quotient where all have it, else the derivative.
-        labels: What to call the runs; by default their checkpoints' names.
         show_theory: Whether to draw what the target of training would show.
     """
-    found = curves(read(datasets, labels), variable)
-    target = theory(found[0].run, found[0].variable) if show_theory else None
-    return Exhibit(found, target, anchor(found[0], target) if target else np.nan)
+    each = curves(list(runs), variable)
+    target = theory(each[0].run, each[0].variable) if show_theory else None
+    return Exhibit(each, target, anchor(each[0], target) if target else np.nan)
 
 
 def anchor(curve: Curve, target: Theory) -> float:

@@ -13,8 +13,8 @@ from ..results.curve import Curve, curves
 from ..results.headline import SPEEDS, peak
 from ..results.run import Run, read
 from . import marks
-from .canvas import Picture, blank
-from .style import applied, preset
+from .canvas import Picture, drawing
+from .style import INTERVAL_OPACITY, QUANTILE_OPACITY, colour
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,13 +43,14 @@ def explore(dataset: "xr.Dataset", variable: str | None = None) -> Any:
 
 def variables(run: Run) -> list[str]:
     """With one number for each timestep and draw, the speeds in time first."""
-    found = [str(name) for name, v in run.dataset.data_vars.items() if v.dims == ("time", "draw") and name != "done"]
-    if not found:
+    names = [str(name) for name, v in run.dataset.data_vars.items() if v.dims == ("time", "draw") and name != "done"]
+    if not names:
         raise UsageError(f"{run.label} has no variable over timesteps and draws; measure one")
-    return sorted(found, key=lambda name: (*SPEEDS, *found).index(name))
+    return sorted(names, key=lambda name: (*SPEEDS, *names).index(name))
 
 
 def curve(run: Run, variable: str) -> Curve:
+    """A variable of the run over time."""
     return curves([run], variable)[0]
 
 
@@ -73,27 +74,33 @@ def widget(run: Run, names: Sequence[str], first: str, start: int) -> Any:
 
 def moment(run: Run, variable: str, place: int, style: str = "iclr") -> Picture:
     """The curve with one timestep marked, and the draws at that timestep."""
-    look, shown = preset(style), curve(run, variable)
-    s, known = shown.statistics, run.dataset["done"].values[place] == 1
-    values = run.dataset[variable].values[place, known]
-    values = values[np.isfinite(values)]
-    said = f"{variable} at timestep {run.timestep[place]:.6g}: {with_half_width(s.mean[place], s.half_width[place])}, "
-    said += f"at most {plain(s.max[place])}, n = {values.size}"
-    with applied(look):
-        picture, (whole, here) = blank(look, 2)
-        positive = bool((s.mean[np.isfinite(s.mean)] > 0).all())
-        whole.set_xscale("log")
-        whole.set_yscale("log" if positive else "linear")
-        for low, high, opacity in ((s.q05, s.q95, 0.16), (s.low, s.high, 0.38)):
-            whole.fill_between(run.x, low, high, color=marks.colour(0), alpha=opacity)
-        whole.plot(run.x, s.mean, **marks.stroke(0, look))
-        whole.plot(run.x[place], s.mean[place], **marks.points(4, look, hollow=False))
-        whole.set(xlabel=run.axis, ylabel=variable, title="(a) mean over draws")
-        here.hist(values, "auto", color=marks.colour(0), alpha=0.5)
-        here.axvline(s.mean[place], color=marks.colour(4))
-        if np.isfinite(s.half_width[place]):
-            here.axvspan(s.low[place], s.high[place], color=marks.colour(4), alpha=0.25)
-        here.set(xlabel=variable, ylabel="draws", title=f"(b) timestep {run.timestep[place]:.6g}")
-    picture.caption = f"{run.label}: {said} (95 % interval of the mean; bands: 5 to 95 % of the draws)."
-    picture.rows = shown.rows()
-    return picture
+    return drawing(draw, curve(run, variable), style, place=place)
+
+
+def draw(canvas: Picture, curve: Curve, place: int) -> None:
+    """One variable of a run over time, and all its draws at one of the timesteps."""
+    run, s, variable, look = curve.run, curve.statistics, curve.variable, canvas.style
+    draws = run.values(variable)[place]
+    draws = draws[np.isfinite(draws)]
+    whole, here = canvas.panels(2)
+    positive = bool((s.mean[np.isfinite(s.mean)] > 0).all())
+    whole.set_xscale("log")
+    whole.set_yscale("log" if positive else "linear")
+    for low, high, opacity in ((s.q05, s.q95, QUANTILE_OPACITY), (s.low, s.high, INTERVAL_OPACITY)):
+        whole.fill_between(run.x, low, high, color=colour(0), alpha=opacity)
+    whole.plot(run.x, s.mean, **marks.stroke(0, look))
+    whole.plot(run.x[place], s.mean[place], **marks.points(4, look, hollow=False))
+    whole.set(xlabel=run.axis, ylabel=variable)
+    canvas.title(whole, "mean over draws")
+    here.hist(draws, "auto", color=colour(0), alpha=0.5)
+    here.axvline(s.mean[place], color=colour(4))
+    if np.isfinite(s.half_width[place]):
+        here.axvspan(s.low[place], s.high[place], color=colour(4), alpha=0.25)
+    here.set(xlabel=variable, ylabel="draws")
+    canvas.title(here, f"timestep {run.timestep[place]:.6g}")
+    canvas.rows = curve.rows()
+    canvas.said = [
+        f"{run.label}: {variable} at timestep {run.timestep[place]:.6g}: "
+        f"{with_half_width(s.mean[place], s.half_width[place])}, at most {plain(s.max[place])}, n = {draws.size} "
+        "(95 % interval of the mean; bands: 5 to 95 % of the draws)"
+    ]

@@ -1,7 +1,7 @@
 """How curves, intervals, jumps, exact zeros and shared blocks are drawn, the same in every figure."""
 
 import itertools
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,16 +9,16 @@ import numpy as np
 from ..results.curve import Curve
 from ..results.run import Run
 from ..results.statistics import Statistics
+from .backend import Patch
 from .canvas import Picture
-from .style import COLOURS, DASHES, INTERVAL_OPACITY, MARKERS, QUANTILE_OPACITY, SHADES, Style
+from .style import INTERVAL_OPACITY, QUANTILE_OPACITY, SHADES, Style, appearance, colour
 
-LONGEST = 48
-"""Characters of a legend's text that fit the narrowest column."""
+RAIL = 0.35
+"""Height of the rail for exact zeros below a logarithmic scale, in decades."""
 
-POINTS = 72
-"""In an inch."""
+MARGIN = 1.6
+"""Factor by which such a scale reaches beyond what is drawn."""
 
-LINE_SPACING = 1.3
 LEGEND_ROW = 0.15
 """The share of a panel's height that a row of a legend inside it takes."""
 
@@ -31,21 +31,13 @@ def literal(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def letter(number: int) -> str:
-    """A panel's letter: a to z, then aa, ab and so on, as columns of a sheet."""
-    return (letter(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
-
-
-def colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
-
-
 def stroke(number: int, look: Style) -> dict[str, Any]:
     """How a run's line looks: colour, dashes and marker, so that grey print tells runs apart too."""
+    hue, dashes, marker = appearance(number)
     return {
-        "color": colour(number),
-        "linestyle": DASHES[number % len(DASHES)],
-        "marker": MARKERS[number % len(MARKERS)],
+        "color": hue,
+        "linestyle": dashes,
+        "marker": marker,
         "markersize": 2.2 * look.scale,
         "markeredgewidth": 0,
     }
@@ -53,9 +45,10 @@ def stroke(number: int, look: Style) -> dict[str, Any]:
 
 def points(number: int, look: Style, hollow: bool) -> dict[str, Any]:
     """Markers of jumps, or hollow ones of exact zeros."""
-    size, face, edge, width = (2.0, "white", colour(number), 0.6) if hollow else (4.2, colour(number), "0.15", 0.4)
+    hue, _, marker = appearance(number)
+    size, face, edge, width = (2.0, "white", hue, 0.6) if hollow else (4.2, hue, "0.15", 0.4)
     return {
-        "marker": MARKERS[number % len(MARKERS)],
+        "marker": marker,
         "markersize": size * look.scale,
         "markerfacecolor": face,
         "markeredgecolor": edge,
@@ -91,13 +84,15 @@ def fill(
     axes.fill_between(x, bottom, top, color=colour(number), alpha=opacity, zorder=2 + number / 10)
 
 
-def mean(axes: Any, x: np.ndarray, s: Statistics, number: int, look: Style, spread: bool = True) -> None:
-    """A mean with its interval and, below it, the quantiles of draws."""
+def means(
+    axes: Any, x: np.ndarray, s: Statistics, number: int, look: Style, spread: bool = True, name: str = ""
+) -> None:
+    """A line of means with their intervals and, below it, the quantiles of draws; its name for `inside`."""
     floor = float(np.nanmin(np.where(s.mean > 0, s.mean, np.nan))) / 100 if axes.get_yscale() == "log" else -np.inf
     if spread:
         fill(axes, x, s.q05, s.q95, number, QUANTILE_OPACITY, floor)
     fill(axes, x, s.low, s.high, number, INTERVAL_OPACITY, floor)
-    axes.plot(x, s.mean, **stroke(number, look), zorder=4 + number / 10)
+    axes.plot(x, s.mean, **stroke(number, look), zorder=4 + number / 10, **({"label": name} if name else {}))
 
 
 def bar(axes: Any, x: np.ndarray, s: Statistics, number: int, look: Style) -> None:
@@ -107,16 +102,6 @@ def bar(axes: Any, x: np.ndarray, s: Statistics, number: int, look: Style) -> No
     axes.plot(x, s.mean, linestyle="none", **points(number, look, hollow=False), zorder=4)
     # in front, for it is often narrower than the marker
     axes.vlines(x, *ends, color="0.1", linewidth=0.9 * look.scale, zorder=5)
-
-
-def band_entries(spread: bool = True) -> list[tuple[Any, str]]:
-    """The legend's entries that say what the bands are."""
-    from matplotlib.patches import Patch
-
-    light = Patch(facecolor="0.2", alpha=QUANTILE_OPACITY)
-    dark = Patch(facecolor="0.2", alpha=INTERVAL_OPACITY + QUANTILE_OPACITY * spread)
-    found = [(dark, "95 % interval of the mean")]
-    return [*found, (light, "5 to 95 % of the draws")] if spread else found
 
 
 def stems(axes: Any, x: np.ndarray, curve: Curve, floor: float, number: int, look: Style) -> None:
@@ -154,41 +139,76 @@ def shade(axes: Any, run: Run, shift: float = 0.0) -> None:
         axes.axvspan(left, right, facecolor=SHADES[number % 2], edgecolor="none", zorder=0)
 
 
-def rail(axes: Any, height: float, bottom: float, top: float) -> None:
-    """A place for exact zeros below a logarithmic scale, cut off from it, with 0 among the tick labels."""
-    axes.axhline(bottom, color="0.5", linewidth=0.5, linestyle=(0, (1, 1)), zorder=1)
-    decades = range(int(np.ceil(np.log10(bottom) - 1e-9)), int(np.floor(np.log10(top) + 1e-9)) + 1)
-    stride = 1 + len(decades) // 7
-    shown = [k for k in decades if k % stride == 0]
-    axes.set_yticks([height, *(10.0**k for k in shown)], ["0", *(f"$10^{{{k}}}$" for k in shown)])
-    minor = [m * 10.0**k for k in range(decades.start - 1, decades.stop) for m in range(1, 10)]
-    minor = [y for y in minor if bottom <= y <= top and y not in [10.0**k for k in shown]]
-    axes.set_yticks(minor, [], minor=True)
+@dataclass(frozen=True)
+class Rail:
+    """A place for exact zeros below a logarithmic scale, cut off from it, with 0 among the tick labels.
+
+    Attributes:
+        bottom: Where the scale ends.
+        needed: Whether there are exact zeros.
+    """
+
+    bottom: float
+    needed: bool
+
+    @property
+    def height(self) -> float:
+        """Where the zeros lie."""
+        return self.bottom / 10**RAIL
+
+    @property
+    def floor(self) -> float:
+        """Where the axis ends."""
+        return self.height / 10 ** (0.6 * RAIL) if self.needed else self.bottom
+
+    def draw(self, axes: Any, top: float) -> None:
+        """Cut it off, and set the ticks of the scale up to its top; nothing where it is not needed."""
+        if not self.needed:
+            return
+        bottom = self.bottom
+        axes.axhline(bottom, color="0.5", linewidth=0.5, linestyle=(0, (1, 1)), zorder=1)
+        decades = range(int(np.ceil(np.log10(bottom) - 1e-9)), int(np.floor(np.log10(top) + 1e-9)) + 1)
+        stride = 1 + len(decades) // 7
+        labelled = [k for k in decades if k % stride == 0]
+        axes.set_yticks([self.height, *(10.0**k for k in labelled)], ["0", *(f"$10^{{{k}}}$" for k in labelled)])
+        minor = [m * 10.0**k for k in range(decades.start - 1, decades.stop) for m in range(1, 10)]
+        minor = [y for y in minor if bottom <= y <= top and y not in [10.0**k for k in labelled]]
+        axes.set_yticks(minor, [], minor=True)
 
 
-def legend(picture: Picture, entries: Sequence[tuple[Any, str]], look: Style) -> None:
-    """One legend above all panels, where it covers nothing, in as many columns as fit; the picture grows by it."""
-    from matplotlib.legend_handler import HandlerTuple
-
-    handles, texts = zip(*entries, strict=True)
-    room = picture.get_figwidth() * picture.dpi
-    for columns in range(look.legend, 0, -1):
-        if columns == 1:
-            texts = tuple(text if len(text) <= LONGEST else f"{text[: LONGEST - 1].rstrip(chr(92))}…" for text in texts)
-        tuples = {tuple: HandlerTuple(ndivide=None, pad=0)}
-        drawn = picture.legend(handles, texts, loc="outside upper center", ncols=columns, handler_map=tuples)
-        if columns == 1 or drawn.get_window_extent().width <= room:
-            break
-        drawn.remove()
-    rows = -(-len(texts) // columns)
-    picture.set_figheight(picture.get_figheight() + LINE_SPACING * rows * look.small / POINTS)
+def key(picture: Picture, number: int, name: str, what: str = "") -> None:
+    """A run's entry in the legend: its line with its marker, and its name with what is shown of it."""
+    picture.key(literal(name) + what, **stroke(number, picture.style))
 
 
-def entry(number: int, look: Style, name: str, what: str = "") -> tuple[Any, str]:
-    """A run's entry in a legend: its line with its marker, and its name with what is shown of it."""
-    from matplotlib.lines import Line2D
+def jump_key(picture: Picture, number: int, owner: str) -> None:
+    """The entry of a run's jumps; its owner's name where there are several."""
+    picture.key(f"{owner}jump between blocks", linestyle="none", **points(number, picture.style, hollow=False))
 
-    return Line2D([], [], **stroke(number, look)), literal(name) + what
+
+def zero_key(picture: Picture, number: int, owner: str = "") -> None:
+    """The entry of a run's exact zeros."""
+    picture.key(f"{owner}exactly 0", **zero_stroke(number, picture.style))
+
+
+def block_key(picture: Picture) -> None:
+    """The entry of shaded blocks."""
+    picture.keys.append((tuple(Patch(facecolor=grey) for grey in SHADES), "timesteps shared in a block"))
+
+
+def band_keys(picture: Picture, spread: str = "5 to 95 % of the draws", interval: bool = True) -> None:
+    """The entries that say what the bands are: the light one, where there is one, and the interval that lies on it."""
+    dark, light = INTERVAL_OPACITY + (QUANTILE_OPACITY if spread else 0), QUANTILE_OPACITY
+    for text, opacity in (("95 % interval of the mean" if interval else "", dark), (spread, light)):
+        if text:
+            picture.keys.append((Patch(facecolor="0.2", alpha=opacity), text))
+
+
+def bare(axes: Any) -> None:
+    """Nothing but the image."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
 
 
 def inside(axes: Any) -> None:

@@ -6,61 +6,55 @@ construction, and what was taken from there is drawn where it went: the jumps at
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..results.curve import Curve
+from ..results.run import Run
 from . import marks
-from .canvas import Picture, blank
+from .canvas import Picture
 from .exhibit import POINT_DATA, SMOOTH_DATA, Exhibit, gather
-from .style import INTERVAL_OPACITY, QUANTILE_OPACITY, SHADES, THEORY, Style, applied, preset
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-RAIL = 0.35
-"""Height of the rail for exact zeros below the scale, in decades."""
+from .style import THEORY, Style
 
 DECADES = 6
 """The most that the logarithmic scale reaches below its top."""
 
-MARGIN = 1.6
 HEADROOM = 1.15
 TALLEST = 2.0
 """How far above a mean the linear scale follows its interval, so that a few draws do not flatten all the rest."""
 
 
 def singularity(
-    *datasets: "xr.Dataset",
+    canvas: Picture,
+    runs: Sequence[Run],
     variable: str | None = None,
-    labels: Sequence[str] | None = None,
     zoom: float | None = None,
     show_theory: bool = True,
-    style: str = "iclr",
-) -> Picture:
+) -> None:
     """The singularity curve of one or several runs.
 
     Args:
-        datasets: What `measure` returned; a DDPM and its E-TSDM twin, say.
+        canvas: To draw on.
+        runs: Of a DDPM and its E-TSDM twin, say.
         variable: `time_difference` or `time_derivative`; by default the first of them that all runs have.
-        labels: What to call the runs.
         zoom: Where the enlarged part ends, in timesteps (for a model of continuous time in t, over log-SNR in
             sigma/alpha); by default 150 of 1000, or more to hold all shared blocks.
         show_theory: Whether to draw what the target of training would show.
-        style: A preset's name.
 
     Raises:
-        UsageError: If a run lacks the variable, or the runs' time axes differ.
+        UsageError: If a run lacks the variable.
     """
-    look = preset(style)
-    exhibit = gather(datasets, variable, labels, show_theory)
-    with applied(look):
-        picture, (whole, near) = blank(look, 2)
-        draw_whole(whole, exhibit, look)
-        draw_near(near, exhibit, look, exhibit.zoom if zoom is None else zoom)
-        marks.legend(picture, entries(exhibit, look), look)
-    picture.rows, picture.caption = exhibit.rows(), exhibit.caption()
-    return picture
+    exhibit = gather(runs, variable, show_theory)
+    whole, near = canvas.panels(2)
+    draw_whole(whole, exhibit, canvas.style)
+    canvas.title(whole, "all timesteps" if exhibit.first.discrete else "all times")
+    zoom = exhibit.zoom if zoom is None else zoom
+    draw_near(near, exhibit, canvas.style, zoom)
+    along = r"\sigma/\alpha" if exhibit.first.over_logsnr else "t"
+    canvas.title(near, f"first {zoom:g} timesteps" if exhibit.first.discrete else rf"${along} \leq {zoom:.2g}$")
+    keys(canvas, exhibit)
+    canvas.rows, canvas.said = exhibit.rows(), exhibit.sentences()
 
 
 def draw_whole(axes: Any, exhibit: Exhibit, look: Style) -> None:
@@ -68,25 +62,27 @@ def draw_whole(axes: Any, exhibit: Exhibit, look: Style) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     bottom, top = limits(exhibit)
-    any_zero = any(curve.zero.any() for curve in exhibit.curves)
-    height = bottom / 10**RAIL
-    floor = height / 10 ** (0.6 * RAIL) if any_zero else bottom
+    rail = marks.Rail(bottom, any(curve.zero.any() for curve in exhibit.curves))
     for run in exhibit.shared[:1]:
         marks.shade(axes, run)
     for number, curve in enumerate(exhibit.curves):
-        x = curve.run.x
-        marks.band(axes, x, curve, floor, number)
-        marks.stems(axes, x, curve, floor, number, look)
-        marks.zeros(axes, x, curve.zero, height, number, look)
-        marks.line(axes, x, curve, number, look)
+        draw_curve(axes, curve.run.x, curve, number, look, rail.floor, rail.height, curve.zero)
     draw_theory(axes, exhibit.first.x, exhibit, look, bottom)
     axes.set_xlim(*ends(exhibit))
-    axes.set_ylim(floor, top)
-    if any_zero:
-        marks.rail(axes, height, bottom, top)
+    axes.set_ylim(rail.floor, top)
+    rail.draw(axes, top)
     axes.set_xlabel(exhibit.first.axis)
     axes.set_ylabel(f"{exhibit.symbol}  [{exhibit.first.unit}]")
-    axes.set_title("(a) all timesteps" if exhibit.first.discrete else "(a) all times")
+
+
+def draw_curve(
+    axes: Any, x: np.ndarray, curve: Curve, number: int, look: Style, floor: float, height: float, zero: np.ndarray
+) -> None:
+    """Bands down to a floor, jumps, exact zeros at their height, and the line."""
+    marks.band(axes, x, curve, floor, number)
+    marks.stems(axes, x, curve, floor, number, look)
+    marks.zeros(axes, x, zero, height, number, look)
+    marks.line(axes, x, curve, number, look)
 
 
 def draw_near(axes: Any, exhibit: Exhibit, look: Style, zoom: float) -> None:
@@ -99,20 +95,15 @@ def draw_near(axes: Any, exhibit: Exhibit, look: Style, zoom: float) -> None:
         run, s = curve.run, curve.statistics
         x = run.timestep if first.discrete else run.x
         inside = (x if first.discrete or first.over_logsnr else run.time("t")) <= zoom
-        marks.band(axes, x, curve, 0.0, number)
-        marks.stems(axes, x, curve, 0.0, number, look)
-        marks.zeros(axes, x, curve.zero & inside, 0.0, number, look)
-        marks.line(axes, x, curve, number, look)
+        draw_curve(axes, x, curve, number, look, 0.0, 0.0, curve.zero & inside)
         high = np.where(np.isfinite(s.high), np.minimum(s.high, TALLEST * s.mean), 0)
-        shown = np.concatenate([s.mean[inside], high[inside], s.q95[inside]])
-        highest, last = max([highest, *shown[np.isfinite(shown)]]), max([last, *x[inside]])
+        tops = np.concatenate([s.mean[inside], high[inside], s.q95[inside]])
+        highest, last = max([highest, *tops[np.isfinite(tops)]]), max([last, *x[inside]])
     draw_theory(axes, first.timestep if first.discrete else first.x, exhibit, look)
     axes.set_ylim(0, HEADROOM * highest or 1)
     axes.set_xlim(-0.02 * zoom if first.discrete else 0, zoom if first.discrete else last or 1)
     axes.set_xlabel("timestep" if first.discrete else first.axis)
     axes.set_ylabel(f"{exhibit.symbol}  [{first.unit}]")
-    along = r"\sigma/\alpha" if first.over_logsnr else "t"
-    axes.set_title(f"(b) first {zoom:g} timesteps" if first.discrete else rf"(b) ${along} \leq {zoom:.2g}$")
 
 
 def draw_theory(axes: Any, x: np.ndarray, exhibit: Exhibit, look: Style, bottom: float = 0.0) -> None:
@@ -122,23 +113,24 @@ def draw_theory(axes: Any, x: np.ndarray, exhibit: Exhibit, look: Style, bottom:
 
 
 def theory_stroke(name: str, look: Style) -> dict[str, Any]:
+    """How a line of theory looks."""
     dashes, width = ((6, 2), 0.8) if name == POINT_DATA else ((1, 1.5), 1.0)
     return {"color": THEORY, "linestyle": (0, dashes), "linewidth": width * look.scale}
 
 
 def limits(exhibit: Exhibit) -> tuple[float, float]:
     """The ends of the logarithmic scale: all means and quantiles, and of theory what is at most ten times as high."""
-    found = np.concatenate(
+    heights = np.concatenate(
         [getattr(curve.statistics, name)[~curve.zero] for curve in exhibit.curves for name in ("mean", "q05", "q95")]
     )
-    found = found[np.isfinite(found) & (found > 0)]
-    if not found.size:
+    heights = heights[np.isfinite(heights) & (heights > 0)]
+    if not heights.size:
         return 1e-3, 1.0
-    top = found.max()
+    top = heights.max()
     if POINT_DATA in exhibit.lines:
         target = exhibit.lines[POINT_DATA]
         top = min(max([top, *target[np.isfinite(target)]]), 10 * top)
-    return max(found.min(), top / 10**DECADES) / MARGIN, top * MARGIN
+    return max(heights.min(), top / 10**DECADES) / marks.MARGIN, top * marks.MARGIN
 
 
 def ends(exhibit: Exhibit) -> tuple[float, float]:
@@ -148,29 +140,19 @@ def ends(exhibit: Exhibit) -> tuple[float, float]:
     return float(x.min()) / 1.12, float(x.max()) * 1.12
 
 
-def entries(exhibit: Exhibit, look: Style) -> list[tuple[Any, str]]:
-    """The legend's entries: runs, what became of shared timesteps, bands, theory."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    found: list[tuple[Any, str]] = []
+def keys(canvas: Picture, exhibit: Exhibit) -> None:
+    """The legend: runs, what became of shared timesteps, bands, theory."""
     for number, curve in enumerate(exhibit.curves):
-        found.append(marks.entry(number, look, curve.run.label, ", mean"))
+        marks.key(canvas, number, curve.run.label, ", mean")
     for number, curve in enumerate(exhibit.curves):
         owner = f"{marks.literal(curve.run.label)}: " if len(exhibit.shared) > 1 else ""
         if curve.jump.any():
-            jump = Line2D([], [], linestyle="none", **marks.points(number, look, hollow=False))
-            found.append((jump, f"{owner}jump between blocks"))
+            marks.jump_key(canvas, number, owner)
         if curve.zero.any():
-            none = Line2D([], [], **marks.zero_stroke(number, look))
-            found.append((none, f"{owner}exactly 0"))
+            marks.zero_key(canvas, number, owner)
     if exhibit.shared:
-        found.append((tuple(Patch(facecolor=grey) for grey in SHADES), "timesteps shared in a block"))
-    if exhibit.bounded:
-        dark = Patch(facecolor="0.2", alpha=INTERVAL_OPACITY + QUANTILE_OPACITY)
-        found.append((dark, "95 % interval of the mean"))
-    found.append((Patch(facecolor="0.2", alpha=QUANTILE_OPACITY), "5 to 95 % of the draws"))
+        marks.block_key(canvas)
+    marks.band_keys(canvas, interval=exhibit.bounded)
     for name in exhibit.lines:
         formula = r": $\propto d\sigma/dt$" if name == SMOOTH_DATA else ""
-        found.append((Line2D([], [], **theory_stroke(name, look)), name + formula))
-    return found
+        canvas.key(name + formula, **theory_stroke(name, canvas.style))

@@ -17,8 +17,25 @@ THEORY = "0.25"
 SHADES = ("0.915", "0.96")
 """Greys of neighbouring blocks."""
 
+CYCLE = 6
+"""Colours, markers and dashes, so many of each."""
+
 INTERVAL_OPACITY = 0.38
 QUANTILE_OPACITY = 0.16
+
+
+def appearance(number: int) -> tuple[str, Any, str]:
+    """Colour, dashes and marker of a line: 36 differ in grey, and six times as many in colour.
+
+    Each further round of six gives the colours other dashes and markers than the rounds before it.
+    """
+    rounds, place = divmod(number, CYCLE)
+    return colour(number), DASHES[(place + rounds) % CYCLE], MARKERS[(place + 2 * rounds) % CYCLE]
+
+
+def colour(number: int) -> str:
+    """The colour of a line and of what belongs to it."""
+    return COLOURS[(number + number // CYCLE**2) % CYCLE]
 
 
 @dataclass(frozen=True)

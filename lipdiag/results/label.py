@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from ..errors import UsageError
+
 DULL_NAMES = ("ckpt", "checkpoint", "model", "last", "best", "latest", "ema")
 """Stems that say nothing about which model it is."""
 
@@ -24,6 +26,17 @@ def label_of(checkpoint: object, shared: bool, raw: bool) -> str:
         stem = "E-TSDM" if shared else "model"
     full = f"{path.parent.name}/{stem}" if stem in DULL_NAMES and path.parent.name else stem
     return f"{full}, raw" if raw else full
+
+
+def labels_for(labels: Sequence[str] | None, count: int) -> Sequence[str] | None:
+    """The labels, if there is one for each of so many.
+
+    Raises:
+        UsageError: If there are more or fewer.
+    """
+    if labels is not None and len(labels) != count:
+        raise UsageError(f"there are {count} runs and {len(labels)} labels; give one label for each run")
+    return labels
 
 
 def unique(label: str, taken: Sequence[str]) -> str:

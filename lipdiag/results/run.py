@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import RunError, UsageError
 from ..text import printable
 from .clock import recorded, second_times, sharing
-from .label import IN_MEMORY, label_of, unique
+from .label import IN_MEMORY, label_of, labels_for, unique
 from .statistics import Statistics, over_draws
 
 if TYPE_CHECKING:
@@ -300,8 +300,7 @@ def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) 
     datasets = list(datasets)
     if not datasets:
         raise UsageError("there is no run to show; give at least one dataset, as lipdiag.measure returns it")
-    if labels is not None and len(labels) != len(datasets):
-        raise UsageError(f"there are {len(datasets)} runs and {len(labels)} labels; give one label for each run")
+    labels = labels_for(labels, len(datasets))
     runs: list[Run] = []
     for number, dataset in enumerate(datasets):
         if not isinstance(dataset, xr.Dataset):

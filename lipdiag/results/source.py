@@ -2,16 +2,19 @@
 
 import csv
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import RunError, StorageError
+from ..errors import RunError, StorageError, UsageError
 from ..files import shown
 from ..store.folder import read_regular
 from ..store.reader import open_evaluation
 from ..store.store import open_run
+from .label import labels_for
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,6 +47,44 @@ def open_source(path: str | Path, kind: str) -> "xr.Dataset":
         raise RunError(f"{error.filename or path} is missing; this figure needs {NEEDED[kind]}") from None
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset that is no run: samples, a training or an evaluation.
+
+    Attributes:
+        dataset: What was read.
+        label: What to call it in legends and captions.
+    """
+
+    dataset: "xr.Dataset"
+    label: str
+
+
+ESSENTIAL = {"samples": {"samples"}, "training": {"step", "loss"}, "quality": {"sampler", "seed"}}
+"""What a dataset of each kind is told by."""
+
+
+def named(datasets: "Sequence[xr.Dataset]", kind: str, labels: Sequence[str] | None = None) -> list[Source]:
+    """Datasets of a kind, with what to call them.
+
+    Args:
+        datasets: What `open_source` read, or of the same variables.
+        kind: `samples`, `training` or `quality`.
+        labels: By default their own names.
+
+    Raises:
+        UsageError: If there is none, or one is something else.
+    """
+    for dataset in datasets:
+        missing = ESSENTIAL[kind] - {*dataset.variables, *dataset.dims}
+        if missing:
+            raise UsageError(f"this dataset has no {' and no '.join(sorted(missing))}; give {NEEDED[kind]}")
+    if not datasets:
+        raise UsageError(f"there is nothing to show; give {NEEDED[kind]}")
+    labels = labels_for(labels, len(datasets)) or [str(dataset.attrs.get("name", kind)) for dataset in datasets]
+    return [Source(dataset, label) for dataset, label in zip(datasets, labels, strict=True)]
 
 
 NEEDED = {

@@ -1,10 +1,16 @@
 """What many draws say at each timestep: means with their intervals, and quantiles."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from ..printing import Row
 from ..statistics import LEVEL, STATISTICS, summary
+
+NORMAL = 1.959964
+"""Standard errors to either side of a mean whose number of draws is not told that are its 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,23 @@ class Statistics:
     @property
     def half_width(self) -> np.ndarray:
         return (self.high - self.low) / 2
+
+    def map(self, change: Callable[[np.ndarray], np.ndarray]) -> "Statistics":
+        """The same of changed numbers, where a change of the draws changes all statistics alike; counts stay."""
+        return Statistics(**{name: change(v) for name, v in vars(self).items() if name != "count"}, count=self.count)
+
+    def where(self, kept: np.ndarray) -> "Statistics":
+        """The same where they are to be kept, NaN elsewhere."""
+        return self.map(lambda values: np.where(kept, values, np.nan))
+
+    def at(self, place: Any) -> "Statistics":
+        """Those at an index or a slice of the axes."""
+        return Statistics(**{name: v[place] for name, v in vars(self).items()})
+
+    def row(self, place: Any, counted: str = "draws") -> Row:
+        """Mean, interval and count at one place, as columns of a table."""
+        numbers = {name: float(getattr(self, name)[place]) for name in ("mean", "low", "high")}
+        return {**numbers, counted: int(self.count[place])}
 
 
 def over_draws(values: np.ndarray, kept: np.ndarray | None = None, level: float = LEVEL) -> Statistics:

@@ -1,5 +1,7 @@
 """What each figure draws, against what numpy and scipy find in the data it was given."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,23 +11,24 @@ from scipy import stats
 from lipdiag.diffusion.clock import Unit
 from lipdiag.diffusion.schedule import SCHEDULES
 from lipdiag.errors import UsageError
-from lipdiag.figures import plot
-from lipdiag.figures.derivatives import derivatives
-from lipdiag.figures.distribution import distribution
-from lipdiag.figures.embedding import embedding
-from lipdiag.figures.jacobian import jacobian, spectrum
-from lipdiag.figures.jumps import jumps
-from lipdiag.figures.matrix import pairs, swap
-from lipdiag.figures.quality import quality
+from lipdiag.figures import Picture, plot
 from lipdiag.figures.schedules import columns
-from lipdiag.figures.training import training
-from lipdiag.figures.vectors import vectors
 from lipdiag.results.statistics import over_draws
 from tests.holm import coverage
 from tests.results.test_run import run_with
 from tests.runs import EDGES, complete, evaluation, make
 
 ENDS = np.array(EDGES[1:]) - 1
+
+
+def drawer(figure: str) -> Callable[..., Picture]:
+    """A figure of datasets."""
+    return lambda *datasets, **options: plot(datasets, figure, **options)
+
+
+DRAWN = ("jumps", "derivatives", "pairs", "swap", "distribution", "jacobian", "spectrum", "vectors", "embedding")
+jumps, derivatives, pairs, swap, distribution, jacobian, spectrum, vectors, embedding = map(drawer, DRAWN)
+training, quality = map(drawer, ("training", "quality"))
 
 
 def student(values: np.ndarray) -> np.ndarray:
@@ -222,7 +225,7 @@ def test_vectors_are_shown_as_they_are(plain):
 
 
 def test_vectors_that_are_no_images_are_refused(plain, shared):
-    with pytest.raises(UsageError, match="one run"):
+    with pytest.raises(UsageError, match="there are 2 runs, and vectors shows 1 at a time"):
         vectors(plain, shared)
     flat = plain.assign_attrs(frozen={**plain.attrs["frozen"], "model": {"shape": [64]}})
     with pytest.raises(UsageError, match=r"images of shape \(channels, height, width\), and these have \(64,\)"):
@@ -301,6 +304,8 @@ def test_a_single_seed_has_the_interval_of_its_own_standard_error_or_none():
 def test_evaluations_that_do_not_compare_are_not_shown_together():
     with pytest.raises(UsageError, match="different extractors"):
         quality(evaluation(), evaluation().assign_attrs(extractor="Inception"))
+    with pytest.raises(UsageError, match="none of fid, kid in common"):
+        quality(evaluation().drop_vars("fid"), evaluation().drop_vars("kid"))
     bad = evaluation().assign_coords(sampler=["ddim", "a", "b", "c", "d"])
     with pytest.raises(UsageError, match="NAME:STEPS"):
         quality(bad)

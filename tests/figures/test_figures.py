@@ -1,15 +1,18 @@
 """What every figure must obey, over the list of figures: a new one is tested by being in it."""
 
 import re
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PolyCollection, QuadMesh
 
+import lipdiag.figures
 from lipdiag.errors import UsageError
 from lipdiag.figures import FIGURES, STYLES, plot
-from lipdiag.figures.style import applied
+from lipdiag.figures.gallery import admit
+from lipdiag.figures.style import appearance, applied, colour
 from lipdiag.printing import rows_as_csv
 from tests.runs import complete, images, make
 
@@ -89,13 +92,18 @@ def test_captions_say_n_and_the_norm(pictures, name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in (*WITHOUT_AXES, "schedules")])
 def test_lines_of_a_panel_are_told_apart_in_grey(pictures, name):
+    assert_apart_in_grey(pictures[name])
+
+
+def assert_apart_in_grey(picture) -> None:
     """By marker or dashes, never by colour alone."""
-    for axes in panels(pictures[name]):
+    for axes in panels(picture):
         seen = {}
         for line in axes.lines:
             kind = (
                 line.get_marker(),
                 line.get_linestyle(),
+                str(line._dash_pattern),  # which the style does not tell: any of one's own is "--"
                 line.get_markerfacecolor() == "white",
                 line.get_linewidth(),
             )
@@ -119,6 +127,20 @@ def test_any_number_of_runs_is_drawn_and_each_is_called_by_its_name(sources, nam
     assert not any(r"\$" in str(row.get("series")) for row in picture.rows)
     letters = re.findall(r"^\((\w+)\) ", "\n".join(written), re.MULTILINE)
     assert len(set(letters)) == len(letters)
+    if name in ("derivatives", "schedules", "training"):  # where runs lie in one panel, each in lines with markers
+        assert_apart_in_grey(picture)
+
+
+def test_a_line_looks_like_no_other_however_many_there_are():
+    assert len({appearance(number)[1:] for number in range(36)}) == 36
+    assert len({appearance(number) for number in range(216)}) == 216
+    assert all(appearance(number)[0] == colour(number) for number in range(216))
+
+
+def test_files_that_are_no_figure_are_few():
+    """What a figure is made of has twelve files at most; all others are called by the figure that they draw."""
+    folder = Path(lipdiag.figures.__file__).parent
+    assert len([path for path in folder.iterdir() if path.is_file() and path.stem not in FIGURES]) <= 12
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,6 +180,40 @@ def test_missing_data_are_a_sentence_with_the_command_that_makes_them(sources, n
     command = re.escape(asked)
     with pytest.raises(UsageError, match=rf"^[^.\n]*`lipdiag measure digits-\w+ {command} --out NEW\.zarr`$"):
         plot(datasets, figure=name)
+
+
+@pytest.mark.parametrize("name", [name for name, spec in FIGURES.items() if spec.needs])
+def test_every_variable_that_a_figure_says_it_needs_is_missed(sources, name):
+    """And none that it does not say: with those alone, and the axes, it is drawn."""
+    datasets, spec = sources[name], FIGURES[name]
+    for variable in spec.needs:
+        with pytest.raises(
+            UsageError, match=rf"has no {variable}; measure it with .* --quantity {spec.quantities} --out"
+        ):
+            admit(name, [dataset.drop_vars(variable) for dataset in datasets])
+    admit(name, [dataset[[*spec.needs, "done"]] for dataset in datasets])
+
+
+def test_several_labels_and_runs_are_counted_and_each_must_have_all(sources):
+    for name in ("samples", "training", "quality", "jacobian"):
+        with pytest.raises(UsageError, match=f"there are {len(sources[name])} runs and 3 labels"):
+            plot(sources[name], figure=name, labels=["a", "b", "c"])
+        with pytest.raises(UsageError, match=r"nothing to show|no run to show"):
+            plot([], figure=name)
+    first, second = sources["derivatives"]
+    with pytest.raises(UsageError, match="digits-etsdm has no trajectory_derivative"):
+        plot([first, second.drop_vars("trajectory_derivative")], figure="derivatives")
+    with pytest.raises(UsageError, match="there are 3 runs; give two a pair"):
+        plot(sources["compare"] + sources["compare"][:1], figure="compare")
+    assert plot(sources["compare"] * 2, figure="compare", labels=["A", "B"]).caption.startswith("B (second) against A")
+
+
+def test_a_timestep_without_draws_is_left_out_of_a_matrix(sources):
+    dataset = sources["swap"][0].copy(deep=True)
+    dataset["done"].values[3] = 0
+    rows = plot(dataset, figure="swap").rows
+    assert float(dataset["timestep"][3]) not in {row["timestep"] for row in rows}
+    assert len({row["timestep"] for row in rows}) == dataset.sizes["time"] - 1
 
 
 @pytest.mark.parametrize(("name", "command"), [("samples", "sample"), ("training", "train"), ("quality", "evaluate")])

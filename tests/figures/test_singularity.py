@@ -1,20 +1,22 @@
 """The picture against its data: what is drawn is what numpy and scipy find in the dataset, nothing else."""
 
+import copy
+import dataclasses
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from scipy import stats
 
 from lipdiag.errors import UsageError
 from lipdiag.figures import STYLES, plot
-from lipdiag.figures.marks import colour
-from lipdiag.figures.singularity import singularity
-from lipdiag.figures.style import applied
+from lipdiag.figures.style import applied, colour
 from tests.runs import EDGES, linear_table
 
 DIFFERENT = {look: name for name, look in STYLES.items()}.values()
@@ -25,7 +27,7 @@ BLOCK_ENDS = np.array(EDGES[1:]) - 1
 
 @pytest.fixture(scope="module")
 def pair(ddpm, etsdm):
-    return singularity(ddpm, etsdm)
+    return plot([ddpm, etsdm])
 
 
 def drawn(axes, number: int, hollow: bool, joined: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +73,7 @@ def test_exact_zeros_lie_at_zero_on_the_linear_scale_and_below_all_else_on_the_l
 
 
 def test_bands_are_students_interval_and_the_quantiles(ddpm):
-    axes = singularity(ddpm).axes[1]
+    axes = plot(ddpm).axes[1]
     light, dark = (collection.get_paths()[0].vertices for collection in axes.collections[:2])
     values = ddpm["time_difference"].values
     interval = stats.t.interval(0.95, values.shape[1] - 1, values.mean(1), stats.sem(values, axis=1))
@@ -188,6 +190,24 @@ def test_same_data_same_bytes_whatever_the_user_set(ddpm, etsdm):
     ):
         again = plot([ddpm, etsdm])
         assert [again.contents(suffix) for suffix in files] == first
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_fonts_are_those_of_matplotlib_whatever_its_list_on_this_machine_holds(others, tmp_path):
+    """A list that lacks the fonts, and one where others of the same name stand; in a process of its own."""
+    names = ["STIXGeneral", "DejaVu Sans"]
+    manager = copy.copy(font_manager.fontManager)
+    rest = [entry for entry in manager.ttflist if entry.name not in names]
+    mono = next(entry for entry in rest if entry.name == "DejaVu Sans Mono")
+    manager.ttflist = [dataclasses.replace(mono, name=name) for name in names * others] + rest
+    font_manager.json_dump(manager, tmp_path / f"fontlist-v{manager.__version__}.json")
+    program = "import sys\nfrom lipdiag.figures.backend import matplotlib\n"
+    program += "print(*map(matplotlib.font_manager.findfont, sys.argv[1:]), sep='\\n')"
+    environment = os.environ | {"MPLCONFIGDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True, env=environment)
+    assert list(map(Path, done.stdout.splitlines())) == [
+        Path(matplotlib.get_data_path()).resolve() / f"fonts/ttf/{name.replace(' ', '')}.ttf" for name in names
+    ], done
 
 
 def test_settings_of_the_user_are_left_alone(ddpm):

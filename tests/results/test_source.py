@@ -1,5 +1,7 @@
 """What is given on the command line, read: files of samples, trainings, evaluations, and what is none of them."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -91,6 +93,10 @@ def test_the_list_of_figures_fits_a_terminal():
     lines = CliRunner().invoke(main, ["plot", "--list"]).output.splitlines()
     assert [line.split()[0] for line in lines] == list(FIGURES)
     assert all(len(line) <= 80 for line in lines)
+    told = json.loads(CliRunner().invoke(main, ["plot", "--list", "--json"]).output)
+    assert list(told) == list(FIGURES)
+    assert told["pairs"]["measure"] == "--quantity pairs --timesteps log:24 --draws 32"
+    assert (told["vectors"]["most"], told["quality"]["source"], told["quality"]["measure"]) == (1, "quality", "")
 
 
 def test_the_command_draws_from_each_source(tmp_path, monkeypatch):

@@ -519,6 +519,22 @@ BUGS = {
         "store/merge.py", "bits(there) != bits(value)", "np.abs(there - value) > 1e-3",
         "safety/test_many_machines.py -k must_be_equal",
     ),
+
+    # what is drawn
+    "fonts of the machine": Bug(
+        "figures/backend.py", "manager.ttflist += listed", "manager.ttflist[:0] = listed",
+        "figures/test_singularity.py -k fonts_are",
+    ),
+    "a seventh run like the first": Bug(
+        "figures/style.py", "divmod(number, CYCLE)", "(0, number % CYCLE)", "figures/test_figures.py -k looks_like",
+    ),
+    "a picture's beginning": Bug(
+        "cli/terminal.py", "range(0, len(text), CHUNK)", "range(0, CHUNK, CHUNK)", "test_cli_terminal.py -k kitty"
+    ),
+    "demands on the first run alone": Bug(
+        "figures/gallery.py", "    for run in runs:", "    for run in runs[:1]:",
+        "figures/test_figures.py -k several_labels",
+    ),
 }  # fmt: skip
 WITHOUT = "without "
 SAMPLE = ("sign of v", "deviation for error", "J for its transpose")
