@@ -72,7 +72,7 @@ class Reading:
 
 
 SILENT = Reading()
-"""Of a user who tells nothing."""
+"""What a user tells who tells nothing."""
 
 WORDS = tuple(w for f in fields(Reading) for w in (PARTS if f.name == "convention" else (f.name,)))
 """Options of the command line, and words of `measure`."""

@@ -112,7 +112,7 @@ class Convention:
 
 
 UNTOLD = Convention()
-"""Of which nobody tells anything."""
+"""A convention of which nobody tells anything."""
 
 FLOW = Convention(Straight(), data_velocity, Reversed(Unit()))
 """Flow matching as its papers write it: time 0 is noise and 1 data, and the velocity points to the data."""
