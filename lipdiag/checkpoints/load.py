@@ -18,13 +18,15 @@ from ..files import shown
 from ..formats import accelerate, diffusers_directory, edm, family, native
 from ..formats.checkpoint import Checkpoint, assemble
 from ..formats.conditioning import given
+from ..hub import spelled
 from ..weights.container import open_container
 from ..weights.refusal import refuse, refusing
 from ..weights.tensors import SHAPES, read_tensors, weights_dtype
 from .factory import make
+from .hub import located
 from .reading import SILENT, Reading
 
-ASKED = ("weights", "conditioning", "label", "original_config")
+ASKED = ("weights", "conditioning", "label", "original_config", "download")
 """What is told of a checkpoint that its files leave open."""
 
 EMBEDDED = ("digits-ddpm", "digits-etsdm")
@@ -90,7 +92,8 @@ def load(
     """The predictor in a checkpoint, in eval mode, on the CPU.
 
     Args:
-        path: A folder or file of one of the families in `family`, or the name of an embedded model.
+        path: A folder or file of one of the families in `family`, the name of an embedded model, or a model on the
+            Hugging Face hub: hf://owner/name[@revision][/subfolder], or owner/name, from the local cache.
         weights: "ema", averaged ones where there are any, or "raw".
         schedule: In place of what the files tell; text as on the command line, or the object.
         parameterization: Likewise.
@@ -98,7 +101,8 @@ def load(
         shape: Likewise.
         factory: "package.module:function" of the user's own that makes the network, where only that can.
         words: `conditioning`, `label` and `original_config`: further inputs of the network, the class that it is told,
-            and a file with what the checkpoint's own do not tell.
+            and a file with what the checkpoint's own do not tell; `download=True` fetches what the cache of the hub
+            lacks, and nothing else goes to the network.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, of no known format, or does not tell all that is needed.
@@ -120,6 +124,7 @@ def predictor(path: str | Path | None, reading: Reading = SILENT) -> Predictor:
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, of no known format, or does not tell all that is needed.
     """
+    path = None if path is None else located(path, reading.download)
     if reading.factory is None:
         loaded: Predictor = assemble(read(str(path), reading), reading.convention, reading.shape)
     else:
@@ -139,7 +144,7 @@ def read(path: str | Path, reading: Reading = SILENT) -> Checkpoint:
         UsageError: If the network takes no such input.
         CheckpointError: If the checkpoint is missing, damaged, or of no known format.
     """
-    checkpoint = given(as_stored(Path(path), reading), reading.conditioning, reading.label)
+    checkpoint = given(as_stored(Path(located(path, reading.download)), reading), reading.conditioning, reading.label)
     if "bfloat16" in weights_dtype(checkpoint.state):
         note = (
             "the weights are bfloat16, widened to float32 without loss; in bfloat16 itself timesteps above 256 would "
@@ -187,7 +192,7 @@ def inspect(path: str | Path, weights: str = "ema", **words: Any) -> Inspection:
     Args:
         path: A folder or file of a known format, or the name of an embedded model.
         weights: "ema", averaged ones where there are any, or "raw".
-        words: `conditioning`, `label` and `original_config`, which tell what the files leave open.
+        words: `conditioning`, `label` and `original_config`, which tell what the files leave open, and `download`.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, or of no known format.
@@ -205,7 +210,7 @@ def inspection(path: str | Path, reading: Reading) -> Inspection:
     facts: dict[str, Any] = {**checkpoint.convention.spelled, "shape": checkpoint.shape}
     unusable = [f"it tells a {name} that cannot be used ({why})" for name, why in checkpoint.unusable.items()]
     return Inspection(
-        path=checkpoint.path,
+        path=spelled(checkpoint.path),
         kind=checkpoint.kind,
         network=checkpoint.network,
         parameters=sum(tensor.numel() for tensor in checkpoint.state.values()),

@@ -28,6 +28,7 @@ class Reading:
         label: The class that the network is told.
         original_config: What the file itself does not tell: a folder of diffusers' with the network's config.json, or a
             JSON file of the flags that the model was trained with.
+        download: Whether a model on the Hugging Face hub is fetched that is not in the local cache.
 
     Raises:
         UsageError: If a word has a value that it cannot have.
@@ -41,6 +42,7 @@ class Reading:
     conditioning: str | Path | Mapping[str, Tensor] | None = None
     label: int | None = None
     original_config: str | Path | None = None
+    download: bool = False
 
     def __post_init__(self) -> None:
         if self.weights not in ("ema", "raw"):

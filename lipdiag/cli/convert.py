@@ -24,6 +24,7 @@ def convert(file: Path, unsafe_pickle: bool, code_dir: Path | None, out: Path, q
     measured is compared with the file's own denoiser; the command that measures it
     is printed.
     """
+    from ..checkpoints.hub import located
     from ..formats import edm
     from ..formats.checkpoint import file_digest
 
@@ -31,6 +32,7 @@ def convert(file: Path, unsafe_pickle: bool, code_dir: Path | None, out: Path, q
         raise UsageError(f"{file} runs any code stored in it when it is read; add --unsafe-pickle if you trust it")
     if code_dir is None:
         raise UsageError("convert needs --code-dir, the folder with the code the pickle was made with")
+    file = Path(located(file))
     if not quiet:
         click.echo(f"{file} (SHA-256 {file_digest(file)}): this runs any code stored in the file", err=True)
     config = edm.convert(file, code_dir, out)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import LipdiagError, StorageError, UsageError
+from ..hub import titled
 from ..store.folder import read_regular
 from ..text import legible, printable
 
@@ -143,6 +144,7 @@ reading = options(
     click.option("--conditioning", metavar="FILE", help="Tensors by keyword, .safetensors or .npz, told throughout."),
     click.option("--label", type=int, help="The class that the network is told."),
     click.option("--original-config", metavar="PATH", help="A local diffusers folder, or JSON flags, for a bare file."),
+    click.option("--download", is_flag=True, help="Fetch a model on the hub that is not in the local cache."),
     click.option("--factory", metavar="PKG.MOD:FUNCTION", help="Your own Python function that makes the model."),
     click.option("--shape", metavar="C,H,W", help="Of one sample, where a factory returns a bare network."),
 )
@@ -202,7 +204,7 @@ def require_model(checkpoint: str | None, factory: str | None, command: str) -> 
 
 def stem(checkpoint: str | None, factory: str | None) -> str:
     """What a file made from a checkpoint is called without a suffix."""
-    name = Path(checkpoint).name if checkpoint else (factory or "").partition(":")[2]
+    name = titled(checkpoint) if checkpoint else (factory or "").partition(":")[2]
     return name.removesuffix(".pt").removesuffix(".safetensors")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..hub import spelled
 from ..progress import bar
 from .options import (
     INTERRUPTED,
@@ -226,11 +227,11 @@ def provenance(predictor: "Predictor", checkpoint: str | None, given: dict[str, 
     from ..sampling.sampler import placement
     from ..study.description import fingerprint
 
-    stored = None if given["factory"] else checkpoints.inspection(str(checkpoint), read_reading(given))
+    stored = None if given["factory"] else checkpoints.inspection(predictor.path or str(checkpoint), read_reading(given))
     device, dtype = placement(predictor, real[0])
     names = ("python", "lipdiag", "torch", "diffusers", "torchmetrics", "numpy")
     return {
-        "checkpoint": checkpoint or given["factory"],
+        "checkpoint": spelled(predictor.path or checkpoint) if checkpoint else given["factory"],
         "sha256": stored.sha256 if stored else fingerprint(predictor),
         "weights": given["weights"],
         "schedule": spell(predictor.schedule),

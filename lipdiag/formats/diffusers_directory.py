@@ -34,6 +34,7 @@ from .scheduler import Stated, stated
 PARTS = ("unet", "transformer")
 AVERAGED = "_ema"  # behind the name of a part
 STEM = "diffusion_pytorch_model"
+SUFFIXES = ("safetensors", "fp16.safetensors", "bf16.safetensors", "bin", "fp16.bin", "bf16.bin")  # the first is read
 SCHEDULER = "scheduler_config.json"
 # what diffusers called the class before it had one for each, by the kind of its normalization
 FORMER = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
@@ -217,7 +218,7 @@ def require_x_alone(name: str, arguments: Mapping[str, Any], folder: Path) -> No
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A model folder's weights, and the SHA-256 of each file they came from."""
-    for suffix in ("safetensors", "fp16.safetensors", "bf16.safetensors", "bin", "fp16.bin", "bf16.bin"):
+    for suffix in SUFFIXES:
         kind = suffix.rpartition(".")
         file = folder / f"{STEM}.{suffix}"
         if file.exists():

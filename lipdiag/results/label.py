@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from ..errors import UsageError
+from ..hub import titled
 
 DULL_NAMES = ("ckpt", "checkpoint", "model", "last", "best", "latest", "ema")
 """Stems that say nothing about which model it is."""
@@ -21,6 +22,8 @@ def label_of(checkpoint: object, shared: bool, raw: bool) -> str:
         raw: Whether the network's own output was measured.
     """
     path = PurePath(str(checkpoint or IN_MEMORY))
+    if str(path).startswith("hf:"):
+        path = PurePath(titled(str(path)))
     stem = path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin") else path.name
     if str(path) == IN_MEMORY:
         stem = "E-TSDM" if shared else "model"

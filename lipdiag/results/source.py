@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import RunError, StorageError, UsageError
 from ..files import shown
+from ..hub import titled
 from ..store.folder import read_regular
 from ..store.reader import open_evaluation
 from ..store.store import open_run
@@ -173,4 +174,4 @@ def open_quality(path: Path) -> "xr.Dataset":
     """An evaluation, with a name for its model."""
     dataset = open_evaluation(path)
     name = dataset.attrs.get("checkpoint")
-    return dataset.assign_attrs(name=dataset.attrs.get("name") or (Path(str(name)).name if name else path.stem))
+    return dataset.assign_attrs(name=dataset.attrs.get("name") or (titled(str(name)) if name else path.stem))

@@ -15,6 +15,7 @@ from ..checkpoints.reading import SILENT, Reading
 from ..diffusion.predictor import Predictor, RawOutput
 from ..errors import Caution, LipdiagWarning, UsageError
 from ..files import shown
+from ..hub import spelled
 from ..linalg.linearize import out_of_memory
 from ..progress import bar
 from ..quantities.catalogue import QUANTITIES
@@ -92,7 +93,7 @@ def prepared(
             plan, said = answered(predictor, plan)
             said += changed.enter_context(lifted(predictor, plan.torch_dtype))
             source = resolve_source(predictor, data, plan.seed, encode)
-            attributes = named(model, predictor, source)
+            attributes = named(predictor.path if isinstance(model, str | Path) else model, predictor, source)
             path = None if out is None else Path(out)
             ready = study.prepare(predictor, source, plan, path, resume, attributes, shard, retry)
             ready.halving = not deterministic
@@ -110,7 +111,7 @@ def named(model: Any, predictor: Predictor, source: Source) -> dict[str, str]:
     return {
         "data": source.name,
         "function": predictor.function,
-        "checkpoint": str(model) if isinstance(model, str | Path) else "in memory",
+        "checkpoint": spelled(model) if isinstance(model, str | Path) else "in memory",
     }
 
 
