@@ -53,6 +53,16 @@ def test_every_quantity_is_named_in_the_help():
     assert all(name in text for name in QUANTITIES)
 
 
+def test_help_names_every_convention_as_its_option_takes_it():
+    text = run("help", "conventions").output
+    assert max(map(len, text.splitlines())) <= 80
+    found = json.loads(run("help", "conventions", "--json").output)
+    assert all(entry["usage"] in text for entries in found.values() for entry in entries)
+    assert "unnormalized_cosine(offset=0.008)" in text
+    assert run("help", "merge").output == run("merge", "--help").output
+    assert "there is no help on 'convention'; known are conventions, inspect" in sentence(run("help", "convention"))
+
+
 def test_measure_prints_a_table_and_leaves_a_run():
     result = run("measure", "digits-ddpm", *SMALL)
     assert result.exit_code == 0, result.stderr

@@ -8,6 +8,7 @@ import click
 
 from .compare import compare
 from .convert import convert
+from .help import explain
 from .look import inspect, plot, selftest
 from .measure import demo, measure
 from .merge import merge
@@ -43,5 +44,6 @@ for command in (
     convert,
     demo,
     selftest,
+    explain,
 ):
     main.add_command(command)

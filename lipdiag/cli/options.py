@@ -129,7 +129,9 @@ reading = options(
         show_default=True,
         help="Which weights, where a checkpoint has both.",
     ),
-    click.option("--schedule", metavar="TEXT", help='Overrides the file, e.g. "linear(0.0001, 0.02, 1000)".'),
+    click.option(
+        "--schedule", metavar="TEXT", help='Overrides the file, "linear(0.0001, 0.02, 1000)"; `help conventions`.'
+    ),
     click.option(
         "--parameterization", metavar="TEXT", help="Overrides the file: eps, v, x0, velocity, score, edm(0.5), ..."
     ),

@@ -108,7 +108,11 @@ def softplus(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class VP(Schedule):
-    """Variance-preserving diffusion, linear beta (Song et al., Score-Based Generative Modeling through SDEs, 2021)."""
+    """Variance-preserving diffusion, linear beta (Song et al., Score-Based Generative Modeling through SDEs, 2021).
+
+    In use: score_sde (VPSDE), EDM's VP networks, SiT (VP); vp(0, 20) is lucidrains' continuous-time `linear` but for
+    1e-4 of noise at t = 0.
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -127,7 +131,10 @@ class VP(Schedule):
 
 @dataclass(frozen=True)
 class SubVP(Schedule):
-    """Sub-variance-preserving diffusion: VP's signal with less noise, sigma = 1 - alpha^2 (Song et al., 2021)."""
+    """Sub-variance-preserving diffusion: VP's signal with less noise, sigma = 1 - alpha^2 (Song et al., 2021).
+
+    In use: score_sde (subVPSDE).
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -146,7 +153,10 @@ class SubVP(Schedule):
 
 @dataclass(frozen=True)
 class VE(Schedule):
-    """Variance-exploding diffusion with geometric sigma (Song et al., 2021)."""
+    """Variance-exploding diffusion with geometric sigma (Song et al., 2021).
+
+    In use: score_sde (VESDE), NCSN++ in diffusers, EDM's VE networks.
+    """
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
@@ -163,7 +173,10 @@ class VE(Schedule):
 
 @dataclass(frozen=True)
 class Karras(Schedule):
-    """EDM's noise levels: alpha = 1, sigma^(1/rho) linear in t (Karras et al., Elucidating the Design Space, 2022)."""
+    """EDM's noise levels: alpha = 1, sigma^(1/rho) linear in t (Karras et al., Elucidating the Design Space, 2022).
+
+    In use: EDM, EDM2, k-diffusion, consistency models, lucidrains' ElucidatedDiffusion, diffusers (EDM schedulers).
+    """
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -189,7 +202,11 @@ class Karras(Schedule):
 
 @dataclass(frozen=True)
 class Straight(Schedule):
-    """Rectified flow: alpha = 1 - t, sigma = t (Liu et al., Flow Straight and Fast, 2022)."""
+    """Rectified flow: alpha = 1 - t, sigma = t (Liu et al., Flow Straight and Fast, 2022).
+
+    In use: SD3, Flux, Sana and others in diffusers (FlowMatchEuler), SiT (linear), torchcfm, flow_matching, rectified-
+    flow-pytorch.
+    """
 
     def amplitudes(self, t):
         return 1 - t, t.clone()
@@ -200,7 +217,10 @@ class Straight(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """alpha proportional to cos((t + offset) / (1 + offset) pi/2) (Nichol & Dhariwal, Improved DDPM, 2021)."""
+    """alpha proportional to cos((t + offset) / (1 + offset) pi/2) (Nichol & Dhariwal, Improved DDPM, 2021).
+
+    In use: the continuous form of improved-diffusion's `cosine`; alpha is 1 at t = 0.
+    """
 
     offset: float = 0.008
 
@@ -229,8 +249,30 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True)
+class UnnormalizedCosine(Schedule):
+    """alpha = cos((t + offset) / (1 + offset) pi/2), not divided by its value at t = 0, where there is noise already.
+
+    In use: lucidrains' ContinuousTimeGaussianDiffusion and imagen-pytorch (`alpha_cosine_log_snr`).
+    """
+
+    offset: float = 0.008
+
+    def __post_init__(self):
+        require(0 <= self.offset < math.inf, self, "0 <= offset")
+
+    def amplitudes(self, t):
+        per_time = math.pi / 2 / (1 + self.offset)
+        return torch.sin((1 - t) * per_time), torch.sin((t + self.offset) * per_time)  # the cosine from its zero
+
+    def inverse(self, logsnr):
+        return torch.atan(torch.exp(-logsnr / 2)) * (1 + self.offset) / (math.pi / 2) - self.offset
+
+
+@dataclass(frozen=True)
 class ShiftedCosine(Schedule):
     """logsnr = -2 log tan(pi t/2) + 2 log(shift); cosine and sine for shift = 1.
+
+    In use: progressive distillation and v-diffusion (shift 1), SiT (GVP), simple diffusion (64 / resolution).
 
     References:
         Hoogeboom et al., simple diffusion, 2023. https://arxiv.org/abs/2301.11093
@@ -253,6 +295,8 @@ class ShiftedCosine(Schedule):
 @dataclass(frozen=True)
 class Normalized(Schedule):
     """Another schedule with x divided by its own root mean square sqrt(sigma_data^2 alpha^2 + sigma^2).
+
+    In use: the bare networks of EDM, EDM2, k-diffusion and ElucidatedDiffusion, without their preconditioner.
 
     What an EDM network sees: its preconditioner multiplies x by c_in = 1 / sqrt(sigma_data^2 + sigma^2), so in these
     coordinates the network's input is x itself. At equal log-SNR a Jacobian in EDM's own x is c_in times this one.

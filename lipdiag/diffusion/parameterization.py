@@ -21,39 +21,61 @@ Parameterization = Callable[[Schedule, Tensor], tuple[Tensor, Tensor]]
 
 
 def eps(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The noise."""
+    """The noise.
+
+    In use: DDPM, diffusers (`epsilon`), OpenAI's repositories, DiT, lucidrains (`pred_noise`), score_sde's VP networks.
+    """
     return torch.zeros_like(t), torch.ones_like(t)
 
 
 def minus_eps(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Minus the noise, as networks in EDM's VE preconditioner say it."""
+    """Minus the noise, as networks in EDM's VE preconditioner say it.
+
+    In use: EDM's VE networks.
+    """
     return torch.zeros_like(t), -torch.ones_like(t)
 
 
 def x0(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The data."""
+    """The data.
+
+    In use: diffusers (`sample`), lucidrains (`pred_x0`), azula's denoisers, any denoiser D(x, sigma).
+    """
     return torch.ones_like(t), torch.zeros_like(t)
 
 
 def v(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha eps - sigma x0 (Salimans & Ho, Progressive Distillation, 2022)."""
+    """alpha eps - sigma x0 (Salimans & Ho, Progressive Distillation, 2022).
+
+    In use: diffusers and MONAI (`v_prediction`), lucidrains (`pred_v`, the default), Stable Diffusion 2, imagen-pytorch
+    (`v`).
+    """
     alpha, sigma = schedule(t)
     return -sigma, alpha
 
 
 def velocity(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha' x0 + sigma' eps, the flow-matching target; eps - x0 on the straight schedule."""
+    """alpha' x0 + sigma' eps, the flow-matching target; eps - x0 on the straight schedule.
+
+    In use: SD3, Flux, Sana and others in diffusers (FlowMatchEuler).
+    """
     return schedule.rates(t)
 
 
 def data_velocity(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Minus velocity, x0 - eps on the straight schedule: of flows from noise to data (SiT, torchcfm)."""
+    """Minus velocity, x0 - eps on the straight schedule: of flows from noise to data (SiT, torchcfm).
+
+    In use: SiT, torchcfm, flow_matching, rectified-flow-pytorch (`flow`).
+    """
     dalpha, dsigma = schedule.rates(t)
     return -dalpha, -dsigma
 
 
 def score(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-    """-eps / sigma, the gradient of the log density of x."""
+    """-eps / sigma, the gradient of the log density of x.
+
+    In use: score_sde's VE networks, NCSN++ in diffusers.
+    """
     _, sigma = schedule(t)
     return torch.zeros_like(t), -1 / sigma
 
@@ -61,6 +83,8 @@ def score(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
 @dataclass(frozen=True)
 class Edm:
     """The raw output F of an EDM network: x0 = c_skip x/alpha + c_out F at noise level sigma/alpha.
+
+    In use: the bare networks of EDM, EDM2, k-diffusion and lucidrains' ElucidatedDiffusion.
 
     References:
         Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022.
@@ -87,6 +111,8 @@ edm = Edm  # written like the others
 @dataclass(frozen=True)
 class Consistency:
     """The raw output F of a consistency model, f = c_skip x/alpha + c_out F, whose f is x/alpha itself at sigma_min.
+
+    In use: OpenAI's consistency models.
 
     c_skip and c_out have sigma - sigma_min where EDM's have sigma. f stands in the place of x0: it is where the model
     jumps to, not the mean of the data, and eps is the direction of that jump.

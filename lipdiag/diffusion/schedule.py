@@ -3,7 +3,7 @@
 Those given by formulas are in `continuous`, those given by tables in `table`.
 """
 
-from .continuous import VE, VP, Cosine, Karras, Normalized, Schedule, ShiftedCosine, Straight, SubVP
+from .continuous import VE, VP, Cosine, Karras, Normalized, Schedule, ShiftedCosine, Straight, SubVP, UnnormalizedCosine
 from .table import Discrete, Linear, Quadratic, ScaledLinear, Sigmoid, SquaredCosine, Table, ZeroTerminalSNR
 
 SCHEDULES: dict[str, type[Schedule]] = {
@@ -18,6 +18,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "sub_vp": SubVP,
     "ve": VE,
     "cosine": Cosine,
+    "unnormalized_cosine": UnnormalizedCosine,
     "shifted_cosine": ShiftedCosine,
     "karras": Karras,
     "straight": Straight,

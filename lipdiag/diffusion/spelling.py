@@ -10,7 +10,7 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UsageError
 from .clock import CLOCKS, Clock
@@ -19,6 +19,14 @@ from .parameterization import PARAMETERIZATIONS
 from .schedule import SCHEDULES, Schedule, Table
 
 REGISTRIES: tuple[Mapping[str, Any], ...] = (SCHEDULES, CLOCKS, PARAMETERIZATIONS, LIMITS)
+
+
+class Entry(NamedTuple):
+    """A schedule, clock or parameterization: how it is written, what it is, and which packages use it."""
+
+    usage: str
+    meaning: str
+    used: str
 
 
 def parse(text: str, registry: Mapping[str, Any]) -> Any:
@@ -107,11 +115,9 @@ def _build(name: str, entry: Any, args: list[Any], named: dict[str, Any], text: 
     """The dataclass `entry` from arguments that fit its fields."""
     if not isinstance(entry, type):
         raise UsageError(f"got arguments for {name!r} in {text!r}; it takes none, so leave out the parentheses")
-    signature = inspect.signature(entry)
-    bare = [str(parameter.replace(annotation=inspect.Parameter.empty)) for parameter in signature.parameters.values()]
-    usage = f"it is written {name}({', '.join(bare)})"
+    usage = f"it is written {_usage(name, entry)}"
     try:
-        arguments = signature.bind(*args, **named).arguments
+        arguments = inspect.signature(entry).bind(*args, **named).arguments
     except TypeError as error:
         raise UsageError(f"got {text!r} and {error}; {usage}, so change the arguments of {name}") from None
     hints = typing.get_type_hints(entry)
@@ -135,5 +141,24 @@ def _kind(hint: Any) -> tuple[str, Callable[[object], bool]]:
     return words[hint], lambda value: isinstance(value, hint)
 
 
+def _usage(name: str, entry: Any) -> str:
+    """How an entry of a registry is written, with its defaults."""
+    if not isinstance(entry, type):
+        return name
+    parameters = inspect.signature(entry).parameters.values()
+    return f"{name}({', '.join(str(parameter.replace(annotation=parameter.empty)) for parameter in parameters)})"
+
+
+def entries(registry: Mapping[str, Any]) -> list[Entry]:
+    """Everything in a registry, as its own signatures and docstrings tell it."""
+    found = []
+    for name, entry in registry.items():
+        meaning, *rest = inspect.cleandoc(entry.__doc__ or "").split("\n\n")
+        used = next((part.removeprefix("In use: ") for part in rest if part.startswith("In use: ")), "")
+        found.append(Entry(_usage(name, entry), " ".join(meaning.split()), " ".join(used.split())))
+    return found
+
+
 def _allowed(registries: Sequence[Mapping[str, Any]]) -> str:
-    return f"allowed names are {', '.join(name for registry in registries for name in registry)}"
+    names = ", ".join(name for registry in registries for name in registry)
+    return f"allowed names are {names}; `lipdiag help conventions` says what they are"

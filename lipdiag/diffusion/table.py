@@ -128,7 +128,10 @@ def _hermite(w: Tensor, interval: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Linear(Table):
-    """DDPM's betas, equally spaced (Ho et al., Denoising Diffusion Probabilistic Models, 2020)."""
+    """DDPM's betas, equally spaced (Ho et al., Denoising Diffusion Probabilistic Models, 2020).
+
+    In use: diffusers (`linear`), OpenAI's repositories (`linear`), DiT, lucidrains (`linear`), MONAI (`linear_beta`).
+    """
 
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -141,7 +144,11 @@ class Linear(Table):
 
 @dataclass(frozen=True)
 class ScaledLinear(Table):
-    """Betas whose square roots are equally spaced, with the numbers of latent diffusion; diffusers' `scaled_linear`."""
+    """Betas whose square roots are equally spaced, with the numbers of latent diffusion.
+
+    In use: Stable Diffusion 1, 2 and XL, diffusers (`scaled_linear`), MONAI (`scaled_linear_beta`), latent diffusion
+    (its `linear`).
+    """
 
     beta_start: float = 8.5e-4
     beta_end: float = 0.012
@@ -154,7 +161,10 @@ class ScaledLinear(Table):
 
 @dataclass(frozen=True)
 class Quadratic(Table):
-    """`ScaledLinear` with the numbers of DDPM; the `quad` of Song et al., DDIM, 2021."""
+    """scaled_linear with the numbers of DDPM (Song et al., DDIM, 2021).
+
+    In use: the code of DDIM (`quad`).
+    """
 
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -167,7 +177,11 @@ class Quadratic(Table):
 
 @dataclass(frozen=True)
 class Sigmoid(Table):
-    """Betas on a logistic curve over [-6, 6]; diffusers' `sigmoid` (Xu et al., GeoDiff, 2022)."""
+    """Betas on a logistic curve over [-6, 6] (Xu et al., GeoDiff, 2022).
+
+    In use: diffusers (`sigmoid`), MONAI (`sigmoid_beta`); lucidrains' `sigmoid` is another, which its files hold as
+    betas.
+    """
 
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -181,7 +195,11 @@ class Sigmoid(Table):
 
 @dataclass(frozen=True)
 class SquaredCosine(Table):
-    """Nichol & Dhariwal's cosine as a table with capped betas; diffusers' `squaredcos_cap_v2`."""
+    """Nichol & Dhariwal's cosine as a table with capped betas (Improved DDPM, 2021).
+
+    In use: improved- and guided-diffusion (`cosine`), diffusers (`squaredcos_cap_v2`), lucidrains (`cosine`), EDM's
+    iDDPM networks.
+    """
 
     timesteps: int = 1000
     max_beta: float = 0.999
@@ -198,6 +216,8 @@ class SquaredCosine(Table):
 @dataclass(frozen=True)
 class ZeroTerminalSNR(Table):
     """Another table with alpha shifted and scaled such that it ends at exactly 0 and keeps its first value.
+
+    In use: diffusers (`rescale_betas_zero_snr`).
 
     References:
         Lin et al., Common Diffusion Noise Schedules and Sample Steps are Flawed, 2024. https://arxiv.org/abs/2305.08891
@@ -222,7 +242,10 @@ class ZeroTerminalSNR(Table):
 
 @dataclass(frozen=True)
 class Discrete(Table):
-    """A table of betas as they are, for instance out of a checkpoint."""
+    """A table of betas as they are, for instance out of a checkpoint.
+
+    In use: every file that holds its betas: lucidrains, latent diffusion, diffusers (`trained_betas`).
+    """
 
     values: tuple[float, ...]
 

@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from lipdiag.diffusion.continuous import slope
-from lipdiag.diffusion.schedule import VE, VP, Cosine, Karras, Normalized, ShiftedCosine, Straight, SubVP
+from lipdiag.diffusion.schedule import (
+    VE,
+    VP,
+    Cosine,
+    Karras,
+    Normalized,
+    ShiftedCosine,
+    Straight,
+    SubVP,
+    UnnormalizedCosine,
+)
 from lipdiag.errors import UsageError
 
 TIMES = [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.9, 0.999, 1.0]
@@ -33,6 +43,12 @@ def cosine(offset):
         return alpha, mp.sqrt(1 - alpha**2)
 
     return amplitudes
+
+
+def unnormalized_cosine(t):
+    """(alpha, sigma) of lucidrains' alpha_cosine_log_snr."""
+    logsnr = -mp.log(mp.cos((t + mp.mpf(0.008)) / (1 + mp.mpf(0.008)) * mp.pi / 2) ** -2 - 1)
+    return mp.sqrt(1 / (1 + mp.exp(-logsnr))), mp.sqrt(1 / (1 + mp.exp(logsnr)))
 
 
 def shifted_cosine(shift):
@@ -72,6 +88,7 @@ TRUTHS = [
     (Straight(), lambda t: (1 - t, t)),
     (Cosine(), cosine(mp.mpf(0.008))),
     (Cosine(0.0), cosine(mp.mpf(0))),
+    (UnnormalizedCosine(), unnormalized_cosine),
     (ShiftedCosine(), shifted_cosine(mp.mpf(1))),
     (ShiftedCosine(0.25), shifted_cosine(mp.mpf(0.25))),
     (Normalized(Karras()), normalized(karras(mp.mpf(0.002), mp.mpf(80.0), mp.mpf(7.0)), mp.mpf(0.5))),

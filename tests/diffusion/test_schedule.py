@@ -19,6 +19,7 @@ from lipdiag.diffusion.schedule import (
     SquaredCosine,
     Straight,
     SubVP,
+    UnnormalizedCosine,
     ZeroTerminalSNR,
 )
 
@@ -32,6 +33,7 @@ ALL = [
     Normalized(Karras(), 1.0),
     Cosine(),
     Cosine(0.0),
+    UnnormalizedCosine(),
     ShiftedCosine(0.25),
     Linear(),
     ScaledLinear(),

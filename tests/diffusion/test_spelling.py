@@ -35,9 +35,10 @@ from lipdiag.diffusion.schedule import (
     SquaredCosine,
     Straight,
     SubVP,
+    UnnormalizedCosine,
     ZeroTerminalSNR,
 )
-from lipdiag.diffusion.spelling import parse, spell
+from lipdiag.diffusion.spelling import entries, parse, spell
 from lipdiag.errors import UsageError
 
 SPELLINGS = [
@@ -53,6 +54,7 @@ SPELLINGS = [
     (SubVP(), "sub_vp(0.1, 20)", SCHEDULES),
     (VE(), "ve(0.01, 50)", SCHEDULES),
     (Cosine(), "cosine(0.008)", SCHEDULES),
+    (UnnormalizedCosine(), "unnormalized_cosine(0.008)", SCHEDULES),
     (ShiftedCosine(0.25), "shifted_cosine(0.25)", SCHEDULES),
     (Karras(), "karras(0.002, 80, 7)", SCHEDULES),
     (Straight(), "straight()", SCHEDULES),
@@ -175,3 +177,21 @@ def test_no_text_does_anything_but_name_or_be_refused(text):
 def test_things_without_a_name_are_refused(thing):
     with pytest.raises(UsageError, match="which has no name; allowed names are linear"):
         spell(thing)
+
+
+@pytest.mark.parametrize("registry", [SCHEDULES, PARAMETERIZATIONS, CLOCKS], ids=["schedule", "prediction", "clock"])
+def test_every_entry_says_what_it_is_and_who_uses_it(registry):
+    found = dict(zip(registry, entries(registry), strict=True))
+    for name, entry in found.items():
+        assert entry.usage.partition("(")[0] == name
+        assert len(entry.meaning) > 5
+        assert entry.used.endswith(".")
+        assert len(entry.used) > 5
+        assert "In use" not in entry.meaning
+        if "(" not in entry.usage or "=" in entry.usage.partition(",")[0] or entry.usage.endswith("()"):
+            parse(entry.usage.partition("(")[0], registry)  # the defaults hold
+
+
+def test_an_unknown_word_points_to_the_list():
+    with pytest.raises(UsageError, match=r"squared_cosine, .*; `lipdiag help conventions` says what they are$"):
+        parse("cosin", SCHEDULES)

@@ -45,6 +45,12 @@ BUGS = {
     "half a download for a whole": Bug(
         "checkpoints/hub.py", "len(files) == int(", "len(files) <= int(", f"{HUB} -k 'shards or broke'"
     ),
+    "the cosine divided by its start": Bug(
+        "diffusion/continuous.py",
+        "return torch.sin((1 - t) * per_time), torch",
+        "return torch.sin((1 - t) * per_time) / math.cos(self.offset * per_time), torch",
+        "diffusion/test_continuous.py -k Unnormalized",
+    ),
     "a branch for a commit in a run": Bug("study/measure.py", "spelled(model) if", "str(model) if", f"{HUB} -k kept"),
     # what is measured
     "no root in a norm": Bug("quantities/quantity.py", "double().norm(dim=1)", "double().square().sum(1)", FORMULAS),
