@@ -4,6 +4,7 @@ from ..formats.checkpoint import assemble
 from .factory import factory
 from .load import EMBEDDED, Inspection, inspect, inspection, load, predictor, read
 from .reading import Reading
+from .template import write_factory
 
 __all__ = [
     "EMBEDDED",
@@ -16,4 +17,5 @@ __all__ = [
     "load",
     "predictor",
     "read",
+    "write_factory",
 ]

@@ -5,11 +5,12 @@ function gets plain dictionaries of tensors, never a file to unpickle.
 """
 
 import importlib
+import inspect
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -43,6 +44,15 @@ class Wrapped(nn.Module):
         return self.function(*args, **kwargs)
 
 
+class InFile(NamedTuple):
+    """What a file holds: the weights, what it tells of their use, notes on what was taken, the network's arguments."""
+
+    content: dict[str, Any]
+    usage: Usage = Usage()
+    notes: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = {}
+
+
 def factory(spec: str, path: str | Path | None = None, **words: Any) -> Predictor:
     """The predictor that the user's function makes, with the words of a `Reading`; see `make`."""
     return make(Reading.of(factory=spec, **words), path)
@@ -59,7 +69,9 @@ def make(reading: Reading, path: str | Path | None = None) -> Predictor:
         path: A .pt or .safetensors file, or a folder of accelerate's, whose content is the function's one argument;
             without it there is none. Where the content is a network's weights, perhaps inside what a known training
             script wraps around them, the argument is the bare state dict: averaged weights by choice, wrappers'
-            prefixes gone. A folder that `lipdiag convert` wrote needs the network's class instead of a function.
+            prefixes gone. A function with a parameter `hyper_parameters` gets what the trainer kept under that name,
+            and a class, such as a LightningModule, is made with it and loaded. A folder that `lipdiag convert` wrote
+            needs the network's class instead of a function.
 
     Raises:
         UsageError: If the function cannot be found, fails, or makes nothing that can be measured.
@@ -72,12 +84,11 @@ def make(reading: Reading, path: str | Path | None = None) -> Predictor:
     if reading.original_config is not None and (path is None or converted):
         raise UsageError(NO_CONFIG)
     in_file = None if path is None or converted else network_in(path, reading)
-    content, usage, notes = in_file or ({}, Usage(), ())
-    arguments = [] if path is None else [content]
+    _, usage, notes, _ = in_file or InFile({})
     with current_folder_importable():
         function = find(spec)
         with blaming(spec):
-            made = edm.build(function, Path(str(path)), reading.label) if converted else function(*arguments)
+            made = edm.build(function, Path(str(path)), reading.label) if converted else called(function, in_file)
     given = parts(reading.convention, reading.shape)
     if isinstance(made, Predictor):
         predictor = replaced(made, given, spec)
@@ -139,12 +150,42 @@ def blaming(spec: str) -> Iterator[None]:
         raise UsageError(f"the factory {spec} failed with {type(error).__name__}: {shown(error)}") from error
 
 
-def network_in(path: str | Path, reading: Reading) -> tuple[dict[str, Any], Usage, tuple[str, ...]]:
-    """The bare state dict in a file, or all that the file holds where it is not known what that is.
+def called(function: Any, found: InFile | None) -> Any:
+    """What the user's function makes of a file, or of nothing."""
+    if found is None:
+        return function()
+    if isinstance(function, type) and issubclass(function, nn.Module):
+        return made_and_loaded(function, found)
+    wanted: Mapping[str, Any] = {}
+    with suppress(TypeError, ValueError):  # a function that tells no signature
+        wanted = inspect.signature(function).parameters
+    told = {"hyper_parameters": found.arguments} if "hyper_parameters" in wanted else {}
+    return function(found.content, **told)
 
-    Returns:
-        It, with what the file tells of its use and notes on what was taken.
+
+def made_and_loaded(module_class: Callable[..., Any], found: InFile) -> nn.Module:
+    """A module made with the arguments in a file that its class takes, or the part of it that the weights are of.
+
+    Raises:
+        UsageError: If neither it nor a part of it has the names of the weights.
     """
+    parameters = inspect.signature(module_class).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    arguments = {name: value for name, value in found.arguments.items() if anything or name in parameters}
+    module = module_class(**arguments)
+    part = next((part for part in (module, *module.children()) if set(part.state_dict()) == set(found.content)), None)
+    if part is None:
+        name = getattr(module_class, "__name__", "class")
+        raise UsageError(
+            f"neither {name} nor a part of it has the {len(found.content)} names in the file, such as "
+            f"{shown(min(found.content, key=len, default=''))!r}: give a function that gets them and returns a network"
+        )
+    part.load_state_dict(found.content)
+    return part
+
+
+def network_in(path: str | Path, reading: Reading) -> InFile:
+    """The bare state dict in a file, or all that the file holds where it is not known what that is."""
     folder = accelerate.recognizes(Path(path))
     content = accelerate.read(Path(path), reading.weights) if folder else read_tensors(path)
     with refusing(path, SHAPES):
@@ -155,11 +196,11 @@ def network_in(path: str | Path, reading: Reading) -> tuple[dict[str, Any], Usag
             raise UsageError(NO_CONFIG)
         contents.facts |= plain_facts(read_json(reading.original_config), "model")
     if contents is None:
-        return content, Usage(), ()
+        return InFile(content)
     both = len(contents.available) > 1
     taken = (f"{contents.weights} weights, of {' and '.join(contents.available)}",) if both else ()
     with refusing(path, SHAPES):
-        return dict(contents.state), family.used(contents), (*contents.notes, *taken)
+        return InFile(dict(contents.state), family.used(contents), (*contents.notes, *taken), contents.arguments)
 
 
 def find(spec: str) -> Callable[..., Any]:

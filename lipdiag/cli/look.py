@@ -21,9 +21,18 @@ if TYPE_CHECKING:
 @click.argument("checkpoint")
 @click.option("--data", help="x0 as for `measure`: also compares the common conventions on it, in forty passes.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N; with --data.")
+@click.option("--write-factory", metavar="FILE.py", help="Begin a factory for a network that lipdiag does not have.")
 @reading
 @everywhere
-def inspect(checkpoint: str, data: str | None, device: str, quiet: bool, as_json: bool, **given: Any) -> None:
+def inspect(
+    checkpoint: str,
+    data: str | None,
+    device: str,
+    write_factory: str | None,
+    quiet: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Say what a checkpoint is, how it will be read, and what is unknown.
 
     Whether its weights are whole is seen when the network is built: by
@@ -32,6 +41,11 @@ def inspect(checkpoint: str, data: str | None, device: str, quiet: bool, as_json
     from .. import checkpoints
 
     asked = read_reading(given)
+    if write_factory is not None:
+        command = checkpoints.write_factory(checkpoint, write_factory, asked)
+        written = {"factory": write_factory, "command": command}
+        click.echo(json.dumps(written) if as_json else f"wrote {write_factory}; complete it, and run\n\n    {command}")
+        return
     facts = made(checkpoint, asked) if asked.factory else checkpoints.inspection(checkpoint, asked).to_dict()
     if data is not None:
         from ..study.measure import calibrated

@@ -220,12 +220,13 @@ def lack(contents: Contents, family: Family | None, path: Path) -> NoReturn:
     name = "of no family lipdiag knows" if family is None else f"a checkpoint of {family.name}"
     chosen = "" if len(contents.available) < 2 else f" ({contents.weights} of {' and '.join(contents.available)})"
     told = used(contents)
-    options = " ".join(filter(None, ("--factory package.module:function", told.options)))
+    options = " ".join(filter(None, ("--factory my_network:build", told.options)))
     refuse(
         path,
-        f"is {name}, whose network lipdiag does not have: write a function that gets the {len(contents.state)} "
-        f"tensors{chosen} under the network's own names, such as {shown(min(contents.state, key=len))!r}, and returns "
-        f"the network, and run `lipdiag measure {shown(path)} {options}`{' (' + told.hint + ')' if told.hint else ''}",
+        f"is {name}, whose network lipdiag does not have: `lipdiag inspect {shown(path)} --write-factory my_network.py`"
+        f" begins a function that gets the {len(contents.state)} tensors{chosen} under the network's own names, as "
+        f"{shown(min(contents.state, key=len))!r}, and returns the network; complete it, and run `lipdiag measure "
+        f"{shown(path)} {options}`{' (' + told.hint + ')' if told.hint else ''}",
     )
 
 

@@ -4,6 +4,7 @@ Nothing is guessed: a prefix goes only if every name has it, and averaged weight
 ones. What is no network at all (an adapter, an autoencoder, a quantised or compiled copy) is named.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ WRAPPERS = re.compile(
     r"online_model)\."
 )
 LIGHTNING = {"pytorch-lightning_version", "hyper_parameters", "callbacks", "loops", "optimizer_states", "lr_schedulers"}
+ARGUMENTS = ("hyper_parameters", "hparams", "config", "args")
 TABLE = ("betas", "alphas_cumprod")
 
 
@@ -55,6 +57,7 @@ class Contents:
         table: The schedule's betas, where the file holds them.
         facts: What else the file tells about its training.
         notes: What was taken off.
+        arguments: The plain part of what the trainer kept of its network's and its own arguments.
     """
 
     state: dict[str, Tensor]
@@ -64,6 +67,7 @@ class Contents:
     table: tuple[float, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 def open_container(content: Mapping[str, Any], weights: str, path: str | Path) -> Contents | None:
@@ -95,6 +99,7 @@ def open_container(content: Mapping[str, Any], weights: str, path: str | Path) -
         name = "score_sde"
     facts = plain_facts(content.get("args")) | plain_facts(first(content, ("config",)), "model")
     contents = together(raw, found, weights, path, name, facts, attribute=bool(LIGHTNING & set(content)))
+    contents.arguments = plain(first(content, ARGUMENTS) or {})
     if raw is not None and contents.weights == "raw" and weights != "raw":
         contents.notes += unread(content, raw, RAW)
     return contents
@@ -291,6 +296,20 @@ def plain_facts(value: Any, part: str | None = None) -> dict[str, Any]:
         for key, item in value.items()
         if isinstance(item, plain) or (isinstance(item, list) and all(type(size) is int for size in item))
     }
+
+
+def plain(value: Any) -> Any:
+    """The numbers and texts in nested dictionaries and lists, without whatever is none."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items() if is_plain(item)}
+    return [plain(item) for item in value if is_plain(item)] if isinstance(value, list | tuple) else value
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a number that is finite, a text, none, or what holds such."""
+    if type(value) is float:
+        return math.isfinite(value)
+    return value is None or isinstance(value, bool | int | float | str | Mapping | list | tuple)
 
 
 def script(content: Mapping[str, Any]) -> str:

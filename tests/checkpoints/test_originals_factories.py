@@ -117,7 +117,7 @@ def test_lucidrains(user, tmp_path, objective, spelled, schedule):
     assert {"ema weights, of ema and raw", "schedule and clock from the 1000 betas in the file"} <= set(found.notes)
     assert any("[-1, 1]" in note for note in found.notes)
     words = refusal("model-1.pt")
-    assert "lipdiag measure model-1.pt --factory package.module:function --shape 1,H,W`" in words
+    assert "lipdiag measure model-1.pt --factory my_network:build --shape 1,H,W`" in words
     if objective == "pred_v":
         assert measured("model-1.pt", "--factory", "mymodel:build", "--shape", "1,8,8", "--out", "a.zarr")
         derivatives_agree(predictor, T)

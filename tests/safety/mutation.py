@@ -38,6 +38,7 @@ class Bug(NamedTuple):
 
 
 HUB = "checkpoints/test_hub.py"
+TEMPLATE = "checkpoints/test_template.py"
 FORMULAS = "quantities/test_quantity.py -k formulas"
 BUGS = {
     # models on the hub
@@ -50,6 +51,12 @@ BUGS = {
         "return torch.sin((1 - t) * per_time), torch",
         "return torch.sin((1 - t) * per_time) / math.cos(self.offset * per_time), torch",
         "diffusion/test_continuous.py -k Unnormalized",
+    ),
+    "a stranger's text as code": Bug(
+        "checkpoints/template.py", "        return ascii(value)", "        return str(value)", f"{TEMPLATE} -k run"
+    ),
+    "the first part of a module, whatever it is": Bug(
+        "checkpoints/factory.py", "if set(part.state_dict()) == set(found.content)", "if True", f"{TEMPLATE} -k trainer"
     ),
     "a branch for a commit in a run": Bug("study/measure.py", "spelled(model) if", "str(model) if", f"{HUB} -k kept"),
     # what is measured
