@@ -4,6 +4,7 @@ Each format is one file here with `recognizes(path)` and `read(path, weights)`; 
 everything foreign is already in lipdiag's words, and `assemble` makes the predictor of it.
 """
 
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..weights.container import open_container
 from ..weights.refusal import refuse, refusing
 from ..weights.tensors import SHAPES, read_tensors, weights_dtype
 from .factory import make
-from .hub import located
+from .hub import WEIGHTS, located
 from .reading import SILENT, Reading
 
 ASKED = ("weights", "conditioning", "label", "original_config", "download")
@@ -173,8 +174,8 @@ def as_stored(path: Path, reading: Reading) -> Checkpoint:
             edm.lack(path)
         refuse(
             path,
-            f"is a folder without a model: lipdiag's own hold {native.CONFIG} and {native.MODEL}, diffusers' "
-            "hold model_index.json, or a config.json that names its class",
+            f"is a folder without a model{meant(path)}: lipdiag's own hold {native.CONFIG} and {native.MODEL}, "
+            "diffusers' hold model_index.json, or a config.json that names its class",
         )
     if not path.exists() and not path.is_symlink():
         raise CheckpointError(
@@ -184,6 +185,16 @@ def as_stored(path: Path, reading: Reading) -> Checkpoint:
     with refusing(path, SHAPES):
         contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
         return native.read(path, weights) if contents is None else family.read(contents, path, original_config)
+
+
+def meant(path: Path) -> str:
+    """What else may be meant by a folder without a model: an adapter, or what is in it."""
+    if (path / "adapter_config.json").exists() or any(path.glob("*lora*.safetensors")):
+        return " but an adapter, to be merged into its model (merge_and_unload or fuse_lora) and saved with it"
+    known = (WEIGHTS, diffusers_directory.TRAINING)
+    inner = [file for file in path.iterdir() if any(pattern.fullmatch(file.name) for pattern in known)]
+    latest = max(inner, key=lambda file: [int(part) for part in re.findall(r"\d+", file.name)], default=None)
+    return "" if latest is None else f" of its own, give what is in it, such as {shown(latest.name)}"
 
 
 def inspect(path: str | Path, weights: str = "ema", **words: Any) -> Inspection:

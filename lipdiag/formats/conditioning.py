@@ -124,6 +124,7 @@ def lumina2(config: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 BLANKS = {
+    "UNet1DModel": lambda config: {},
     "UNet2DModel": unet_2d,
     "UNet2DConditionModel": unet_2d_condition,
     "DiTTransformer2DModel": dit,

@@ -44,11 +44,12 @@ LAYERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.
 # what networks are whose classes are not on the list, by parts of their names
 OTHERS = {
     r"3D|Video|Temporal|Motion": "a network of video, whose samples are rows of pictures",
-    r"1D|Audio": "a network of sound",
+    r"Audio|Spectrogram": "a network of sound",
     r"^Prior|Cascade|Wuerstchen": "one stage of several, in a space of its own",
     r"^Autoencoder|VQModel": "an autoencoder, no diffusion network",
     r"ControlNet|Adapter": "an adapter of another network",
 }
+TRAINING = re.compile(r"checkpoint-\d+")  # what diffusers' training scripts call the folders of their states
 SHARED = "shared_timesteps"  # what lipdiag.share_timesteps keeps in a network's config: the edges of the blocks
 
 
@@ -175,8 +176,9 @@ def read_scheduler(file: Path) -> dict[str, Any]:
 
 
 def scheduler_file(path: Path, folder: Path) -> Path | None:
-    """The scheduler's config, in the pipeline or beside the model."""
-    places = (path / "scheduler", path, folder.parent / "scheduler", folder.parent)
+    """The scheduler's config: in the pipeline, beside the model, or in the pipeline beside a training's state."""
+    beside = (path.parent / "scheduler",) if TRAINING.fullmatch(path.name) else ()
+    places = (path / "scheduler", path, folder.parent / "scheduler", folder.parent, *beside)
     return next((place / SCHEDULER for place in places if (place / SCHEDULER).is_file()), None)
 
 
@@ -218,17 +220,18 @@ def require_x_alone(name: str, arguments: Mapping[str, Any], folder: Path) -> No
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A model folder's weights, and the SHA-256 of each file they came from."""
+    named = dict if config_or_empty(folder).get("_class_name") == "UNet1DModel" else current  # it has the old ones
     for suffix in SUFFIXES:
         kind = suffix.rpartition(".")
         file = folder / f"{STEM}.{suffix}"
         if file.exists():
             state, digest = read_file(file)
-            return current(state), {file.name: digest}
+            return named(state), {file.name: digest}
         variant = f".{kind[0]}" if kind[0] else ""
         for index in (folder / f"{STEM}.{suffix}.index.json", folder / f"{STEM}.{kind[2]}.index{variant}.json"):
             if index.exists():
                 state, digests = read_shards(index)
-                return current(state), digests
+                return named(state), digests
     raise CheckpointError(f"{shown(folder)} is no model: it lacks {STEM}.safetensors (or .bin)")
 
 
@@ -270,7 +273,7 @@ def event_shape(name: str, arguments: Mapping[str, Any], inputs: Mapping[str, Te
     size, channels = arguments.get("sample_size"), arguments.get("in_channels")
     if name == "FluxTransformer2DModel":
         return (len(inputs["img_ids"]), arguments.get("in_channels", 64))
-    sides = [size, size] if type(size) is int else size
+    sides = [size] * (1 if name == "UNet1DModel" else 2) if type(size) is int else size
     if type(channels) is not int or not isinstance(sides, list) or not all(type(side) is int for side in sides):
         return None
     return (channels, *sides)

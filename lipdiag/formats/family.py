@@ -67,9 +67,9 @@ FAMILIES = (
         "written and read back, bit for bit",
     ),
     Family(
-        "diffusers: UNet2D (DDPM, NCSN++), UNet2DCondition (SD 1, 2, XL), DiT, PixArt, SD3, Flux, Sana, AuraFlow, "
-        "Lumina 2",
-        "pipeline folder, or the network's folder with `scheduler/` beside it",
+        "diffusers: UNet1D, UNet2D (DDPM, NCSN++), UNet2DCondition (SD 1, 2, XL), DiT, PixArt, SD3, Flux, Sana, "
+        "AuraFlow, Lumina 2",
+        "pipeline folder, the network's folder with `scheduler/` beside it, or a training's `checkpoint-N/`",
         "network, schedule, prediction, time, EMA folder; variants, shards, `.bin`, the first versions' names",
         "`--conditioning` or `--label`, else the data's classes or the blank condition; latents as data, or pictures "
         "with `--encode`",

@@ -81,6 +81,7 @@ def dit_class() -> type[nn.Module]:
 NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
     name: partial(diffusers_class, name)
     for name in (
+        "UNet1DModel",
         "UNet2DModel",
         "UNet2DConditionModel",
         "DiTTransformer2DModel",

@@ -34,6 +34,7 @@ PREFIXES = (
     "model.",
     "unet.",
     "inner_model.",
+    "base_model.model.",  # of peft, around a network into which its adapters are merged
 )
 # Parts of names that wrappers put in anywhere: of torch.compile, FSDP, checkpointing, Fabric, and ema_pytorch.
 WRAPPERS = re.compile(

@@ -8,10 +8,12 @@ import time
 import diffusers
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
 
 from lipdiag import checkpoints
 from lipdiag.checkpoints.save import save
+from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import CheckpointError
 from lipdiag.formats.diffusers_directory import STEM
 from lipdiag.sampling.sampler import sample
@@ -551,7 +553,7 @@ def test_half_precision_weights_are_measured_in_the_arithmetic_of_the_plan(tmp_p
     [
         ("WanTransformer3DModel", "video"),
         ("UNetSpatioTemporalConditionModel", "video"),
-        ("UNet1DModel", "sound"),
+        ("AudioLDM2UNet2DConditionModel", "sound"),
         ("PriorTransformer", "stage"),
         ("AutoencoderKL", "autoencoder"),
         ("ControlNetModel", "adapter"),
@@ -647,3 +649,42 @@ def test_absurd_sizes_are_refused_before_they_take_memory(tmp_path, name):
         checkpoints.load(tmp_path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
     assert time.process_time() - began < 5
+
+
+@pytest.fixture
+def training(saved, tmp_path):
+    """A training's folder as diffusers' scripts leave it: the pipeline, and a state with averages; both networks."""
+    folder, network, _ = saved(beta_schedule="squaredcos_cap_v2")
+    averages = EMAModel(network.parameters(), decay=0.9, model_cls=diffusers.UNet2DModel, model_config=network.config)
+    averaged = unet()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(1.5)
+    averages.step(network.parameters())
+    averages.copy_to(averaged.parameters())
+    state = folder / "checkpoint-500"
+    network.save_pretrained(state / "unet")
+    averages.save_pretrained(state / "unet_ema")
+    for name in ("optimizer.bin", "scheduler.bin", "random_states_0.pkl"):
+        (state / name).write_bytes(b"not opened")
+    return state, network, averaged
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_a_state_of_a_training_has_its_scheduler_one_folder_up(training, weights):
+    state, raw, averaged = training
+    predictor = checkpoints.load(state, weights=weights)
+    assert spell(predictor.schedule) == "squared_cosine(1000, 0.999)"
+    x, k, t = inputs(50, 999)
+    with torch.no_grad():
+        torch.testing.assert_close(predictor(x, t), {"ema": averaged, "raw": raw}[weights](x, k).sample, **TOLERANCE)
+
+
+def test_a_folder_of_states_names_the_last_one(tmp_path):
+    for name in ("checkpoint-500", "checkpoint-1000", "checkpoint-99"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="a model of its own, give what is in it, such as checkpoint-1000:"):
+        checkpoints.load(tmp_path / "run")
+    (tmp_path / "run" / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"but an adapter, to be merged into its model \(merge_and_unload"):
+        checkpoints.load(tmp_path / "run")
