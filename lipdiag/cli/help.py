@@ -2,8 +2,6 @@
 
 import json
 import textwrap
-from collections.abc import Mapping
-from typing import Any
 
 import click
 
@@ -37,17 +35,10 @@ def explain(ctx: click.Context, topic: str | None, quiet: bool, as_json: bool) -
 
 def conventions() -> dict[str, list[dict[str, str]]]:
     """The registries as the options call them: how each entry is written, what it means, and who uses it."""
-    from ..diffusion.clock import CLOCKS
-    from ..diffusion.parameterization import PARAMETERIZATIONS
-    from ..diffusion.schedule import SCHEDULES
+    from ..diffusion.convention import PARTS
     from ..diffusion.spelling import entries
 
-    registries: dict[str, Mapping[str, Any]] = {
-        "schedule": SCHEDULES,
-        "parameterization": PARAMETERIZATIONS,
-        "clock": CLOCKS,
-    }
-    return {option: [entry._asdict() for entry in entries(registry)] for option, registry in registries.items()}
+    return {option: [entry._asdict() for entry in entries(registry)] for option, registry in PARTS.items()}
 
 
 HEADS = {

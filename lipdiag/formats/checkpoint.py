@@ -1,7 +1,7 @@
 """What the files of a checkpoint tell, whatever their format, and the predictor that it describes."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Checkpoint:
         timestep_factor: The network is told its timestep times this.
         limit: What keeps x0 in the data's range in sampling, spelled out; None where nothing does.
         notes: What a reader has to know.
+        hint: What conventions that the files do not tell are as a rule.
     """
 
     path: str
@@ -61,6 +62,7 @@ class Checkpoint:
     timestep_factor: float = 1.0
     limit: str | None = None
     notes: tuple[str, ...] = ()
+    hint: str = ""
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -92,10 +94,15 @@ def assemble(
     for name in PARTS:
         if name not in used.parts and name in checkpoint.unusable:
             refuse(checkpoint.path, f"tells a {name} that cannot be used ({checkpoint.unusable[name]})")
-        if name not in used.parts:
-            raise CheckpointError(f"{shown(checkpoint.path)} does not tell its {name}: give it by --{name}")
+    lacking = {name: f"its {name}" for name in PARTS if name not in used.parts}
     if shape is None:
-        raise CheckpointError(f"{shown(checkpoint.path)} does not tell the shape of its samples: give it by --shape")
+        lacking["shape"] = "the shape of its samples"
+    if lacking or shape is None:
+        pronoun, hint = "it" if len(lacking) == 1 else "them", f", {checkpoint.hint}" if checkpoint.hint else ""
+        raise CheckpointError(
+            f"{shown(checkpoint.path)} does not tell {listed(lacking.values())}: give {pronoun} by "
+            f"{listed(f'--{name}' for name in lacking)}{hint}"
+        )
     with torch.random.fork_rng(devices=[]):  # the first weights are overwritten: they cost the caller no random numbers
         network = create_network(checkpoint.network, checkpoint.network_config, checkpoint.path, checkpoint.state)
     fit(network, checkpoint.state, checkpoint.path)
@@ -108,3 +115,9 @@ def assemble(
         except Exception as error:  # a stranger's text can fail in any way
             refuse(checkpoint.path, f"tells a limit that cannot be used ({shown(error)})", error)
     return predictor.eval().requires_grad_(False)
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words as a sentence lists them."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last

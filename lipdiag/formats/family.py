@@ -6,13 +6,14 @@ One entry a family; the table in the README is made from these, so it cannot pro
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 from ..files import shown
 from ..weights.container import Contents
 from ..weights.refusal import refuse
-from . import dit, openai, single_file, usage
+from . import dit, lucidrains, openai, single_file, usage
 from .checkpoint import Checkpoint
 from .usage import Usage
 
@@ -32,6 +33,8 @@ class Family:
         tested: Against what.
         recognizes: Whether a bare state dict, with what was around it, is of this family; None for folders.
         load: Makes a checkpoint of it, or None where only its owner's code can.
+        builds: Whether lipdiag has, or another package that is installed, the network of a file.
+        package: That package.
         usage: How its network is used, as far as the file tells, where only its owner's code can make it.
     """
 
@@ -43,6 +46,8 @@ class Family:
     recognizes: Callable[[Contents], bool] | None = None
     load: Callable[[Contents, Path, str | Path | None], Checkpoint] | None = None
     usage: Callable[[Contents], Usage] = usage.unknown
+    builds: Callable[[Contents], bool] = lambda contents: True
+    package: str = ""
 
 
 def has(*patterns: str) -> Callable[[Contents], bool]:
@@ -134,11 +139,15 @@ FAMILIES = (
     Family(
         "denoising-diffusion-pytorch (lucidrains)",
         "`.pt` of its Trainer, with `model`, `ema`",
-        "weights, EMA; schedule, time and objective from its buffers",
-        "its network, by `--factory`; --shape; --parameterization where the buffers hold no loss_weight",
+        "U-Net by its package, EMA; schedule, time and objective from its buffers; ElucidatedDiffusion's defaults",
+        "its package, else its network, by `--factory`; --shape; --parameterization where the buffers hold no "
+        "loss_weight; for continuous time --schedule, --parameterization, --clock, spelled out by the refusal",
         OWN_CODE,
-        from_container("denoising-diffusion-pytorch"),
+        lambda contents: contents.container == "denoising-diffusion-pytorch" or lucidrains.recognizes(contents),
+        lucidrains.read,
         usage=usage.lucidrains,
+        builds=lucidrains.builds,
+        package=lucidrains.PACKAGE,
     ),
     Family(
         "score_sde",
@@ -210,7 +219,7 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
         CheckpointError: If lipdiag has no class for its network; the sentence says what a factory is given.
     """
     family = recognized(contents)
-    if family is None or family.load is None:
+    if family is None or family.load is None or not family.builds(contents):
         lack(contents, family, path)
     return family.load(contents, path, original_config)
 
@@ -221,12 +230,14 @@ def lack(contents: Contents, family: Family | None, path: Path) -> NoReturn:
     chosen = "" if len(contents.available) < 2 else f" ({contents.weights} of {' and '.join(contents.available)})"
     told = used(contents)
     options = " ".join(filter(None, ("--factory my_network:build", told.options)))
+    lost = family is not None and family.package and find_spec(family.package) is None
+    package = f" (install {family.package}, which has U-Nets)" if family is not None and lost else ""
     refuse(
         path,
-        f"is {name}, whose network lipdiag does not have: `lipdiag inspect {shown(path)} --write-factory my_network.py`"
-        f" begins a function that gets the {len(contents.state)} tensors{chosen} under the network's own names, as "
-        f"{shown(min(contents.state, key=len))!r}, and returns the network; complete it, and run `lipdiag measure "
-        f"{shown(path)} {options}`{' (' + told.hint + ')' if told.hint else ''}",
+        f"is {name}, whose network lipdiag does not have{package}: `lipdiag inspect {shown(path)} --write-factory "
+        f"my_network.py` begins a function that gets the {len(contents.state)} tensors{chosen} under the network's own "
+        f"names, as {shown(min(contents.state, key=len))!r}, and returns the network; complete it, and run `lipdiag "
+        f"measure {shown(path)} {options}`{' (' + told.hint + ')' if told.hint else ''}",
     )
 
 

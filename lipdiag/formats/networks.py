@@ -54,6 +54,17 @@ def openai_class() -> type[nn.Module]:
     return importlib.import_module(f"{name}.unet").UNetModel
 
 
+def lucidrains_class() -> type[nn.Module]:
+    """The U-Net of denoising-diffusion-pytorch, which imports much that it does not need."""
+    try:
+        return importlib.import_module("denoising_diffusion_pytorch.denoising_diffusion_pytorch").Unet
+    except Exception as error:  # whatever one of the many does
+        raise CheckpointError(
+            f"denoising_diffusion_pytorch, which has the network, cannot be imported ({type(error).__name__}: "
+            f"{shown(error)}): repair its installation, or give --factory"
+        ) from error
+
+
 @cache
 def dit_class() -> type[nn.Module]:
     """DiT as its authors wrote it: diffusers' class, with their frequencies of time and one embedding for all blocks.
@@ -88,7 +99,7 @@ NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
         "Lumina2Transformer2DModel",
         *TIME_BY_KEYWORD,
     )
-} | {"UNetModel": openai_class, "DiT": dit_class}
+} | {"UNetModel": openai_class, "DiT": dit_class, "denoising_diffusion_pytorch.Unet": lucidrains_class}
 
 
 class TimeByKeyword(nn.Module):

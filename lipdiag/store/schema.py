@@ -8,7 +8,7 @@ from typing import Any
 from ..text import printable
 
 TEXT, NUMBER, COUNT, FLAG = (str, type(None)), (int, float, type(None)), (int, type(None)), (bool, type(None))
-LARGEST_TEXT = 20_000
+LARGEST_TEXT = 1_000_000  # characters; a schedule is told with all of its betas, 22 for each
 """Characters."""
 
 LAUNCH = {

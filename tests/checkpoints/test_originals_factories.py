@@ -103,12 +103,14 @@ def test_lucidrains(user, tmp_path, objective, spelled, schedule):
         found = resolve_model("model-1.pt", checkpoints.Reading(factory="mymodel:build", shape=(1, 8, 8)))
         predictor = lipdiag.load("model-1.pt", factory="mymodel:build", shape=(1, 8, 8))
         raw = lipdiag.load("model-1.pt", "raw", factory="mymodel:build", shape=(1, 8, 8))
+        built = lipdiag.load("model-1.pt", shape=(1, 8, 8))  # by the package itself
     assert predictor.parameterization.__name__ == spelled
     x, k = noise(2, 1, 8, 8), torch.tensor([249, 899])
     with torch.no_grad():
         for made, true in ((predictor, ema.ema_model), (raw, diffusion)):
             expected = true.eval().model_predictions(x, k).pred_noise
             torch.testing.assert_close(made(x, T), expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(built(x, T), predictor(x, T))
         torch.testing.assert_close(predictor.output(x, k.double()), ema.ema_model.model(x, k), rtol=1e-5, atol=1e-5)
     steps = torch.arange(1000)
     alpha = predictor.schedule((steps.double() + 1) / 1000)[0]
@@ -121,6 +123,75 @@ def test_lucidrains(user, tmp_path, objective, spelled, schedule):
     if objective == "pred_v":
         assert measured("model-1.pt", "--factory", "mymodel:build", "--shape", "1,8,8", "--out", "a.zarr")
         derivatives_agree(predictor, T)
+
+
+ARGUMENTS = (
+    {"dim": 8, "dim_mults": (1, 2), "channels": 1},
+    {"dim": 8, "dim_mults": (2, 3, 5), "channels": 3, "self_condition": True, "init_dim": 16},
+    {"dim": 16, "dim_mults": (1, 2), "channels": 2, "learned_variance": True, "attn_heads": (2, 3)},
+    {"dim": 8, "dim_mults": (1, 2), "channels": 1, "attn_dim_head": (8, 16), "full_attn": (True, False)},
+    {"dim": 8, "dim_mults": (1,), "channels": 1, "random_fourier_features": True, "learned_sinusoidal_dim": 6},
+)
+
+
+@pytest.mark.parametrize("told", ARGUMENTS, ids=str)
+def test_the_shapes_of_lucidrains_u_net_tell_its_arguments(tmp_path, told):
+    with importable(clone("denoising-diffusion-pytorch"), *ABSENT):
+        original = importlib.import_module("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
+        torch.manual_seed(0)
+        network = perturbed(original.Unet(**told))
+        torch.save(network.state_dict(), tmp_path / "unet.pt")
+        conventions = {"schedule": "linear", "parameterization": "eps", "clock": "timesteps"}
+        shape = (told["channels"], 8, 8)
+        predictor = lipdiag.load(tmp_path / "unet.pt", shape=shape, **conventions)
+        x = noise(2, *shape)
+        with torch.no_grad():
+            expected = network(x, predictor.clock(T).float())[:, : shape[0]]
+            torch.testing.assert_close(predictor(x, T), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["elucidated", "linear", "cosine", "v"])
+def test_lucidrains_in_continuous_time(tmp_path, kind, monkeypatch):
+    """Files that keep no schedule: ElucidatedDiffusion's is known, the others are told as the refusal says."""
+    monkeypatch.chdir(tmp_path)
+    with importable(clone("denoising-diffusion-pytorch"), *ABSENT):
+        package = importlib.import_module("denoising_diffusion_pytorch")
+        torch.manual_seed(0)
+        unet = perturbed(package.Unet(dim=8, dim_mults=(1, 2), channels=1, learned_sinusoidal_cond=True))
+        about = {"image_size": 8}
+        if kind == "elucidated":
+            diffusion = package.ElucidatedDiffusion(unet, channels=1, **about)
+        elif kind == "v":
+            diffusion = package.VParamContinuousTimeGaussianDiffusion(unet, channels=1, **about)
+        else:
+            diffusion = package.ContinuousTimeGaussianDiffusion(unet, channels=1, noise_schedule=kind, **about)
+        torch.save({"step": 1, "model": diffusion.state_dict(), "version": "2"}, "model-1.pt")
+        if kind != "elucidated":
+            said = refusal("model-1.pt")
+            assert "does not tell its schedule, its parameterization, its clock and the shape of its samples" in said
+            words = said.partition(", as --")[2]
+            assert all(part in words for part in ("vp(0, 20)", "log_snr(", "unnormalized_cosine", "VParam"))
+        schedule = "vp(0, 20)" if kind == "linear" else "unnormalized_cosine"
+        told = {
+            "schedule": schedule,
+            "parameterization": "v" if kind == "v" else "eps",
+            "clock": f"log_snr({schedule})",
+        }
+        predictor = lipdiag.load("model-1.pt", shape=(1, 8, 8), **({} if kind == "elucidated" else told))
+        x0, eps = noise(2, 1, 8, 8), noise(2, 1, 8, 8, seed=2)
+        alpha, sigma = (part.float().view(-1, 1, 1, 1) for part in predictor.schedule(T))
+        x = alpha * x0 + sigma * eps
+        with torch.no_grad():
+            if kind == "elucidated":
+                level = (sigma / alpha).flatten()
+                denoised = diffusion.preconditioned_network_forward(x / alpha, level)
+                expected = (x / alpha - denoised) / level.view(-1, 1, 1, 1)
+            else:
+                log_snr = diffusion.log_snr(T.float())
+                torch.testing.assert_close(log_snr.double(), predictor.schedule.logsnr(T), rtol=1e-3, atol=1e-3)
+                y = unet(x, predictor.schedule.logsnr(T).float())
+                expected = alpha * y + sigma * x if kind == "v" else y
+            torch.testing.assert_close(predictor(x, T), expected, rtol=1e-4, atol=1e-4)
 
 
 def score_network(config):

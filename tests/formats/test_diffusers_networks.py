@@ -227,7 +227,8 @@ def saved(tmp_path):
 
 
 def test_every_network_is_tested():
-    of_their_own = {"UNetModel", "DiT"}  # test_openai.py, test_dit.py
+    # test_openai.py, test_dit.py, test_originals_factories.py
+    of_their_own = {"UNetModel", "DiT", "denoising_diffusion_pytorch.Unet"}
     assert {name.split()[0] for name in FAMILIES} | of_their_own == set(NETWORKS)
 
 

@@ -52,6 +52,9 @@ BUGS = {
         "return torch.sin((1 - t) * per_time) / math.cos(self.offset * per_time), torch",
         "diffusion/test_continuous.py -k Unnormalized",
     ),
+    "a run that cannot be read back": Bug(
+        "store/schema.py", "LARGEST_TEXT = 1_000_000", "LARGEST_TEXT = 20_000", "study/test_measure.py -k thousand"
+    ),
     "a stranger's text as code": Bug(
         "checkpoints/template.py", "        return ascii(value)", "        return str(value)", f"{TEMPLATE} -k run"
     ),

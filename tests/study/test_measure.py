@@ -12,7 +12,8 @@ from lipdiag.data.dataset import dataset
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.parameterization import eps, v
 from lipdiag.diffusion.predictor import NetworkPredictor
-from lipdiag.diffusion.schedule import Linear
+from lipdiag.diffusion.schedule import SCHEDULES, Discrete, Linear
+from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import CheckpointError, LipdiagWarning, UsageError
 from lipdiag.pages.page import page
 from lipdiag.pages.tables import table
@@ -286,3 +287,13 @@ def test_a_network_that_fails_at_once_ends_in_a_sentence():
     model = NetworkPredictor(network, Linear(), eps, Timesteps(), (4,))
     with pytest.raises(CheckpointError, match=r"shape \(2, 4\) in float32 with KeyError: 'class_labels'"):
         lipdiag.measure(model, np.zeros((8, 4)), PLAN, progress=False)
+
+
+def test_a_schedule_of_a_thousand_betas_is_read_back(tmp_path):
+    betas = tuple(Linear().betas.sqrt().square().tolist())
+    model = lipdiag.load("digits-ddpm", schedule=Discrete(betas))
+    plan = Plan(timesteps="0,500", draws=2, quantities=("loss",))
+    lipdiag.measure(model, plan=plan, out=tmp_path / "run.zarr", progress=False, probe=False)
+    spelled = open_run(tmp_path / "run.zarr").attrs["frozen"]["model"]["schedule"]
+    assert len(spelled) > 20_000
+    assert parse(spelled, SCHEDULES) == Discrete(betas)
