@@ -227,7 +227,9 @@ def provenance(predictor: "Predictor", checkpoint: str | None, given: dict[str, 
     from ..sampling.sampler import placement
     from ..study.description import fingerprint
 
-    stored = None if given["factory"] else checkpoints.inspection(predictor.path or str(checkpoint), read_reading(given))
+    stored = (
+        None if given["factory"] else checkpoints.inspection(predictor.path or str(checkpoint), read_reading(given))
+    )
     device, dtype = placement(predictor, real[0])
     names = ("python", "lipdiag", "torch", "diffusers", "torchmetrics", "numpy")
     return {
