@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -232,8 +233,10 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path, pr
 
 def test_every_network_on_the_list_exists():
     for name, network_class in NETWORKS.items():
-        assert issubclass(network_class(), nn.Module)
-        assert network_class().__name__ == name
+        *package, of_class = name.split(".")
+        if not package or find_spec(package[0]) is not None:  # another package's, which need not be installed
+            assert issubclass(network_class(), nn.Module)
+            assert network_class().__name__ == of_class
 
 
 def test_loading_takes_no_random_numbers_of_the_callers(tmp_path, predictor):

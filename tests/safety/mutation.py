@@ -52,6 +52,10 @@ BUGS = {
         "return torch.sin((1 - t) * per_time) / math.cos(self.offset * per_time), torch",
         "diffusion/test_continuous.py -k Unnormalized",
     ),
+    "heads for their width": Bug(
+        "formats/lucidrains.py", "[shape[1] for shape in learned]", "[shape[2] for shape in learned]",
+        "formats/test_lucidrains.py -k arguments",
+    ),
     "a run that cannot be read back": Bug(
         "store/schema.py", "LARGEST_TEXT = 1_000_000", "LARGEST_TEXT = 20_000", "study/test_measure.py -k thousand"
     ),
