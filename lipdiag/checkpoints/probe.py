@@ -278,8 +278,9 @@ def describe(calibration: Calibration) -> list[str]:
         )
     if (best.scale, best.shift) != (1.0, 0.0):
         scaled = "in [0, 1]: give (x + 1) / 2" if best.scale < 1 else "in [-1, 1]: give 2 x - 1"
+        option = " (pictures: --range 0,1)" if best.scale < 1 else ""
         sentences.append(
-            f"the model expects data {scaled} in place of x, as an array of floats; with these it {evidence}"
+            f"the model expects data {scaled} in place of x, as an array of floats{option}; with these it {evidence}"
         )
     return [f"calibration: {sentence}" for sentence in sentences]
 

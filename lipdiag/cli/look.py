@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import LipdiagError, UsageError
-from .options import describe_facts, drawing, everywhere, read_reading, reading, save_figure
+from .options import describe_facts, drawing, everywhere, pictures, read_range, read_reading, reading, save_figure
 from .terminal import inline
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--data", help="x0 as for `measure`: also compares the common conventions on it, in forty passes.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N; with --data.")
 @click.option("--write-factory", metavar="FILE.py", help="Begin a factory for a network that lipdiag does not have.")
+@pictures
 @reading
 @everywhere
 def inspect(
@@ -50,7 +51,8 @@ def inspect(
     if data is not None:
         from ..study.measure import calibrated
 
-        said = calibrated(checkpoint, data, device, replace(asked, function="eps"))
+        bounds = read_range(given["bounds"])
+        said = calibrated(checkpoint, data, device, replace(asked, function="eps"), given["resize"], bounds)
         facts["calibration"] = [line.removeprefix("calibration: ") for line in said]
     click.echo(json.dumps(facts) if as_json else describe_facts(facts))
 

@@ -14,6 +14,8 @@ from .options import (
     computing,
     describe_facts,
     everywhere,
+    pictures,
+    read_range,
     read_reading,
     reading,
     require_model,
@@ -78,6 +80,7 @@ PLANNED = (
     help="x0: a folder of images, .npy, .npz, or an embedded set.  "
     "[default: the checkpoint's own record, else its own samples]",
 )
+@pictures
 @click.option("--encode", is_flag=True, help="Make latents of pictures by the vae in the checkpoint's folder.")
 @click.option("--resume/--no-resume", default=True, help="Go on with a run that exists.  [default: resume]")
 @click.option(
@@ -134,6 +137,7 @@ def measure(
         raise UsageError(f"there is no run {out} to verify; measure it first")
     part = read_shard(shard) if shard else launched_shard()
     how = {"shard": part, "retry": retry, "deterministic": deterministic, "encode": given["encode"], "probe": probe}
+    how |= {"resize": given["resize"], "range": read_range(given["bounds"])}
     place = None if dry_run else out
     teller = Teller(quiet or bool(verify), place)
 

@@ -150,6 +150,20 @@ reading = options(
     click.option("--factory", metavar="PKG.MOD:FUNCTION", help="Your own Python function that makes the model."),
     click.option("--shape", metavar="C,H,W", help="Of one sample, where a factory returns a bare network."),
 )
+resizing = click.option(
+    "--resize", is_flag=True, help="Fit pictures in a folder to the model's size, cut to their centre."
+)
+pictures = options(
+    resizing,
+    click.option(
+        "--range",
+        "bounds",
+        metavar="LOW,HIGH",
+        default="-1,1",
+        show_default=True,
+        help="Of the data where they are pictures of 8 bits; 0,1 for models that take these.",
+    ),
+)
 computing = options(
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."),
     click.option("--threads", type=click.IntRange(min=1), help="Processor threads."),
@@ -208,6 +222,15 @@ def stem(checkpoint: str | None, factory: str | None) -> str:
     """What a file made from a checkpoint is called without a suffix."""
     name = titled(checkpoint) if checkpoint else (factory or "").partition(":")[2]
     return name.removesuffix(".pt").removesuffix(".safetensors")
+
+
+def read_range(text: str) -> tuple[float, float]:
+    """Two numbers."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"--range {text[:60]!r} is not two numbers, black and white, such as 0,1") from None
+    return low, high
 
 
 def use_threads(threads: int | None) -> None:

@@ -17,6 +17,7 @@ from .options import (
     read_reading,
     reading,
     require_model,
+    resizing,
     stem,
     stoppable,
     use_threads,
@@ -139,6 +140,7 @@ def write(x: "torch.Tensor", out: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="The evaluation, a folder.  [default: STEM-quality.zarr]")
 @click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True, help="Samples made together.")
 @click.option("--dry-run", is_flag=True, help="Show what will be done and its cost, sample nothing.")
+@resizing
 @computing
 @reading
 @everywhere
@@ -174,7 +176,7 @@ def evaluate(
     name = data or predictor.data
     if name is None:
         raise UsageError("the checkpoint does not tell its data, which samples are compared with: give --data")
-    real = dataset(name, shape=predictor.shape)
+    real = dataset(name, shape=predictor.shape, resize=given["resize"])
     chosen = choose(extractor, real.name)
     evaluations = n * seeds * sum(parse_sampler(text)[1] for text in samplers)
     if not quiet:

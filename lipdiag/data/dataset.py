@@ -125,6 +125,7 @@ class Folder(Data):
         shape: The shape of one sample.
         labels: The class of each, where folders are classes.
         numbered: Whether these are the names of the folders, rather than their places in order.
+        fitted: Whether each is made as large as a sample and cut to its centre, else all have that size.
     """
 
     name: str
@@ -132,17 +133,18 @@ class Folder(Data):
     shape: tuple[int, ...]
     labels: np.ndarray | None = None
     numbered: bool = True
+    fitted: bool = False
     eight_bit = True
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Float[Tensor, "*event"]:
-        pixels = picture(self.files[index], self.shape[0])
+        pixels = picture(self.files[index], self.shape[0], self.shape[1:] if self.fitted else None)
         if pixels.shape[:2] != self.shape[1:]:
             raise UsageError(
                 f"{self.files[index]} is {pixels.shape[0]} x {pixels.shape[1]} pixels where "
-                f"{self.shape[1]} x {self.shape[2]} are expected: resize the pictures beforehand"
+                f"{self.shape[1]} x {self.shape[2]} are expected: resize the pictures, by --resize or beforehand"
             )
         values = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
         return torch.from_numpy(values / np.float32(127.5) - np.float32(1))
@@ -152,6 +154,8 @@ class Folder(Data):
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
+        if self.fitted:
+            digest.update(f"fitted to {self.shape}".encode())
         return digest.hexdigest()
 
     def check(self) -> None:
@@ -159,7 +163,7 @@ class Folder(Data):
         wrong: dict[str, list[Path]] = {"of another size": [], "grey": []}
         for file in self.files:
             with opened(file) as image:
-                if image.size != (self.shape[2], self.shape[1]):
+                if image.size != (self.shape[2], self.shape[1]) and not self.fitted:
                     wrong["of another size"].append(file)
                 elif image.mode in GREY and self.shape[0] > 1:
                     wrong["grey"].append(file)
@@ -169,11 +173,11 @@ class Folder(Data):
                 raise UsageError(
                     f"of the {len(self.files)} pictures below {self.name}, {len(files)} are {what}, such as "
                     f"{files[0]}, where the model needs {height} x {width} pixels of {channels} channels: convert or "
-                    "remove them"
+                    "remove them, or give --resize where it is the size"
                 )
 
 
-def dataset(name: str | Path, shape: tuple[int, ...] | None = None) -> Data:
+def dataset(name: str | Path, shape: tuple[int, ...] | None = None, resize: bool = False) -> Data:
     """The data set called `name`: "digits", one that a package ships, a folder of pictures, a .npy or a .npz file.
 
     Args:
@@ -181,13 +185,16 @@ def dataset(name: str | Path, shape: tuple[int, ...] | None = None) -> Data:
             class of each sample beside it, called labels, y or targets (arr_1 where names were not given). Of a folder
             of folders each is a class.
         shape: The model's event shape. Without it, the data's own: pictures are RGB unless the first one is grey.
+        resize: Whether the pictures of a folder are made as large as `shape` and cut to their centre.
 
     Raises:
         UsageError: If there is no such data, it cannot be read, or its samples do not have `shape`.
     """
     path = Path(name)
     if path.is_dir():
-        return folder(path, shape)
+        return replace(folder(path, shape), fitted=resize)
+    if resize:
+        raise UsageError(f"resizing is for folders of pictures, and {shown(name)} is none: leave --resize out")
     if path.exists():
         values, labels = read_arrays(path)
         return replace(array(str(name), values, shape), labels=labels)
@@ -260,12 +267,20 @@ def classes(path: Path, files: Sequence[Path]) -> tuple[np.ndarray | None, bool]
     return np.array([numbers[first] for first, *_ in parts]), numbered
 
 
-def picture(file: Path, channels: int | None = None) -> np.ndarray:
-    """The pixels of a picture, (height, width, channels) in 0..255, converted to so many channels."""
+def picture(file: Path, channels: int | None = None, size: tuple[int, ...] | None = None) -> np.ndarray:
+    """The pixels of a picture, (height, width, channels) in 0..255, of so many channels, and of a (height, width).
+
+    A picture of another size is resized by Lanczos' filter until it covers that, and cut to its centre.
+    """
     with opened(file) as image:
         if channels == ALPHA and not ("A" in image.getbands() or "transparency" in image.info):
             raise UsageError(f"{shown(file)} has no fourth channel, and the model's samples have 4: {LATENTS}")
-        pixels = np.asarray(image.convert(MODES[channels] if channels else "L" if image.mode in GREY else "RGB"))
+        converted = image.convert(MODES[channels] if channels else "L" if image.mode in GREY else "RGB")
+        if size is not None:
+            from PIL import Image, ImageOps
+
+            converted = ImageOps.fit(converted, (size[1], size[0]), Image.Resampling.LANCZOS)
+        pixels = np.asarray(converted)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 

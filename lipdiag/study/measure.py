@@ -12,6 +12,7 @@ import torch
 
 from .. import provenance
 from ..checkpoints.reading import SILENT, Reading
+from ..data.ranged import USUAL
 from ..diffusion.predictor import Predictor, RawOutput
 from ..errors import Caution, LipdiagWarning, UsageError
 from ..files import shown
@@ -49,6 +50,8 @@ def prepared(
     retry: bool = False,
     deterministic: bool = False,
     encode: bool = False,
+    resize: bool = False,
+    range: tuple[float, float] = USUAL,
     priced: Callable[[study.Study], bool] = lambda ready: True,
     probe: bool = True,
     reading: Reading = SILENT,
@@ -67,6 +70,8 @@ def prepared(
         retry: Whether units that were given up are tried again.
         deterministic: Whether only kernels that give the same bits every time may run, at a fixed micro-batch.
         encode: Whether latents are made of pictures, by the vae in the model's folder.
+        resize: Whether the pictures of a folder are made as large as the model's and cut to their centre.
+        range: Where the black and the white of pictures of 8 bits lie.
         priced: Called with the study when its price is known and before the model is checked, which takes some hundred
             forward passes, and with data two thousand; returns whether to go on with that.
         probe: Whether the conventions that the model is used by are tried on the data.
@@ -92,7 +97,7 @@ def prepared(
         try:
             plan, said = answered(predictor, plan)
             said += changed.enter_context(lifted(predictor, plan.torch_dtype))
-            source = resolve_source(predictor, data, plan.seed, encode)
+            source = resolve_source(predictor, data, plan.seed, encode, resize, range)
             attributes = named(predictor.path if isinstance(model, str | Path) else model, predictor, source)
             path = None if out is None else Path(out)
             ready = study.prepare(predictor, source, plan, path, resume, attributes, shard, retry)
@@ -154,10 +159,17 @@ def tried_conventions(ready: study.Study) -> list[str]:
         return [Caution(f"{NOT_TRIED}: {shown(error)}")]
 
 
-def calibrated(model: Any, data: Any, device: str = "auto", reading: Reading = SILENT) -> list[str]:
+def calibrated(
+    model: Any,
+    data: Any,
+    device: str = "auto",
+    reading: Reading = SILENT,
+    resize: bool = False,
+    range: tuple[float, float] = USUAL,
+) -> list[str]:
     """What the probe says of a model as it would be measured on these data."""
     predictor = resolve_model(model, reading).to(resolve_device(device))
-    return calibration(predictor, resolve_source(predictor, data, 0))
+    return calibration(predictor, resolve_source(predictor, data, 0, resize=resize, range=range))
 
 
 def calibration(predictor: Predictor, source: Source) -> list[str]:
@@ -218,6 +230,8 @@ def measure(
     retry: bool = False,
     deterministic: bool = False,
     encode: bool = False,
+    resize: bool = False,
+    range: tuple[float, float] = USUAL,
     **words: Any,
 ) -> "xr.Dataset":
     """Measure a model: every quantity of the plan, at every timestep, on every draw.
@@ -236,6 +250,8 @@ def measure(
         retry: Whether units that were given up are tried again.
         deterministic: Whether only kernels that give the same bits every time may run.
         encode: Whether latents are made of pictures, by the vae in the model's folder.
+        resize: Whether the pictures of a folder are made as large as the model's and cut to their centre.
+        range: Where the black and the white of pictures of 8 bits lie.
         words: `weights`, `schedule`, `parameterization`, `clock` and the others of a checkpoint's `Reading`, as on the
             command line; a model in memory takes `function` alone.
 
@@ -247,7 +263,8 @@ def measure(
     Raises:
         LipdiagError: In one sentence, when the model, the data, the plan or the disk cannot be used.
     """
-    how: dict[str, Any] = {"shard": shard, "retry": retry, "deterministic": deterministic, "encode": encode}
+    how: dict[str, Any] = {"shard": shard, "retry": retry, "deterministic": deterministic}
+    how |= {"encode": encode, "resize": resize, "range": range}
     with prepared(predictor, data, plan, out, resume, device, probe=probe, reading=Reading.of(**words), **how) as ready:
         before = len(ready.notes)
         warn(ready.notes, level=2)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..checkpoints.reading import SILENT, Reading
+from ..data.ranged import USUAL, ranged
 from ..diffusion.clock import Timesteps
 from ..diffusion.parameterization import eps
 from ..diffusion.predictor import CLASS_INPUTS, NetworkPredictor, Predictor, RawOutput
@@ -100,7 +101,14 @@ def as_told(model: Any, reading: Reading) -> Predictor:
     )
 
 
-def resolve_source(model: Predictor, data: Any, seed: int, encode: bool = False) -> Source:
+def resolve_source(
+    model: Predictor,
+    data: Any,
+    seed: int,
+    encode: bool = False,
+    resize: bool = False,
+    range: tuple[float, float] = USUAL,
+) -> Source:
     """Where x0 comes from: what is given, else the model's own record of its data, else samples of the model itself.
 
     Args:
@@ -108,6 +116,8 @@ def resolve_source(model: Predictor, data: Any, seed: int, encode: bool = False)
         data: What is given, or None.
         seed: Of the choice of data.
         encode: Whether the data are pictures of which the vae in the model's folder is to make latents.
+        resize: Whether the pictures of a folder are made as large as the model's and cut to their centre.
+        range: Where the black and the white of pictures of 8 bits lie.
 
     Raises:
         UsageError: If the data cannot be used, or are pictures where the model's x0 are latents.
@@ -124,14 +134,16 @@ def resolve_source(model: Predictor, data: Any, seed: int, encode: bool = False)
         shape = autoencoder.pictures
     if data is None and model.data is not None:
         with suppress(UsageError):  # the record names data that are not on this machine
-            data = dataset(model.data, shape=shape)
+            data = dataset(model.data, shape=shape, resize=resize)
+    if data is None and (resize or range != USUAL):
+        raise UsageError("there are no pictures to be resized or scaled: give them by --data")
     if data is None:
         lost = "" if model.data is None else f", since its data ({shown(model.data)}) are not here"
         return from_model(model, seed, lost)
     if isinstance(data, torch.Tensor | np.ndarray):
         values = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
         data = array("an array", values, shape)
-    data = data if isinstance(data, Data) else dataset(data, shape=shape)
+    data = ranged(data if isinstance(data, Data) else dataset(data, shape=shape, resize=resize), range)
     if encode:
         data = Latents(data, autoencoder)
     elif data.eight_bit and folder_of(model.path) is not None:

@@ -56,6 +56,10 @@ BUGS = {
         "formats/lucidrains.py", "[shape[1] for shape in learned]", "[shape[2] for shape in learned]",
         "formats/test_lucidrains.py -k arguments",
     ),
+    "the corner for the centre": Bug(
+        "data/dataset.py", "Image.Resampling.LANCZOS)", "Image.Resampling.LANCZOS, 0.0, (0.0, 0.0))",
+        "data/test_ranged.py -k centre",
+    ),
     "a run that cannot be read back": Bug(
         "store/schema.py", "LARGEST_TEXT = 1_000_000", "LARGEST_TEXT = 20_000", "study/test_measure.py -k thousand"
     ),
