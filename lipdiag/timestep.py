@@ -133,6 +133,15 @@ def one_each(value: Any) -> bool:
     return value.numel() == max([1, *value.shape]) if isinstance(value, Tensor) else isinstance(value, numbers.Real)
 
 
+def comes_first(network: Any) -> bool:
+    """Whether the names of a network's parameters tell that it is called as network(t, x)."""
+    try:
+        placed, time = parameters(network)
+    except (TypeError, UsageError, ValueError):  # it tells no signature
+        return False
+    return len(placed) > 1 and placed[0] == time
+
+
 def parameters(network: Any) -> tuple[list[str], str | None]:
     """The parameters that may be given by position, and the one whose name says that it takes the time."""
     call = network.forward if isinstance(network, nn.Module) else network

@@ -20,13 +20,16 @@ from ..errors import LipdiagError, UsageError
 from ..files import read_json, shown
 from ..formats import accelerate, edm, family
 from ..formats.conditioning import read_inputs
-from ..formats.networks import widened
+from ..formats.networks import TimeFirst, widened
 from ..formats.usage import Usage, k_diffusion
-from ..weights.container import open_container, plain_facts
+from ..timestep import comes_first
+from ..weights.container import open_container
+from ..weights.facts import plain_facts
 from ..weights.refusal import refusing
 from ..weights.tensors import SHAPES, read_tensors
 from .reading import Reading
 
+TURNED = "the network is called as (t, x), as the names of its parameters tell"
 NO_CONFIG = "A factory builds the network itself: leave --original-config out, which only k-diffusion's files need."
 
 NAMES = (*PARTS, "shape")
@@ -105,8 +108,10 @@ def make(reading: Reading, path: str | Path | None = None) -> Predictor:
         kind = type(made).__name__
         raise UsageError(f"the factory {spec} returned a {kind}, not a Predictor: give {lacking} too{hint}")
     inputs = read_inputs(reading.conditioning)
-    predictor = NetworkPredictor(frozen(made), **(from_file | given), conditioning=inputs).eval()
-    predictor.notes = (*notes, *(usage.notes if set(from_file) - set(given) else ()))
+    network, turned = frozen(made), comes_first(made)
+    network = TimeFirst(network) if turned else network
+    predictor = NetworkPredictor(network, **(from_file | given), conditioning=inputs).eval()
+    predictor.notes = (*notes, *(usage.notes if set(from_file) - set(given) else ()), *([TURNED] if turned else []))
     return predictor
 
 

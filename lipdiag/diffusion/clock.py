@@ -22,7 +22,6 @@ from ..errors import UsageError
 from .continuous import Schedule, back, double
 
 SNAP = 1e-6  # a timestep this near to an integer is that integer: (k + 1) / count * count - 1 is k only up to rounding
-
 EDGE = 1e-5  # of the whole time: so near to an end is the end, in edges that were printed
 
 
@@ -82,7 +81,6 @@ class Clock(ABC):
 @dataclass(frozen=True)
 class Timesteps(Clock):
     """Indices 0, 1, ..., count - 1 of a table: index k is t = (k + 1) / count.
-
     In use: diffusers, OpenAI's repositories, DiT, lucidrains, MONAI: whatever has a table of betas.
     """
 
@@ -116,7 +114,6 @@ class Timesteps(Clock):
 @dataclass(frozen=True)
 class Unit(Clock):
     """t itself, times a scale.
-
     In use: score_sde's VP networks (999), SD3 and others in diffusers (1000), Flux (1).
     """
 
@@ -139,7 +136,6 @@ class Unit(Clock):
 @dataclass(frozen=True)
 class Sigma(Clock):
     """The noise-to-signal ratio sigma / alpha, which is sigma itself for VE and EDM.
-
     In use: score_sde's VE networks, NCSN++ in diffusers, k-diffusion, denoisers D(x, sigma).
 
     The ratio rather than sigma: it has an inverse that is accurate at both ends for every schedule.
@@ -162,11 +158,7 @@ class Sigma(Clock):
 @dataclass(frozen=True)
 class LogSigma(Clock):
     """The logarithm of a multiple of the noise-to-signal ratio, times a scale.
-
     In use: EDM and EDM2 (1/4), ElucidatedDiffusion (1/4), EDM's VE networks (log(sigma / 2)), consistency models (250).
-
-    EDM's networks take log(sigma) / 4, those with its VE preconditioner log(sigma / 2), consistency models
-    250 log(sigma).
     """
 
     schedule: Schedule
@@ -192,7 +184,6 @@ class LogSigma(Clock):
 @dataclass(frozen=True)
 class LogSNR(Clock):
     """The log signal-to-noise ratio 2 log(alpha / sigma), which falls in t.
-
     In use: lucidrains' continuous-time diffusion, imagen-pytorch, VDM, simple diffusion.
     """
 
@@ -212,7 +203,6 @@ class LogSNR(Clock):
 @dataclass(frozen=True)
 class Reversed(Clock):
     """A bounded clock read backwards, from noise to data: 1 - t for SiT and torchcfm, whose time 1 is the data.
-
     In use: SiT, torchcfm, flow_matching, rectified-flow-pytorch, all as reversed(unit()).
     """
 
@@ -253,7 +243,6 @@ class Reversed(Clock):
 @dataclass(frozen=True)
 class Shared(Clock):
     """E-TSDM: timesteps between the data and `end` are told as the edge of their block on the data's side.
-
     In use: E-TSDM and `lipdiag.share_timesteps`.
 
     From 0, or the first timestep of a clock that falls in t, to `end` there are `blocks` equal blocks (cut at integers

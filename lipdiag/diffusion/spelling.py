@@ -153,12 +153,12 @@ def entries(registry: Mapping[str, Any]) -> list[Entry]:
     """Everything in a registry, as its own signatures and docstrings tell it."""
     found = []
     for name, entry in registry.items():
-        meaning, *rest = inspect.cleandoc(entry.__doc__ or "").split("\n\n")
-        used = next((part.removeprefix("In use: ") for part in rest if part.startswith("In use: ")), "")
-        found.append(Entry(_usage(name, entry), " ".join(meaning.split()), " ".join(used.split())))
+        before, _, after = inspect.cleandoc(entry.__doc__ or "").partition("In use: ")
+        meaning, used = (" ".join(text.split("\n\n")[0].split()) for text in (before, after))
+        found.append(Entry(_usage(name, entry), meaning, used))
     return found
 
 
 def _allowed(registries: Sequence[Mapping[str, Any]]) -> str:
     names = ", ".join(name for registry in registries for name in registry)
-    return f"allowed names are {names}; `lipdiag help conventions` says what they are"
+    return f"allowed names are {names}; see `lipdiag help conventions`"

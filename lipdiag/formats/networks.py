@@ -113,6 +113,17 @@ class TimeByKeyword(nn.Module):
         return self.network(x, timestep=timestep, **conditioning)
 
 
+class TimeFirst(nn.Module):
+    """A network that is called as network(timestep, x)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, timestep: Tensor, **conditioning: Any) -> Any:
+        return self.network(timestep, x, **conditioning)
+
+
 class Rescaled(nn.Module):
     """A network that is told a multiple of its timestep."""
 

@@ -10,6 +10,7 @@ for ever: it is not used.
 import json
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..files import open_regular, reason, shown
+from ..errors import CheckpointError
+from ..files import open_regular, parse_json, reason, shown
 from .archive import LARGEST_PICKLE, Archive
 from .pickled import DTYPES as STORED
 from .pickled import MOST_TENSORS, Bystander, Machine, unsupported
@@ -49,6 +51,7 @@ EDM = "if it is one of NVIDIA's EDM, see `lipdiag convert --help`"
 def read_tensors(path: str | Path) -> dict[str, Any]:
     """What a .pt or .safetensors file holds: nested dictionaries and lists of tensors, numbers and texts.
 
+    A configuration of the model among the metadata of a .safetensors file stands beside the tensors, as in a .pt file.
     Tensors are on the CPU. Which of the two formats it is follows from the content, not from the name.
 
     Raises:
@@ -59,11 +62,21 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
             start = file.read(512)
             file.seek(0)
             if is_safetensors(start):
-                return dict(read_safetensors(file, path)[0])
+                tensors, metadata = read_safetensors(file, path)
+                config = model_config(metadata)
+                return {"model": dict(tensors), "config": config} if config else dict(tensors)
             check_magic(start, path)
             return read_archive(file, path)
         except OSError as error:
             refuse(path, reason(error, Path()), error)
+
+
+def model_config(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration that k-diffusion keeps in the metadata of its slim files; {} where there is none."""
+    with suppress(CheckpointError):
+        config = parse_json(str(metadata.get("config", "")), "config")
+        return config if isinstance(config.get("model"), dict) else {}
+    return {}
 
 
 def is_safetensors(start: bytes) -> bool:

@@ -106,6 +106,20 @@ def test_the_arguments_that_the_trainer_kept_make_the_network(project, factory, 
     assert torch.equal(found, project[weights == "ema"](x, timestep.float()))
 
 
+def test_a_network_that_takes_its_time_first_is_recognized_and_said(project, tmp_path):
+    code = "from my_project.model import MyNetwork\n\nclass Turned(MyNetwork):\n"
+    code += "    def forward(self, t, x):\n        return super().forward(x, t)\n\n"
+    code += "def function(state):\n    return lambda time, x: Turned(4, 2).eval()(time, x) * 0 + x\n"
+    (tmp_path / "my_network.py").write_text(code)
+    predictor = lipdiag.load("lit.ckpt", factory="my_network:Turned", **CONVENTIONS)
+    x, timestep, found = noise(predictor)
+    assert torch.equal(found, project[1](x, timestep.float()))
+    assert "the network is called as (t, x), as the names of its parameters tell" in predictor.notes
+    assert torch.equal(noise(lipdiag.load("lit.ckpt", factory="my_network:function", **CONVENTIONS))[2], x)
+    straight = lipdiag.load("lit.ckpt", factory="my_project.model:MyNetwork", **CONVENTIONS)
+    assert not any("called as" in note for note in straight.notes)
+
+
 def test_a_class_without_the_file_s_names_is_refused(project):
     torch.save({"other.weight": torch.ones(2, 2)}, "other.pt")
     with pytest.raises(UsageError, match=r"failed with TypeError: .*missing 3 required"):

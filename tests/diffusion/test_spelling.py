@@ -193,5 +193,5 @@ def test_every_entry_says_what_it_is_and_who_uses_it(registry):
 
 
 def test_an_unknown_word_points_to_the_list():
-    with pytest.raises(UsageError, match=r"squared_cosine, .*; `lipdiag help conventions` says what they are$"):
+    with pytest.raises(UsageError, match=r"squared_cosine, .*; see `lipdiag help conventions`$"):
         parse("cosin", SCHEDULES)

@@ -60,6 +60,9 @@ BUGS = {
         "data/dataset.py", "Image.Resampling.LANCZOS)", "Image.Resampling.LANCZOS, 0.0, (0.0, 0.0))",
         "data/test_ranged.py -k centre",
     ),
+    "the time of a network for its x": Bug(
+        "timestep.py", "len(placed) > 1 and placed[0] == time", "False", f"{TEMPLATE} -k time_first"
+    ),
     "a run that cannot be read back": Bug(
         "store/schema.py", "LARGEST_TEXT = 1_000_000", "LARGEST_TEXT = 20_000", "study/test_measure.py -k thousand"
     ),

@@ -196,6 +196,24 @@ def test_a_config_is_used(strange, tmp_path, place):
         checkpoints.factory("strange:build", tmp_path / "x.pt", original_config=tmp_path / "config.json")
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"model": {"sigma_min": 0.01, "sigma_max": 60, "sigma_data": 0.4, "input_channels": 3}}, True),
+        ({"model": "a name"}, False),
+        ([1], False),
+        (7, False),
+    ],
+)
+def test_a_config_among_the_metadata_of_a_slim_file_is_used(tmp_path, config, told):
+    network = {name: torch.ones(2, 2) for name in ("timestep_embed.weight", "mapping.in_proj.weight", "out.weight")}
+    save_file(network, tmp_path / "slim.safetensors", metadata={"config": json.dumps(config)})
+    with pytest.raises(CheckpointError, match=r"is a checkpoint of k-diffusion") as raised:
+        checkpoints.inspect(tmp_path / "slim.safetensors")
+    assert ("with the sigmas of its config" in str(raised.value)) is not told
+    assert str(raised.value).count("3 tensors") == 1
+
+
 def test_a_schedule_is_read_from_its_buffers(tmp_path):
     contents = open_container(LAYOUTS["lucidrains"](), "ema", "x")
     assert contents.table == tuple(BUFFERS["betas"].double().tolist())
