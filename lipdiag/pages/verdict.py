@@ -12,6 +12,7 @@ import numpy as np
 from ..printing import plain
 from ..results.curve import DERIVATIVES, Curve, curves
 from ..results.headline import SPEEDS, peak, reference, shared_words
+from ..results.modules import modules
 from ..results.run import Run
 from ..statistics import Estimate, mean, ratio
 
@@ -52,7 +53,7 @@ def verdicts(run: Run) -> list[Verdict]:
     """What stands out in one run."""
     speeds = [name for name in DERIVATIVES if run.has(name)]
     found = list(of_speed(curves([run], speeds[0])[0])) if speeds else []
-    for judge in (of_space, of_bound, of_slope, of_symmetry, of_loss):
+    for judge in (of_space, of_bound, of_slope, of_symmetry, of_loss, of_modules):
         found += judge(run)
     return found
 
@@ -175,6 +176,13 @@ def of_loss(run: Run) -> Iterator[Verdict]:
     """Where the prediction is worst."""
     words = "Its loss is highest at timestep {}."
     return of_largest(run, "loss", words, "squared error of the predicted noise, averaged over entries")
+
+
+def of_modules(run: Run) -> Iterator[Verdict]:
+    """Where inside the network a change grows most, and where it dies."""
+    for m in modules(run):
+        if (said := m.sentence()) is not None:
+            yield Verdict(said[0], f"|dy| / |dx| of that module for a change of {m.of}, geometric mean", said[1])
 
 
 def between(comparison: "Comparison") -> list[Verdict]:

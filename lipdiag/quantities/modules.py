@@ -7,7 +7,7 @@ told, after the clock, so that what a shared clock holds still does not hide the
 Where a module is called several times, or given several tensors, norms are over all of their entries together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import ExitStack
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..errors import CheckpointError
 from ..linalg.forward_mode import push_forward
+from ..linalg.method import ForwardMode
 from .point import Point
 from .quantity import Quantity, Values, Variable
 
@@ -45,6 +46,23 @@ def network_of(predictor: Predictor) -> nn.Module:
             f"of modules; {LEAVE_OUT}"
         )
     return network
+
+
+def verify_method(asked: Set[str], method: str) -> None:
+    """Refuse what takes forward mode of a network that has none.
+
+    Args:
+        asked: Names of quantities.
+        method: By which products with the network's derivative are computed.
+
+    Raises:
+        CheckpointError: If one of these quantities is among them.
+    """
+    if asked & QUANTITIES.keys() and method != ForwardMode.name:
+        raise CheckpointError(
+            f"cannot measure what happens inside this network: that takes forward mode, and it has {method} alone; "
+            f"{LEAVE_OUT}"
+        )
 
 
 def named(network: nn.Module) -> dict[str, nn.Module]:

@@ -21,7 +21,7 @@ from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..errors import CheckpointError
 from ..linalg.linearize import Linearization, linearize
 from ..quantities.catalogue import recorded
-from ..quantities.modules import LEAVE_OUT
+from ..quantities.modules import verify_method
 from ..quantities.point import Point
 from ..quantities.quantity import dot, norms
 from .answer import IN_TIME
@@ -107,11 +107,7 @@ def check(make: Callable[[Sequence[float], range], Point], timesteps: Sequence[f
             timeless &= not check_time_derivative(point, findings)
         if reverse or asked & {"trajectory_derivative", "sensitivity", "modules_x"}:
             check_jacobian(point, findings, reverse)
-    if asked & {"modules", "modules_x"} and findings.method != "forward mode":
-        raise CheckpointError(
-            f"cannot measure what happens inside this network: that takes forward mode, and it has {findings.method} "
-            f"alone; {LEAVE_OUT}"
-        )
+    verify_method(asked, findings.method)
     if timeless and asked & {*IN_TIME}:
         findings.notes.append("the network does not depend on its timestep")
     return findings
