@@ -12,6 +12,7 @@ __all__ = [
     "Predictor",
     "__version__",
     "advise",
+    "anatomy",
     "compare",
     "explore",
     "inspect",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .diffusion.predictor import NetworkPredictor, Predictor
     from .figures import explore, plot
     from .pages.page import report
+    from .results.anatomy import anatomy
     from .share import share_timesteps, unshare_timesteps
     from .statistics import summarize
     from .store.store import open_run
@@ -44,6 +46,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "advise": "advice.sharing",
+        "anatomy": "results.anatomy",
         "compare": "comparison.comparison",
         "explore": "figures.explorer",
         "inspect": "checkpoints.load",

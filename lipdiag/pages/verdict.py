@@ -5,11 +5,14 @@ log(a/b) varies as the mean of a_i / a - b_i / b, with Student's half-width h ov
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..errors import UsageError
 from ..printing import plain
+from ..results.anatomy import of_run
 from ..results.curve import DERIVATIVES, Curve, curves
 from ..results.headline import SPEEDS, peak, reference, shared_words
 from ..results.modules import modules
@@ -55,6 +58,9 @@ def verdicts(run: Run) -> list[Verdict]:
     found = list(of_speed(curves([run], speeds[0])[0])) if speeds else []
     for judge in (of_space, of_bound, of_slope, of_symmetry, of_loss, of_modules):
         found += judge(run)
+    with suppress(UsageError):  # which is said where it is asked for
+        growth = of_run(run)
+        found.append(Verdict(str(growth), "p of K ~ t^p towards t = 0", growth.exponent))
     return found
 
 
