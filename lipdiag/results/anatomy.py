@@ -1,7 +1,7 @@
 """Why K grows towards t = 0: the exponent of its power law, and what of it is the schedule's and what the data's.
 
 K = |d ln sigma / dt| |d eps / d ln sigma|. The first factor is the schedule's clock and grows as 1/t, whatever it is.
-The second is the data's: over sigma it goes as sigma^0 where the data are thinner than sigma in some directions (points, a
+The second is the data's: it goes as sigma^0 where the data are thinner than sigma in some directions (points, a
 manifold), each of which adds 1 to its square, and as sigma^1 where they are smooth on that scale. With sigma ~ t^a,
 
     K ~ t^-1 sigma^q ~ t^(a q - 1):  -1 near a manifold;  for smooth data -1/2 where sigma^2 ~ t, 0 where sigma ~ t.
@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..printing import plain
 from ..statistics import Estimate, mean
 from .run import Run, read
-from .theory import Theory, theory
+from .theory import Theory, noise_level, theory
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -85,9 +85,9 @@ class Anatomy:
         said += f", whose change per ln sigma goes as sigma^q with q = {ranged(self.smoothness)} "
         said += "(0: points or a manifold, 1: smooth data). "
         said += {
-            "manifold": "At this noise level the data lie on a manifold or are points",
-            "smooth": "At this noise level the data are smooth",
-            "undecided": "Which of the two the data are is not decided at this noise level",
+            "manifold": "At this noise level the data that the model knows lie on a manifold or are points",
+            "smooth": "At this noise level the data that the model knows are smooth",
+            "undecided": "Which of the two the model's data are is not decided at this noise level",
         }[self.kind]
         said += f", because the law bends by {plain(self.bend.value)}" if abs(self.bend.value) > BENT else ""
         if self.codimension is not None:
@@ -131,9 +131,7 @@ def of_run(run: Run, end: float | None = None) -> Anatomy:
         )
     found = theory(run, variable)
     if found is None or run.dimension is None:
-        raise UsageError(
-            f"{run.label} does not tell its noise level in time; give a run of eps in the model's own time"
-        )
+        raise UsageError(f"{run.label} does not tell its noise level in time; give a run of eps over the model's time")
     t, places, sigma = axes(run, variable)
     last = DECADE * float(t.min()) if end is None else end
     near = (t <= last * (1 + 1e-9)) & np.isfinite(np.log(places * sigma)) & (found.points > 0)
@@ -147,8 +145,6 @@ def of_run(run: Run, end: float | None = None) -> Anatomy:
 
 def axes(run: Run, variable: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The run's t, the t that a number belongs to, and the sigma over which the data's factor is a power."""
-    from .theory import noise_level
-
     t = run.time("t")
     if variable == "time_derivative":
         return t, t, run.time("sigma")

@@ -98,7 +98,7 @@ def test_data_that_are_thick_and_thin_are_not_decided():
 
 def test_it_is_said_in_words_and_as_json():
     found = lipdiag.anatomy(run_of("plane", VP(), draws=8))
-    assert "the data lie on a manifold or are points; about 1" in str(found)
+    assert "the data that the model knows lie on a manifold or are points; about 1" in str(found)
     assert "of 24 directions are thinner than the noise. With T timesteps" in str(found)
     assert found.to_dict()["kind"] == "manifold"
     assert found.to_dict()["exponent"]["n"] == 8

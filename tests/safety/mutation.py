@@ -55,6 +55,13 @@ BUGS = {
     "a module that writes over its input is heard too late": Bug(
         "quantities/modules.py", "[0] != z._version", "[0] is None", "quantities/test_modules.py -k finite_differences"
     ),
+    "the schedule's clock in the data's factor": Bug(
+        "results/anatomy.py", "factor = values / clock[:, None]", "factor = values", "results/test_anatomy.py -k theory"
+    ),
+    "a quotient's law over its first time": Bug(
+        "results/anatomy.py", "np.exp(noise_level(run)[0](later))", 'run.time("sigma")',
+        "results/test_anatomy.py -k quotient",
+    ),
     "growth in a block for that in a layer": Bug(
         "results/modules.py", "np.where(self.leaf, self.gain.value, np.nan)", "self.gain.value",
         "quantities/test_modules.py -k thirty",
