@@ -15,7 +15,9 @@ __all__ = [
     "anatomy",
     "compare",
     "explore",
+    "geometry",
     "inspect",
+    "likelihood",
     "load",
     "measure",
     "open_run",
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from .figures import explore, plot
     from .pages.page import report
     from .results.anatomy import anatomy
+    from .results.geometry import geometry, likelihood
     from .share import share_timesteps, unshare_timesteps
     from .statistics import summarize
     from .store.store import open_run
@@ -49,7 +52,9 @@ __getattr__, __dir__ = lazy(
         "anatomy": "results.anatomy",
         "compare": "comparison.comparison",
         "explore": "figures.explorer",
+        "geometry": "results.geometry",
         "inspect": "checkpoints.load",
+        "likelihood": "results.geometry",
         "load": "checkpoints.load",
         "measure": "study.measure",
         "open_run": "store.store",

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..printing import plain
 from ..results.anatomy import of_run
 from ..results.curve import DERIVATIVES, Curve, curves
+from ..results.geometry import derived, likelihood
 from ..results.headline import SPEEDS, peak, reference, shared_words
 from ..results.modules import modules
 from ..results.run import Run
@@ -58,6 +59,7 @@ def verdicts(run: Run) -> list[Verdict]:
     found = list(of_speed(curves([run], speeds[0])[0])) if speeds else []
     for judge in (of_space, of_bound, of_slope, of_symmetry, of_loss, of_modules):
         found += judge(run)
+    found += of_geometry(run)
     with suppress(UsageError):  # which is said where it is asked for
         growth = of_run(run)
         found.append(Verdict(str(growth), "p of K ~ t^p towards t = 0", growth.exponent))
@@ -189,6 +191,23 @@ def of_modules(run: Run) -> Iterator[Verdict]:
     for m in modules(run):
         if (said := m.sentence()) is not None:
             yield Verdict(said[0], f"|dy| / |dx| of that module for a change of {m.of}, geometric mean", said[1])
+
+
+def of_geometry(run: Run) -> Iterator[Verdict]:
+    """The dimension of the data where the noise is least, and how likely they are."""
+    measured_ones = derived(run)
+    for name, so in (("dimension_by_trace", "The model has learned data of"), ("dimension_by_loss", "The data have")):
+        if name in measured_ones:
+            values, what = measured_ones[name][:2]
+            estimate = mean(*measured(values[0]))
+            most = "at most " if name == "dimension_by_loss" else ""
+            words = f"{so} {most}{plain(estimate.value)} of {run.dimension} dimensions at the noise of timestep "
+            yield Verdict(f"{words}{run.timestep[0]:.4g}.", what, estimate)
+    with suppress(UsageError):
+        nats = likelihood(run.dataset)
+        bits = Estimate(nats.value / np.log(2), nats.low / np.log(2), nats.high / np.log(2), nats.draws)
+        words = f"Its predictions spend {plain(bits.value)} bits a dimension on the data at that noise"
+        yield Verdict(f"{words}.", "bits per dimension, from the loss at all noise levels", bits)
 
 
 def between(comparison: "Comparison") -> list[Verdict]:

@@ -62,6 +62,13 @@ BUGS = {
         "results/anatomy.py", "np.exp(noise_level(run)[0](later))", 'run.time("sigma")',
         "results/test_anatomy.py -k quotient",
     ),
+    "no noise in the dimension": Bug(
+        "results/geometry.py", 'd - sigma * run.values("trace")', 'd - run.values("trace")',
+        "results/test_geometry.py -k plane",
+    ),
+    "twice the information in the likelihood": Bug(
+        "results/geometry.py", "snr, axis=0) / 2", "snr, axis=0)", "results/test_geometry.py -k likelihood"
+    ),
     "growth in a block for that in a layer": Bug(
         "results/modules.py", "np.where(self.leaf, self.gain.value, np.nan)", "self.gain.value",
         "quantities/test_modules.py -k thirty",
