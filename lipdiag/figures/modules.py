@@ -37,18 +37,17 @@ def modules(canvas: Picture, runs: Sequence[Run]) -> None:
         canvas.title(axes, f"change of {of}: {'size' if kind == 'share' else 'growth'} in modules")
     for number, run in enumerate(runs):
         marks.key(canvas, number, run.label)
-    marks.band_keys(canvas, spread=False)
+    marks.band_keys(canvas, spread="")
     if any(m.dead.any() for each in found.values() for m in each):
         canvas.key("the change dies", **marks.zero_stroke(0, canvas.style))
     canvas.rows = [row for each in found.values() for m in each for row in m.rows()]
-    statistics = [run.statistics(DERIVATIVES[0] if "the timestep" in found else DERIVATIVES[1]) for run in runs]
+    draws = captions.draws([run.statistics("done") for run in runs], runs)
     told = [(m, said) for each in found.values() for m in each if (said := m.sentence()) is not None]
     canvas.said = [
         "What each module of the network makes of a change of the timestep that the network is told, or of x along a "
         "random direction: |dy| / |y| of its output y, and |dy| / |dx| of its output and its input",
         "Euclidean norms over all entries of a sample; modules without others inside, all are in the table",
-        f"Geometric means over {runs[0].timestep.size} timesteps and {captions.draws(statistics, runs)}, with "
-        "Student's 95 % interval over draws",
+        f"Geometric means over {runs[0].timestep.size} timesteps and {draws}, with Student's 95 % interval over draws",
         *(f"{m.run.label}: {said[0].rstrip('.')}" for m, said in told),
     ]
 
