@@ -23,7 +23,7 @@ DERIVATIVES = tuple(f"module_output_derivative{end}" for end in SUFFIXES.values(
 HEADROOM = 0.12
 """The share of a panel's height for the names of the network's parts."""
 
-PANEL_SHARE, LETTER = 0.75, 0.42
+PANEL_SHARE, LETTER = 0.75, 0.5
 """The share of its column that a panel's axis takes, and the width of a letter over its height."""
 
 
