@@ -181,8 +181,14 @@ def test_a_run_that_does_not_name_its_modules_is_damaged():
         modules(read([run])[0])[0].sentence()
 
 
-def test_every_statement_stands_in_the_report():
+def test_every_statement_stands_in_the_report_and_in_the_terminal():
+    from lipdiag.pages.tables import table
     from lipdiag.pages.verdict import verdicts
 
-    said = [verdict.words for verdict in verdicts(read([measured(small())])[0])]
+    run = measured(small())
+    said = [verdict.words for verdict in verdicts(read([run])[0])]
     assert sum("Inside the network a change of" in words for words in said) == 2
+    lines = table([run]).splitlines()
+    assert sum("Inside the network a change of" in line for line in lines) == 2
+    assert "timestep" not in [line.strip() for line in lines]  # no axis without a number on it
+    assert max(map(len, lines)) <= 80
