@@ -85,6 +85,7 @@ def recipes() -> dict[str, Recipe]:
         "vectors": measured("vectors", "--timesteps 0,10,100,500 --draws 1", "vectors", (DDPM,)),
         "schedules": plain["time"],
         "embedding": time,
+        "modules": measured("modules", "--timesteps log:16 --draws 16", "modules"),
         "samples": Recipe(
             (f"{DDPM}.npz", f"{ETSDM}.npz"),
             tuple(f"sample {model} --n 64 --steps 50 --out {model}.npz" for model in (DDPM, ETSDM)),

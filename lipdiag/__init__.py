@@ -12,9 +12,12 @@ __all__ = [
     "Predictor",
     "__version__",
     "advise",
+    "anatomy",
     "compare",
     "explore",
+    "geometry",
     "inspect",
+    "likelihood",
     "load",
     "measure",
     "open_run",
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from .diffusion.predictor import NetworkPredictor, Predictor
     from .figures import explore, plot
     from .pages.page import report
+    from .results.anatomy import anatomy
+    from .results.geometry import geometry, likelihood
     from .share import share_timesteps, unshare_timesteps
     from .statistics import summarize
     from .store.store import open_run
@@ -44,9 +49,12 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "advise": "advice.sharing",
+        "anatomy": "results.anatomy",
         "compare": "comparison.comparison",
         "explore": "figures.explorer",
+        "geometry": "results.geometry",
         "inspect": "checkpoints.load",
+        "likelihood": "results.geometry",
         "load": "checkpoints.load",
         "measure": "study.measure",
         "open_run": "store.store",

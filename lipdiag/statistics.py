@@ -188,15 +188,19 @@ def summarize(dataset, level: float = 0.95):
 
 def summary(values: np.ndarray, kept: np.ndarray, level: float = LEVEL) -> np.ndarray:
     """`STATISTICS` along a new last axis, of values (..., draw) of which some are kept."""
+    if kept.all():
+        return _of_all(values, level)
     rows = zip(values.reshape(-1, values.shape[-1]), kept.reshape(-1, values.shape[-1]), strict=True)
-    return np.stack([_row(row[some], level) for row, some in rows]).reshape(*values.shape[:-1], len(STATISTICS))
+    return np.stack([_of_all(row[some], level) for row, some in rows]).reshape(*values.shape[:-1], len(STATISTICS))
 
 
-def _row(values: np.ndarray, level: float) -> np.ndarray:
-    """Statistics of one timestep's draws."""
-    if not values.size:
-        return np.array([*[np.nan] * 10, 0.0])
+def _of_all(values: np.ndarray, level: float) -> np.ndarray:
+    """The statistics of (..., draw) values, all of which count."""
+    *place, count = values.shape
+    if not count:
+        return np.broadcast_to(np.array([*[np.nan] * 10, 0.0]), (*place, len(STATISTICS))).copy()
     mean, error = moments(values)
-    half = float(half_width(error, np.array(values.size), level))
-    quantiles = np.quantile(values, [0.5, 0.05, 0.25, 0.75, 0.95])
-    return np.array([mean, error, mean - half, mean + half, *quantiles, values.max(), values.size])
+    half = half_width(error, np.array(count), level)
+    quantiles = np.quantile(values, [0.5, 0.05, 0.25, 0.75, 0.95], axis=-1)
+    found = [mean, error, mean - half, mean + half, *quantiles, values.max(-1), np.full(place, float(count))]
+    return np.stack(found, -1)

@@ -171,7 +171,25 @@ def complete(shared: bool = False, draws: int = 12, seed: int = 0) -> xr.Dataset
         "embedding_difference": (pair, dataset["time_difference"].values),
         "embedding_norm": (pair, np.broadcast_to(5 + np.log1p(k)[:, None], (times, draws))),
     }
-    return dataset.assign({name: (dims, array, UNITS) for name, (dims, array) in more.items()})
+    found = dataset.assign({name: (dims, array, UNITS) for name, (dims, array) in more.items()})
+    return found.assign(inside(times, draws, generator))
+
+
+INSIDE = ("whole network", "embed", "down", "down.conv", "down.norm", "mid", "up", "up.conv", "up.dead")
+"""Modules of a network: three times as much leaves `down.conv` as went in, and nothing `up.dead`."""
+
+
+def inside(times: int, draws: int, generator: np.random.Generator) -> dict:
+    """What the modules make of a change of the timestep and of x, where none but `embed` and `down.conv` differ."""
+    gain = np.array([1.0, 0.5, 3, 3, 1, 1, 1, 1, 0])
+    given = np.exp(0.1 * generator.standard_normal((times, draws, gain.size)))
+    values = {"module_input_derivative": given, "module_output_derivative": given * gain}
+    values |= {f"{name}_x": value for name, value in values.items()}
+    values["module_input_derivative_x"] = given * np.array([1, 0, 1, 1, 1, 1, 1, 1, 1])
+    values["module_output_derivative_x"] = values["module_input_derivative_x"] * gain
+    values |= {"module_input_norm": 2 * np.ones_like(given), "module_output_norm": 4 * np.ones_like(given)}
+    about = {**UNITS, "modules": list(INSIDE)}
+    return {name: (("time", "draw", "module"), value, about) for name, value in values.items()}
 
 
 def training_log(folder) -> None:

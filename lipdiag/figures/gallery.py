@@ -17,6 +17,8 @@ from .embedding import embedding
 from .jacobian import NORMS, jacobian, spectrum
 from .jumps import jumps
 from .matrix import LOSSES, QUOTIENTS, pairs, swap
+from .modules import DERIVATIVES as CHANGES
+from .modules import modules
 from .quality import quality
 from .samples import samples
 from .schedules import schedules
@@ -124,6 +126,12 @@ FIGURES = {
         needs=("embedding_difference", "embedding_norm"),
         measured="embedding --draws 2",
         alike=True,
+    ),
+    "modules": FigureSpec(
+        modules,
+        "what each module makes of a change of the timestep or of x",
+        any_of=CHANGES,
+        measured="modules --quantity modules_x --draws 8",
     ),
     "samples": FigureSpec(samples, "images (give the .npz of `lipdiag sample`)", "samples"),
     "training": FigureSpec(training, "loss, gradient, K in training (give a training's folder)", "training"),

@@ -9,6 +9,7 @@ import numpy as np
 from ..printing import WIDTH, Column, abbreviated, lines, plain, with_half_width
 from ..results.curve import DERIVATIVES, Curve, curves
 from ..results.headline import SPEEDS, sentences
+from ..results.modules import modules
 from ..results.places import pick, time_column
 from ..results.run import Run, read
 
@@ -40,6 +41,7 @@ def table(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None)
     cautions = [f"Warning, {run.label}: {caution}" for run in runs for caution in run.remarks("warnings")]
     said = sentences(curves(runs, speeds[0])) if speeds else []
     said += [word for run in runs for word in spectral_words(run)]
+    said += [f"{run.label}: {word[0]}" for run in runs for m in modules(run) if (word := m.sentence()) is not None]
     return "\n\n".join(filter(None, [wrapped(cautions), *tables, wrapped(said)])).rstrip()
 
 
@@ -74,7 +76,8 @@ def alone(run: Run) -> str:
     note = "means, +- half of the 95 % interval"
     what = f"; f is the network's own output, {run.model.get('parameterization')}" if run.raw else ""
     heading = f"{run.label}: {draws(run)} of {run.data}; {note}{_after(run.own_time)}{what}"
-    text = lines(textwrap.fill(heading, WIDTH), columns)
+    above = textwrap.fill(heading, WIDTH)
+    text = lines(above, columns) if len(columns) > 1 else above
     return "\n".join([text, textwrap.fill(f"Not shown: {', '.join(left_out)}.", WIDTH)] if left_out else [text])
 
 

@@ -5,13 +5,18 @@ log(a/b) varies as the mean of a_i / a - b_i / b, with Student's half-width h ov
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..errors import UsageError
 from ..printing import plain
+from ..results.anatomy import of_run
 from ..results.curve import DERIVATIVES, Curve, curves
+from ..results.geometry import derived, likelihood
 from ..results.headline import SPEEDS, peak, reference, shared_words
+from ..results.modules import modules
 from ..results.run import Run
 from ..statistics import Estimate, mean, ratio
 
@@ -52,8 +57,12 @@ def verdicts(run: Run) -> list[Verdict]:
     """What stands out in one run."""
     speeds = [name for name in DERIVATIVES if run.has(name)]
     found = list(of_speed(curves([run], speeds[0])[0])) if speeds else []
-    for judge in (of_space, of_bound, of_slope, of_symmetry, of_loss):
+    for judge in (of_space, of_bound, of_slope, of_symmetry, of_loss, of_modules):
         found += judge(run)
+    found += of_geometry(run)
+    with suppress(UsageError):  # which is said where it is asked for
+        growth = of_run(run)
+        found.append(Verdict(str(growth), "p of K ~ t^p towards t = 0", growth.exponent))
     return found
 
 
@@ -175,6 +184,30 @@ def of_loss(run: Run) -> Iterator[Verdict]:
     """Where the prediction is worst."""
     words = "Its loss is highest at timestep {}."
     return of_largest(run, "loss", words, "squared error of the predicted noise, averaged over entries")
+
+
+def of_modules(run: Run) -> Iterator[Verdict]:
+    """Where inside the network a change grows most, and where it dies."""
+    for m in modules(run):
+        if (said := m.sentence()) is not None:
+            yield Verdict(said[0], f"|dy| / |dx| of that module for a change of {m.of}, geometric mean", said[1])
+
+
+def of_geometry(run: Run) -> Iterator[Verdict]:
+    """The dimension of the data where the noise is least, and how likely they are."""
+    measured_ones = derived(run)
+    for name, so in (("dimension_by_trace", "The model has learned data of"), ("dimension_by_loss", "The data have")):
+        if name in measured_ones:
+            values, what = measured_ones[name][:2]
+            estimate = mean(*measured(values[0]))
+            most = "at most " if name == "dimension_by_loss" else ""
+            words = f"{so} {most}{plain(estimate.value)} of {run.dimension} dimensions at the noise of timestep "
+            yield Verdict(f"{words}{run.timestep[0]:.4g}.", what, estimate)
+    with suppress(UsageError):
+        nats = likelihood(run.dataset)
+        bits = Estimate(nats.value / np.log(2), nats.low / np.log(2), nats.high / np.log(2), nats.draws)
+        words = f"Its predictions spend {plain(bits.value)} bits a dimension on the data at that noise"
+        yield Verdict(f"{words}.", "bits per dimension, from the loss at all noise levels", bits)
 
 
 def between(comparison: "Comparison") -> list[Verdict]:

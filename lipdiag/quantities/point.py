@@ -38,6 +38,7 @@ class Point:
         perturbation: Unit directions in which x is changed, where they are needed.
         quantities: Names of what is asked for.
         columns: All timesteps of the plan, which rows of `pairs` and `swap` run over.
+        modules: Names of the network's modules that are listened to, where they are.
         count: Leading singular values that the Krylov steps are taken for.
     """
 
@@ -54,6 +55,7 @@ class Point:
     perturbation: Float[Tensor, "batch n"] | None = None
     quantities: tuple[str, ...] = ()
     columns: tuple[float, ...] = ()
+    modules: tuple[str, ...] = ()
     count: int = 1
 
     @cached_property

@@ -46,7 +46,11 @@ EVALUATION = {
     "versions": {None: TEXT},
     "command": [TEXT],
 }
-ARRAY = {**dict.fromkeys(("long_name", "units", "norm", "quantity", "confidence", "coordinates"), TEXT), "step": NUMBER}
+ARRAY = {
+    **dict.fromkeys(("long_name", "units", "norm", "quantity", "confidence", "coordinates"), TEXT),
+    "step": NUMBER,
+    "modules": [TEXT],
+}
 
 
 def fit(value: Any, schema: Any, name: str = "") -> None:

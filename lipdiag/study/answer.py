@@ -13,7 +13,7 @@ from ..linalg.linearize import ReverseError, out_of_memory
 from .arithmetic import Autocast, failure, few, middle, precisions
 from .plan import Plan, resolve_timesteps
 
-IN_TIME = ("time_derivative", "trajectory_derivative")
+IN_TIME = ("time_derivative", "trajectory_derivative", "modules")
 """Quantities that are derivatives in the timestep."""
 
 

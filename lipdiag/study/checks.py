@@ -21,8 +21,10 @@ from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..errors import CheckpointError
 from ..linalg.linearize import Linearization, linearize
 from ..quantities.catalogue import recorded
+from ..quantities.modules import verify_method
 from ..quantities.point import Point
 from ..quantities.quantity import dot, norms
+from .answer import IN_TIME
 from .arithmetic import Seen
 from .consistency import Answers, Company, ask, companies, other, unmoved
 
@@ -101,11 +103,12 @@ def check(make: Callable[[Sequence[float], range], Point], timesteps: Sequence[f
     reverse = recorded(asked)
     timeless = True
     for point in points:
-        if asked & {"time_derivative", "trajectory_derivative"}:
+        if asked & {*IN_TIME}:
             timeless &= not check_time_derivative(point, findings)
-        if reverse or asked & {"trajectory_derivative", "sensitivity"}:
+        if reverse or asked & {"trajectory_derivative", "sensitivity", "modules_x"}:
             check_jacobian(point, findings, reverse)
-    if timeless and asked & {"time_derivative", "trajectory_derivative"}:
+    verify_method(asked, findings.method)
+    if timeless and asked & {*IN_TIME}:
         findings.notes.append("the network does not depend on its timestep")
     return findings
 

@@ -15,6 +15,7 @@ from ..diffusion.continuous import slope
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..diffusion.spelling import spell
 from ..quantities.catalogue import QUANTITIES
+from ..quantities.modules import listed
 from ..quantities.time import other_time
 from ..quantities.vectors import ranks
 from ..store import store
@@ -169,6 +170,9 @@ def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str
                 "norm": variable.norm,
                 "quantity": quantity,
             }
+            if "module" in variable.dimensions:
+                sizes["module"] = len(inside := listed(predictor))
+                attributes["modules"] = list(inside)
             attributes |= variable.facts(predictor.clock, plan.accuracy, torch.from_numpy(timesteps[:1]))
             filled[name] = store.Column(attributes, {extra: sizes[extra] for extra in variable.dimensions})
     return filled

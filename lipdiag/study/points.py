@@ -10,6 +10,7 @@ from ..diffusion.continuous import along, slope
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..quantities import draw
 from ..quantities.catalogue import needs
+from ..quantities.modules import listed
 from ..quantities.point import Point
 from .plan import Plan, resolve_timesteps
 
@@ -40,6 +41,7 @@ def points(
         record: Whether enough products will follow to pay for recording them.
         label: Draw number -> the class that a network is told with it.
     """
+    inside = listed(predictor) if {"modules", "modules_x"} & set(plan.quantities) else ()
     if label is not None and isinstance(predictor, NetworkPredictor | RawOutput) and predictor.class_input:
         predictor = predictor.with_classes(predictor.class_input, [label(i) for i in draws] * len(timesteps))
     device = next((p.device for p in [*predictor.parameters(), *predictor.buffers()]), torch.device("cpu"))
@@ -79,5 +81,6 @@ def points(
         perturbation=perturbation,
         quantities=plan.quantities,
         columns=tuple(resolve_timesteps(plan.timesteps, predictor.clock, predictor.schedule).tolist()),
+        modules=inside,
         count=plan.ranks if "ranks" in needs(plan.quantities) else 1,
     )

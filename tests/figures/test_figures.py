@@ -173,6 +173,11 @@ def test_text_is_readable_at_print_size(pictures, name):
         ("spectrum", ["singular_values"], "--quantity singular_values"),
         ("vectors", ["right_singular_vectors"], "--quantity vectors --timesteps 0,10,100,500 --draws 2"),
         ("embedding", ["embedding_norm"], "--quantity embedding --draws 2"),
+        (
+            "modules",
+            ["module_output_derivative", "module_output_derivative_x"],
+            "--quantity modules --quantity modules_x --draws 8",
+        ),
     ],
 )
 def test_missing_data_are_a_sentence_with_the_command_that_makes_them(sources, name, lost, asked):

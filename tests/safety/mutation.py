@@ -82,6 +82,31 @@ BUGS = {
         FORMULAS,
     ),
     "two steps for one": Bug("quantities/time.py", "distance = 1.0 if", "distance = 2.0 if", FORMULAS),
+    "derivatives of a module's input for its output's": Bug(
+        "quantities/modules.py", '["output"] += self.sizes(output)', '["output"] += self.sizes(args)',
+        "quantities/test_modules.py -k finite_differences",
+    ),
+    "a module that writes over its input is heard too late": Bug(
+        "quantities/modules.py", "[0] != z._version", "[0] is None", "quantities/test_modules.py -k finite_differences"
+    ),
+    "the schedule's clock in the data's factor": Bug(
+        "results/anatomy.py", "factor = values / clock[:, None]", "factor = values", "results/test_anatomy.py -k theory"
+    ),
+    "a quotient's law over its first time": Bug(
+        "results/anatomy.py", "np.exp(noise_level(run)[0](later))", 'run.time("sigma")',
+        "results/test_anatomy.py -k quotient",
+    ),
+    "no noise in the dimension": Bug(
+        "results/geometry.py", 'd - sigma * run.values("trace")', 'd - run.values("trace")',
+        "results/test_geometry.py -k plane",
+    ),
+    "twice the information in the likelihood": Bug(
+        "results/geometry.py", "snr, axis=0) / 2", "snr, axis=0)", "results/test_geometry.py -k likelihood"
+    ),
+    "growth in a block for that in a layer": Bug(
+        "results/modules.py", "np.where(self.leaf, self.gain.value, np.nan)", "self.gain.value",
+        "quantities/test_modules.py -k thirty",
+    ),
     "no mean in the loss": Bug("quantities/prediction.py", "point.noise[0].numel()", "1", FORMULAS),
     "true noise for predicted": Bug(
         "quantities/prediction.py", "dot(point.eps, point.eps)", "dot(point.noise, point.noise)", FORMULAS
