@@ -10,6 +10,7 @@ help:
 	@echo "make torture  50 killed workers, 30 000 damaged files, 10 000 draws, every known bug; statistics at a fresh seed"
 	@echo "make oldest   read the bad files with the oldest readers that pyproject.toml allows"
 	@echo "make lint     style and types"
+	@echo "make wheel    build the wheel, look into it, install it beside the libraries and try it there"
 	@echo "make bench    cost of every quantity next to its floor and to what one would write instead"
 	@echo "make figures  redraw figures/ from the embedded models"
 
@@ -46,6 +47,9 @@ lint: .venv/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+wheel: .venv/tested
+	FOLDER=$$(mktemp -d) && $(BIN)/python -m tests.distribution $$FOLDER && mkdir -p dist && cp $$FOLDER/*.whl $$FOLDER/*.gz dist
+
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
 
@@ -55,5 +59,5 @@ figures: .venv/installed
 clean:
 	rm -rf .venv demo
 
-.PHONY: help demo test torture oldest lint bench figures clean
+.PHONY: help demo test torture oldest lint wheel bench figures clean
 .DEFAULT_GOAL := help

@@ -1,6 +1,7 @@
 """What is recorded of the libraries, also where lipdiag itself is a folder of sources that nobody installed."""
 
 import platform
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 
@@ -40,3 +41,26 @@ def test_a_launch_is_its_command_its_device_and_its_libraries(monkeypatch, typed
     assert (found["device"], found["threads"]) == ("abacus", 2)
     assert found["versions"]["python"] == platform.python_version()
     assert found["versions"]["torch"] == torch.__version__
+
+
+def test_versions_are_told_without_importing_torch():
+    code = (
+        "import sys, lipdiag.cli; lipdiag.cli.main(['--version'], standalone_mode=False); "
+        "print(sorted({'torch', 'numpy', 'diffusers'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[-1] == "[]"
+    assert f"torch      {torch.__version__}" in said
+    assert [line.split()[0] for line in said[:-1]] == ["lipdiag", "python", "torch", "diffusers", "device"]
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "told"), [("2.13.0", "2 x NVIDIA H100 80GB HBM3, 1 x NVIDIA A2"), ("2.13.0+cpu", "CPU (")]
+)
+def test_cards_are_those_that_the_driver_names(tmp_path, monkeypatch, torch_version, told):
+    for slot, name in enumerate(("NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3", "NVIDIA A2")):
+        (tmp_path / f"0000:{slot:02d}:00.0").mkdir()
+        (tmp_path / f"0000:{slot:02d}:00.0" / "information").write_text(f"Model: \t {name}\nIRQ:  \t 16\n")
+    monkeypatch.setattr(provenance, "CARDS", tmp_path)
+    monkeypatch.setattr(provenance, "version", lambda name: torch_version)
+    assert provenance.devices().startswith(told)
