@@ -55,6 +55,11 @@ def report(
     Raises:
         UsageError: For another suffix, or datasets that are no runs.
         StorageError: If the file cannot be written; what was there before is untouched.
+
+    Example:
+        >>> run = lipdiag.open_run("digits-ddpm.zarr")
+        >>> lipdiag.report(run, "report.html").name
+        'report.html'
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):

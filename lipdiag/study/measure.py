@@ -245,6 +245,12 @@ def measure(
 
     Raises:
         LipdiagError: In one sentence, when the model, the data, the plan or the disk cannot be used.
+
+    Example:
+        >>> plan = lipdiag.Plan(timesteps="0,10,500", draws=4, quantities=("time_difference",))
+        >>> run = lipdiag.measure("digits-ddpm", plan=plan, progress=False, probe=False)
+        >>> dict(run.sizes)
+        {'time': 3, 'draw': 4}
     """
     how: dict[str, Any] = {"shard": shard, "retry": retry, "deterministic": deterministic, "encode": encode}
     with prepared(predictor, data, plan, out, resume, device, probe=probe, reading=Reading.of(**words), **how) as ready:

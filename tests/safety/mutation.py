@@ -544,6 +544,10 @@ BUGS = {
         "cli/bug.py", "secrets += phrases(list(held.values()))", "pass",
         "weights/test_outline.py -k error_that_quotes"
     ),
+    "steps in the order of their digits": Bug(
+        "pages/steps.py", "key=lambda i: steps[i] or 0", "key=lambda i: str(steps[i])",
+        "pages/test_steps.py -k order_of_steps"
+    ),
 }  # fmt: skip
 WITHOUT = "without "
 SAMPLE = ("sign of v", "deviation for error", "J for its transpose")
