@@ -22,8 +22,8 @@ copyright = author
 root_doc = "README"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 include_patterns = [
-    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/*.md", "docs/how/*.md", "docs/api/*.rst", "figures/*.md",
-    "notebooks/*.ipynb", "lipdiag/assets/digits.md",
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/*.md", "docs/how/*.md", "docs/api/*.rst",
+    "figures/*.md", "notebooks/*.ipynb", "lipdiag/assets/digits.md",
 ]  # fmt: skip
 html_theme = "furo"
 html_title = "lipdiag"
@@ -44,10 +44,7 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False
 suppress_warnings = ["ref.python"]  # a word of an annotation that two classes have as an attribute
 
-ROOMS = (
-    "diffusion", "linalg", "quantities", "checkpoints", "data", "sampling", "store", "study", "training", "quality",
-    "results", "comparison", "advice", "figures", "pages",
-)  # fmt: skip
+ROOMS = sorted({path.parent.name for path in (ROOT / "lipdiag").glob("*/*.py")} - {"cli"})
 ALONE = ("errors", "share", "statistics")
 
 CONTENTS = """

@@ -88,7 +88,9 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _spelled(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else shortened(str(value))
+    """A value as text; long lists of numbers, such as tables of betas, are told by their ends."""
+    text = f"({', '.join(map(str, value))})" if isinstance(value, list | tuple) else str(value)
+    return shortened(text).strip("()") if isinstance(value, list | tuple) else shortened(text)
 
 
 def _lines(texts: list[str]) -> list[Markup]:
