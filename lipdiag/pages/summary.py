@@ -14,38 +14,48 @@ FIRST = ("K, sum", "K, largest", "loss")
 
 def summary(runs: Sequence[Run]) -> list[str]:
     """At most three sentences: of one run what stands out, of two how they differ, of more each one's speed."""
-    if len(runs) == 1:
-        return [verdict.words for verdict in verdicts(runs[0])][:SENTENCES]
-    if len(runs) == 2:
-        try:
-            said = [verdict.words for verdict in between(compare(*(run.dataset for run in runs), labels=names(runs)))]
-        except (RunError, UsageError):
-            said = []
-        if said:
-            chosen = [next((words for words in said if words.startswith(start)), None) for start in FIRST]
-            return list(dict.fromkeys([words for words in chosen if words] + said))[:SENTENCES]
-    return [f"{run.label}: {verdict.words}" for run in runs for verdict in verdicts(run)[:1]][:SENTENCES]
+    told = differences(runs) if len(runs) == 2 else []
+    if not told:
+        place = "" if len(runs) == 1 else "{}: "
+        told = [
+            place.format(run.label) + verdict.words
+            for run in runs
+            for verdict in verdicts(run)[: SENTENCES if len(runs) == 1 else 1]
+        ]
+    return [words[:1].upper() + words[1:] for words in told[:SENTENCES]]
 
 
-def names(runs: Sequence[Run]) -> list[str]:
-    return [run.label for run in runs]
-
-
-def unfinished(run: Run) -> list[str]:
-    """That draws are missing, and how to measure them."""
-    done = run.dataset["done"].values
-    if (done == 1).all():
+def differences(runs: Sequence[Run]) -> list[str]:
+    """How two runs differ, what matters most first; nothing where they cannot be compared."""
+    try:
+        found = compare(*(run.dataset for run in runs), labels=[run.label for run in runs])
+    except (RunError, UsageError):
         return []
-    given_up, missing = int((done == 2).sum()), int((done == 0).sum())
-    said = (
-        f"Of {run.label}, {missing + given_up} of {done.size} pairs are not measured: the command below goes on with "
-    )
-    return [said + "them" + (", with --retry for those that were given up." if given_up else ".")]
+    said = [verdict.words for verdict in between(found)]
+    first = [words for start in FIRST for words in said if words.startswith(start)][: len(FIRST)]
+    return list(dict.fromkeys([*first, *said]))
 
 
-def company(run: Run) -> list[str]:
-    """With what a run may be put side by side."""
-    if run.shared or not run.has("time_difference"):
+def unfinished(runs: Sequence[Run]) -> list[str]:
+    """That draws are missing, and how to measure them."""
+    said = []
+    for run in runs:
+        done = run.dataset["done"].values
+        if lost := int((done != 1).sum()):
+            how = "with --retry for those that were given up" if (done == 2).any() else "and measures them"
+            said.append(f"Of {run.label}, {lost} of {done.size} pairs are missing: the command below goes on, {how}.")
+    return said
+
+
+def company(runs: Sequence[Run]) -> list[str]:
+    """What runs may be put beside: a remedy beside a run of one model, further trainings beside a pair."""
+    if len(runs) == 2:
+        return [
+            "What is said here is true of these two networks. Whether their trainings differ needs further seeds: "
+            "`lipdiag compare A B --pair A2 B2`; whether their samples do, `lipdiag evaluate` of both."
+        ]
+    run = runs[0]
+    if len(runs) > 1 or run.shared or not run.has("time_difference"):
         return []
     return [
         f"`lipdiag advise RUN` proposes where {run.label} could share timesteps, from the K measured here.",
@@ -53,11 +63,10 @@ def company(run: Run) -> list[str]:
     ]
 
 
-ADVISERS: tuple[Callable[[Run], list[str]], ...] = (unfinished, company)
-"""Who says what to do about a run, in this order: each gives sentences."""
+ADVISERS: tuple[Callable[[Sequence[Run]], list[str]], ...] = (unfinished, company)
+"""Who says what to do about runs, in this order: each gives sentences, in which `code` is code."""
 
 
 def to_do(runs: Sequence[Run]) -> list[str]:
-    """What to do next, in sentences; what needs another run only where there is one run."""
-    advisers = ADVISERS if len(runs) == 1 else [adviser for adviser in ADVISERS if adviser is not company]
-    return [sentence for run in runs for adviser in advisers for sentence in adviser(run)]
+    """What to do next, in sentences."""
+    return [sentence for adviser in ADVISERS for sentence in adviser(runs)]
