@@ -1,9 +1,11 @@
 """What is recorded of the libraries, also where lipdiag itself is a folder of sources that nobody installed."""
 
+import os
 import platform
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,3 +66,29 @@ def test_cards_are_those_that_the_driver_names(tmp_path, monkeypatch, torch_vers
     monkeypatch.setattr(provenance, "CARDS", tmp_path)
     monkeypatch.setattr(provenance, "version", lambda name: torch_version)
     assert provenance.devices().startswith(told)
+
+
+def test_the_version_stands_in_one_place_and_who_cites_finds_the_paper():
+    root = Path(__file__).parents[1]
+    for name in ("pyproject.toml", "CITATION.cff"):
+        assert lipdiag.__version__ not in (root / name).read_text()
+    assert "https://arxiv.org/abs/2306.11251" in (root / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("lipdiag mea", ["measure"]),
+        ("lipdiag measure --timest", ["--timesteps"]),
+        ("lipdiag measure --dtype ", ["float32", "float64"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_choices(typed, offered):
+    words = typed.split(" ")
+    environment = {"_LIPDIAG_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)}
+    code = "from lipdiag.cli import main; main(prog_name='lipdiag')"
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=True
+    ).stdout.split()
+    found = [line.partition(",")[2] for line in said]
+    assert found == offered
