@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import lipdiag
@@ -78,6 +79,29 @@ def test_python_of_pages_runs(page, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), {"__name__": page.stem})
+
+
+PROJECT = """
+import torch
+
+class UNet(torch.nn.Conv2d):
+    def __init__(self, channels):
+        super().__init__(3, 3, 1)
+
+    def forward(self, x, timestep):
+        return super().forward(x)
+"""
+
+
+def test_the_factory_of_the_page_makes_a_network_of_a_file(tmp_path, monkeypatch):
+    page = DOCS / "how" / "checkpoint-not-read.md"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_project.py").write_text(PROJECT)
+    (tmp_path / "my_module.py").write_text(*blocks(page, "py"))
+    torch.save(torch.nn.Conv2d(3, 3, 1).state_dict(), "ckpt.pt")
+    (line,) = [line for block in blocks(page, "bash") for line in block.splitlines() if "--factory" in line]
+    result = CliRunner().invoke(main, [*shlex.split(line)[1:], "--dry-run"])
+    assert result.exit_code == 0, result.output
 
 
 @each_page
