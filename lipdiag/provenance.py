@@ -27,7 +27,8 @@ def launch(**device: Any) -> dict[str, Any]:
 
 def command() -> list[str]:
     """The command as it was typed; `jupyter` alone for a notebook, whose own is of no use to anybody."""
-    program = Path(sys.argv[0]).name
+    path = Path(sys.argv[0])
+    program = __package__ if path.name == "__main__.py" and path.parent.name == __package__ else path.name
     return ["jupyter"] if program.startswith("ipykernel") else [program, *sys.argv[1:]]
 
 

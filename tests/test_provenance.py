@@ -33,6 +33,8 @@ def test_versions_are_told_without_an_installation(monkeypatch):
     ("typed", "told"),
     [
         (["/usr/bin/lipdiag", "measure", "a b.pt"], ["lipdiag", "measure", "a b.pt"]),
+        (["/lib/lipdiag/__main__.py", "measure", "a.pt"], ["lipdiag", "measure", "a.pt"]),
+        (["/lib/other/__main__.py", "a"], ["__main__.py", "a"]),
         (["/lib/ipykernel_launcher.py", "-f", "kernel.json"], ["jupyter"]),
     ],
 )

@@ -53,12 +53,24 @@ def commands(run: Run) -> list[str]:
         spelled = ", ".join(f"{key}={value!r}" for key, value in known.items())
         return [printable(f"lipdiag.measure(model, data, lipdiag.Plan({spelled}))")]
     words = ["lipdiag", "measure", str(checkpoint), "--timesteps", ",".join(times)]
-    asked = {"draws": run.dataset.sizes["draw"], **{key: plan.get(key) for key in OPTIONS if key in plan}}
-    for key, value in asked.items():
+    planned = {"draws": run.dataset.sizes["draw"], **{key: plan.get(key) for key in OPTIONS if key in plan}}
+    for key, value in planned.items():
         words += [] if value is None else [f"--{key.replace('_', '-')}", f"{value}"]
     for quantity in plan.get("quantities") or ():
         words += ["--quantity", str(quantity)]
+    for key, value in asked(run).items():
+        option = f"--{key.replace('_', '-')}"
+        words += [option] if value is True else [option, spelled_list(value)]
     return [shlex.join([printable(word) for word in words])]
+
+
+def asked(run: Run) -> dict[str, Any]:
+    """What was told in Python besides the plan, as launches have it on record."""
+    return {key: value for launch in launches(run) for key, value in _mapping(launch.get("asked")).items()}
+
+
+def spelled_list(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def record(launch: dict[str, Any]) -> str:

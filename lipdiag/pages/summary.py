@@ -27,13 +27,14 @@ def summary(runs: Sequence[Run]) -> list[str]:
 
 def differences(runs: Sequence[Run]) -> list[str]:
     """How two runs differ, what matters most first; nothing where they cannot be compared."""
+    first, second = runs
     try:
-        found = compare(*(run.dataset for run in runs), labels=[run.label for run in runs])
+        found = compare(first.dataset, second.dataset, labels=(first.label, second.label))
     except (RunError, UsageError):
         return []
     said = [verdict.words for verdict in between(found)]
-    first = [words for start in FIRST for words in said if words.startswith(start)][: len(FIRST)]
-    return list(dict.fromkeys([*first, *said]))
+    chief = [words for start in FIRST for words in said if words.startswith(start)][: len(FIRST)]
+    return list(dict.fromkeys([*chief, *said]))
 
 
 def unfinished(runs: Sequence[Run]) -> list[str]:
