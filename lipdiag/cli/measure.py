@@ -115,7 +115,7 @@ def measure(checkpoints: tuple[str, ...], out: Path | None, **options: Any) -> N
     if len(checkpoints) < 2:
         measure_one(next(iter(checkpoints), None), out, **options)
         return
-    places = [(out or Path()) / default_out(checkpoint) for checkpoint in checkpoints]
+    places = [(out or Path()) / f"{stem(checkpoint, options['factory'])}.zarr" for checkpoint in checkpoints]
     twice = next((place for place in places if places.count(place) > 1), None)
     if twice is not None:
         raise UsageError(

@@ -96,7 +96,9 @@ def content(runs: Sequence[Run]) -> list[Markup]:
     """What stands on the page, from top to bottom."""
     places = [(f"run-{number}", run) for number, run in enumerate(runs, start=1)]
     parts = [element("h1", "Where is ", " and ".join(run.label for run in runs), " ill-conditioned?")]
-    cautions = [element("li", f"{run.label}: {shortened(caution)}") for run in runs for caution in run.remarks("warnings")]
+    cautions = [
+        element("li", f"{run.label}: {shortened(caution)}") for run in runs for caution in run.remarks("warnings")
+    ]
     parts += [element("ul", cautions, class_="cautions")] if cautions else []
     parts += [element("p", " ".join(summary(runs)), class_="summary")]
     todo = [element("li", coded(sentence)) for sentence in to_do(runs)]

@@ -7,8 +7,8 @@ import torch
 from click.testing import CliRunner
 
 import lipdiag
-from lipdiag.weights import outline
 from lipdiag.cli import main
+from lipdiag.weights import outline
 
 PRIVATE = ("alice", "marigold", "secret", "0.123456", "1.25e-05", "bunny")
 WEIGHTS = {f"down.{i}.conv.weight": torch.full((2, 3), 0.123456) for i in range(3)} | {
