@@ -10,7 +10,9 @@ help:
 	@echo "make torture  50 killed workers, 30 000 damaged files, 10 000 draws, every known bug; statistics at a fresh seed"
 	@echo "make oldest   read the bad files with the oldest readers that pyproject.toml allows"
 	@echo "make lint     style and types"
+	@echo "make wheel    build the wheel, look into it, install it beside the libraries and try it there"
 	@echo "make bench    cost of every quantity next to its floor and to what one would write instead"
+	@echo "make docs     the documentation as a site/ that can be read and searched offline"
 	@echo "make figures  redraw figures/ from the embedded models"
 
 .venv/installed: pyproject.toml constraints.txt
@@ -46,6 +48,16 @@ lint: .venv/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.venv/documented: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
+docs: .venv/documented
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . site
+
+wheel: .venv/tested
+	FOLDER=$$(mktemp -d) && $(BIN)/python -m tests.distribution $$FOLDER && mkdir -p dist && cp $$FOLDER/*.whl $$FOLDER/*.gz dist
+
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
 
@@ -53,7 +65,7 @@ figures: .venv/installed
 	$(BIN)/python figures/make.py
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site docs/api
 
-.PHONY: help demo test torture oldest lint bench figures clean
+.PHONY: help demo test torture oldest lint docs wheel bench figures clean
 .DEFAULT_GOAL := help

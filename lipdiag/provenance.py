@@ -1,5 +1,6 @@
 """What made a result, for the record: the command, the time and the versions of the libraries."""
 
+import os
 import platform
 import sys
 from datetime import UTC, datetime
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+
+CARDS = Path("/proc/driver/nvidia/gpus")
+"""Where NVIDIA's driver for Linux describes its cards."""
 
 
 def launch(**device: Any) -> dict[str, Any]:
@@ -23,7 +27,8 @@ def launch(**device: Any) -> dict[str, Any]:
 
 def command() -> list[str]:
     """The command as it was typed; `jupyter` alone for a notebook, whose own is of no use to anybody."""
-    program = Path(sys.argv[0]).name
+    path = Path(sys.argv[0])
+    program = __package__ if path.name == "__main__.py" and path.parent.name == __package__ else path.name
     return ["jupyter"] if program.startswith("ipykernel") else [program, *sys.argv[1:]]
 
 
@@ -31,6 +36,16 @@ def versions(*names: str) -> dict[str, str]:
     """The version of each library, and of `python`; "unknown" where it lies in a folder of sources, not installed."""
     own = {"lipdiag": __version__, "python": platform.python_version()}
     return {name: own.get(name) or installed(name) for name in names}
+
+
+def devices() -> str:
+    """What tensors may lie on here, told without importing torch: the cards that the driver names, or the processor."""
+    found = [] if "+cpu" in installed("torch") else [path.read_text() for path in sorted(CARDS.glob("*/information"))]
+    names = [
+        line.partition(":")[2].strip() for text in found for line in text.splitlines() if line.startswith("Model:")
+    ]
+    counted = [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
+    return ", ".join(counted) or f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
 
 
 def installed(name: str) -> str:

@@ -104,6 +104,12 @@ def share_timesteps(
 
     References:
         Yang et al., Lipschitz Singularities in Diffusion Models, 2024. https://arxiv.org/abs/2306.11251
+
+    Example:
+        >>> import torch
+        >>> network = lipdiag.share_timesteps(lambda x, t: x * t, end=100, blocks=5)
+        >>> network(torch.ones(1), torch.tensor([57])).item()
+        40.0
     """
     if sharing_of(network) is not None:
         raise UsageError("got a network that shares its timesteps already: share once, or unshare_timesteps first")
@@ -171,6 +177,12 @@ def unshare_timesteps(network: Network) -> Network:
 
     Raises:
         UsageError: If it does not share.
+
+    Example:
+        >>> import torch
+        >>> network = lipdiag.share_timesteps(lambda x, t: x * t, end=100, blocks=5)
+        >>> lipdiag.unshare_timesteps(network)(torch.ones(1), torch.tensor([57])).item()
+        57.0
     """
     sharing = sharing_of(network)
     if sharing is None:

@@ -170,6 +170,12 @@ def summarize(dataset, level: float = 0.95):
         interval of the mean at `level`), `median`, `q05`, `q25`, `q75`, `q95`, `max` (a lower bound of any Lipschitz
         constant) and `count`; coordinates and attributes as in `dataset`. Draws not done are left out; NaN draws that
         were measured make the statistics NaN.
+
+    Example:
+        >>> run = lipdiag.open_run("digits-ddpm.zarr")
+        >>> K = lipdiag.summarize(run)["time_difference"].sel(statistic="mean").values
+        >>> bool(K[0] > 10 * K[-1])
+        True
     """
     import xarray as xr
 

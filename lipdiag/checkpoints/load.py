@@ -107,6 +107,11 @@ def load(
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, of no known format, or does not tell all that is needed.
+
+    Example:
+        >>> model = lipdiag.load("digits-etsdm")
+        >>> model.shape, model.clock.blocks
+        ((1, 8, 8), 5)
     """
     words |= {"weights": weights, "schedule": schedule, "parameterization": parameterization, "clock": clock}
     loaded = predictor(path, Reading.of(**words, shape=shape, factory=factory))
@@ -208,6 +213,10 @@ def inspect(path: str | Path, weights: str = "ema", **words: Any) -> Inspection:
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, or of no known format.
         UsageError: If something is told that stands in the place of what the files tell.
+
+    Example:
+        >>> lipdiag.inspect("digits-ddpm").parameterization
+        'eps'
     """
     reading = Reading.of(weights=weights, **words)
     if instead := [word for word in reading.words if word not in ASKED]:

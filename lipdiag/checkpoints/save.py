@@ -40,6 +40,11 @@ def save(
     Raises:
         UsageError: If the predictor is not of that kind, or the path ends in .safetensors.
         StorageError: If the files cannot be written.
+
+    Example:
+        >>> lipdiag.save("ckpt.pt", lipdiag.load("digits-ddpm"), data="digits")
+        >>> lipdiag.inspect("ckpt.pt").data
+        'digits'
     """
     path = Path(path)
     if path.suffix in (".safetensors", ".json", ".bin"):

@@ -6,6 +6,8 @@ that needs it, so that `--help` is quick.
 
 import click
 
+from ..provenance import devices, versions
+from .bug import bug
 from .compare import compare
 from .convert import convert
 from .help import explain
@@ -18,11 +20,22 @@ from .report import advise, report
 from .train import train
 
 
+def tell_versions(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    """What this is and what it stands on, without importing any of it."""
+    if asked and not ctx.resilient_parsing:
+        for name, number in versions("lipdiag", "python", "torch", "diffusers").items():
+            click.echo(f"{name:<10} {number}")
+        click.echo(f"{'device':<10} {devices()}")
+        ctx.exit()
+
+
 @click.group(
     cls=Refusals,
     context_settings={"auto_envvar_prefix": "LIPDIAG", "help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
-@click.version_option(package_name="lipdiag")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=tell_versions, help="Tell versions."
+)
 def main() -> None:
     """Where is a diffusion model ill-conditioned, in time and in space?
 
@@ -45,5 +58,6 @@ for command in (
     demo,
     selftest,
     explain,
+    bug,
 ):
     main.add_command(command)

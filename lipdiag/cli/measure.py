@@ -35,9 +35,12 @@ PLANNED = (
 
 
 @click.command()
-@click.argument("checkpoint", required=False)
+@click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1)
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="The run, a folder.  [default: the checkpoint's stem + .zarr]"
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The run, a folder; of several checkpoints the folder of their runs.  "
+    "[default: the checkpoint's stem + .zarr]",
 )
 @click.option(
     "--timesteps",
@@ -100,7 +103,37 @@ PLANNED = (
 @computing
 @reading
 @everywhere
-def measure(
+def measure(checkpoints: tuple[str, ...], out: Path | None, **options: Any) -> None:
+    """Measure how fast a model's noise prediction changes in time and space.
+
+    The run can be stopped at any moment; the same command goes on with it.
+    Several checkpoints of one training are measured one after the other, each
+    into a run of its own, and end in a table over their steps.
+
+    Quantities: time_derivative, time_difference, trajectory_derivative,
+    spectral_norm, singular_values, one_sided_lipschitz, squared_frobenius_norm,
+    trace, asymmetry, stein, loss, sensitivity; for their figures: pairs, swap,
+    vectors, embedding.
+    """
+    if len(checkpoints) < 2:
+        measure_one(next(iter(checkpoints), None), out, **options)
+        return
+    places = [(out or Path()) / f"{stem(checkpoint, options['factory'])}.zarr" for checkpoint in checkpoints]
+    twice = next((place for place in places if places.count(place) > 1), None)
+    if twice is not None:
+        raise UsageError(
+            f"two of the checkpoints would be measured into {twice}: give each a command with its own --out"
+        )
+    for checkpoint, place in zip(checkpoints, places, strict=True):
+        measure_one(checkpoint, place, alone=False, **options)
+    if not (options["as_json"] or options["dry_run"] or options["verify"] or options["shard"]):
+        from ..pages.steps import over_steps
+        from ..store.store import open_run
+
+        click.echo(over_steps([open_run(place) for place in places]))
+
+
+def measure_one(
     checkpoint: str | None,
     out: Path | None,
     data: str | None,
@@ -111,17 +144,10 @@ def measure(
     verify: int | None,
     dry_run: bool,
     probe: bool,
+    alone: bool = True,
     **given: Any,
 ) -> None:
-    """Measure how fast a model's noise prediction changes in time and space.
-
-    The run can be stopped at any moment; the same command goes on with it.
-
-    Quantities: time_derivative, time_difference, trajectory_derivative,
-    spectral_norm, singular_values, one_sided_lipschitz, squared_frobenius_norm,
-    trace, asymmetry, stein, loss, sensitivity; for their figures: pairs, swap,
-    vectors, embedding.
-    """
+    """A run of a checkpoint, new or gone on with, and its table where it is the only one."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the device is first used
     from ..study.measure import carry_out, prepared
@@ -165,7 +191,8 @@ def measure(
         raise SystemExit(128 + received.get("signal", signal.SIGINT))
     if waiting_for_others(out, part, as_json):
         return
-    report_run(out, as_json)
+    if alone or as_json:
+        report_run(out, as_json)
     verify_finite(out)
 
 

@@ -170,6 +170,11 @@ def compare(
     Raises:
         RunError: If runs or evaluations cannot be paired, or one is something else.
         UsageError: If there are not as many evaluations as pairs, or a run has no finished draws.
+
+    Example:
+        >>> found = lipdiag.compare("digits-ddpm.zarr", "digits-etsdm.zarr")
+        >>> {s.name: s.verdict for s in found.statements}["K, sum < 100"]
+        'lower'
     """
     from ..store.store import open_run
 

@@ -41,6 +41,14 @@ class Predictor(nn.Module, ABC):
         path: Of the file or folder it was read from, where there is one.
         classed: Whether the class that it is told was chosen; else each x0 that has one is told its own.
         limit: What keeps the x0 predicted in sampling in the data's range, where there is such a thing.
+
+    Example:
+        >>> import torch
+        >>> model = lipdiag.load("digits-ddpm")
+        >>> isinstance(model, lipdiag.Predictor)
+        True
+        >>> model(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 0.5], dtype=torch.float64)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     function = "eps"
@@ -87,6 +95,17 @@ class NetworkPredictor(Predictor):
 
     Attributes:
         integers: Whether the network takes integer timesteps alone, to look them up; None before its first call.
+
+    Example:
+        >>> import torch
+        >>> from lipdiag.diffusion.clock import Timesteps
+        >>> from lipdiag.diffusion.parameterization import eps
+        >>> from lipdiag.diffusion.schedule import Linear
+        >>> def network(x, timestep):
+        ...     return x * torch.cos(timestep / 1000)[:, None]
+        >>> mine = lipdiag.NetworkPredictor(network, Linear(), eps, Timesteps(1000), shape=(2,))
+        >>> mine(torch.ones(1, 2), torch.tensor([0.5], dtype=torch.float64)).shape
+        torch.Size([1, 2])
     """
 
     integers: bool | None = None

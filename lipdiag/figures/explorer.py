@@ -29,6 +29,10 @@ def explore(dataset: "xr.Dataset", variable: str | None = None) -> Any:
 
     Returns:
         A widget, or a picture.
+
+    Example:
+        >>> run = lipdiag.open_run("digits-ddpm.zarr")
+        >>> slider = lipdiag.explore(run, "time_difference")
     """
     (run,) = read([dataset])
     names = variables(run)

@@ -160,6 +160,13 @@ def plot(
 
     Raises:
         UsageError: If there is no such figure or style, or the runs lack what it shows.
+
+    Example:
+        >>> run = lipdiag.open_run("digits-ddpm.zarr")
+        >>> figure = lipdiag.plot(run, style="icml")
+        >>> figure.savefig("K.pdf")
+        >>> float(figure.get_figwidth())
+        3.25
     """
     import xarray as xr
 

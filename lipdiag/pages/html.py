@@ -24,6 +24,11 @@ def escaped(text: object) -> Markup:
     return text if isinstance(text, Markup) else Markup(html.escape(printable(str(text)), quote=True))
 
 
+def several_lines(text: str) -> Markup:
+    """Text as HTML whose line breaks stay, also inside quotes."""
+    return Markup(html.escape(printable(text, keep="\n"), quote=True))
+
+
 def element(name: str, /, *content: object, **attributes: object) -> Markup:
     """An element; content and the values of attributes are escaped.
 

@@ -18,3 +18,12 @@ for (const figure of document.querySelectorAll("figure")) {
     if (title) figure.querySelector("output").textContent = title.textContent;
   });
 }
+// What a paper needs of a figure goes to the clipboard; where the browser forbids that it is shown, to be copied by hand.
+for (const button of document.querySelectorAll("button.copy")) {
+  button.addEventListener("click", () => {
+    const output = button.closest("figure").querySelector("output");
+    const shown = () => { output.textContent = button.dataset.text; getSelection().selectAllChildren(output); };
+    if (!navigator.clipboard) return shown();
+    navigator.clipboard.writeText(button.dataset.text).then(() => { output.textContent = "copied"; }, shown);
+  });
+}

@@ -17,12 +17,14 @@ from ..errors import RunError, UsageError
 from ..figures.canvas import write
 from ..figures.explorer import variables
 from ..figures.gallery import FIGURES, plot
-from ..printing import with_half_width
+from ..printing import shortened, with_half_width
 from ..results.run import Run, read
 from ..text import printable
 from .graphic import inline
-from .html import Markup, element, joined
+from .html import Markup, element, joined, several_lines
+from .latex import snippet
 from .provenance import provenance, version
+from .summary import summary, to_do
 from .verdict import Verdict, between, verdicts
 
 if TYPE_CHECKING:
@@ -55,6 +57,11 @@ def report(
     Raises:
         UsageError: For another suffix, or datasets that are no runs.
         StorageError: If the file cannot be written; what was there before is untouched.
+
+    Example:
+        >>> run = lipdiag.open_run("digits-ddpm.zarr")
+        >>> lipdiag.report(run, "report.html").name
+        'report.html'
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
@@ -89,8 +96,13 @@ def content(runs: Sequence[Run]) -> list[Markup]:
     """What stands on the page, from top to bottom."""
     places = [(f"run-{number}", run) for number, run in enumerate(runs, start=1)]
     parts = [element("h1", "Where is ", " and ".join(run.label for run in runs), " ill-conditioned?")]
-    cautions = [element("li", f"{run.label}: {caution}") for run in runs for caution in run.remarks("warnings")]
+    cautions = [
+        element("li", f"{run.label}: {shortened(caution)}") for run in runs for caution in run.remarks("warnings")
+    ]
     parts += [element("ul", cautions, class_="cautions")] if cautions else []
+    parts += [element("p", " ".join(summary(runs)), class_="summary")]
+    todo = [element("li", coded(sentence)) for sentence in to_do(runs)]
+    parts += [element("h2", "What to do next"), element("ul", todo)] if todo else []
     names: set[str] = set()
     if len(runs) > 1:
         links = [element("a", run.label, href=f"#{place}") for place, run in places]
@@ -139,7 +151,7 @@ def compared(first: Run, second: Run) -> Markup:
 
 def folded(title: str, texts: Sequence[str]) -> Markup:
     """A list that is shown when it is asked for; nothing where it is empty."""
-    items = element("ul", [element("li", text) for text in texts])
+    items = element("ul", [element("li", shortened(text)) for text in texts])
     return element("details", element("summary", f"{title} ({len(texts)})"), items) if texts else Markup()
 
 
@@ -149,6 +161,12 @@ def about(run: Run) -> str:
     number = f"{count.min()} to {count.max()}" if count.min() != count.max() else f"{count.max()}"
     entries = f" of {run.dimension} entries" if run.dimension else ""
     return f"{number} draws of {run.data}{entries} at {run.timestep.size} timesteps. {run.own_time}"
+
+
+def coded(sentence: str) -> Markup:
+    """A sentence in which what stands between backticks is code."""
+    parts = sentence.split("`")
+    return joined([element("code", part) if odd % 2 else part for odd, part in enumerate(parts)])
 
 
 def judged(verdict: Verdict) -> Markup:
@@ -168,10 +186,18 @@ def drawn(runs: Sequence[Run], place: str, but: Container[str] = ()) -> tuple[Ma
             missing.append(f"{name}: {error}")
             continue
         names.add(name)
-        caption = element("p", picture.caption or spec.line)
-        words = element("figcaption", element("output"), caption)
+        words = element("figcaption", element("output"), captioned(name, picture.caption or spec.line))
         shown.append(element("figure", inline(picture, f"{place}-{name}-", name), words))
-    return joined([shown, folded("Not drawn", missing)]), names
+    return joined([element("div", shown, class_="figures"), folded("Not drawn", missing)]), names
+
+
+def captioned(name: str, caption: str) -> Markup:
+    """The caption of a figure, and what to copy for a paper: that, and the LaTeX of the float."""
+    buttons = [
+        element("button", f"Copy {what}", type="button", class_="copy", data_text=several_lines(text))
+        for what, text in (("caption", caption), ("LaTeX", snippet(name, caption)))
+    ]
+    return joined([element("p", caption), element("p", buttons, class_="buttons")])
 
 
 def columns(run: Run) -> list[str]:

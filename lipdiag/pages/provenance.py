@@ -53,12 +53,24 @@ def commands(run: Run) -> list[str]:
         spelled = ", ".join(f"{key}={value!r}" for key, value in known.items())
         return [printable(f"lipdiag.measure(model, data, lipdiag.Plan({spelled}))")]
     words = ["lipdiag", "measure", str(checkpoint), "--timesteps", ",".join(times)]
-    asked = {"draws": run.dataset.sizes["draw"], **{key: plan.get(key) for key in OPTIONS if key in plan}}
-    for key, value in asked.items():
+    planned = {"draws": run.dataset.sizes["draw"], **{key: plan.get(key) for key in OPTIONS if key in plan}}
+    for key, value in planned.items():
         words += [] if value is None else [f"--{key.replace('_', '-')}", f"{value}"]
     for quantity in plan.get("quantities") or ():
         words += ["--quantity", str(quantity)]
+    for key, value in asked(run).items():
+        option = f"--{key.replace('_', '-')}"
+        words += [option] if value is True else [option, spelled_list(value)]
     return [shlex.join([printable(word) for word in words])]
+
+
+def asked(run: Run) -> dict[str, Any]:
+    """What was told in Python besides the plan, as launches have it on record."""
+    return {key: value for launch in launches(run) for key, value in _mapping(launch.get("asked")).items()}
+
+
+def spelled_list(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def record(launch: dict[str, Any]) -> str:
@@ -88,7 +100,9 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _spelled(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else shortened(str(value))
+    """A value as text; long lists of numbers, such as tables of betas, are told by their ends."""
+    text = f"({', '.join(map(str, value))})" if isinstance(value, list | tuple) else str(value)
+    return shortened(text).strip("()") if isinstance(value, list | tuple) else shortened(text)
 
 
 def _lines(texts: list[str]) -> list[Markup]:

@@ -293,6 +293,11 @@ def open_run(path: str | Path):
     Raises:
         RunError: If `path` is no run, is damaged, or was made by a newer lipdiag.
         StorageError: If it cannot be read.
+
+    Example:
+        >>> run = lipdiag.open_run("digits-ddpm.zarr")
+        >>> run["time_difference"].dims
+        ('time', 'draw')
     """
     found = reader.open_run(path)
     return found.assign_attrs(collected(found.attrs))

@@ -262,15 +262,28 @@ def measure(
 
     Raises:
         LipdiagError: In one sentence, when the model, the data, the plan or the disk cannot be used.
+
+    Example:
+        >>> plan = lipdiag.Plan(timesteps="0,10,500", draws=4, quantities=("time_difference",))
+        >>> run = lipdiag.measure("digits-ddpm", plan=plan, progress=False, probe=False)
+        >>> dict(run.sizes)
+        {'time': 3, 'draw': 4}
     """
     how: dict[str, Any] = {"shard": shard, "retry": retry, "deterministic": deterministic}
     how |= {"encode": encode, "resize": resize, "range": range}
     with prepared(predictor, data, plan, out, resume, device, probe=probe, reading=Reading.of(**words), **how) as ready:
         before = len(ready.notes)
         warn(ready.notes, level=2)
-        carry_out(ready, quiet=not progress)
+        carry_out(ready, quiet=not progress, asked=in_words(data=data, encode=encode, **words))
     warn(ready.notes[before:], level=2)
     return ready.store.dataset()
+
+
+def in_words(**told: Any) -> dict[str, Any]:
+    """What a caller told besides the plan, as far as the command line could be told it too, for the record."""
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in told.items()}
+    plain |= {name: list(value) for name, value in plain.items() if isinstance(value, tuple)}
+    return {name: value for name, value in plain.items() if isinstance(value, str | int | list) and value is not False}
 
 
 def warn(notes: Sequence[str], level: int) -> None:
@@ -280,13 +293,19 @@ def warn(notes: Sequence[str], level: int) -> None:
             warnings.warn(note, LipdiagWarning, stacklevel=level + 1)
 
 
-def carry_out(ready: study.Study, quiet: bool = False) -> bool:
+def carry_out(ready: study.Study, quiet: bool = False, asked: dict[str, Any] | None = None) -> bool:
     """Run a prepared study under a progress bar, shown unless `quiet`, and record the launch.
+
+    Args:
+        ready: The study.
+        quiet: Whether to show no bar.
+        asked: What was told besides the plan, where it does not stand in the process's command.
 
     Returns:
         Whether it ran to its end; False after Ctrl-C.
     """
-    facts, began, ended = launch(ready), time.perf_counter(), "interrupted"
+    facts = launch(ready) | ({"asked": asked} if asked else {})
+    began, ended = time.perf_counter(), "interrupted"
     progress = bar(int(estimate(ready)["pairs"]), "pair", "measuring", quiet)
     done = 0
     try:

@@ -41,6 +41,11 @@ class Plan(Accuracy):
         seed: Of data, noise and random vectors.
         dtype: Of the network's arithmetic, `float32` or `float64`.
         batch: (draw, timestep) pairs in a micro-batch; by default from the size of x.
+
+    Example:
+        >>> plan = lipdiag.Plan(timesteps="0,10,100", draws=16, quantities=("time_difference", "loss"))
+        >>> plan.replace(draws=32).draws
+        32
     """
 
     timesteps: str | tuple[float, ...] = "log:64"

@@ -2,9 +2,12 @@
 
 import base64
 import hashlib
+import html
 import re
+import shlex
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 
 import matplotlib
@@ -21,8 +24,10 @@ from lipdiag.errors import UsageError
 from lipdiag.figures.gallery import FIGURES, plot
 from lipdiag.pages.graphic import points
 from lipdiag.pages.html import element
+from lipdiag.pages.latex import SPECIAL
 from lipdiag.pages.page import page
 from lipdiag.pages.provenance import commands, provenance, version
+from lipdiag.pages.summary import summary, to_do
 from lipdiag.pages.verdict import between, verdicts
 from lipdiag.results.run import read
 from lipdiag.statistics import mean, ratio
@@ -152,7 +157,8 @@ def test_the_table_holds_the_means(ddpm, single):
     reader = Reader(single)
     titles = ["timestep", "t", "log SNR", "time_difference", "time_derivative", "spectral_norm", "loss"]
     values = np.array([float(value) for value in reader.attributes("data-value")]).reshape(ddpm.sizes["time"], -1)
-    assert reader.texts["button"][: len(titles)] == titles
+    headings = [text for text in reader.texts["button"] if not text.startswith("Copy ")]
+    assert headings[: len(titles)] == titles
     np.testing.assert_allclose(values[:, 0], ddpm["timestep"])
     np.testing.assert_allclose(values[:, titles.index("loss")], ddpm["loss"].mean("draw"), rtol=1e-8)
     np.testing.assert_array_equal(values[:, -1], 64)
@@ -186,6 +192,70 @@ def test_the_command_that_made_a_run_is_given_or_spelled_from_its_plan(ddpm):
     frozen = {**ddpm.attrs["frozen"], "plan": {"step": None, "seed": 3, "quantities": ["loss"]}}
     spelled = commands(read([ddpm.assign_attrs(frozen=frozen).isel(time=[0, 5])])[0])
     assert spelled == ["lipdiag measure digits-ddpm --timesteps 0,5 --draws 64 --seed 3 --quantity loss"]
+
+
+def test_a_run_made_in_python_tells_the_whole_command(tmp_path):
+    """What was told besides the plan stands in it too, and the command measures the same numbers."""
+    told = {"schedule": "quadratic", "weights": "raw", "shape": (1, 8, 8), "probe": False, "progress": False}
+    plan = lipdiag.Plan(timesteps=(0.0, 500.0), draws=2, quantities=("loss",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = lipdiag.measure("digits-ddpm", "digits", plan, **told)
+    (command,) = commands(read([run])[0])
+    assert "--data digits --schedule quadratic --weights raw --shape 1,8,8" in command
+    found = CliRunner().invoke(main, [*shlex.split(command)[1:], "--no-probe", "--out", str(tmp_path / "a.zarr")])
+    assert found.exit_code == 0, found.output
+    np.testing.assert_array_equal(lipdiag.open_run(tmp_path / "a.zarr")["loss"], run["loss"])
+
+
+def test_a_figure_is_copied_with_its_caption_as_the_reader_of_a_paper_sees_it(ddpm, single):
+    """The LaTeX of the page, its commands taken for what they print, is the figure's caption."""
+    caption, latex = Reader(single).attributes("data-text")
+    assert caption == plot(ddpm, style="icml").caption
+    prints = {v.removeprefix("\\"): k for k, v in SPECIAL.items()}
+    (inside,) = re.findall(r"\\caption\{(.*)\}\n", latex)
+    assert re.sub(r"\\(text\w+\{\}|[&%$#_{}])", lambda found: prints[found[1]], inside) == caption
+    assert not re.search(r"(?<!\\)[&%$#_^~|<>]", inside)
+    assert latex.splitlines()[0] == r"\begin{figure}[t]"
+    assert r"\includegraphics[width=\columnwidth]{singularity.pdf}" in latex
+
+
+def test_tables_of_betas_are_told_by_their_ends(ddpm):
+    betas = [f"{0.0001 + 0.00002 * k:.5f}" for k in range(1000)]
+    spelled = f"discrete({', '.join(betas)})"
+    model = {**ddpm.attrs["frozen"]["model"], "schedule": spelled, "betas": betas}
+    told = ddpm.assign_attrs(
+        frozen={**ddpm.attrs["frozen"], "model": model},
+        warnings=[f"a caution about {spelled}"],
+        notes=[f"of {spelled}"],
+    )
+    found = page(told)
+    assert betas[500] not in found
+    assert found.count("1000 numbers from 0.00010 to 0.02008") >= 4
+
+
+def test_the_top_says_in_three_sentences_what_was_found_and_what_to_do(ddpm, etsdm, pair, single):
+    runs = read([seeded(ddpm), seeded(etsdm)])
+    assert summary(runs[:1]) == [verdict.words for verdict in verdicts(runs[0])][:3]
+    said = [verdict.words for verdict in between(compare(seeded(ddpm), seeded(etsdm)))]
+    assert len(summary(runs)) == 3
+    assert {words.lower() for words in summary(runs)} <= {words.lower() for words in said}
+    assert [words.split(":")[0] for words in summary(runs)] == ["K, sum < 100", "K, largest", "Loss < 100"]
+    for found, shown in ((runs, pair), (read([ddpm]), single)):
+        (top,) = re.findall(r'<p class="summary">(.*?)</p>', shown)
+        assert html.unescape(top) == " ".join(summary(found))
+    assert "What to do next" in single
+    assert "<code>lipdiag advise RUN</code>" in single
+    assert "<code>lipdiag compare A B --pair A2 B2</code>" in pair
+    assert "lipdiag advise" not in "".join(to_do(runs))
+
+
+def test_missing_pairs_are_to_be_measured_first(ddpm):
+    done = ddpm["done"].copy()
+    done[0, :3], done[1, 0] = 0, 2
+    (said, *_) = to_do(read([ddpm.assign(done=done)]))
+    assert f"4 of {done.size} pairs are missing" in said
+    assert "--retry" in said
 
 
 def test_the_same_runs_give_the_same_bytes_and_leave_matplotlib_alone(ddpm, single):

@@ -594,6 +594,22 @@ BUGS = {
         "figures/gallery.py", "    for run in runs:", "    for run in runs[:1]:",
         "figures/test_figures.py -k several_labels",
     ),
+    # what a report of a bug shows
+    "names that a person wrote are shown": Bug(
+        "weights/outline.py", "if NAME.fullmatch(text) else", "if True else",
+        "weights/test_outline.py -k private"
+    ),
+    "texts of the file in the error": Bug(
+        "cli/bug.py", "secrets += phrases(list(held.values()))", "pass",
+        "weights/test_outline.py -k error_that_quotes"
+    ),
+    "steps in the order of their digits": Bug(
+        "pages/steps.py", "key=lambda i: steps[i] or 0", "key=lambda i: str(steps[i])",
+        "pages/test_steps.py -k order_of_steps"
+    ),
+    "percent signs that LaTeX takes for comments": Bug(
+        "pages/latex.py", 'SPECIAL.get(letter, letter)', "letter", "pages/test_page.py -k copied_with_its_caption"
+    ),
 }  # fmt: skip
 WITHOUT = "without "
 SAMPLE = ("sign of v", "deviation for error", "J for its transpose")
