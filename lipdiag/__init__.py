@@ -13,6 +13,7 @@ __all__ = [
     "__version__",
     "advise",
     "compare",
+    "doctor",
     "explore",
     "inspect",
     "load",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .comparison.comparison import compare
     from .diffusion.predictor import NetworkPredictor, Predictor
     from .figures import explore, plot
+    from .health.examine import doctor
     from .pages.page import report
     from .share import share_timesteps, unshare_timesteps
     from .statistics import summarize
@@ -45,6 +47,7 @@ __getattr__, __dir__ = lazy(
     {
         "advise": "advice.sharing",
         "compare": "comparison.comparison",
+        "doctor": "health.examine",
         "explore": "figures.explorer",
         "inspect": "checkpoints.load",
         "load": "checkpoints.load",

@@ -8,6 +8,7 @@ import click
 
 from .compare import compare
 from .convert import convert
+from .doctor import doctor
 from .look import inspect, plot, selftest
 from .measure import demo, measure
 from .merge import merge
@@ -34,6 +35,7 @@ for command in (
     measure,
     merge,
     plot,
+    doctor,
     compare,
     report,
     advise,
