@@ -41,7 +41,9 @@ def listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     help="End with exit code 1 where there are faults, or where the verdict is not healthy.",
 )
 @click.option("--draws", type=int, default=32, show_default=True, help="Samples at each timestep.")
-@click.option("--timesteps", default="log:20", show_default=True, help="In the model's own unit, as for measure.")
+@click.option(
+    "--timesteps", default="pairs:10", show_default=True, help="As for measure; pairs: each with the next one."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Keep the run, a folder.  [default: in memory]")
 @click.option("--dry-run", is_flag=True, help="Show the price, measure nothing.")
 @computing

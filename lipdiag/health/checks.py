@@ -27,8 +27,8 @@ from ..statistics import Estimate, mean, moments, ratio
 FEWEST = 8
 """Draws below which Student's test says nothing."""
 
-SHIFTS = 6
-"""Rows next to the data of which neighbours are compared."""
+CURVED = 3.0
+"""Standard errors by which the loss has to rise on both sides of its least, lest the least be anywhere."""
 
 
 class Test(NamedTuple):
@@ -115,14 +115,13 @@ def size(run: Run, threshold: float) -> Iterator[Test]:
 
 
 def excess(run: Run, threshold: float) -> Iterator[Test]:
-    """The share of the loss that is above 1 - sigma tr J / d; |noise|^2 - d, whose mean is 0, takes away its noise."""
+    """What the loss is above 1 - sigma tr J / d; |noise|^2 - d, whose mean is 0, takes away of its spread."""
     d = run.dimension or 1
     for place, (p, q, loss, trace) in rows(run, "stein_product", "stein_square", "loss", "trace"):
         found = loss - 1 + run.time("sigma")[place] * trace / d
         control = loss + (2 * p - q) / d - 1
         found = found - (np.cov(found, control)[0, 1] / max(control.var(ddof=1), 1e-300)) * control
-        if loss.mean() > 0:
-            yield Test("excess", place, mean(found / loss.mean()), *above(found - threshold * loss))
+        yield Test("excess", place, mean(found), *above(found - threshold))
 
 
 def order(run: Run, threshold: float) -> Iterator[Test]:
@@ -200,22 +199,32 @@ def told(run: Run, threshold: float) -> Iterator[Test]:
 
 
 def shift(run: Run, threshold: float) -> Iterator[Test]:
-    """The loss told the neighbouring timestep over that told its own, averaged over the rows next to the data."""
+    """By how many timesteps what the network is told is off, from the losses at k and k + 1 told either.
+
+    Near its least the loss is c (k' - k - offset)^2 and more: being told one less at k + 1 saves A = c (2 offset - 1),
+    and one more at k costs B = c (2 offset + 1). Pairs weigh as much as they know, c over their variance.
+    """
     if not run.index:
         return
-    found = dict(rows(run, "swap_loss"))
-    place_of = {timestep: place for place, timestep in enumerate(run.timestep)}
-    for step in (-1.0, 1.0):
-        pairs = [(place, place_of.get(run.timestep[place] + step)) for place in found]
-        near = [
-            (found[a][0][:, b], found[a][0][:, a])
-            for a, b in pairs
-            if b is not None and not np.array_equal(found[a][0][:, b], found[a][0][:, a])
-        ][:SHIFTS]
-        if len(near) > 1 and len({own.size for _, own in near}) == 1:
-            shares = np.mean([other / own.mean() for other, own in near], axis=0)
-            own = np.mean([own / own.mean() for _, own in near], axis=0)
-            yield Test("shift", 0 if step < 0 else 1, ratio(shares, own), *above(threshold * own - shares))
+    found = {run.timestep[place]: (place, swap) for place, (swap,) in rows(run, "swap_loss")}
+    sums = []
+    for k, (place, here) in found.items():
+        after, there = found.get(k + 1, (0, here[:0]))
+        if len(there) == len(here):
+            own, later = here[:, place], there[:, after]
+            saved, cost = later - there[:, place], here[:, after] - own
+            curvature, noise = max(float((cost - saved).mean()), 0.0), float((cost + saved).var())
+            sums.append(np.stack([saved, cost]) * (curvature / noise if noise > 0 else 0.0))
+    if not sums or len({z.shape for z in sums}) > 1:
+        return
+    saved, cost = np.sum(sums, axis=0)
+    if above(cost - saved)[0] < CURVED:
+        return
+    offset = float((saved + cost).mean() / (cost - saved).mean() / 2)
+    half = np.ptp(mean((saved + cost) / 2 - offset * (cost - saved))[1:3]) / 2 / (cost - saved).mean()
+    estimate = Estimate(offset, offset - half, offset + half, saved.size)
+    least = (2 * threshold - 1) * (cost - saved) / 2
+    yield Test("shift", 0, estimate, *above((saved if offset > 0 else -cost) - least, 2))
 
 
 PREDICTED = ("stein_product", "stein_square", "loss")
@@ -226,8 +235,8 @@ CHECKS: dict[str, Check] = {
         "multiply the output as the slope says, or check the parameterization and the scale of data and output",
     ),
     "excess": Check(
-        excess, ("stein", "loss", "trace"), (*PREDICTED, "trace"), 0.5,
-        "share of the loss above 1 - sigma tr J / d, which only the best model has, at most",
+        excess, ("stein", "loss", "trace"), (*PREDICTED, "trace"), 0.1,
+        "loss above 1 - sigma tr J / d, that of a model that is the best with its Jacobian, at most",
         "train longer at these timesteps, or check the weights",
     ),
     "order": Check(
@@ -271,9 +280,9 @@ CHECKS: dict[str, Check] = {
         "check what the network is told: clock, count of timesteps, and schedule",
     ),
     "shift": Check(
-        shift, ("swap",), ("swap_loss",), 0.997,
-        "loss told the neighbouring timestep over that told its own, at least",
-        "tell it the neighbouring timestep: indices that begin at 1, or a loop that is one off",
+        shift, ("swap",), ("swap_loss",), 0.5,
+        "timesteps by which what the network is told is off, at most",
+        "tell it so many timesteps less: indices that begin at 1, or a loop that is one off",
     ),
 }  # fmt: skip
 """Every check by name; the numbers are the thresholds. Where several find the same, the first cause is named."""

@@ -38,7 +38,7 @@ def conventions(predictor: Predictor, source: Source) -> tuple[list[Fault], list
         "always answers 0 leaves 1"
     )
     remedy = "check that trained weights are loaded (averages too), and that this is a network that predicts noise"
-    return [Fault("untrained", (), evidence, remedy)], [], []
+    return [Fault("no_denoiser", (), evidence, remedy)], [], []
 
 
 def named(found: Calibration, notes: list[str]) -> list[Fault]:

@@ -24,7 +24,7 @@ from .judge import LEVEL, judge
 from .samples import samples
 
 QUANTITIES = ("time_difference", "stein", "loss", "trace", "one_sided_lipschitz", "asymmetry", "swap")
-PLAN = Plan(timesteps="log:20", draws=32, quantities=QUANTITIES, krylov_steps=8, certified_width=1.0, probes=1)
+PLAN = Plan(timesteps="pairs:10", draws=32, quantities=QUANTITIES, krylov_steps=8, certified_width=1.0, probes=1)
 """What the doctor measures: a third of the price of `measure` with its defaults."""
 
 LOOKED = 8
@@ -35,6 +35,9 @@ DEGRADED = {
     "untrained",
 }  # fmt: skip
 """Faults that weights of another model in one layer cause too."""
+
+UNCERTAIN = {"no_denoiser", "shared_timesteps"}
+"""What the conventions tell that they cause too."""
 
 
 def doctor(
@@ -83,10 +86,12 @@ def doctor(
         carry_out(ready, quiet=not progress)
         dataset = ready.store.dataset()
         found = judge(dataset, thresholds, level)
-        if not faults and DEGRADED & {fault.name for fault in found.faults}:
-            faults += network.foreign(looked_at(ready))
+        names = {fault.name for fault in faults}
+        if names <= UNCERTAIN and (names or undecided or DEGRADED & {fault.name for fault in found.faults}):
+            faults = network.foreign(looked_at(ready, 2 * LOOKED)) or faults
+            undecided = [] if faults else undecided
         if not faults and not found.faults:
-            faults += samples(ready.predictor, ready.source)
+            faults = samples(ready.predictor, ready.source)
         return merged(found, faults, undecided, [*notes, *(n for n in ready.notes if n != NOT_TRIED)])
 
 
@@ -103,17 +108,18 @@ def as_run(model: Any) -> Any:
 def before(ready: Study, model: Any, reading: dict[str, Any]) -> tuple[list[Fault], list[str], list[str]]:
     """What is found without the run: faults, reasons to be undecided, and notes."""
     point = looked_at(ready)
-    broken = [*network.dead(point), *network.rounding(point), *other_weights(ready, point, model, reading)]
+    broken = network.untouched(ready.predictor) or network.dead(point)
+    broken += [*network.rounding(point), *other_weights(ready, point, model, reading)]
     faults, undecided, notes = conventions(ready.predictor, ready.source)
     return [*broken, *faults], [] if broken or faults else undecided, notes
 
 
-def looked_at(ready: Study) -> Any:
+def looked_at(ready: Study, draws: int = LOOKED) -> Any:
     """A few timesteps by a few draws, timestep-major."""
     last = len(ready.timesteps) - 1
     few = [float(ready.timesteps[i]) for i in sorted({round(last * i / (LOOKED - 1)) for i in range(LOOKED)})]
     source = ready.source
-    return points(ready.predictor, ready.plan, source.sample, few, range(LOOKED), record=False, label=source.label)
+    return points(ready.predictor, ready.plan, source.sample, few, range(draws), record=False, label=source.label)
 
 
 def other_weights(ready: Study, point: Any, model: Any, reading: dict[str, Any]) -> list[Fault]:

@@ -10,11 +10,11 @@ from ..printing import plain
 from ..results.run import Run
 from .checks import CHECKS, Test
 
-SAME = 0.25
-"""Relative spread of slopes that are one scale."""
+SAME = 0.75
+"""Distance of slopes that are one scale, in logarithms, relative to that of the scale from 1."""
 
 MOST = 2 / 3
-"""Share of the timesteps at which a model that explains nothing knows nothing."""
+"""Share of the timesteps that is nearly all."""
 
 
 class Finding(NamedTuple):
@@ -48,13 +48,15 @@ class Fault:
         return {**asdict(self), "timesteps": list(self.timesteps), "also": list(self.also)}
 
 
-def explained(run: Run, found: Sequence[Finding]) -> list[Fault]:
+def explained(run: Run, found: Sequence[Finding], tests: Sequence[Test]) -> list[Fault]:
     """The faults behind some findings: what follows from another is named with it alone."""
     by = {name: [f for f in found if f.test.check == name] for name in CHECKS}
     place = {name: {f.test.place for f in findings} for name, findings in by.items()}
     if len(place["nothing"]) >= MOST * run.timestep.size:
         return [with_others(of(run, "untrained", by["nothing"]), found)]
     faults: list[Fault] = []
+    if by["size"] and one_scale(by["size"], tests):  # what is told cannot be judged by losses of a wrong size
+        return [with_others(of(run, "wrong_scale", by["size"]), found)]
     band = place["order"] | place["nothing"]
     outside = {f.test.place for f in by["told"] if f.test.other not in place["told"]}
     if outside and not by["shift"] and one_piece(outside | band):
@@ -65,23 +67,31 @@ def explained(run: Run, found: Sequence[Finding]) -> list[Fault]:
         inside = [f for name in ("nothing", "order", "told") for f in by[name] if f.test.place in band]
         faults.append(of(run, "untrained_band", inside))
     unmoved = [f for f in by["still"] if f.test.place not in band]
-    if unmoved and not (by["shift"] and len(unmoved) == 1):  # before the first timestep there may be none to be told
-        free = np.count_nonzero((run.block(run.timestep) < 0) & (run.block(run.other[0]) < 0))
+    free = np.count_nonzero((run.block(run.timestep) < 0) & (run.block(run.other[0]) < 0))
+    if len(unmoved) > 1 or len(unmoved) == free > 0:  # one alone may be an end, where there is no other time to be told
         faults.append(of(run, "ignored_time" if len(unmoved) == free else "rounded_time", unmoved))
     if rest := [f for f in by["told"] if f.test.place not in band and not by["shift"]]:
         faults.append(of(run, "miscalibrated_time", rest))
     if rest := [f for f in by["size"] if f.test.place not in band]:
-        faults.append(of(run, "wrong_scale" if one_scale(rest) else "wrong_size", rest))
+        faults.append(of(run, "wrong_size", rest))
     if faults:
         return [with_others(faults[0], found), *faults[1:]]
-    names = {"excess": "excess_loss", "expansion": "expanding", "symmetry": "asymmetric", "speed": "too_fast"}
-    return [of(run, names.get(name, name), findings) for name, findings in by.items() if findings]
+    names = {
+        "excess": "excess_loss",
+        "expansion": "expanding",
+        "symmetry": "asymmetric",
+        "speed": "too_fast",
+        "jump": "jump",
+    }
+    return [of(run, names[name], findings) for name, findings in by.items() if findings and name in names]
 
 
-def one_scale(found: Sequence[Finding]) -> bool:
-    """Whether slopes tell one number, but for their spread."""
-    slopes = np.log([f.test.slope or np.nan for f in found])
-    return len(found) > 1 and bool(np.std(slopes) <= SAME * abs(np.mean(slopes)))
+def one_scale(found: Sequence[Finding], tests: Sequence[Test]) -> bool:
+    """Whether slopes are about the same at nearly every timestep, wherever it can be told for certain."""
+    surest = max(found, key=lambda f: f.test.t).test.slope or 1.0
+    slopes = np.array([test.slope for test in tests if test.check == "size" and (test.slope or 0) > 0])
+    near = np.abs(np.log(slopes / surest)) <= SAME * abs(np.log(surest)) if surest > 0 else np.zeros(1)
+    return bool(np.mean(near) >= MOST)
 
 
 def one_piece(places: set[int]) -> bool:
@@ -95,9 +105,9 @@ def with_others(fault: Fault, found: Iterable[Finding]) -> Fault:
 
 
 WORDS = {
-    "size": "{} of the loss would be saved by a multiple of the answer: the slope of the noise on the prediction, 1 for "
-    "a true model, is {slope}",
-    "excess": "{} of the loss is above what the model's own Jacobian leaves unexplained",
+    "size": "{} of the loss would be saved by a multiple of the answer: the slope of the noise on the prediction, 1 "
+    "for a true model, is {slope}",
+    "excess": "the loss is {} above 1 - sigma tr J / d, which is that of the best model",
     "order": "the error in x0 is {} times that at the noisier timestep {other}",
     "nothing": "the loss is {}, where a model that always answers 0 has 1",
     "expansion": "sigma times the largest eigenvalue of the Jacobian's symmetric part is {}, at most 1 for a true one",
@@ -106,7 +116,7 @@ WORDS = {
     "jump": "K is {} times that of both neighbours",
     "still": "{} of the draws are answered the same at the next timestep, to the last bit",
     "told": "told timestep {other} the loss is {} of that told its own",
-    "shift": "told {other} than its own timestep the loss near the data is {} of that told its own",
+    "shift": "the loss is least where it is told {} timesteps more than it is",
 }
 
 
@@ -117,9 +127,7 @@ def of(run: Run, name: str, found: Sequence[Finding]) -> Fault:
     other = "" if test.other is None else f"{run.timestep[test.other]:.4g}"
     timesteps: list[float] = []
     where = ""
-    if test.check == "shift":
-        other = "one less" if test.place == 0 else "one more"
-    else:
+    if test.check != "shift":
         timesteps = [float(run.timestep[place]) for place in sorted({f.test.place for f in found})]
         where = f"at timestep {run.timestep[test.place]:.4g} "
     said = WORDS[test.check].format(number(test), other=other, slope=plain(test.slope or np.nan))

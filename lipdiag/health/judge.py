@@ -4,6 +4,7 @@ References:
     Holm, A simple sequentially rejective multiple test procedure, 1979.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,8 @@ def judge(
     limits = limited(thresholds or {}, level)
     able = [name for name, check in CHECKS.items() if all(run.has(v) for v in check.variables)]
     tests = [test for name in able for test in CHECKS[name].tests(run, limits[name])]
-    p = holm([test.p for test in tests])
+    many = Counter(test.check for test in tests)
+    p = holm([test.p for test in tests], [1 / many[test.check] for test in tests])  # a check counts once
     found = [Finding(test, float(q)) for test, q in zip(tests, p, strict=True) if q <= level]
     lines = [line(run, name, limits[name], tests, p) for name in able]
     lacking = [name for name in CHECKS if name not in able]
@@ -56,7 +58,7 @@ def judge(
         label=run.label,
         about=about(run),
         level=level,
-        faults=tuple(explained(run, found)),
+        faults=tuple(explained(run, found, tests)),
         lines=tuple(kept for kept in lines if kept is not None),
         missing=(missing(run, lacking),) if lacking else (),
         undecided=() if tests else ("there are too few draws to tell anything",),
@@ -75,12 +77,18 @@ def limited(given: Mapping[str, float], level: float) -> dict[str, float]:
     return {name: given.get(name, check.threshold) for name, check in CHECKS.items()}
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
-    """P-values by Holm: each at most a level where its hypothesis is rejected at that level, of all together."""
-    values = np.asarray(p, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
+def holm(p: Sequence[float], weights: Sequence[float]) -> np.ndarray:
+    """P-values by Holm: each at most a level where its hypothesis is rejected at that level, of all together.
+
+    Args:
+        p: Of each hypothesis alone.
+        weights: Shares of the level, as a heavier one takes more of it.
+    """
+    values, shares = np.asarray(p, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    order = np.argsort(values / shares, kind="stable")
+    left = np.cumsum(shares[order][::-1])[::-1]
     found = np.empty_like(values)
-    found[order] = np.maximum.accumulate(np.minimum(1, values[order] * (values.size - np.arange(values.size))))
+    found[order] = np.maximum.accumulate(np.minimum(1, values[order] * left / shares[order]))
     return found
 
 

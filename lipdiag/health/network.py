@@ -17,14 +17,14 @@ from ..statistics import ratio
 from .checks import above
 from .fault import Fault
 
-NEIGHBOURS = 8
+NEIGHBOURS = 16
 """Timesteps next to each other that are told, at each of several places."""
 
 PLACES = (0.25, 0.5, 0.75, 1.0)
 """Where, in t."""
 
 FINE = 2.0**-11
-"""Relative distance of neighbours where time is continuous: bfloat16 has eight of them between two of its numbers."""
+"""Relative distance of neighbours where time is continuous, an eighth or a fourth of what bfloat16 tells apart."""
 
 STILL = 0.5
 """Share of neighbours that are answered the same, of a network that tells times apart at most."""
@@ -32,11 +32,14 @@ STILL = 0.5
 WORSE = 1.02
 """Times the loss of the other weights: what is worse by less is as good."""
 
-CANDIDATES, STEPS, RATE = 6, 12, 0.05
+CANDIDATES, STEPS, RATE = 12, 16, 0.05
 """Layers of which the weights are tried, steps of descent on each, and their length relative to the weights."""
 
-REPAIRED, ALONE = 0.85, 0.95
-"""The loss after descent on foreign weights alone, over that before, and over that after descent on the next layer."""
+REPAIRED = 0.9
+"""The loss after descent on one layer of weights that are not its own, over that before, on other points."""
+
+FRESH, SLACK = 0.8, 0.02
+"""Share of layers with the weights that torch begins with, and how near to these their size is."""
 
 MOST_WEIGHTS = 50_000_000
 """The largest network whose layers are tried."""
@@ -89,7 +92,7 @@ def dead(point: Point) -> list[Fault]:
 
 @torch.no_grad()
 def rounding(point: Point) -> list[Fault]:
-    """Whether neighbouring timesteps are told apart, to the last bit of an answer; 32 passes."""
+    """Whether neighbouring timesteps are told apart, to the last bit of an answer; 64 passes of one sample."""
     predictor, clock = point.predictor, point.predictor.clock
     if not isinstance(predictor, NetworkPredictor):
         return []
@@ -104,14 +107,13 @@ def rounding(point: Point) -> list[Fault]:
         if isinstance(clock, Shared) and bool((clock.block(told) < clock.blocks).any()):
             continue
         x = point.x[-1:].expand(NEIGHBOURS, *point.x.shape[1:])
-        t = torch.full((NEIGHBOURS,), place, dtype=torch.float64, device=point.t.device)
-        answers = predictor.conditioned(x, t, told.to(point.t.device)).flatten(1)
+        answers = predictor.output(x, told.to(point.t.device)).flatten(1)
         same[float(told[-1] if clock.discrete else first)] = int((answers[1:] == answers[:-1]).all(1).sum())
-    every = (NEIGHBOURS - 1) * len(same)
-    coarse = [timestep for timestep, count in same.items() if count >= STILL * (NEIGHBOURS - 1)]
-    if not coarse:
+    most, count = NEIGHBOURS - 1, sum(same.values())
+    every = most * len(same)
+    coarse = [timestep for timestep, alike in same.items() if STILL * most <= alike < most]  # all: a band of one answer
+    if not coarse and count < every:
         return []
-    count = sum(same.values())
     evidence = f"{count} of {every} pairs of neighbouring timesteps are answered the same, to the last bit"
     if count == every:
         return [Fault("ignored_time", (), evidence, "check that the network gets its timestep")]
@@ -147,13 +149,14 @@ def averages(point: Point, other: Predictor, chosen: str, draws: int) -> list[Fa
 def foreign(point: Point) -> list[Fault]:
     """The layer whose weights hold the loss up alone, if there is one: descent on it gains more than on any other.
 
-    A layer of another model is wrong as a whole, and what its neighbours can do about it is little. The layers with
-    the steepest loss are tried, each alone, on half of the points, and judged on the others.
+    A trained network, and one that was trained too little, has no layer that gains much alone in a few steps. The
+    layers with the steepest loss are tried, each alone, on half of the points, and judged on the others.
 
-    Cost: some 80 passes with their gradients.
+    Cost: 200 passes of half of the points, with their gradients.
     """
     network = getattr(point.predictor, "network", None)
-    if not isinstance(network, nn.Module) or sum(p.numel() for p in network.parameters()) > MOST_WEIGHTS:
+    weights = sum(p.numel() for p in network.parameters()) if isinstance(network, nn.Module) else 0
+    if not 0 < weights <= MOST_WEIGHTS:
         return []
     predictor: Any = copy.deepcopy(point.predictor).requires_grad_(True)
     half = torch.arange(len(point.x)) % 2 == 0
@@ -172,14 +175,36 @@ def foreign(point: Point) -> list[Fault]:
         before = float(loss(~half))
     tried = sorted(steep, key=lambda name: -steep[name])[:CANDIDATES]
     gains = {name: descended(loss, layers[name], half) / before for name in tried}
-    best, second = sorted(gains, key=lambda name: gains[name])[:2] if len(gains) > 1 else (tried[0], tried[0])
-    if gains[best] > REPAIRED or (best != second and gains[best] > ALONE * gains[second]):
+    best, *rest = sorted(gains, key=lambda name: gains[name])
+    if gains[best] > REPAIRED:
+        return []
+    evidence = f"{STEPS} steps of descent on {best} alone bring the loss of other points to {plain(gains[best])} of it"
+    evidence += f", on {rest[0]} to {plain(gains[rest[0]])}, and on others to no less" if rest else ""
+    remedy = f"load the weights of {best} again, or of a layer beside it: they may be another model's"
+    return [Fault("foreign_weights", (), evidence, remedy)]
+
+
+def untouched(predictor: Predictor) -> list[Fault]:
+    """Whether the weights are those that torch's layers begin with: uniform up to one over the root of the fan-in."""
+    network = getattr(predictor, "network", None)
+    layers = (
+        [m for m in network.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+        if isinstance(network, nn.Module)
+        else []
+    )
+    fresh = 0
+    for layer in layers:
+        weight = layer.weight.detach().double()
+        bound = weight[0].numel() ** -0.5
+        fresh += bool(weight.abs().max() <= bound * (1 + 1e-6)) and bool(
+            (weight.std() * 3**0.5 / bound - 1).abs() < max(SLACK, 2 * weight.numel() ** -0.5)
+        )
+    if len(layers) < 2 or fresh < FRESH * len(layers):
         return []
     evidence = (
-        f"{STEPS} steps of descent on {best} alone bring the loss to {plain(gains[best])} of what it was, on "
-        f"{second} to {plain(gains[second])}, and on others to no less"
+        f"the weights of {fresh} of {len(layers)} layers are as torch begins with: uniform, up to 1 / sqrt(inputs)"
     )
-    return [Fault("foreign_weights", (), evidence, f"load the weights of {best} again: they may be another model's")]
+    return [Fault("untrained", (), evidence, "load the trained weights, averages too: names in the file may not fit")]
 
 
 def descended(loss: Callable[[Tensor], Tensor], weights: list[Tensor], half: Tensor) -> float:

@@ -15,23 +15,23 @@ from lipdiag.diffusion.parameterization import Edm, convert, eps, v, velocity, x
 from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.schedule import Karras, Linear, Schedule, Straight
 
-D = 16
+LARGE, SMALL = 48, 16
 
 
 @cache
-def mixture(schedule: Schedule | None = None) -> GaussianMixture:
-    """Eight clusters, thin in half of their dimensions, in [-1, 1] or about."""
+def mixture(schedule: Schedule | None = None, size: int = LARGE) -> GaussianMixture:
+    """Four clusters, thin in most of their dimensions, in [-1, 1] or about."""
     generator = torch.Generator().manual_seed(0)
-    means = 0.7 * torch.randn(8, D, generator=generator, dtype=torch.float64)
-    variances = torch.full((8, D), 0.05, dtype=torch.float64)
-    variances[:, : D // 2] = 1e-3
-    return GaussianMixture(torch.ones(8), means, variances, schedule or Linear(), Timesteps())
+    means = 0.6 * torch.randn(4, size, generator=generator, dtype=torch.float64)
+    variances = torch.full((4, size), 0.05, dtype=torch.float64)
+    variances[:, : 3 * size // 4] = 1e-4
+    return GaussianMixture(torch.ones(4), means, variances, schedule or Linear(), Timesteps())
 
 
 @cache
-def data(count: int = 512) -> np.ndarray:
+def data(size: int = LARGE, count: int = 512) -> np.ndarray:
     """Samples of the mixture."""
-    return mixture().draw(count, torch.Generator().manual_seed(1)).numpy()
+    return mixture(None, size).draw(count, torch.Generator().manual_seed(1)).numpy()
 
 
 class Exact(nn.Module):
@@ -50,7 +50,7 @@ class Exact(nn.Module):
 def exact(kind: Callable = eps, schedule: Schedule | None = None, clock=None) -> NetworkPredictor:
     """The exact model of a kind."""
     schedule, clock = schedule or Linear(), clock or Timesteps()
-    return NetworkPredictor(Exact(schedule, kind, clock), schedule, kind, clock, (D,))
+    return NetworkPredictor(Exact(schedule, kind, clock), schedule, kind, clock, (LARGE,))
 
 
 ZOO: dict[str, Callable[[], NetworkPredictor]] = {
@@ -67,11 +67,11 @@ ZOO: dict[str, Callable[[], NetworkPredictor]] = {
 class Perceptron(nn.Module):
     """A small network: an embedding of time, and three layers that are told it."""
 
-    def __init__(self, width: int = 96) -> None:
+    def __init__(self, size: int = SMALL, width: int = 96) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, -7, 16)), persistent=False)
         self.time_embed = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
-        self.first, self.last = nn.Linear(D, width), nn.Linear(width, D)
+        self.first, self.last = nn.Linear(size, width), nn.Linear(width, size)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
             for _ in range(3)
@@ -83,7 +83,7 @@ class Perceptron(nn.Module):
         h = self.first(x) + told
         for block in self.blocks:
             h = h + block(h + told)
-        return self.last(h)
+        return x + self.last(h)
 
 
 @cache
@@ -91,19 +91,20 @@ def perceptron(seed: int = 0, steps: int = 1500) -> NetworkPredictor:
     """One trained for some seconds on the mixture."""
     torch.manual_seed(seed)
     network, schedule = Perceptron(), Linear()
-    draws = torch.from_numpy(data(4096)).float()
+    draws = torch.from_numpy(data(SMALL, 4096)).float()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     alphas, sigmas = (c.float() for c in schedule(Timesteps().time(torch.arange(1000, dtype=torch.float64))))
     for _ in range(steps):
         k = torch.randint(0, 1000, (256,))
-        noise = torch.randn(256, D)
+        noise = torch.randn(256, SMALL)
         x = alphas[k, None] * draws[torch.randint(0, 4096, (256,))] + sigmas[k, None] * noise
         optimizer.zero_grad()
-        (network(x, k.float()) - noise).square().mean().backward()
+        error = (network(x, k.float()) - noise).square().mean(1)
+        error.mean().backward()
         optimizer.step()
         decay.step()
-    return NetworkPredictor(network.eval(), schedule, eps, Timesteps(), (D,))
+    return NetworkPredictor(network.eval(), schedule, eps, Timesteps(), (SMALL,))
 
 
 def unet() -> NetworkPredictor:
