@@ -10,6 +10,9 @@ from ..printing import WIDTH, Column, lines, plain
 from ..statistics import Estimate
 from .fault import Fault
 
+HEADINGS = ("check", "allowed", "found", "at timestep", "p")
+TITLE = "each check where it is nearest to its threshold, or farthest beyond it:"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -96,78 +99,45 @@ class Diagnosis:
         judged = f"{len(self.lines)} checks, {tests} tests judged together at a false-alarm rate of {self.level:.3g}"
         return f"{self.label}: {said}. {self.about}; {judged}."
 
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table of checks."""
+        return [
+            (
+                line.check,
+                f"{line.threshold:g}",
+                str(line.estimate).partition(", n")[0],
+                "several" if line.timestep is None else f"{line.timestep:.4g}",
+                plain(line.p_value, 2),
+            )
+            for line in self.lines
+        ]
+
     def __str__(self) -> str:
-        parts = [wrapped(self.headline)]
-        parts += [wrapped(f"undecided: {reason}") for reason in self.undecided]
+        parts = [wrapped(self.headline), *(wrapped(f"undecided: {reason}") for reason in self.undecided)]
         for fault in self.faults:
-            parts.append("\n".join([wrapped(f"{fault.name}{where(fault)}"), *(indented(t) for t in told(fault))]))
+            parts.append("\n".join([wrapped(f"{fault.name}{fault.where}"), *(wrapped(t, "  ") for t in fault.told)]))
         if self.lines:
-            parts.append(table(self.lines))
-        parts += [wrapped(note) for note in (*self.missing, *self.notes)]
-        return "\n\n".join(parts)
+            columns = [Column(name, "", [row[i] for row in self.rows]) for i, name in enumerate(HEADINGS)]
+            parts.append(lines(TITLE, columns))
+        return "\n\n".join([*parts, *(wrapped(note) for note in (*self.missing, *self.notes))])
 
     def _repr_html_(self) -> str:
         def cells(kind: str, texts: Iterable[str]) -> str:
             return "<tr>" + "".join(f"<{kind}>{html.escape(text)}</{kind}>" for text in texts) + "</tr>"
 
         faults = "".join(
-            f"<li><b>{html.escape(fault.name)}</b>{html.escape(where(fault))}<br>"
-            + "<br>".join(html.escape(text) for text in told(fault))
+            f"<li><b>{html.escape(fault.name)}</b>{html.escape(fault.where)}<br>"
+            + "<br>".join(html.escape(text) for text in fault.told)
             + "</li>"
             for fault in self.faults
         )
-        rows = "".join(cells("td", row) for row in cells_of(self.lines))
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in (*self.undecided, *self.missing, *self.notes))
-        return (
-            f"<p>{html.escape(self.headline)}</p><ul>{faults}</ul><table>{cells('th', HEADINGS)}{rows}</table>{notes}"
-        )
+        table = cells("th", HEADINGS) + "".join(cells("td", row) for row in self.rows)
+        return f"<p>{html.escape(self.headline)}</p><ul>{faults}</ul><table>{table}</table>{notes}"
 
 
-HEADINGS = ("check", "allowed", "found", "at timestep", "p")
-
-
-def cells_of(found: Iterable[Line]) -> list[tuple[str, ...]]:
-    """Rows of the table of checks."""
-    return [
-        (
-            line.check,
-            f"{line.threshold:g}",
-            str(line.estimate).partition(", n")[0],
-            "several" if line.timestep is None else f"{line.timestep:.4g}",
-            plain(line.p_value, 2),
-        )
-        for line in found
-    ]
-
-
-def table(found: Iterable[Line]) -> str:
-    """The table of checks, for a terminal."""
-    rows = cells_of(found)
-    columns = [Column(name, "", [row[i] for row in rows]) for i, name in enumerate(HEADINGS)]
-    return lines("each check where it is nearest to its threshold, or farthest beyond it:", columns)
-
-
-def where(fault: Fault) -> str:
-    """At which timesteps, in a few words."""
-    if not fault.timesteps:
-        return ""
-    if len(fault.timesteps) == 1:
-        return f" at timestep {fault.timesteps[0]:.4g}"
-    first, last = min(fault.timesteps), max(fault.timesteps)
-    return f" at {len(fault.timesteps)} timesteps from {first:.4g} to {last:.4g}"
-
-
-def told(fault: Fault) -> list[str]:
-    """Evidence, what else is seen with it, and what to do."""
-    also = f"with it go: {', '.join(fault.also)}" if fault.also else ""
-    return [text for text in (fault.evidence, also, f"to do: {fault.remedy}") if text]
-
-
-def wrapped(text: str) -> str:
-    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
-def indented(text: str) -> str:
+def wrapped(text: str, indent: str = "") -> str:
     return textwrap.fill(
-        text, WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )

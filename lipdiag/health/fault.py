@@ -44,8 +44,38 @@ class Fault:
     p_value: float | None = None
     also: tuple[str, ...] = field(default=())
 
+    @property
+    def where(self) -> str:
+        """At which timesteps, in a few words."""
+        if not self.timesteps:
+            return ""
+        first, last = min(self.timesteps), max(self.timesteps)
+        many = f"{len(self.timesteps)} timesteps from {first:.4g} to {last:.4g}"
+        return f" at timestep {first:.4g}" if first == last else f" at {many}"
+
+    @property
+    def told(self) -> list[str]:
+        """Evidence, what else is seen with it, and what to do."""
+        also = f"with it go: {', '.join(self.also)}" if self.also else ""
+        return [text for text in (self.evidence, also, f"to do: {self.remedy}") if text]
+
     def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return {**asdict(self), "timesteps": list(self.timesteps), "also": list(self.also)}
+
+
+def not_finite(run: Run) -> list[Fault]:
+    """Where the model's answers are not numbers."""
+    done = run.dataset["done"].values == 1
+    names = [name for name in ("loss", "stein_square", "time_difference", "spectral_norm") if run.has(name)]
+    bad = [(~np.isfinite(run.dataset[name].values) & done).any(1) for name in names]
+    places = np.flatnonzero(np.logical_or.reduce(bad)) if bad else np.array([], dtype=int)
+    places = places[run.time("alpha")[places] > 0]  # without signal eps tells nothing of x0
+    if not places.size:
+        return []
+    evidence = f"{names[[b.any() for b in bad].index(True)]} is not finite at {places.size} timesteps"
+    remedy = "check the weights, and the schedule and clock that `lipdiag inspect` shows"
+    return [Fault("not_finite", tuple(float(run.timestep[place]) for place in places), evidence, remedy)]
 
 
 def explained(run: Run, found: Sequence[Finding], tests: Sequence[Test]) -> list[Fault]:

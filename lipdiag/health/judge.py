@@ -14,16 +14,13 @@ from ..errors import UsageError
 from ..results.run import Run, read
 from .checks import CHECKS, Test
 from .diagnosis import Diagnosis, Line
-from .fault import Finding, explained
+from .fault import Finding, explained, not_finite
 
 if TYPE_CHECKING:
     import xarray as xr
 
 LEVEL = 0.01
 """How often a model is blamed that is at the thresholds of all checks: less where it is within."""
-
-ALLOWED = ("order", "nothing", "told", "size")
-"""Checks without which nothing is called healthy."""
 
 
 def judge(
@@ -58,7 +55,7 @@ def judge(
         label=run.label,
         about=about(run),
         level=level,
-        faults=tuple(explained(run, found, tests)),
+        faults=tuple(not_finite(run) or explained(run, found, tests)),
         lines=tuple(kept for kept in lines if kept is not None),
         missing=(missing(run, lacking),) if lacking else (),
         undecided=() if tests else ("there are too few draws to tell anything",),

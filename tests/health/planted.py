@@ -15,7 +15,7 @@ from lipdiag.diffusion.parameterization import Edm, convert, eps, v, velocity, x
 from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.schedule import Karras, Linear, Schedule, Straight
 
-LARGE, SMALL = 48, 16
+LARGE, SMALL = 32, 16
 
 
 @cache
@@ -87,7 +87,7 @@ class Perceptron(nn.Module):
 
 
 @cache
-def perceptron(seed: int = 0, steps: int = 1500) -> NetworkPredictor:
+def perceptron(seed: int = 0, steps: int = 1000) -> NetworkPredictor:
     """One trained for some seconds on the mixture."""
     torch.manual_seed(seed)
     network, schedule = Perceptron(), Linear()
