@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .options import computing, everywhere, reading, reading_options, stoppable, use_threads
+from .options import computing, everywhere, read_reading, reading, require_model, stoppable, use_threads
 
 
 def listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -24,7 +24,7 @@ def listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 @click.command()
-@click.argument("model", type=click.Path())
+@click.argument("model", required=False)
 @click.option("--data", help="x0: a folder of images, .npy, .npz, or an embedded set.  [default: the model's record]")
 @click.option(
     "--threshold",
@@ -50,7 +50,7 @@ def listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 @reading
 @everywhere
 def doctor(
-    model: str,
+    model: str | None,
     data: str | None,
     thresholds: tuple[str, ...],
     level: float,
@@ -65,18 +65,14 @@ def doctor(
     it is. The verdict is healthy, faults or undecided; every fault comes with
     its timesteps, its evidence and what to do. What is allowed is in --checks.
     """
-    from ..health.examine import PLAN
-    from ..health.examine import doctor as examine
+    from ..health.examine import PLAN, examine
     from .measure import Teller
 
+    require_model(model, given["factory"], "doctor")
     use_threads(given["threads"])
     limits = dict(map(pair, thresholds))
     teller = Teller(given["quiet"], out)
-    if dry_run or not Path(model).name.endswith(".zarr"):
-        plan = dataclasses.replace(PLAN, **{name: given[name] for name in ("draws", "timesteps", "seed")})
-        how = reading_options(given)
-    else:
-        plan, how = PLAN, {}
+    plan = dataclasses.replace(PLAN, **{name: given[name] for name in ("draws", "timesteps", "seed")})
 
     def priced(ready: Any) -> bool:
         teller.price(ready)
@@ -87,7 +83,7 @@ def doctor(
     with stoppable():
         found = examine(
             model, data, plan=plan, thresholds=limits, level=level, out=out, device=given["device"],
-            progress=not given["quiet"], priced=priced, **how,
+            progress=not given["quiet"], priced=priced, reading=read_reading(given),
         )  # fmt: skip
     click.echo(json.dumps(found.to_dict(), allow_nan=False) if given["as_json"] else str(found))
     bad = found.verdict == "faults" or (fail_on == "undecided" and found.verdict != "healthy")

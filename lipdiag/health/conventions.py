@@ -2,8 +2,10 @@
 
 import torch
 
-from ..checkpoints.probe import DRAWS, Calibration, probe
+from ..checkpoints.probe import ALPHA, DRAWS, Calibration, UnfiniteError, probe
 from ..diffusion.predictor import Predictor
+from ..files import shown
+from ..linalg.linearize import out_of_memory
 from ..study.description import Source
 from .fault import Fault
 
@@ -23,13 +25,18 @@ def conventions(predictor: Predictor, source: Source) -> tuple[list[Fault], list
     """Faults, reasons to be undecided, and notes."""
     if source.fingerprint == "model":
         return [], ["there are no data but the model's own samples, which its loss says little of: give --data"], []
-    found = probe(predictor, torch.stack([source.sample(i) for i in range(DRAWS)]))
+    try:
+        found = probe(predictor, torch.stack([source.sample(i) for i in range(DRAWS)]))
+    except (UnfiniteError, RuntimeError, ValueError, IndexError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
+        return [], [], [f"whether prediction, time, schedule and range are told right was not tried: {shown(error)}"]
     if found is None:
         return [], [], []
     notes = [note.removeprefix("calibration: ") for note in found.notes]
     if not found.right:
         return named(found, notes), [], []
-    if found.trained or found.plain:
+    if found.trained or found.indistinct:
         return [], [], []
     if found.error[-1] <= KNOWN:
         return [], notes, []
@@ -43,11 +50,11 @@ def conventions(predictor: Predictor, source: Source) -> tuple[list[Fault], list
 
 def named(found: Calibration, notes: list[str]) -> list[Fault]:
     """One fault for everything that the network is told or read wrongly."""
-    told, best = found.told, found.best
-    names = [name for attribute, name in NAMES if getattr(told, attribute) != getattr(best, attribute)]
-    shared = names == ["wrong_time"] and getattr(best.clock, "base", None) == told.clock
+    stated, best = found.stated, found.best
+    names = [name for attribute, name in NAMES if getattr(stated, attribute) != getattr(best, attribute)]
+    shared = names == ["wrong_time"] and getattr(best.clock, "base", None) == stated.clock
     evidence, _, remedy = notes[0].partition("; ")
     return [
-        Fault("shared_timesteps" if shared else name, (), evidence, remedy or evidence, None if shared else 0.001)
+        Fault("shared_timesteps" if shared else name, (), evidence, remedy or evidence, None if shared else ALPHA)
         for name in names[:1]
     ]

@@ -9,18 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.load import inspect
+from ..checkpoints.reading import SILENT, Reading
 from ..errors import CheckpointError, UsageError
 from ..results.run import read
 from ..store.store import open_run
 from ..study.measure import NOT_TRIED, carry_out, prepared
 from ..study.plan import Plan
 from ..study.points import points
+from ..study.resolve import resolve_model
 from ..study.study import Study
 from . import network
 from .conventions import conventions
 from .diagnosis import Diagnosis
 from .fault import Fault
-from .judge import LEVEL, judge
+from .judge import LEVEL, judge, limited
 from .samples import samples
 
 QUANTITIES = ("time_difference", "stein", "loss", "trace", "one_sided_lipschitz", "asymmetry", "swap")
@@ -50,8 +53,7 @@ def doctor(
     out: str | Path | None = None,
     device: str = "auto",
     progress: bool = True,
-    priced: Callable[[Study], bool] = lambda ready: True,
-    **reading: Any,
+    **words: Any,
 ) -> Diagnosis:
     """What is wrong with a model, where, and how sure that is.
 
@@ -68,24 +70,40 @@ def doctor(
         out: Where the run is kept; None keeps it in memory.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         progress: Whether to show a bar.
-        priced: Called with the study when its price is known; returns whether to go on.
-        reading: How the model is read, as `measure` takes it.
+        words: How the model is read, in the words of `measure`.
 
     Raises:
         LipdiagError: In one sentence, when the model, the data or the run cannot be used.
     """
+    return examine(model, data, plan, thresholds, level, out, device, progress, reading=Reading.of(**words))
+
+
+def examine(
+    model: Any,
+    data: Any = None,
+    plan: Plan = PLAN,
+    thresholds: Mapping[str, float] | None = None,
+    level: float = LEVEL,
+    out: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    priced: Callable[[Study], bool] = lambda ready: True,
+    reading: Reading = SILENT,
+) -> Diagnosis:
+    """What `doctor` finds; `priced` is called with the study when its price is known, and returns whether to go on."""
+    limits = limited(thresholds or {}, level)
     dataset = as_run(model)
     if dataset is not None:
-        if data is not None or reading:
+        if data is not None or reading.words:
             raise UsageError("a run is judged as it is: leave data and options of reading out, or give the checkpoint")
-        return judge(dataset, thresholds, level)
-    if reading.get("function") == "raw":
+        return judge(dataset, limits, level)
+    if reading.function == "raw":
         raise UsageError("what the doctor checks holds for predicted noise: leave the raw function out")
-    with prepared(model, data, plan, out, True, device, priced=priced, probe=False, **reading) as ready:
+    with prepared(model, data, plan, out, True, device, priced=priced, probe=False, reading=reading) as ready:
         faults, undecided, notes = before(ready, model, reading)
         carry_out(ready, quiet=not progress)
         dataset = ready.store.dataset()
-        found = judge(dataset, thresholds, level)
+        found = judge(dataset, limits, level)
         names = {fault.name for fault in faults}
         if names <= UNCERTAIN and (names or undecided or DEGRADED & {fault.name for fault in found.faults}):
             faults = network.foreign(looked_at(ready, 2 * LOOKED)) or faults
@@ -105,7 +123,7 @@ def as_run(model: Any) -> Any:
     return None
 
 
-def before(ready: Study, model: Any, reading: dict[str, Any]) -> tuple[list[Fault], list[str], list[str]]:
+def before(ready: Study, model: Any, reading: Reading) -> tuple[list[Fault], list[str], list[str]]:
     """What is found without the run: faults, reasons to be undecided, and notes."""
     point = looked_at(ready)
     broken = network.untouched(ready.predictor) or network.dead(point)
@@ -122,23 +140,18 @@ def looked_at(ready: Study, draws: int = LOOKED) -> Any:
     return points(ready.predictor, ready.plan, source.sample, few, range(draws), record=False, label=source.label)
 
 
-def other_weights(ready: Study, point: Any, model: Any, reading: dict[str, Any]) -> list[Fault]:
+def other_weights(ready: Study, point: Any, model: Any, reading: Reading) -> list[Fault]:
     """Whether the file's other weights, averaged or raw, are better."""
     if not isinstance(model, str | Path):
         return []
-    from ..checkpoints.load import inspect
-    from ..study.resolve import resolve_model
-
     try:
-        told = inspect(model)
-        chosen = reading.get("weights", "ema")
-        if not {"ema", "raw"} <= set(told.available):
+        if not {"ema", "raw"} <= set(inspect(model).available):
             return []
-        other = resolve_model(model, **{**reading, "weights": "raw" if chosen == "ema" else "ema"}).predictor
+        other = resolve_model(model, replace(reading, weights="raw" if reading.weights == "ema" else "ema"))
     except (CheckpointError, UsageError):
         return []
     other = other.to(point.x.device).eval().requires_grad_(False)
-    return network.averages(point, other, chosen, LOOKED)
+    return network.averages(point, other, reading.weights, LOOKED)
 
 
 def merged(found: Diagnosis, faults: list[Fault], undecided: list[str], notes: list[str]) -> Diagnosis:
