@@ -14,6 +14,7 @@ __all__ = [
     "advise",
     "anatomy",
     "compare",
+    "doctor",
     "explore",
     "geometry",
     "inspect",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .comparison.comparison import compare
     from .diffusion.predictor import NetworkPredictor, Predictor
     from .figures import explore, plot
+    from .health.examine import doctor
     from .pages.page import report
     from .results.anatomy import anatomy
     from .results.geometry import geometry, likelihood
@@ -51,6 +53,7 @@ __getattr__, __dir__ = lazy(
         "advise": "advice.sharing",
         "anatomy": "results.anatomy",
         "compare": "comparison.comparison",
+        "doctor": "health.examine",
         "explore": "figures.explorer",
         "geometry": "results.geometry",
         "inspect": "checkpoints.load",

@@ -18,7 +18,7 @@ FLOORS = (
     {"shared_network"},
     {"study", "training", "quality"},
     {"results"},
-    {"comparison", "advice"},
+    {"comparison", "advice", "health"},
     {"figures"},
     {"pages"},
     {"cli"},

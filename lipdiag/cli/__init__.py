@@ -10,6 +10,7 @@ from ..provenance import devices, versions
 from .bug import bug
 from .compare import compare
 from .convert import convert
+from .doctor import doctor
 from .help import explain
 from .look import inspect, plot, selftest
 from .measure import demo, measure
@@ -48,6 +49,7 @@ for command in (
     measure,
     merge,
     plot,
+    doctor,
     compare,
     report,
     advise,

@@ -17,6 +17,8 @@ from ..errors import RunError, UsageError
 from ..figures.canvas import write
 from ..figures.explorer import variables
 from ..figures.gallery import FIGURES, plot
+from ..health.diagnosis import HEADINGS
+from ..health.judge import judge
 from ..printing import shortened, with_half_width
 from ..results.run import Run, read
 from ..text import printable
@@ -122,6 +124,7 @@ def alone(run: Run, place: str, drawn_already: set[str]) -> Markup:
         element("p", about(run), class_="soft"),
         folded("Notes", run.remarks("notes")),
         element("ul", [judged(verdict) for verdict in verdicts(run)], class_="verdicts"),
+        advised(run),
         drawn([run], place, drawn_already)[0],
         element("h3", f"All {run.timestep.size} timesteps"),
         numbers(run),
@@ -129,6 +132,23 @@ def alone(run: Run, place: str, drawn_already: set[str]) -> Markup:
         provenance(run),
         id=place,
     )
+
+
+def advised(run: Run) -> Markup:
+    """What to do: what is wrong by the laws of true models, with the evidence beside it, or that nothing was found."""
+    if run.raw or run.over_logsnr:
+        return Markup()
+    found = judge(run.dataset, label=run.label)
+    faults = [
+        element("li", element("b", fault.name), f"{fault.where}. {fault.remedy}.", element("small", fault.evidence))
+        for fault in found.faults
+    ]
+    kinds = {"healthy": "Nothing: ", "faults": "", "undecided": "Not decided: "}
+    rows = [element("tr", [element("td", text) for text in row]) for row in found.rows]
+    table = element("table", element("tr", [element("th", text) for text in HEADINGS]), rows)
+    checks = element("details", element("summary", f"Checks ({len(rows)})"), table) if rows else Markup()
+    said = element("p", kinds[found.verdict], f"{found.headline} ", " ".join((*found.undecided, *found.missing)))
+    return joined([element("h3", "What to do"), said, element("ul", faults, class_="verdicts"), checks])
 
 
 def together(runs: Sequence[Run]) -> tuple[Markup, set[str]]:

@@ -33,7 +33,8 @@ class Plan(Accuracy):
 
     Attributes:
         timesteps: In the model's own unit: numbers, or text: `0,10,20`, `start:stop:step`, `log:N` (N of them, evenly
-            spaced in the logarithm of an index, in log-SNR for a model of continuous time).
+            spaced in the logarithm of an index, in log-SNR for a model of continuous time), `pairs:N` (these and the
+            next one to each, or `log:2N` for a model of continuous time).
         draws: Samples x0 with their noise, at each timestep; under `tolerance` the first look.
         quantities: Names in `QUANTITIES`.
         tolerance: Keep drawing until the relative half-width of every mean's 95 % interval is below it.
@@ -172,6 +173,8 @@ def _read(text: str, clock: Clock, schedule: Schedule | None = None) -> np.ndarr
                 raise UsageError(f"timesteps {text!r} ask for {number} times, at least 1 is needed")
             bounded(number, text)
             return logarithmic(number, clock, schedule)
+        if text.startswith("pairs:"):
+            return pairs(_read(f"log:{int(text[6:]) * (1 if _index(clock) else 2)}", clock, schedule), clock)
         if ":" in text:
             start, stop, step = (float(part) for part in text.split(":"))
             bounded((stop - start) / step, text)
@@ -215,6 +218,12 @@ def whole(number: int, count: int) -> np.ndarray:
         here = places[-1]
         places.append(max(here + 1, round(here * (count / here) ** (1 / left))))
     return np.array(places, dtype=np.float64) - 1
+
+
+def pairs(found: np.ndarray, clock: Clock) -> np.ndarray:
+    """Timesteps, of an index each with the next one."""
+    index = _index(clock)
+    return found if index is None else np.union1d(found, np.minimum(found + 1, index.count - 1))
 
 
 def with_jumps(timesteps: np.ndarray, jumps: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""What is wrong with a model, where, and how sure that is."""

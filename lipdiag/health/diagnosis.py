@@ -1,0 +1,143 @@
+"""What the doctor says: a verdict, faults with their evidence, and every check beside its threshold."""
+
+import html
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..printing import WIDTH, Column, lines, plain
+from ..statistics import Estimate
+from .fault import Fault
+
+HEADINGS = ("check", "allowed", "found", "at timestep", "p")
+TITLE = "each check where it is nearest to its threshold, or farthest beyond it:"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A check where it came nearest to its threshold, or farthest beyond it.
+
+    Attributes:
+        check: Its name.
+        threshold: Allowed.
+        estimate: Found.
+        timestep: Where; None where it is over several.
+        p_value: Among all tests (Holm).
+        tests: How many of them are this check's.
+        looks: What is compared.
+    """
+
+    check: str
+    threshold: float
+    estimate: Estimate
+    timestep: float | None
+    p_value: float
+    tests: int
+    looks: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is wrong with a model, where, and how sure that is.
+
+    Attributes:
+        label: The model.
+        about: What was looked at.
+        level: False-alarm rate of all tests together.
+        faults: What is wrong, causes first.
+        lines: Every check that was tried.
+        missing: What could not be judged, and the command that measures it.
+        undecided: Why nothing certain can be said.
+        notes: What else has to be known.
+    """
+
+    label: str
+    about: str
+    level: float
+    faults: tuple[Fault, ...]
+    lines: tuple[Line, ...] = ()
+    missing: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """`healthy`, `faults` or `undecided`."""
+        if self.undecided:
+            return "undecided"
+        return "faults" if self.faults else "undecided" if self.missing else "healthy"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        checks = [
+            {"name": c.check, "threshold": c.threshold, "estimate": c.estimate.to_dict(), "timestep": c.timestep}
+            | {"p_value": c.p_value, "tests": c.tests}
+            for c in self.lines
+        ]
+        return {
+            "verdict": self.verdict,
+            "faults": [fault.to_dict() for fault in self.faults],
+            "model": self.label,
+            "about": self.about,
+            "level": self.level,
+            "checks": checks,
+            "missing": list(self.missing),
+            "undecided": list(self.undecided),
+            "notes": list(self.notes),
+        }
+
+    @property
+    def headline(self) -> str:
+        """The verdict in a sentence."""
+        tests = sum(line.tests for line in self.lines)
+        said = {
+            "healthy": "no fault was found",
+            "faults": " and ".join(fault.name for fault in self.faults),
+            "undecided": "undecided",
+        }[self.verdict]
+        judged = f"{len(self.lines)} checks, {tests} tests judged together at a false-alarm rate of {self.level:.3g}"
+        return f"{self.label}: {said}. {self.about}; {judged}."
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table of checks."""
+        return [
+            (
+                line.check,
+                f"{line.threshold:g}",
+                str(line.estimate).partition(", n")[0],
+                "several" if line.timestep is None else f"{line.timestep:.4g}",
+                plain(line.p_value, 2),
+            )
+            for line in self.lines
+        ]
+
+    def __str__(self) -> str:
+        parts = [wrapped(self.headline), *(wrapped(f"undecided: {reason}") for reason in self.undecided)]
+        for fault in self.faults:
+            parts.append("\n".join([wrapped(f"{fault.name}{fault.where}"), *(wrapped(t, "  ") for t in fault.told)]))
+        if self.lines:
+            columns = [Column(name, "", [row[i] for row in self.rows]) for i, name in enumerate(HEADINGS)]
+            parts.append(lines(TITLE, columns))
+        return "\n\n".join([*parts, *(wrapped(note) for note in (*self.missing, *self.notes))])
+
+    def _repr_html_(self) -> str:
+        def cells(kind: str, texts: Iterable[str]) -> str:
+            return "<tr>" + "".join(f"<{kind}>{html.escape(text)}</{kind}>" for text in texts) + "</tr>"
+
+        faults = "".join(
+            f"<li><b>{html.escape(fault.name)}</b>{html.escape(fault.where)}<br>"
+            + "<br>".join(html.escape(text) for text in fault.told)
+            + "</li>"
+            for fault in self.faults
+        )
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in (*self.undecided, *self.missing, *self.notes))
+        table = cells("th", HEADINGS) + "".join(cells("td", row) for row in self.rows)
+        return f"<p>{html.escape(self.headline)}</p><ul>{faults}</ul><table>{table}</table>{notes}"
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

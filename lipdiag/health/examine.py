@@ -1,0 +1,178 @@
+"""The doctor's front door: a model is measured by a plan of its own, looked into, and judged.
+
+What is wrong is told by its first cause: where the network is used in another way than it was trained, or a part of it
+is broken, what else is out of order follows from that.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.load import inspect
+from ..checkpoints.reading import SILENT, Reading
+from ..errors import CheckpointError, UsageError
+from ..results.run import read
+from ..store.store import open_run
+from ..study.measure import NOT_TRIED, carry_out, prepared
+from ..study.plan import Plan
+from ..study.points import points
+from ..study.resolve import resolve_model
+from ..study.study import Study
+from . import network
+from .conventions import conventions
+from .diagnosis import Diagnosis
+from .fault import Fault
+from .judge import LEVEL, judge, limited
+from .samples import samples
+
+QUANTITIES = ("time_difference", "stein", "loss", "trace", "one_sided_lipschitz", "asymmetry", "swap")
+PLAN = Plan(timesteps="pairs:10", draws=32, quantities=QUANTITIES, krylov_steps=8, certified_width=1.0, probes=1)
+"""What the doctor measures: a third of the price of `measure` with its defaults."""
+
+LOOKED = 8
+"""Timesteps, and draws of each, at which the network is looked into."""
+
+DEGRADED = {
+    "wrong_size", "untrained_band", "miscalibrated_time", "excess_loss", "expanding", "asymmetric", "too_fast",
+    "untrained",
+}  # fmt: skip
+"""Faults that weights of another model in one layer cause too."""
+
+UNCERTAIN = {"no_denoiser", "shared_timesteps"}
+"""What the conventions tell that they cause too."""
+
+
+def doctor(
+    model: Any,
+    data: Any = None,
+    *,
+    plan: Plan = PLAN,
+    thresholds: Mapping[str, float] | None = None,
+    level: float = LEVEL,
+    out: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    **words: Any,
+) -> Diagnosis:
+    """What is wrong with a model, where, and how sure that is.
+
+    A run is judged as it is. A model is measured first, with its conventions tried on the data, and its network looked
+    into; faults are named by their causes. All tests over draws are judged together by Holm at `level`.
+
+    Args:
+        model: A path (checkpoint, embedded name, or a run, `.zarr`), a `Predictor`, any eps(x, t) with `schedule` and
+            `shape`, or what `measure` returned.
+        data: x0, in any of the forms that `measure` takes.
+        plan: What is measured of a model; by default `PLAN`.
+        thresholds: In the place of those in `health.checks.CHECKS`, by name.
+        level: False-alarm rate of all tests together.
+        out: Where the run is kept; None keeps it in memory.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        progress: Whether to show a bar.
+        words: How the model is read, in the words of `measure`.
+
+    Raises:
+        LipdiagError: In one sentence, when the model, the data or the run cannot be used.
+    """
+    return examine(model, data, plan, thresholds, level, out, device, progress, reading=Reading.of(**words))
+
+
+def examine(
+    model: Any,
+    data: Any = None,
+    plan: Plan = PLAN,
+    thresholds: Mapping[str, float] | None = None,
+    level: float = LEVEL,
+    out: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    priced: Callable[[Study], bool] = lambda ready: True,
+    reading: Reading = SILENT,
+) -> Diagnosis:
+    """What `doctor` finds; `priced` is called with the study when its price is known, and returns whether to go on."""
+    limits = limited(thresholds or {}, level)
+    dataset = as_run(model)
+    if dataset is not None:
+        if data is not None or reading.words:
+            raise UsageError("a run is judged as it is: leave data and options of reading out, or give the checkpoint")
+        return judge(dataset, limits, level)
+    if reading.function == "raw":
+        raise UsageError("what the doctor checks holds for predicted noise: leave the raw function out")
+    with prepared(model, data, plan, out, True, device, priced=priced, probe=False, reading=reading) as ready:
+        faults, undecided, notes = before(ready, model, reading)
+        carry_out(ready, quiet=not progress)
+        dataset = ready.store.dataset()
+        found = judge(dataset, limits, level)
+        names = {fault.name for fault in faults}
+        if names <= UNCERTAIN and (names or undecided or DEGRADED & {fault.name for fault in found.faults}):
+            faults = network.foreign(looked_at(ready, 2 * LOOKED)) or faults
+            undecided = [] if faults else undecided
+        if not faults and not found.faults:
+            faults = samples(ready.predictor, ready.source)
+        return merged(found, faults, undecided, [*notes, *(n for n in ready.notes if n != NOT_TRIED)])
+
+
+def as_run(model: Any) -> Any:
+    """The run that a model's place is taken by, opened; None for a model."""
+    if isinstance(model, str | Path) and (Path(model).suffix == ".zarr" or (Path(model) / "zarr.json").exists()):
+        return open_run(model)
+    if type(model).__module__.startswith("xarray"):
+        read([model])
+        return model
+    return None
+
+
+def before(ready: Study, model: Any, reading: Reading) -> tuple[list[Fault], list[str], list[str]]:
+    """What is found without the run: faults, reasons to be undecided, and notes."""
+    point = looked_at(ready)
+    broken = network.untouched(ready.predictor) or network.dead(point)
+    broken += [*network.rounding(point), *other_weights(ready, point, model, reading)]
+    faults, undecided, notes = conventions(ready.predictor, ready.source)
+    return [*broken, *faults], [] if broken or faults else undecided, notes
+
+
+def looked_at(ready: Study, draws: int = LOOKED) -> Any:
+    """A few timesteps by a few draws, timestep-major."""
+    last = len(ready.timesteps) - 1
+    few = [float(ready.timesteps[i]) for i in sorted({round(last * i / (LOOKED - 1)) for i in range(LOOKED)})]
+    source = ready.source
+    return points(ready.predictor, ready.plan, source.sample, few, range(draws), record=False, label=source.label)
+
+
+def other_weights(ready: Study, point: Any, model: Any, reading: Reading) -> list[Fault]:
+    """Whether the file's other weights, averaged or raw, are better."""
+    if not isinstance(model, str | Path):
+        return []
+    try:
+        if not {"ema", "raw"} <= set(inspect(model).available):
+            return []
+        other = resolve_model(model, replace(reading, weights="raw" if reading.weights == "ema" else "ema"))
+    except (CheckpointError, UsageError):
+        return []
+    other = other.to(point.x.device).eval().requires_grad_(False)
+    return network.averages(point, other, reading.weights, LOOKED)
+
+
+def merged(found: Diagnosis, faults: list[Fault], undecided: list[str], notes: list[str]) -> Diagnosis:
+    """One diagnosis: causes first; what a run shows of a cause is told with it."""
+    judged = found.faults
+    if faults:
+        names = {fault.name for fault in faults}
+        same = tuple(fault for fault in judged if fault.name in names)
+        seen = dict.fromkeys(name for fault in judged for name in (fault.name, *fault.also) if name not in names)
+        faults[0] = replace(
+            faults[0],
+            also=tuple(seen),
+            timesteps=faults[0].timesteps or next((f.timesteps for f in same if f.name == faults[0].name), ()),
+        )
+        judged = ()
+    if undecided:
+        notes = [*notes, *(f"seen, but perhaps for that reason: {fault.name}: {fault.evidence}" for fault in judged)]
+        judged = ()
+    return replace(
+        found,
+        faults=(*faults, *judged),
+        undecided=(*found.undecided, *undecided),
+        notes=(*found.notes, *dict.fromkeys(notes)),
+    )

@@ -1,0 +1,145 @@
+"""The doctor on models with planted faults, of three sizes: each is found, and named."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import lipdiag
+from lipdiag.cli import main
+from lipdiag.errors import UsageError
+from lipdiag.health.examine import PLAN, doctor
+from tests.health.planted import (
+    SMALL,
+    USED,
+    around,
+    data,
+    emptied,
+    exact,
+    perceptron,
+    random_weights,
+    transplanted,
+    unet,
+)
+from tests.runs import make, write
+
+QUICK = PLAN.replace(timesteps="pairs:4", draws=16, krylov_steps=4)
+
+
+def names(model, x0, plan=QUICK) -> list[str]:
+    return [fault.name for fault in doctor(model, x0, plan=plan, progress=False).faults]
+
+
+@pytest.mark.parametrize("way", [way for way in USED if not way.startswith("one")])
+def test_a_model_that_is_used_wrongly(way):
+    fault, how = USED[way]
+    assert names(how(exact()), data())[:1] == [fault]
+
+
+@pytest.mark.parametrize("way", ["one more", "one less"])
+def test_a_timestep_that_is_one_off(way):
+    found = doctor(
+        USED[way][1](exact()),
+        data(),
+        plan=PLAN.replace(timesteps="0:10:1", draws=64, quantities=("swap", "stein", "loss")),
+        progress=False,
+    )
+    assert [fault.name for fault in found.faults] == ["shifted_time"]
+    (offset,) = [line.estimate for line in found.lines if line.check == "shift"]
+    assert offset.low - 0.3 <= (1 if way == "one more" else -1) <= offset.high + 0.3
+
+
+def test_a_perceptron_is_healthy():
+    assert doctor(perceptron(), data(SMALL), plan=QUICK, progress=False).verdict == "healthy"
+
+
+@pytest.mark.parametrize("layer", ["first", "blocks.0.1", "last"])
+def test_weights_of_another_model_in_one_layer_of_a_perceptron(layer):
+    donor = perceptron(1, 300)
+    assert names(transplanted(perceptron(), donor, layer), data(SMALL))[:1] == ["foreign_weights"]
+
+
+@pytest.mark.parametrize("way", ["backwards", "high band", "rounded"])
+def test_a_perceptron_that_is_used_wrongly(way):
+    fault, how = USED[way]
+    assert names(how(perceptron()), data(SMALL))[:1] == [fault]
+
+
+def test_a_dead_block_and_weights_that_were_never_trained():
+    assert names(emptied(perceptron(), "blocks.1.3"), data(SMALL))[:1] == ["dead_block"]
+    assert names(random_weights(perceptron()), data(SMALL))[:1] == ["untrained"]
+
+
+@pytest.mark.parametrize("model", ["digits-ddpm", "digits-etsdm"])
+def test_the_embedded_pair_is_healthy(model):
+    found = doctor(model, plan=QUICK.replace(draws=10), progress=False)
+    assert found.verdict == "healthy", str(found)
+
+
+def test_a_fault_of_the_embedded_model():
+    fault, how = USED["larger"]
+    assert names(how(unet()), "digits", QUICK.replace(timesteps="20,500,999", draws=10))[:1] == [fault]
+
+
+class Weights(torch.nn.Module):
+    """Weights, answers of 0 so that nothing is learned of them, and no denoiser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(48, 48)
+        torch.nn.init.normal_(self.layer.weight)
+
+    def forward(self, x, timestep):
+        return torch.tanh(self.layer(x).flip(1)) + torch.sin(timestep)[:, None]
+
+
+def test_what_is_no_denoiser_is_never_healthy():
+    found = doctor(around(exact(), lambda ask, x, k: Weights()(x, k)), data(), plan=QUICK, progress=False)
+    assert found.verdict != "healthy"
+    assert found.faults[0].name in ("no_denoiser", "untrained")
+
+
+def test_data_of_another_kind_are_not_blamed_on_the_model():
+    strange = 1.5 * np.random.default_rng(0).standard_normal((64, SMALL))
+    found = doctor(perceptron(), strange, plan=QUICK, progress=False)
+    assert found.verdict in ("undecided", "healthy"), str(found)
+
+
+def test_averages_that_are_not_loaded_and_averages_of_the_beginning(tmp_path):
+    good, rough = unet(), unet()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in rough.network.parameters():
+            weight.mul_(1 + 0.3 * torch.randn_like(weight))
+    plan = PLAN.replace(timesteps="20,500", draws=8)
+    for raw, ema, fault in ((rough, good, "ema_not_loaded"), (good, rough, "stale_ema")):
+        path = tmp_path / f"{fault}.pt"
+        lipdiag.save(path, raw, ema=ema.network.state_dict(), data="digits")
+        for weights in ("raw", "ema"):
+            found = [f.name for f in doctor(path, weights=weights, plan=plan, progress=False).faults]
+            assert (fault in found) == ((weights == "raw") == (fault == "ema_not_loaded"))
+
+
+def test_the_command_judges_a_run_and_ends_as_it_is_asked(tmp_path):
+    run = make(draws=12, checkpoint="ckpt.pt")
+    path = str(write(run, tmp_path / "run.zarr"))
+    result = CliRunner().invoke(main, ["doctor", path, "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["verdict"] == "undecided"
+    assert CliRunner().invoke(main, ["doctor", path, "--fail-on", "undecided"]).exit_code == 1
+    strict = ["doctor", path, "--threshold", "nothing=0.01"]
+    result = CliRunner().invoke(main, [*strict, "--fail-on", "faults"])
+    assert result.exit_code == 1
+    assert CliRunner().invoke(main, strict).exit_code == 0
+    refused = CliRunner().invoke(main, ["doctor", path, "--threshold", "nothing"])
+    assert refused.exit_code == 2
+    assert "is not CHECK=NUMBER" in refused.stderr
+    listed = CliRunner().invoke(main, ["doctor", "--checks"])
+    assert max(map(len, listed.stdout.splitlines())) <= 80
+
+
+def test_a_run_takes_no_data():
+    with pytest.raises(UsageError, match="a run is judged as it is"):
+        doctor(make(), "digits")
