@@ -227,10 +227,10 @@ BUGS = {
         "comparison/test_comparison.py -k paired_by_seed",
     ),
     "a jump against the error before it": Bug(
-        "advice/sharing.py", "error[edges[1:] - 1]", "error[edges[:-1]]", "advice/test_sharing.py -k held_against"
+        "advice/bound.py", "error[edges[1:] - 1]", "error[edges[:-1]]", "advice/test_sharing.py -k held_against"
     ),
     "an error without its root": Bug(
-        "advice/sharing.py", "np.sqrt(run.dimension * cells.loss)", "run.dimension * cells.loss",
+        "advice/bound.py", "np.sqrt(run.dimension * cells.loss)", "run.dimension * cells.loss",
         "advice/test_sharing.py -k follows_from_the_loss",
     ),
     "a mean of K for its median": Bug(
@@ -238,7 +238,7 @@ BUGS = {
         "advice/test_sharing.py -k ten_times_its_median",
     ),
     "the largest jump as if it had not been picked": Bug(
-        "advice/sharing.py", "return picked._replace(low=low, high=max(mean(column).high for column in values.T))",
+        "advice/partition.py", "return picked._replace(low=low, high=max(mean(column).high for column in values.T))",
         "return picked", "advice/test_sharing.py -k although_it_was",
     ),
     "a hundred-millionth more": Bug(
