@@ -5,6 +5,7 @@ timestep that the model is told. A block from place l to place r is told l throu
 what the block changes, with no detour over K: the change saturates where a sum of K goes on growing.
 """
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -153,7 +154,7 @@ def fewest(changes: Hidden, most: int) -> tuple[int, str]:
 def told(changes: Hidden, rule: str, edges: np.ndarray) -> Partition:
     """What was measured of blocks between some edges."""
     starts, ends = edges[:-1], edges[1:]
-    squares = np.stack([changes.worst(start, end) for start, end in zip(starts, ends, strict=True)], axis=1)
+    squares = np.stack([changes.worst(start, end) for start, end in itertools.pairwise(edges.tolist())], axis=1)
     largest = greatest(squares)
     value, low, high = (float(np.sqrt(max(x, 0))) for x in largest[:3])
     jumps = changes.change[:, ends, starts].mean(0)

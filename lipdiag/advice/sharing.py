@@ -179,9 +179,9 @@ def words(advice: Advice) -> Words:
     if advice.measured:
         jumps = ", ".join(plain(jump) for jump in advice.partitions[0].jumps)
         notes.append(f"Jumps at the ends of the first row's blocks, were this model itself told so: {jumps}.")
-    else:
-        notes.append(f"lipdiag measure {run.checkpoint} {COMMAND} --out NEW.zarr")
     code = [("lipdiag train with", f"--etsdm {advice.etsdm}"), ("or, in a training loop of your own", str(advice.call))]
+    if not advice.measured:
+        code.append(("to have it measured", f"lipdiag measure {run.checkpoint} {COMMAND} --out NEW.zarr"))
     return Words(said, rows, notes, code, CAUTION)
 
 
@@ -199,7 +199,7 @@ NOTES = {
     ),
     False: (
         "A bound and not a measurement: the sum of K over a block, mean over draws [95 % interval that allows for the "
-        "pick], and the RMS over timesteps of what it bounds. To have it measured:",
+        "pick], and the RMS over timesteps of what it bounds.",
     ),
 }
 CAUTION = (

@@ -60,5 +60,8 @@ class Words:
 
 
 def filled(line: str) -> str:
-    """What is to be pasted, no word of it broken."""
-    return textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    """What is to be pasted: a command with its lines joined as a shell joins them, a list broken after commas."""
+    if line.startswith("--"):
+        return line
+    lines = textwrap.wrap(line, WIDTH - 2, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return (" \\\n" if line.startswith("lipdiag ") else "\n").join(lines)

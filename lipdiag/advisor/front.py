@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..diffusion.predictor import Predictor
 
 STEPS = (5, 10, 20)
-DRAWS = 64
+DRAWS = 96
 LEAST_DRAWS = 8
 
 
