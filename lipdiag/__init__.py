@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .advice.sharing import advise
+    from .advisor.front import advise
     from .checkpoints.load import inspect, load
     from .checkpoints.save import save
     from .comparison.comparison import compare
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "advise": "advice.sharing",
+        "advise": "advisor.front",
         "compare": "comparison.comparison",
         "explore": "figures.explorer",
         "inspect": "checkpoints.load",

@@ -32,6 +32,8 @@ PART = 0.1
 """A last step is short enough where it costs this part of the whole error."""
 
 UNIFORM = "uniform"
+ROUNDING = 1e-9
+"""So near to 1 a ratio is 1."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Choice:
         name: Of the grid that is advised: `advised`, or a common one where no other is better.
         t: Its times, from noise to data.
         best: The common grid with the least error over all draws.
-        errors: Mean endpoint error of every grid on those draws.
+        judged: Endpoint errors of every grid, the fitted one last, on the draws that judge.
         against_best: Ratio of the error of the fitted grid to the best common grid's, over the draws in pairs.
         against_uniform: Ratio of the advised grid's error to the best uniform grid's.
     """
@@ -52,14 +54,24 @@ class Choice:
     name: str
     t: np.ndarray
     best: str
-    errors: Mapping[str, Estimate]
+    judged: Mapping[str, np.ndarray]
     against_best: Estimate
     against_uniform: Estimate
 
     @property
+    def errors(self) -> dict[str, Estimate]:
+        """Mean endpoint error of every grid."""
+        return {name: mean(values) for name, values in self.judged.items()}
+
+    @property
     def better(self) -> bool:
         """Whether the fitted grid is better than every common one, its interval included."""
-        return bool(self.against_best.high < 1)
+        return better(self.against_best)
+
+
+def better(against: Estimate) -> bool:
+    """Whether a ratio of errors is below 1, its interval included."""
+    return bool(against.high < 1 - ROUNDING)
 
 
 def choose(
@@ -81,9 +93,8 @@ def choose(
     best = min(usual, key=error)
     uniform = min((name for name in usual if name.startswith(UNIFORM)), key=error)
     against = ratio(judged[ours], judged[best])
-    name = ours if against.high < 1 else best
-    errors = {grid: mean(values) for grid, values in judged.items()}
-    return Choice(steps, name, grids[name], best, errors, against, ratio(judged[name], judged[uniform]))
+    name = ours if better(against) else best
+    return Choice(steps, name, grids[name], best, judged, against, ratio(judged[name], judged[uniform]))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ that needs it, so that `--help` is quick.
 
 import click
 
+from .advise import advise
 from .compare import compare
 from .convert import convert
 from .look import inspect, plot, selftest
@@ -13,7 +14,7 @@ from .measure import demo, measure
 from .merge import merge
 from .options import Refusals
 from .quality import evaluate, sample
-from .report import advise, report
+from .report import report
 from .train import train
 
 
