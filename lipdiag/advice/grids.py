@@ -20,7 +20,7 @@ MOVES = 10
 """Places of a grid that are moved, at most; where it has more times, neighbours move together."""
 
 PARTS = (0.5, 0.5, 0.25, 0.25)
-"""Of the gap to the next time, by which each is moved, sweep by sweep."""
+"""How much of the gap to the next time each is moved by, sweep by sweep."""
 ALIGNED = {
     "AYS, SD 1.5": (
         (999, 850, 736, 645, 545, 455, 343, 233, 124, 24),

@@ -16,7 +16,7 @@ from ..results.curve import Curve, curves
 from ..results.headline import SPEEDS
 from ..results.run import Run, read
 from .bound import PAPER_END, bounded
-from .cells import AWAY, Cells, away, cut, interpolate
+from .cells import AWAY, LEAST_TIMES, Cells, away, cut, interpolate
 from .hidden import COMMAND, exact, hidden
 from .partition import Partition
 from .words import Words
@@ -37,7 +37,8 @@ class Advice:
         variable: What its K is.
         needed: Whether K near the data is high enough for sharing to be worth a thought.
         end: The timestep where sharing would end.
-        resolution: The measured timesteps around it.
+        resolution: The measured timesteps around all ends that K's interval, or every second timestep alone, would
+            suggest.
         reason: Why there.
         count: Why so many blocks.
         reference: Median of K away from the data.
@@ -119,9 +120,13 @@ def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None =
     (curve,) = curves([run])
     cells = cut(curve)
     reference = away(cells)
-    needed, last, reason = threshold(curve, cells, above, reference)
+    needed, last, latest, reason = threshold(curve, cells, above, reference)
+    bounds = [float(cells.bounds[last]), float(cells.bounds[latest])]
     if end is not None:
         needed, last, reason = True, cells.place(end), "as asked"
+        bounds = [float(cells.bounds[last])]
+    elif needed:
+        bounds += thinned(run, above)
     if not 1 <= last < cells.bounds.size:
         raise UsageError(f"sharing cannot end at {end:g}, the measured timesteps are {cells}")
     stop, measured = float(cells.bounds[last]), run.has("pair_difference")
@@ -134,26 +139,54 @@ def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None =
         if blocks is not None and not 1 <= blocks <= most:
             raise UsageError(f"{blocks} blocks do not fit below timestep {stop:g}; give 1 to {most}")
         found, why = bounded(run, cells, last, blocks) if changes is None else exact(changes, blocks)
-    return Advice(run, curve.variable, needed, stop, around(run, stop), reason, why, reference, measured, found)
+    return Advice(
+        run,
+        curve.variable,
+        needed,
+        stop,
+        around(run, bounds),
+        reason,
+        why,
+        reference,
+        measured,
+        found,
+    )
 
 
-def threshold(curve: Curve, cells: Cells, above: float, reference: float) -> tuple[bool, int, str]:
-    """Whether K near the data is high, the cell where it is so for the last time, and why there."""
+def threshold(curve: Curve, cells: Cells, above: float, reference: float) -> tuple[bool, int, int, str]:
+    """Whether K near the data is high, the cell where it is so for the last time, where it may still be, and why."""
     s, run = curve.statistics, curve.run
-    low = np.where(np.isfinite(s.low), s.low, s.mean)  # one draw has no interval
-    high = (interpolate(cells.x, cells.known, low) > above * reference) & (cells.t < AWAY[0])
+    ends = [np.where(np.isfinite(end), end, s.mean) for end in (s.low, s.high)]  # one draw has no interval
+    low, high = (interpolate(cells.x, cells.known, end) > above * reference for end in ends)
+    low, high = low & (cells.t < AWAY[0]), high & (cells.t < AWAY[0])
     said = f"{above:g} times its median over t from {AWAY[0]:g} to {AWAY[1]:g}, {plain(reference)} {run.unit}"
-    if not high.any():
-        return False, cells.after(PAPER_END), f"near the data K is nowhere {said}"
-    last = int(np.flatnonzero(high)[-1]) + 1
-    return True, last, f"up to there K (the lower end of its interval) is above {said}"
+    if not low.any():
+        usual = cells.after(PAPER_END)
+        return False, usual, usual, f"near the data K is nowhere {said}"
+    last, latest = (int(np.flatnonzero(where)[-1]) + 1 for where in (low, high))
+    return True, last, latest, f"up to there K (the lower end of its interval) is above {said}"
 
 
-def around(run: Run, timestep: float) -> tuple[float, float]:
-    """The measured timesteps between which one lies, from the data on."""
-    order = run.direction * np.sort(run.direction * run.timestep)
-    place = int(np.searchsorted(run.direction * order, run.direction * timestep))
-    return float(order[max(place - 1, 0)]), float(order[min(place, order.size - 1)])
+def thinned(run: Run, above: float) -> list[float]:
+    """Where sharing would end, and might, had only every second timestep been measured."""
+    found, count = [], run.timestep.size
+    order = np.argsort(run.time("t"))
+    for first in (1, 2):
+        kept = run.dataset.isel(time=order[[0, *range(first, count, 2)]])
+        if kept.sizes["time"] >= LEAST_TIMES:
+            (curve,) = curves(read([kept]))
+            cells = cut(curve)
+            _, last, latest, _ = threshold(curve, cells, above, away(cells))
+            found += [float(cells.bounds[last]), float(cells.bounds[latest])]
+    return found
+
+
+def around(run: Run, ends: list[float]) -> tuple[float, float]:
+    """The measured timesteps between which some others lie, from the data on."""
+    along, ends = np.sort(run.direction * run.timestep), [run.direction * end for end in ends]
+    below, beyond = along[along < min(ends)], along[along >= max(ends)]
+    low, high = (below[-1] if below.size else along[0]), (beyond[0] if beyond.size else along[-1])
+    return float(run.direction * low), float(run.direction * high)
 
 
 def words(advice: Advice) -> Words:
@@ -168,7 +201,7 @@ def words(advice: Advice) -> Words:
     low, high = advice.resolution
     said = [
         f"{run.label}: from {'pairs and ' if advice.measured else ''}{source}.",
-        f"Sharing ends at {advice.end:.6g}, between the measured {low:.6g} and {high:.6g}: {advice.reason}.",
+        f"Sharing ends at {advice.end:.6g}, known to between {low:.6g} and {high:.6g}: {advice.reason}.",
         f"{len(advice.edges) - 1} blocks: {advice.count}.",
     ]
     rows: list[tuple[str, ...]] = [TITLES[advice.measured]]
@@ -189,7 +222,7 @@ TITLES = {
     True: ("blocks", "", "largest hidden", "RMS", "of the error"),
     False: ("blocks", "", "largest jump, at most", "RMS, at most"),
 }
-"""Of the table, where what is hidden was measured and where it is bounded."""
+"""Titles of the table, where what is hidden was measured and where it is bounded."""
 
 NOTES = {
     True: (

@@ -33,7 +33,7 @@ CARRIED = 8
 """Draws whose errors are carried along, and twice the places where one is begun."""
 
 PASSES = 800
-"""Of the model for each draw, at most, to improve a grid; but for `LEAST_TRIALS`."""
+"""Evaluations of the model for each draw that improve a grid, unless these are fewer than `LEAST_TRIALS` grids."""
 
 LEAST_TRIALS = 20
 ADVISED = "advised"
@@ -73,7 +73,7 @@ class Reference:
 
 
 ORDER = 2
-"""Of Heun's method: half as many times have 2^ORDER times the error."""
+"""The order of Heun's method: with half as many times its error is 2^ORDER times as large."""
 
 
 class Trial:

@@ -133,7 +133,19 @@ def test_the_end_does_not_follow_the_grid_beyond_its_resolution():
         low, high = advice.resolution
         assert low <= advice.end <= high
         assert advice.end == pytest.approx(49, abs=1 + 0.05 * (high - low))
-        assert f"{low:g} and {high:g}" in str(advice).replace("\n", " ")
+        assert f"known to between {low:g} and {high:g}" in str(advice).replace("\n", " ")
+
+
+def test_a_ragged_curve_says_how_little_its_end_is_known():
+    """Whichever third of the timesteps is left out, the end lies where the whole run says it may."""
+    dataset = gaussian(Timesteps(1000), np.unique(np.geomspace(1, 1000, 64).round()) - 1)
+    count = dataset.sizes["time"]
+    rough = np.exp(0.7 * np.random.default_rng(0).standard_normal(count))
+    dataset["time_difference"] = dataset["time_difference"] * rough[:, None]
+    low, high = advise(dataset).resolution
+    assert high > 1.5 * low
+    for kept in (range(0, count, 2), [0, *range(1, count, 2)]):
+        assert low <= advise(dataset.isel(time=list(kept)).drop_vars(["pair_difference", "other"])).end <= high
 
 
 def test_a_bound_is_called_one_and_the_command_that_measures_is_named():

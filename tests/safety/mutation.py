@@ -241,6 +241,24 @@ BUGS = {
         "advice/partition.py", "return picked._replace(low=low, high=max(mean(column).high for column in values.T))",
         "return picked", "advice/test_sharing.py -k although_it_was",
     ),
+    "what a block hides, past its end": Bug(
+        "advice/hidden.py", "np.maximum(np.roll(inside, 1, axis=0), (self.last**2).mean(0)).T",
+        "np.maximum(inside, (self.last**2).mean(0)).T", "advice/test_hidden.py -k 'whatever_the_clock or quarter'",
+    ),
+    "a dearer partition": Bug(
+        "advice/pieces.py", "best = total.min(0)", "best = total.max(0)", "advice/test_hidden.py -k no_partition"
+    ),
+    "a grid judged on the draws it was fitted on": Bug(
+        "advisor/trial.py", "slice(0, draws // 2), slice(draws // 2, draws)", "slice(0, draws // 2), slice(0, draws)",
+        "advisor/test_trial.py -k not_those_that_fit",
+    ),
+    "x0 extrapolated twice as far": Bug(
+        "sampling/walk.py", "ratio / 2 * (x0 - before)", "ratio * (x0 - before)", "sampling/test_walk.py -k order"
+    ),
+    "a better grid in name": Bug(
+        "advice/steps.py", "name = ours if better(against) else best", "name = ours",
+        "advice/test_steps.py -k refused_in_words",
+    ),
     "a hundred-millionth more": Bug(
         "quantities/quantity.py", "double().norm(dim=1)", "double().norm(dim=1) * (1 + 1e-8)",
         "test_golden.py -k 'ddpm and float64'",
