@@ -235,6 +235,6 @@ def verdict(advice: StepsAdvice, number: int) -> str:
     if error < LEAST_CERTAIN * advice.doubt:
         said += " (errors are near what is not known of the reference)"
     here, short = advice.last_step(number)
-    own = plain(float(advice.told[number][-1]))
-    said += f". Its last step, from {own} to the data, costs {plain(here)} by itself"
-    return f"{said}; one from {plain(short)} costs at most {PART:.0%} of the whole."
+    own = float(advice.told[number][-1])
+    said += f". Its last step, from {own:.3g} to the data, costs {plain(here)} by itself"
+    return f"{said}; one from {short:.3g} costs at most {PART:.0%} of the whole."

@@ -10,6 +10,7 @@ from ..advice.steps import StepsAdvice
 from ..errors import UsageError
 
 if TYPE_CHECKING:
+    from ..checkpoints.reading import Reading
     from ..diffusion.predictor import Predictor
 
 STEPS = (5, 10, 20)
@@ -29,7 +30,8 @@ def advise(
     seed: int = 0,
     device: str = "auto",
     advance: Callable[[int], object] | None = None,
-    **reading: Any,
+    reading: "Reading | None" = None,
+    **words: Any,
 ) -> Advice | StepsAdvice:
     """Settings that a run or a model suggests; printed, or shown in a notebook, it says them in words.
 
@@ -48,13 +50,18 @@ def advise(
         seed: Of their first noise.
         device: Of a model.
         advance: Called with the number of evaluations of the model that were made since its last call.
-        reading: How the model is read, as for `measure`.
+        reading: How the model is read.
+        words: The same word by word, as for `measure`.
 
     Raises:
         UsageError: If a word does not apply, or the run or the model lacks what this needs.
     """
     if sampler is None:
-        strange = [name for name, value in {"steps": steps, "draws": draws, **reading}.items() if value is not None]
+        strange = [
+            name
+            for name, value in {"steps": steps, "draws": draws, "reading": reading, **words}.items()
+            if value is not None
+        ]
         if strange:
             raise UsageError(f"{strange[0]} is about sampling a model; say which sampler, ddim, euler, heun or dpm")
         if isinstance(what, str | Path):
@@ -66,11 +73,12 @@ def advise(
     strange = [name for name, value in given.items() if value is not None]
     if strange:
         raise UsageError(f"{strange[0]} is about sharing timesteps; ask for that without a sampler, of a run")
+    from ..checkpoints.reading import Reading
     from ..study.resolve import resolve_device, resolve_model
 
-    found = resolve_model(what, **reading)
-    predictor = found.predictor.to(resolve_device(device)).eval().requires_grad_(False)
-    name = str(found.path or (what if isinstance(what, str | Path) else "the model"))
+    predictor = resolve_model(what, Reading.of(**words) if reading is None else reading)
+    predictor.to(resolve_device(device)).eval().requires_grad_(False)
+    name = str(predictor.path or (what if isinstance(what, str | Path) else "the model"))
     counts = [steps] if isinstance(steps, int) else list(STEPS if steps is None else steps)
     return advise_steps(predictor, sampler, counts, DRAWS if draws is None else draws, seed, name, advance)
 

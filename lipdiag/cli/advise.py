@@ -8,7 +8,7 @@ from click.core import ParameterSource
 
 from ..errors import UsageError
 from ..progress import bar
-from .options import computing, everywhere, reading, reading_options, stoppable, use_threads
+from .options import computing, everywhere, read_reading, reading, stoppable, use_threads
 
 
 def numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[int] | None:
@@ -51,34 +51,24 @@ def advise(
     """
     from ..advice.sharing import Advice
     from ..advisor.front import advise as propose
+    from ..checkpoints.reading import WORDS
 
     quiet = given["quiet"]
     if source is None and given["factory"] is None:
         raise UsageError("advise needs a run, or with --sampler a checkpoint")
     use_threads(given["threads"])
-    told = reading_options(given)
     if sampler is None:
         context = click.get_current_context()
-        for name in ("steps", "draws", "seed", "device", *told):
+        for name in ("steps", "draws", "seed", "device", *WORDS):
             if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} is about sampling a model; say how with --sampler, or leave it out")
         advice = propose(source, end, blocks, above)
     else:
+        of_model = {"sampler": sampler, "steps": steps, "draws": draws, "seed": given["seed"]}
+        told = {"device": given["device"], "reading": read_reading(given)}
         with stoppable(), bar(None, "eval", "sampling", quiet, unit_scale=True) as shown:
-            advice = propose(
-                source,
-                end,
-                blocks,
-                above,
-                sampler=sampler,
-                steps=steps,
-                draws=draws,
-                seed=given["seed"],
-                device=given["device"],
-                advance=shown.update,
-                **told,
-            )
+            advice = propose(source, end, blocks, above, **of_model, **told, advance=shown.update)
     if given["as_json"]:
         click.echo(json.dumps(advice.to_dict()))
     elif not quiet:
