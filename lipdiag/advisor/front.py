@@ -36,8 +36,8 @@ def advise(
     """Settings that a run or a model suggests; printed, or shown in a notebook, it says them in words.
 
     Without a sampler `what` is a run, a dataset or its path, and the advice is where to share timesteps (E-TSDM). With
-    one it is a model, as `measure` takes it, and the advice is at which times to ask it: by default about 160
-    evaluations a draw for the reference, and at most about 800 for each number of steps.
+    one it is a model, as `measure` takes it, and the advice is at which times to ask it: some 300 evaluations
+    a draw for the reference, and some 450 for each number of steps.
 
     Args:
         what: A run, or with a sampler a model.
@@ -100,6 +100,7 @@ def advise_steps(
     import numpy as np
     import torch
 
+    from ..diffusion.ddim import LEAST_AMPLITUDE
     from ..diffusion.predictor import RawOutput
     from ..diffusion.schedule import Straight
     from ..sampling.walk import require_rule
@@ -129,7 +130,7 @@ def advise_steps(
         if straight:
             return t
         alpha, sigma = predictor.schedule(torch.tensor(t))
-        return (sigma / alpha.clamp_min(1e-12)).numpy()
+        return (sigma / alpha.clamp_min(LEAST_AMPLITUDE)).numpy()
 
     notes: tuple[str, ...] = ()
     if predictor.limit is not None:
