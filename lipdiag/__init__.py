@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .advice.sharing import advise
+    from .advisor.front import advise
     from .checkpoints.load import inspect, load
     from .checkpoints.save import save
     from .comparison.comparison import compare
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "advise": "advice.sharing",
+        "advise": "advisor.front",
         "anatomy": "results.anatomy",
         "compare": "comparison.comparison",
         "doctor": "health.examine",

@@ -19,6 +19,7 @@ FLOORS = (
     {"study", "training", "quality"},
     {"results"},
     {"comparison", "advice", "health"},
+    {"advisor"},
     {"figures"},
     {"pages"},
     {"cli"},

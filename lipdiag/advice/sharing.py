@@ -1,19 +1,10 @@
-"""Where to share timesteps: end and edges of E-TSDM's blocks, from a measured K curve.
+"""Where to share timesteps: end and edges of E-TSDM's blocks, from what sharing would change in the measured model.
 
-The change that a block hides is at most the sum of K over its timesteps, and it comes back as the jump at the block's
-end. A function of slope K that is replaced by its value at the left end of each of n blocks has the smallest largest
-error where all blocks have the same sum of K, and (as n grows) the smallest root mean square error where all have the
-same sum of K^(2/3); the powers of K are those of piecewise constant approximation. For K = c t^-1/2 the first kind of
-edges is (i/n)^2, for K = c/t they are geometric.
-
-This is about the measured model. One that is trained with shared timesteps reads the noise level off x and may jump
+Where the run has `pairs` that is measured, and the edges are the exact best (`hidden`); else K bounds it (`bound`).
+This is about the measured model. One that is trained with shared timesteps reads the noise level off x and may change
 less, or more.
-
-References:
-    de Boor, Good approximation by splines with variable knots, 1973.
 """
 
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,58 +15,17 @@ from ..printing import plain
 from ..results.curve import Curve, curves
 from ..results.headline import SPEEDS
 from ..results.run import Run, read
-from ..statistics import LEVEL, Estimate, mean
-from .cells import AWAY, Cells, away, cut, interpolate
+from .bound import PAPER_END, bounded
+from .cells import AWAY, LEAST_TIMES, Cells, away, cut, interpolate
+from .hidden import COMMAND, exact, hidden
+from .partition import Partition
+from .words import Words
 
 if TYPE_CHECKING:
     import xarray as xr
 
 ABOVE = 10.0
 """Sharing ends where K is no longer this many times its median away from the data."""
-
-WIDTH = 80
-SHARE = 0.25
-"""Jumps are to be at most this part of the error that the model makes anyway, sqrt(d loss)."""
-
-BLOCKS = 5
-"""Where the loss was not measured: the number of the paper."""
-
-MOST_BLOCKS = 50
-PAPER_END = 0.1
-"""The end of sharing in the paper, as a share of the time axis: timestep 100 of 1000."""
-
-
-@dataclass(frozen=True)
-class Partition:
-    """Blocks that share a timestep, and what the curve predicts of them.
-
-    Attributes:
-        rule: How they were chosen.
-        edges: In timesteps, the end included.
-        jumps: Predicted, at the end of each block.
-        largest: Of the jumps, with its interval over draws; see `greatest`.
-        error: Root mean square over the shared timesteps of the predicted change since the block's left end.
-    """
-
-    rule: str
-    edges: tuple[float, ...]
-    jumps: tuple[float, ...]
-    largest: Estimate
-    error: float
-
-    @property
-    def spelled(self) -> list[str]:
-        """The edges, with as many digits as keep the width of every block to a hundredth."""
-        for digits in range(6, 17):
-            texts = [f"{edge:.{digits}g}" for edge in self.edges]
-            if np.allclose(np.diff([float(text) for text in texts]), np.diff(self.edges), rtol=0.01, atol=0):
-                break
-        return texts
-
-    @property
-    def etsdm(self) -> str:
-        """The partition as `lipdiag train --etsdm` takes it."""
-        return "edges:" + ",".join(self.spelled)
 
 
 @dataclass(frozen=True)
@@ -87,32 +37,40 @@ class Advice:
         variable: What its K is.
         needed: Whether K near the data is high enough for sharing to be worth a thought.
         end: The timestep where sharing would end.
+        resolution: The measured timesteps around all ends that K's interval, or every second timestep alone, would
+            suggest.
         reason: Why there.
         count: Why so many blocks.
         reference: Median of K away from the data.
-        partitions: The proposal first, then others to compare with.
+        measured: Whether what sharing changes was measured; else there is a bound.
+        partitions: The proposal first, then others to compare with; none where no sharing is suggested.
     """
 
     run: Run
     variable: str
     needed: bool
     end: float
+    resolution: tuple[float, float]
     reason: str
     count: str
     reference: float
+    measured: bool
     partitions: tuple[Partition, ...]
 
     @property
     def edges(self) -> tuple[float, ...]:
-        return self.partitions[0].edges
+        return self.partitions[0].edges if self.partitions else ()
 
     @property
-    def etsdm(self) -> str:
-        return self.partitions[0].etsdm
+    def etsdm(self) -> str | None:
+        """The proposal as `lipdiag train --etsdm` takes it; None where no sharing is suggested."""
+        return self.partitions[0].etsdm if self.partitions else None
 
     @property
-    def call(self) -> str:
-        """The partition as a training loop of one's own takes it."""
+    def call(self) -> str | None:
+        """The proposal as a training loop of one's own takes it."""
+        if not self.partitions:
+            return None
         edges = ", ".join(self.partitions[0].spelled)
         told = "" if self.run.clock in ("", "timesteps(1000)") else f', clock="{self.run.clock.replace(" ", "")}"'
         return f"lipdiag.share_timesteps(network, edges=({edges}){told})"
@@ -122,36 +80,32 @@ class Advice:
         return {
             "run": self.run.label,
             "needed": self.needed,
-            "etsdm": self.etsdm if self.needed else None,
-            "share_timesteps": self.call if self.needed else None,
-            "end": self.end,
+            "etsdm": self.etsdm,
+            "share_timesteps": self.call,
+            "end": self.end if self.needed else None,
+            "resolution": self.resolution if self.needed else None,
             "reason": self.reason,
             "count": self.count,
             "reference": self.reference,
-            "partitions": [
-                {
-                    "rule": p.rule,
-                    "edges": p.edges,
-                    "jumps": p.jumps,
-                    "largest": p.largest.to_dict(),
-                    "error": p.error,
-                }
-                for p in self.partitions
-            ],
+            "measured": self.measured,
+            "partitions": [p.to_dict() for p in self.partitions],
         }
 
     def __str__(self) -> str:
-        return text(self)
+        return str(words(self))
+
+    def _repr_html_(self) -> str:
+        return words(self).page()
 
 
 def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None = None, above: float = ABOVE) -> Advice:
-    """End and edges of shared blocks that a measured K curve suggests.
+    """End and edges of shared blocks that a run suggests.
 
     Args:
         dataset: A run of a model without shared timesteps, from the first timestep on; the more timesteps near t = 0,
-            the better.
+            the better. With the quantity `pairs` what sharing changes is known, else it is bounded by K.
         end: Where sharing is to end; by default where K falls below `above` times its median away from the data.
-        blocks: How many; by default the fewest whose jumps stay below a quarter of the error the model makes anyway.
+        blocks: How many; by default the fewest that hide at most a quarter of the error the model makes anyway.
         above: How many times.
 
     Raises:
@@ -172,121 +126,122 @@ def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None =
     (curve,) = curves([run])
     cells = cut(curve)
     reference = away(cells)
-    needed, last, reason = threshold(curve, cells, above, reference)
+    needed, last, latest, reason = threshold(curve, cells, above, reference)
+    bounds = [float(cells.bounds[last]), float(cells.bounds[latest])]
     if end is not None:
         needed, last, reason = True, cells.place(end), "as asked"
+        bounds = [float(cells.bounds[last])]
+    elif needed:
+        bounds += thinned(run, above)
     if not 1 <= last < cells.bounds.size:
         raise UsageError(f"sharing cannot end at {end:g}, the measured timesteps are {cells}")
-    if blocks is None:
-        blocks, why = enough(run, cells, last)
-    elif 1 <= blocks <= last:
-        needed, why = True, "as asked"
-    else:
-        raise UsageError(f"{blocks} blocks do not fit below timestep {cells.bounds[last]:g}; give 1 to {last}")
-    found = [
-        partition(cells, "equal K", quantiles(cells, last, blocks, 1.0)),
-        partition(cells, "equal K^(2/3)", quantiles(cells, last, blocks, 2 / 3)),
-        partition(cells, "uniform", quantiles(cells, last, blocks, 0.0)),
-    ]
-    usual = cells.after(PAPER_END) if run.index else 0
-    if BLOCKS <= usual < cells.bounds.size and (usual, BLOCKS) != (last, blocks):
-        found.append(partition(cells, "uniform, the paper's", quantiles(cells, usual, BLOCKS, 0.0)))
-    return Advice(run, curve.variable, needed, float(cells.bounds[last]), reason, why, reference, tuple(found))
+    stop, measured = float(cells.bounds[last]), run.has("pair_difference")
+    found: tuple[Partition, ...] = ()
+    why = "none are needed"
+    if needed or blocks is not None:
+        needed = True
+        changes = hidden(run, stop) if measured else None
+        most = last if changes is None else changes.timesteps.size - 1
+        if blocks is not None and not 1 <= blocks <= most:
+            raise UsageError(f"{blocks} blocks do not fit below timestep {stop:g}; give 1 to {most}")
+        found, why = bounded(run, cells, last, blocks) if changes is None else exact(changes, blocks)
+    return Advice(
+        run,
+        curve.variable,
+        needed,
+        stop,
+        around(run, bounds),
+        reason,
+        why,
+        reference,
+        measured,
+        found,
+    )
 
 
-def threshold(curve: Curve, cells: Cells, above: float, reference: float) -> tuple[bool, int, str]:
-    """Whether K near the data is high, the cell where it is so for the last time, and why there."""
+def threshold(curve: Curve, cells: Cells, above: float, reference: float) -> tuple[bool, int, int, str]:
+    """Whether K near the data is high, the cell where it is so for the last time, where it may still be, and why."""
     s, run = curve.statistics, curve.run
-    low = np.where(np.isfinite(s.low), s.low, s.mean)  # one draw has no interval
-    high = (interpolate(cells.x, cells.known, low) > above * reference) & (cells.t < AWAY[0])
+    ends = [np.where(np.isfinite(end), end, s.mean) for end in (s.low, s.high)]  # one draw has no interval
+    low, high = (interpolate(cells.x, cells.known, end) > above * reference for end in ends)
+    low, high = low & (cells.t < AWAY[0]), high & (cells.t < AWAY[0])
     said = f"{above:g} times its median over t from {AWAY[0]:g} to {AWAY[1]:g}, {plain(reference)} {run.unit}"
-    if not high.any():
-        return False, cells.after(PAPER_END), f"near the data K is nowhere {said}"
-    last = int(np.flatnonzero(high)[-1]) + 1
-    return True, last, f"up to there K (the lower end of its interval) is above {said}"
+    if not low.any():
+        usual = cells.after(PAPER_END)
+        return False, usual, usual, f"near the data K is nowhere {said}"
+    last, latest = (int(np.flatnonzero(where)[-1]) + 1 for where in (low, high))
+    return True, last, latest, f"up to there K (the lower end of its interval) is above {said}"
 
 
-def enough(run: Run, cells: Cells, last: int) -> tuple[int, str]:
-    """The fewest blocks whose jumps are small beside the error that the model makes anyway."""
-    if cells.loss is None or run.dimension is None:
-        return min(BLOCKS, last), "the paper's number; measure the loss to have it follow from the curve"
-    error = np.sqrt(run.dimension * cells.loss)
-    most = min(MOST_BLOCKS, last)
-    for blocks in range(1, most + 1):
-        edges = quantiles(cells, last, blocks, 1.0)
-        if (sums(cells.mean, edges) <= SHARE * error[edges[1:] - 1]).all():
-            return blocks, f"the fewest whose predicted jumps are at most {SHARE:g} of the error sqrt(d loss) there"
-    return most, f"the most tried; some jumps are still above {SHARE:g} of the error sqrt(d loss) there"
+def thinned(run: Run, above: float) -> list[float]:
+    """Where sharing would end, and might, had only every second timestep been measured."""
+    found, count = [], run.timestep.size
+    order = np.argsort(run.time("t"))
+    for first in (1, 2):
+        kept = run.dataset.isel(time=order[[0, *range(first, count, 2)]])
+        if kept.sizes["time"] >= LEAST_TIMES:
+            (curve,) = curves(read([kept]))
+            cells = cut(curve)
+            _, last, latest, _ = threshold(curve, cells, above, away(cells))
+            found += [float(cells.bounds[last]), float(cells.bounds[latest])]
+    return found
 
 
-def quantiles(cells: Cells, last: int, blocks: int, power: float) -> np.ndarray:
-    """Places of edges between which the integral of K to a power is the same, as nearly as whole cells allow."""
-    mass = cells.speed[:last] ** power * cells.widths[:last]
-    total = np.concatenate([[0], np.cumsum(mass)])
-    edges = np.interp(np.linspace(0, total[-1], blocks + 1), total, np.arange(last + 1)).round().astype(int)
-    order = np.arange(blocks + 1)
-    edges = np.maximum.accumulate(edges - order) + order  # no block is empty, from the left
-    return np.minimum(edges, last - order[::-1])  # nor from the right
+def around(run: Run, ends: list[float]) -> tuple[float, float]:
+    """The measured timesteps between which some others lie, from the data on."""
+    along, ends = np.sort(run.direction * run.timestep), [run.direction * end for end in ends]
+    below, beyond = along[along < min(ends)], along[along >= max(ends)]
+    low, high = (below[-1] if below.size else along[0]), (beyond[0] if beyond.size else along[-1])
+    return float(run.direction * low), float(run.direction * high)
 
 
-def sums(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Over each block, along the last axis."""
-    return np.add.reduceat(values[..., : edges[-1]], edges[:-1], axis=-1)
-
-
-def partition(cells: Cells, rule: str, edges: np.ndarray) -> Partition:
-    """What the curve predicts of blocks between some edges."""
-    jumps = sums(cells.change, edges)
-    passed = np.concatenate([[0], np.cumsum(cells.mean)])[: edges[-1]]
-    since = passed - np.repeat(passed[edges[:-1]], np.diff(edges))
-    error = np.sqrt(np.average(since**2, weights=cells.widths[: edges[-1]]))
-    bounds = tuple(map(float, cells.bounds[edges]))
-    return Partition(rule, bounds, tuple(map(float, jumps.mean(0))), greatest(jumps), float(error))
-
-
-def greatest(values: np.ndarray) -> Estimate:
-    """The largest of some means over draws (draws, means), with an interval that allows for its having been picked.
-
-    If the largest true mean lies above every mean's upper end, it lies above its own: ends at the usual level are
-    enough. If it lies below one's lower end, so does that one's true mean, and it may be any: those ends have
-    Bonferroni's level. Where edges are fitted to the same draws this holds to first order: what they hide is predicted
-    as equal, and the truth is not.
-    """
-    count = values.shape[1]
-    picked = mean(values[:, values.mean(0).argmax()])
-    low = max(mean(column, level=1 - (1 - LEVEL) / count).low for column in values.T)
-    return picked._replace(low=low, high=max(mean(column).high for column in values.T))
-
-
-def text(advice: Advice) -> str:
-    """An advice for a terminal of 80 columns."""
-    run, best = advice.run, advice.partitions[0]
-    symbol = SPEEDS[advice.variable]
-    said = [
-        f"{run.label}: from {symbol} at {run.timestep.size} timesteps, n = {best.largest.draws} draws of {run.data}."
-    ]
-    if not advice.needed:
-        said.append(f"No sharing is suggested: {advice.reason}. No blocks are needed; --end and --blocks propose some.")
-        return "\n".join(textwrap.fill(line, WIDTH) for line in said)
-    said.append(f"Sharing ends at {advice.end:.6g}: {advice.reason}.")
-    said.append(f"{len(best.jumps)} blocks: {advice.count}.")
-    rows = [("blocks", "", "largest predicted jump", "RMS")]
-    for p in advice.partitions:
-        rows.append(
-            (p.rule, f"{len(p.jumps)} to {p.edges[-1]:.5g}", str(p.largest).partition(", n")[0], plain(p.error))
+def words(advice: Advice) -> Words:
+    """An advice in words."""
+    run, draws = advice.run, int(advice.run.dataset.sizes["draw"])
+    source = f"{SPEEDS[advice.variable]} at {run.timestep.size} timesteps, n = {draws} draws of {run.data}"
+    if not advice.partitions:
+        reason = f"No sharing is suggested, you do not need it: {advice.reason}"
+        return Words(
+            [f"{run.label}: from {source}.", f"{reason}. No blocks are needed; --end and --blocks propose some."]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    note = "Jump: sum of K over a block, mean over draws [95 % interval that allows for the pick]; RMS: of the "
-    note += "predicted change since a block's left end. A sum of K is the most the prediction can change at fixed x."
-    caution = (
-        "This is a proposal from the measured curve and not a guarantee: a model trained with shared timesteps reads "
-        "the noise level off x and jumps by less or more. Train both, compare their jumps, loss and samples."
-    )
-    wrapped = [textwrap.fill(line, WIDTH) for line in said]
-    # a spelled clock is never broken
-    call = textwrap.fill(advice.call, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
-    commands = [f"--etsdm {advice.etsdm}", "", call]
-    return "\n".join(
-        [*wrapped, "", *table, textwrap.fill(note, WIDTH), "", *commands, "", textwrap.fill(caution, WIDTH)]
-    )
+    low, high = advice.resolution
+    said = [
+        f"{run.label}: from {'pairs and ' if advice.measured else ''}{source}.",
+        f"Sharing ends at {advice.end:.6g}, known to between {low:.6g} and {high:.6g}: {advice.reason}.",
+        f"{len(advice.edges) - 1} blocks: {advice.count}.",
+    ]
+    rows: list[tuple[str, ...]] = [TITLES[advice.measured]]
+    for p in advice.partitions:
+        row = (p.rule, f"{len(p.jumps)} to {p.edges[-1]:.5g}", str(p.largest).partition(", n")[0], plain(p.error))
+        rows.append((*row, "-" if p.part is None else plain(p.part)) if advice.measured else row)
+    notes = list(NOTES[advice.measured])
+    if advice.measured:
+        jumps = ", ".join(plain(jump) for jump in advice.partitions[0].jumps)
+        notes.append(f"Jumps at the ends of the first row's blocks, were this model itself told so: {jumps}.")
+    code = [("lipdiag train with", f"--etsdm {advice.etsdm}"), ("or, in a training loop of your own", str(advice.call))]
+    if not advice.measured:
+        code.append(("to have it measured", f"lipdiag measure {run.checkpoint} {COMMAND} --out NEW.zarr"))
+    return Words(said, rows, notes, code, CAUTION)
+
+
+TITLES = {
+    True: ("blocks", "", "largest hidden", "RMS", "of the error"),
+    False: ("blocks", "", "largest jump, at most", "RMS, at most"),
+}
+"""Titles of the table, where what is hidden was measured and where it is bounded."""
+
+NOTES = {
+    True: (
+        "Hidden: what a block changes in eps, measured on this model, at its worst timestep: root mean square over "
+        "draws [95 % interval that allows for the pick]. RMS: over all shared timesteps. Of the error: the largest "
+        "part of sqrt(d loss), which the model misses anyway. Edges lie on measured timesteps.",
+    ),
+    False: (
+        "A bound and not a measurement: the sum of K over a block, mean over draws [95 % interval that allows for the "
+        "pick], and the RMS over timesteps of what it bounds.",
+    ),
+}
+CAUTION = (
+    "This is a proposal from the measured model and not a guarantee: a model trained with shared timesteps reads the "
+    "noise level off x and changes by less or more. Train both, compare their jumps, loss and samples."
+)

@@ -7,6 +7,7 @@ that needs it, so that `--help` is quick.
 import click
 
 from ..provenance import devices, versions
+from .advise import advise
 from .bug import bug
 from .compare import compare
 from .convert import convert
@@ -17,7 +18,7 @@ from .measure import demo, measure
 from .merge import merge
 from .options import Refusals
 from .quality import evaluate, sample
-from .report import advise, report
+from .report import report
 from .train import train
 
 

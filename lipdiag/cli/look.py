@@ -128,9 +128,13 @@ def plot(
 
 
 @click.command()
+@click.option("--advice", is_flag=True, help="Test the advice of `lipdiag advise` on them instead, in minutes.")
 @everywhere
-def selftest(quiet: bool, as_json: bool) -> None:
+def selftest(advice: bool, quiet: bool, as_json: bool) -> None:
     """Test every estimator against every closed form, in seconds."""
+    if advice:
+        advised(quiet, as_json)
+        return
     from ..study.selftest import selftest as test
 
     rows = list(test())
@@ -144,3 +148,23 @@ def selftest(quiet: bool, as_json: bool) -> None:
     failed = sum(not row.passed for row in rows)
     if failed:
         raise LipdiagError(f"{failed} of {len(rows)} self-tests failed; this installation's numbers cannot be trusted")
+
+
+def advised(quiet: bool, as_json: bool) -> None:
+    """Advice on closed forms against what is usual; worse than that in one row is a failure."""
+    from ..advisor.oracles import HEADING, table
+
+    rows, shown = [], not (quiet or as_json)
+    if shown:
+        click.echo(HEADING)
+    for row in table():
+        rows.append(row)
+        if shown:
+            click.echo(str(row))
+    if as_json:
+        click.echo(
+            json.dumps([row._asdict() | {"against": row.against.to_dict(), "verdict": row.verdict} for row in rows])
+        )
+    worse = sum(row.verdict == "worse" for row in rows)
+    if worse:
+        raise LipdiagError(f"{worse} of {len(rows)} pieces of advice are worse than what is usual")

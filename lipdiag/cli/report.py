@@ -1,4 +1,4 @@
-"""Commands that conclude: a page about runs, and advice on where to share timesteps."""
+"""A page about runs."""
 
 import json
 from pathlib import Path
@@ -33,27 +33,3 @@ def report(runs: tuple[str, ...], out: Path, labels: tuple[str, ...], quiet: boo
         click.echo(json.dumps({"files": [str(path)]}))
     elif not quiet:
         click.echo(str(path))
-
-
-@click.command()
-@click.argument("run", type=click.Path())
-@click.option("--end", type=float, help="Where sharing ends.  [default: where K is no longer high]")
-@click.option("--blocks", type=click.IntRange(min=1), help="How many.  [default: follows from K and the loss]")
-@click.option(
-    "--above", type=float, default=10.0, show_default=True, help="K is high at this many times its median elsewhere."
-)
-@everywhere
-def advise(run: str, end: float | None, blocks: int | None, above: float, quiet: bool, as_json: bool) -> None:
-    """Propose where to share timesteps (E-TSDM), from the K curve of a run.
-
-    Prints edges as `lipdiag train --etsdm` takes them, and the evidence;
-    with --quiet the argument alone, "none" where no sharing is needed.
-    """
-    from ..advice.sharing import advise as propose
-    from ..store.store import open_run
-
-    advice = propose(open_run(run), end, blocks, above)
-    if as_json:
-        click.echo(json.dumps(advice.to_dict()))
-    else:
-        click.echo((advice.etsdm if advice.needed else "none") if quiet else str(advice))

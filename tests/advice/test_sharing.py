@@ -11,7 +11,8 @@ import xarray as xr
 from scipy import stats
 
 import lipdiag
-from lipdiag.advice.sharing import Partition, advise, greatest
+from lipdiag.advice.partition import Partition, greatest
+from lipdiag.advice.sharing import advise
 from lipdiag.diffusion.clock import CLOCKS as CLOCKS_BY_NAME
 from lipdiag.diffusion.clock import Clock, LogSigma, LogSNR, Reversed, Sigma, Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian

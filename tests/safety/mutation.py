@@ -286,10 +286,10 @@ BUGS = {
         "comparison/test_comparison.py -k paired_by_seed",
     ),
     "a jump against the error before it": Bug(
-        "advice/sharing.py", "error[edges[1:] - 1]", "error[edges[:-1]]", "advice/test_sharing.py -k held_against"
+        "advice/bound.py", "error[edges[1:] - 1]", "error[edges[:-1]]", "advice/test_sharing.py -k held_against"
     ),
     "an error without its root": Bug(
-        "advice/sharing.py", "np.sqrt(run.dimension * cells.loss)", "run.dimension * cells.loss",
+        "advice/bound.py", "np.sqrt(run.dimension * cells.loss)", "run.dimension * cells.loss",
         "advice/test_sharing.py -k follows_from_the_loss",
     ),
     "a mean of K for its median": Bug(
@@ -297,8 +297,26 @@ BUGS = {
         "advice/test_sharing.py -k ten_times_its_median",
     ),
     "the largest jump as if it had not been picked": Bug(
-        "advice/sharing.py", "return picked._replace(low=low, high=max(mean(column).high for column in values.T))",
+        "advice/partition.py", "return picked._replace(low=low, high=max(mean(column).high for column in values.T))",
         "return picked", "advice/test_sharing.py -k although_it_was",
+    ),
+    "what a block hides, past its end": Bug(
+        "advice/hidden.py", "before + self.reach[:, None] * (self.change - before)", "self.change",
+        "advice/test_hidden.py -k whatever_the_clock",
+    ),
+    "a dearer partition": Bug(
+        "advice/pieces.py", "best = total.min(0)", "best = total.max(0)", "advice/test_hidden.py -k no_partition"
+    ),
+    "a grid judged on the draws it was fitted on": Bug(
+        "advisor/trial.py", "slice(0, draws // 2), slice(draws // 2, draws)", "slice(0, draws // 2), slice(0, draws)",
+        "advisor/test_trial.py -k not_those_that_fit",
+    ),
+    "x0 extrapolated twice as far": Bug(
+        "sampling/walk.py", "ratio / 2 * (x0 - before)", "ratio * (x0 - before)", "sampling/test_walk.py -k order"
+    ),
+    "a better grid in name": Bug(
+        "advice/steps.py", "name = ours if better(against) else best", "name = ours",
+        "advice/test_steps.py -k refused_in_words",
     ),
     "a hundred-millionth more": Bug(
         "quantities/quantity.py", "double().norm(dim=1)", "double().norm(dim=1) * (1 + 1e-8)",

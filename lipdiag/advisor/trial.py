@@ -1,0 +1,203 @@
+"""Grids of times tried on a model: fitted on some draws, judged on others by the error of the samples they end in.
+
+The reference is Heun's method on many times. What a jump from one of its times to another does wrong is seen without
+asking the model again, since the trajectory and the noise along it are known; what becomes of an error on the way to
+the data is measured, by carrying one along (`gains`). The sum of the jumps' errors, each times its gain, is made small
+over all grids at once by dynamic programming, and the best of them is improved by the endpoint error itself.
+
+References:
+    Chen et al., On the trajectory regularity of ODE-based diffusion sampling (GITS), 2024.
+    https://arxiv.org/abs/2405.11326
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..advice.grids import Axis, common, improved
+from ..advice.pieces import cheapest
+from ..advice.steps import Choice, choose
+from ..diffusion.ddim import LEAST_AMPLITUDE
+from ..diffusion.predictor import Predictor
+from ..errors import NonFiniteError
+from ..sampling.sampler import LARGEST_RATIO, normal
+from ..sampling.walk import evaluations, predicted, walk
+
+NODES = 120
+"""Times of the reference."""
+
+CARRIED = 8
+"""Draws whose errors are carried along, and twice the places where one is begun."""
+
+PASSES = 800
+"""Evaluations of the model for each draw that improve a grid, unless these are fewer than `LEAST_TRIALS` grids."""
+
+LEAST_TRIALS = 20
+ADVISED = "advised"
+
+
+def axis_of(predictor: Predictor) -> Axis:
+    """A model's axis of time: all its timesteps, or from one thousandth of noise to one of signal."""
+    clock, schedule, count = predictor.clock.base, predictor.schedule, None
+    if clock.discrete:
+        count = round(abs(clock.ends[1] - clock.ends[0]))
+        t = torch.arange(1, count + 1, dtype=torch.float64) / count
+    else:
+        bound = 2 * float(np.log(LARGEST_RATIO))
+        high, low = schedule.logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64)).clamp(-bound, bound)
+        t = schedule.time(torch.linspace(float(high), float(low), 2001, dtype=torch.float64))
+    alpha, sigma = schedule(t)
+    return Axis(t.numpy(), (sigma / alpha.clamp_min(LEAST_AMPLITUDE)).numpy(), count)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Fine trajectories.
+
+    Attributes:
+        t: Their times, from noise to data.
+        ratio: sigma / alpha there, and 0 at the end.
+        y: x / alpha there, and x0 at the end (times + 1, draws, ...).
+        eps: The noise predicted there.
+        doubt: How far x0 is off, by Richardson: a third of its mean distance from that of half as many times.
+    """
+
+    t: np.ndarray
+    ratio: np.ndarray
+    y: Tensor
+    eps: Tensor
+    doubt: float
+
+
+ORDER = 2
+"""The order of Heun's method: with half as many times its error is 2^ORDER times as large."""
+
+
+class Trial:
+    """A model, the first noise of some draws, and what their samples ought to be.
+
+    Args:
+        predictor: The model, on its device.
+        sampler: One of `sampling.walk.RULES`.
+        draws: Half of them fit grids, half judge them.
+        seed: Of the first noise.
+        advance: Called with the number of evaluations that were made since its last call.
+    """
+
+    def __init__(
+        self, predictor: Predictor, sampler: str, draws: int, seed: int, advance: Callable[[int], object] | None = None
+    ):
+        self.predictor, self.sampler, self.advance = predictor, sampler, advance or (lambda count: None)
+        self.axis = axis_of(predictor)
+        placed = next((p for p in [*predictor.parameters(), *predictor.buffers()]), torch.empty(0))
+        noise = torch.stack([normal(seed, i, predictor.shape) for i in range(draws)])
+        self.noise = noise.to(placed.device)
+        self.fitting, self.judging = slice(0, draws // 2), slice(draws // 2, draws)
+        self.reference = self.fine()
+        self.costs = self.jumps() * self.gains()
+
+    def begin(self, t: np.ndarray, draws: slice) -> Tensor:
+        """The state at a grid's first time: noise of standard deviation one, or sigma where that is more."""
+        sigma = float(self.predictor.schedule(torch.tensor(t[:1]))[1])
+        return max(1.0, sigma) * self.noise[draws]
+
+    def states(self, t: np.ndarray, rule: str, draws: slice) -> tuple[list[Tensor], list[Tensor]]:
+        """Noise and states along a grid."""
+        eps, after = [], []
+        for noise, x in walk(self.predictor, self.begin(t, draws), torch.tensor(t), rule):
+            eps.append(noise)
+            after.append(x)
+            self.advance(len(x) * (2 if rule == "heun" and len(after) < t.size else 1))
+        if not after[-1].isfinite().all():
+            raise NonFiniteError(
+                f"samples by {t.size} steps of {rule} are not finite, so that no grid can be judged; check weights, "
+                "schedule and parameterization with `lipdiag inspect`"
+            )
+        return eps, after
+
+    def fine(self) -> Reference:
+        """The reference of all draws."""
+        t = self.axis.nodes(NODES)
+        everything = slice(0, len(self.noise))
+        eps, after = self.states(t, "heun", everything)
+        alpha, sigma = self.predictor.schedule(torch.tensor(t))
+        alpha = alpha.clamp_min(LEAST_AMPLITUDE)
+        ratio = np.append((sigma / alpha).numpy(), 0.0)
+        scales = torch.cat([alpha, torch.ones(1, dtype=torch.float64)]).tolist()
+        y = torch.stack([x / scale for x, scale in zip([self.begin(t, everything), *after], scales, strict=True)])
+        half = np.append(t[:-1:2], t[-1])
+        doubt = distance(self.states(half, "heun", self.fitting)[1][-1], y[-1, self.fitting]).mean()
+        return Reference(t, ratio, y, torch.stack(eps), float(doubt) / (2**ORDER - 1))
+
+    def errors(self, t: np.ndarray, draws: slice) -> np.ndarray:
+        """The distance of each draw's sample by a grid from the reference, root mean square over its entries."""
+        return distance(self.states(t, self.sampler, draws)[1][-1], self.reference.y[-1, draws])
+
+    def jumps(self) -> np.ndarray:
+        """What one step between two times of the reference does wrong, mean over draws, in y (from, to).
+
+        By the noise at its beginning, and for samplers of second order by the mean of it at both ends.
+        """
+        found = self.reference
+        y, eps = (z[:, self.fitting].flatten(2) for z in (found.y, found.eps))
+        out = np.full((len(y), len(y)), np.inf)
+        for i in range(len(y) - 1):
+            noise = eps[i].expand(len(y) - 1 - i, *eps[i].shape)
+            if self.sampler not in ("ddim", "euler"):
+                noise = torch.cat([(noise[:-1] + eps[i + 1 :]) / 2, noise[-1:]])
+            steps = torch.tensor(found.ratio[i + 1 :] - found.ratio[i], device=y.device)[:, None, None]
+            out[i, i + 1 :] = (y[i] + steps * noise - y[i + 1 :]).norm(dim=2).mean(1).cpu().numpy()
+        return out / np.sqrt(y.shape[2])
+
+    @torch.no_grad()
+    def gains(self) -> np.ndarray:
+        """How much of an error at each time of the reference is left at its end, of a jump's error carried along."""
+        found, draws = self.reference, slice(0, min(CARRIED, self.fitting.stop))
+        y, eps = found.y[:, draws], found.eps[:, draws]
+        alpha = self.predictor.schedule(torch.tensor(found.t))[0].clamp_min(LEAST_AMPLITUDE).tolist()
+        stride = max(1, len(eps) // (2 * CARRIED))
+        places = list(range(stride, len(eps), stride))
+        carried, sizes = y[:0], []
+        for i in range(stride, len(eps)):
+            if i in places:
+                error = y[i - stride] + (found.ratio[i] - found.ratio[i - stride]) * eps[i - stride] - y[i]
+                sizes.append(distance(error, torch.zeros_like(error)))
+                carried = torch.cat([carried, error[None]])
+            x = alpha[i] * (y[i] + carried).flatten(0, 1)
+            noise = predicted(self.predictor, x, torch.tensor(found.t[i])).reshape(carried.shape)
+            self.advance(len(x))
+            carried = carried + (found.ratio[i + 1] - found.ratio[i]) * (noise - eps[i])
+        left = [distance(error, torch.zeros_like(error)) for error in carried]
+        known = [np.divide(a, b, out=np.ones_like(a), where=b > 0).mean() for a, b in zip(left, sizes, strict=True)]
+        return np.interp(np.arange(len(y)), [*places, len(y) - 1], [*known, 1.0])
+
+    def advise(self, steps: int) -> Choice:
+        """The best grid of so many steps that was found, and how it and the common ones do on draws of their own."""
+        usual = common(self.axis, steps)
+        fitted = {name: self.errors(t, self.fitting) for name, t in usual.items()}
+        paths = [cheapest(self.costs**power, steps) for power in (1, 2) if steps < len(self.costs)]
+        begun = [self.reference.t[edges[:-1]] for edges in paths] + [usual[min(fitted, key=lambda k: fitted[k].mean())]]
+
+        def score(t: np.ndarray) -> float:
+            return float(self.errors(t, self.fitting).mean())
+
+        trials = max(LEAST_TRIALS, PASSES // evaluations(self.sampler, steps))
+        grid = improved(self.axis, min(begun, key=score), score, trials)
+        fitted[ADVISED] = self.errors(grid, self.fitting)
+        judged = {name: self.errors(t, self.judging) for name, t in (usual | {ADVISED: grid}).items()}
+        return choose(steps, usual | {ADVISED: grid}, fitted, judged)
+
+    def last_steps(self) -> np.ndarray:
+        """The error of one step to the data from each time of the reference, mean over the draws that judge."""
+        found = self.reference
+        ratio = torch.tensor(found.ratio[:-1], device=found.y.device).reshape(-1, *[1] * (found.y.ndim - 1))
+        ends = found.y[:-1] - ratio * found.eps
+        return np.array([distance(end[self.judging], found.y[-1, self.judging]).mean() for end in ends])
+
+
+def distance(a: Tensor, b: Tensor) -> np.ndarray:
+    """Of each sample from another, root mean square over entries."""
+    return (a - b).flatten(1).square().mean(1).sqrt().cpu().numpy()
