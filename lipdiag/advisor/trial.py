@@ -199,5 +199,5 @@ class Trial:
 
 
 def distance(a: Tensor, b: Tensor) -> np.ndarray:
-    """Of each sample from another, root mean square over entries."""
+    """The distance of each sample from another, root mean square over entries."""
     return (a - b).flatten(1).square().mean(1).sqrt().cpu().numpy()

@@ -47,7 +47,7 @@ MOST_WEIGHTS = 50_000_000
 
 @contextmanager
 def heard(network: nn.Module) -> Iterator[dict[str, tuple[bool, bool]]]:
-    """Of each module with weights of its own whether its input, and whether its output, differs between samples."""
+    """Whether each module's input, and its output, differs between samples, for modules with weights of their own."""
     found: dict[str, tuple[bool, bool]] = {}
     handles = []
 
