@@ -135,13 +135,14 @@ def test_texts_of_the_file_cannot_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     evil = ["a\nimport os", 'b"""\nraise SystemExit', "c\r\x0c\x85\u2028import sys", "{d}", "e\\"]
     kept = {name: [name, {name: 1.5}, float("nan"), True, None] for name in evil}
+    kept["text"] = evil[1]
     state = {f"{name}.w": torch.ones(2, 1, 3) for name in evil}
     torch.save({"state_dict": state, "hyper_parameters": kept}, "evil\n.pt")
     checkpoints.write_factory("evil\n.pt", "my_evil.py")
     tree = ast.parse((tmp_path / "my_evil.py").read_bytes())
     assert [type(part).__name__ for part in tree.body] == ["ImportFrom", "Assign", "FunctionDef"]
     found = ast.literal_eval(tree.body[1].value)
-    assert found == {name: [name, {name: 1.5}, True, None] for name in evil}
+    assert found == {name: [name, {name: 1.5}, True, None] for name in evil} | {"text": evil[1]}
 
 
 def test_many_tensors_are_told_by_the_parts_of_the_network(tmp_path, monkeypatch):
