@@ -23,9 +23,9 @@ from lipdiag.study.points import points
 
 FULL = ("spectral_norm", "time_derivative", "squared_frobenius_norm", "trace")
 DEFAULTS = Plan().quantities
-UNPRICED = ("pairs", "swap", "vectors", "embedding")
+UNPRICED = ("pairs", "swap", "vectors", "embedding", "modules", "modules_x")
 """Quantities of single figures, which have prices of their own: a forward pass a column, the Krylov steps of
-`singular_values`, two forward passes."""
+`singular_values`, two forward passes, one forward-mode product that is listened to."""
 CASES: dict[str, tuple[str, ...]] = {
     **{name: (name,) for name in QUANTITIES if name not in UNPRICED},
     "the defaults": DEFAULTS,

@@ -36,6 +36,8 @@ def explore(dataset: "xr.Dataset", variable: str | None = None) -> Any:
     """
     (run,) = read([dataset])
     names = variables(run)
+    if not names:
+        raise UsageError(f"{run.label} has no variable over timesteps and draws; measure one")
     if variable is not None and variable not in names:
         raise UsageError(f"{run.label} has no {variable!r} to explore; it has {', '.join(names)}")
     first = variable or names[0]
@@ -48,8 +50,6 @@ def explore(dataset: "xr.Dataset", variable: str | None = None) -> Any:
 def variables(run: Run) -> list[str]:
     """With one number for each timestep and draw, the speeds in time first."""
     names = [str(name) for name, v in run.dataset.data_vars.items() if v.dims == ("time", "draw") and name != "done"]
-    if not names:
-        raise UsageError(f"{run.label} has no variable over timesteps and draws; measure one")
     return sorted(names, key=lambda name: (*SPEEDS, *names).index(name))
 
 

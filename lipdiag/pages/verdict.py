@@ -195,14 +195,15 @@ def of_modules(run: Run) -> Iterator[Verdict]:
 
 def of_geometry(run: Run) -> Iterator[Verdict]:
     """The dimension of the data where the noise is least, and how likely they are."""
-    measured_ones = derived(run)
-    for name, so in (("dimension_by_trace", "The model has learned data of"), ("dimension_by_loss", "The data have")):
-        if name in measured_ones:
-            values, what = measured_ones[name][:2]
-            estimate = mean(*measured(values[0]))
-            most = "at most " if name == "dimension_by_loss" else ""
-            words = f"{so} {most}{plain(estimate.value)} of {run.dimension} dimensions at the noise of timestep "
-            yield Verdict(f"{words}{run.timestep[0]:.4g}.", what, estimate)
+    follows = derived(run)
+    for name, so in (
+        ("dimension_by_trace", "The model has learned data of"),
+        ("dimension_by_loss", "The data have at most"),
+    ):
+        if name in follows and np.isfinite(follows[name][0][0]).any():
+            estimate = mean(*measured(follows[name][0][0]))
+            words = f"{so} {plain(estimate.value)} of {run.dimension} dimensions at the noise of timestep "
+            yield Verdict(f"{words}{run.timestep[0]:.4g}.", follows[name][1], estimate)
     with suppress(UsageError):
         nats = likelihood(run.dataset)
         bits = Estimate(nats.value / np.log(2), nats.low / np.log(2), nats.high / np.log(2), nats.draws)

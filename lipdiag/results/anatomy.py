@@ -134,7 +134,7 @@ def of_run(run: Run, end: float | None = None) -> Anatomy:
         raise UsageError(f"{run.label} does not tell its noise level in time; give a run of eps over the model's time")
     t, places, sigma = axes(run, variable)
     last = DECADE * float(t.min()) if end is None else end
-    near = (t <= last * (1 + 1e-9)) & np.isfinite(np.log(places * sigma)) & (found.points > 0)
+    near = (t <= last * (1 + 1e-9)) & (places * sigma > 0) & (found.points > 0) & np.isfinite(found.points)
     if near.sum() < LEAST_TIMES:
         raise UsageError(
             f"{run.label} has {near.sum()} timesteps up to t = {last:.3g}, at least {LEAST_TIMES} are needed; give a "

@@ -182,12 +182,14 @@ def test_a_run_that_does_not_name_its_modules_is_damaged():
 
 
 def test_every_statement_stands_in_the_report_and_in_the_terminal():
+    from lipdiag.pages.page import page
     from lipdiag.pages.tables import table
     from lipdiag.pages.verdict import verdicts
 
     run = measured(small())
     said = [verdict.words for verdict in verdicts(read([run])[0])]
     assert sum("Inside the network a change of" in words for words in said) == 2
+    assert all(words in page([run]) for words in said)
     lines = table([run]).splitlines()
     assert sum("Inside the network a change of" in line for line in lines) == 2
     assert "timestep" not in [line.strip() for line in lines]  # no axis without a number on it

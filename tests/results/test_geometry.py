@@ -9,6 +9,8 @@ from lipdiag.diffusion.clock import Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import VE, VP, Linear, Straight
 from lipdiag.errors import UsageError
+from lipdiag.pages.verdict import verdicts
+from lipdiag.results.run import read
 from lipdiag.study.plan import Plan
 
 D, K = 12, 5
@@ -84,3 +86,14 @@ def test_what_is_lacking_is_said_with_the_command_that_measures_it():
     with pytest.raises(UsageError, match="nothing that tells of geometry; measure it with `lipdiag measure CKPT --qu"):
         lipdiag.geometry(short.drop_vars("loss"))
     assert set(lipdiag.geometry(short).data_vars) == {"dimension_by_loss", "done"}
+
+
+def test_it_is_said_in_the_report():
+    run = measured([1.0] * K + [0.0] * (D - K), Linear(), "log:16", ("trace", "loss"), Timesteps(), draws=16)
+    said = {verdict.quantity: verdict for verdict in verdicts(read([run])[0])}
+    learned = said["d - sigma tr J: dimension of the learned data at this noise level"]
+    assert learned.words.startswith("The model has learned data of ")
+    assert learned.words.endswith(f" of {D} dimensions at the noise of timestep 0.")
+    assert learned.estimate.low - 0.05 < K < learned.estimate.high + 0.05
+    spent = said["bits per dimension, from the loss at all noise levels"].estimate
+    assert spent.value == pytest.approx(lipdiag.likelihood(run).value / np.log(2))
