@@ -74,6 +74,11 @@ def doctor(
 
     Raises:
         LipdiagError: In one sentence, when the model, the data or the run cannot be used.
+
+    Example:
+        >>> found = lipdiag.doctor("digits-ddpm.zarr")
+        >>> found.verdict in ("healthy", "faults", "undecided")
+        True
     """
     return examine(model, data, plan, thresholds, level, out, device, progress, reading=Reading.of(**words))
 

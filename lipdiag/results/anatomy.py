@@ -116,6 +116,11 @@ def anatomy(run: "xr.Dataset", end: float | None = None) -> Anatomy:
 
     Raises:
         UsageError: If the run has neither, shares timesteps, or has fewer than four timesteps so near to t = 0.
+
+    Example:
+        >>> run = lipdiag.open_run("digits-ddpm.zarr")
+        >>> lipdiag.anatomy(run).exponent.value < 0  # K falls with t
+        True
     """
     return of_run(read([run])[0], end)
 

@@ -57,6 +57,11 @@ def geometry(run: "xr.Dataset") -> "xr.Dataset":
 
     Raises:
         UsageError: If the run has none of these, or is of the network's own output.
+
+    Example:
+        >>> run = lipdiag.open_run("digits-ddpm.zarr")
+        >>> "dimension_by_loss" in lipdiag.geometry(run)
+        True
     """
     import xarray as xr
 
@@ -114,6 +119,12 @@ def likelihood(run: "xr.Dataset") -> Estimate:
 
     Raises:
         UsageError: If the run has no loss, or not at timesteps from the data to the noise.
+
+    Example:
+        >>> run = lipdiag.open_run("digits-ddpm.zarr")
+        >>> nats = lipdiag.likelihood(run)
+        >>> nats.low < nats.value < nats.high
+        True
     """
     one = read([run])[0]
     one.demand(["loss"], "loss", " --timesteps log:64")

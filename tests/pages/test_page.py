@@ -196,13 +196,13 @@ def test_the_command_that_made_a_run_is_given_or_spelled_from_its_plan(ddpm):
 
 def test_a_run_made_in_python_tells_the_whole_command(tmp_path):
     """What was told besides the plan stands in it too, and the command measures the same numbers."""
-    told = {"schedule": "quadratic", "weights": "raw", "shape": (1, 8, 8), "probe": False, "progress": False}
+    told = {"schedule": "quadratic", "weights": "ema", "shape": (1, 8, 8), "probe": False, "progress": False}
     plan = lipdiag.Plan(timesteps=(0.0, 500.0), draws=2, quantities=("loss",))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run = lipdiag.measure("digits-ddpm", "digits", plan, **told)
     (command,) = commands(read([run])[0])
-    assert "--data digits --schedule quadratic --weights raw --shape 1,8,8" in command
+    assert "--data digits --schedule quadratic --weights ema --shape 1,8,8" in command
     found = CliRunner().invoke(main, [*shlex.split(command)[1:], "--no-probe", "--out", str(tmp_path / "a.zarr")])
     assert found.exit_code == 0, found.output
     np.testing.assert_array_equal(lipdiag.open_run(tmp_path / "a.zarr")["loss"], run["loss"])
