@@ -37,7 +37,7 @@ class Line:
     looks: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What is wrong with a model, where, and how sure that is.
 
@@ -121,6 +121,8 @@ class Diagnosis:
             columns = [Column(name, "", [row[i] for row in self.rows]) for i, name in enumerate(HEADINGS)]
             parts.append(lines(TITLE, columns))
         return "\n\n".join([*parts, *(wrapped(note) for note in (*self.missing, *self.notes))])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         def cells(kind: str, texts: Iterable[str]) -> str:

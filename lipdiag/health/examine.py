@@ -24,7 +24,7 @@ from .conventions import conventions
 from .diagnosis import Diagnosis
 from .fault import Fault
 from .judge import LEVEL, judge, limited
-from .samples import samples
+from .samples import own_samples_are_data, samples
 
 QUANTITIES = ("time_difference", "stein", "loss", "trace", "one_sided_lipschitz", "asymmetry", "swap")
 PLAN = Plan(timesteps="pairs:10", draws=32, quantities=QUANTITIES, krylov_steps=8, certified_width=1.0, probes=1)
@@ -41,6 +41,14 @@ DEGRADED = {
 
 UNCERTAIN = {"no_denoiser", "shared_timesteps"}
 """What the conventions tell that they cause too."""
+
+INTERNAL = {"expansion", "symmetry", "speed", "jump"}
+"""Checks that a sound model passes on whatever data."""
+
+STRANGE = (
+    "the model finds the noise in samples of its own and not in these data: they are not what it was trained on, or "
+    "not in its range; give its own by --data"
+)
 
 
 def doctor(
@@ -110,7 +118,11 @@ def examine(
         dataset = ready.store.dataset()
         found = judge(dataset, limits, level)
         names = {fault.name for fault in faults}
-        if names <= UNCERTAIN and (names or undecided or DEGRADED & {fault.name for fault in found.faults}):
+        lost = names <= UNCERTAIN and bool(names or undecided)
+        sound = not any(line.check in INTERNAL and line.p_value <= level for line in found.lines)
+        if lost and sound and own_samples_are_data(ready.predictor, ready.source):
+            faults, undecided = [], [STRANGE]
+        elif lost or (not names and DEGRADED & {fault.name for fault in found.faults}):
             faults = network.foreign(looked_at(ready, 2 * LOOKED)) or faults
             undecided = [] if faults else undecided
         if not faults and not found.faults:

@@ -47,7 +47,7 @@ MOST_WEIGHTS = 50_000_000
 
 @contextmanager
 def heard(network: nn.Module) -> Iterator[dict[str, tuple[bool, bool]]]:
-    """Whether each module's input, and its output, differs between samples, for modules with weights of their own."""
+    """Whether the input, and whether the output, of each module with weights differs between samples, by its name."""
     found: dict[str, tuple[bool, bool]] = {}
     handles = []
 
@@ -155,8 +155,8 @@ def foreign(point: Point) -> list[Fault]:
     Cost: 200 passes of half of the points, with their gradients.
     """
     network = getattr(point.predictor, "network", None)
-    weights = sum(p.numel() for p in network.parameters()) if isinstance(network, nn.Module) else 0
-    if not 0 < weights <= MOST_WEIGHTS:
+    count = sum(p.numel() for p in network.parameters()) if isinstance(network, nn.Module) else 0
+    if not 0 < count <= MOST_WEIGHTS:
         return []
     predictor: Any = copy.deepcopy(point.predictor).requires_grad_(True)
     half = torch.arange(len(point.x)) % 2 == 0
@@ -170,9 +170,12 @@ def foreign(point: Point) -> list[Fault]:
     layers = {n: list(m.parameters(recurse=False)) for n, m in predictor.network.named_modules()}
     layers = {n: p for n, p in layers.items() if p}
     loss(half).backward()
-    steep = {n: sum(float(p.grad.norm() * p.norm()) for p in ps if p.grad is not None) for n, ps in layers.items()}
+    steep = {
+        name: sum(float(w.grad.norm() * w.detach().norm()) for w in weights if w.grad is not None)
+        for name, weights in layers.items()
+    }
     with torch.no_grad():
-        before = float(loss(~half))
+        before = loss(~half).item()
     tried = sorted(steep, key=lambda name: -steep[name])[:CANDIDATES]
     gains = {name: descended(loss, layers[name], half) / before for name in tried}
     best, *rest = sorted(gains, key=lambda name: gains[name])
@@ -218,7 +221,7 @@ def descended(loss: Callable[[Tensor], Tensor], weights: list[Tensor], half: Ten
             w.grad = g
         optimizer.step()
     with torch.no_grad():
-        found = float(loss(~half))
+        found = loss(~half).item()
         for w, before in zip(weights, kept, strict=True):
             w.copy_(before)
     return found

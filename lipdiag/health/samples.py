@@ -1,12 +1,13 @@
 """Whether a model's samples look like its data: finite, in their range, and data to the model itself."""
 
 import torch
+from torch import Tensor
 
 from ..diffusion.predictor import Predictor
 from ..diffusion.schedule import Table
 from ..errors import LipdiagError
 from ..printing import plain
-from ..sampling.doubt import doubt
+from ..sampling.doubt import FEWEST, doubt
 from ..sampling.sampler import sample
 from ..study.description import Source
 from .fault import Fault
@@ -21,14 +22,31 @@ LARGER = 1.5
 """How many times the data's root mean square that of samples is, at most."""
 
 
-def samples(predictor: Predictor, source: Source) -> list[Fault]:
-    """Some samples beside some data; 800 passes."""
+def drawn(predictor: Predictor) -> tuple[Tensor, int]:
+    """Some samples by DDIM, and in how many steps; 800 passes."""
     table = predictor.schedule.timesteps if isinstance(predictor.schedule, Table) else STEPS
     steps = max(k for k in range(1, STEPS + 1) if table % k == 0)
+    return sample(predictor, COUNT, steps).cpu(), steps
+
+
+def own_samples_are_data(predictor: Predictor, source: Source) -> bool:
+    """Whether a model that knows nothing of some data knows samples of its own: then it is no data of its own kind."""
+    if source.fingerprint == "model":
+        return False
     try:
-        found = sample(predictor, COUNT, steps).double().cpu()
+        found, _ = drawn(predictor)
+    except LipdiagError:
+        return False
+    return bool(found.isfinite().all()) and found.numel() >= FEWEST and not doubt(predictor, found)
+
+
+def samples(predictor: Predictor, source: Source) -> list[Fault]:
+    """What is wrong with some samples beside some data."""
+    try:
+        found, steps = drawn(predictor)
     except LipdiagError:
         return []
+    found = found.double()
     how = f"of {COUNT} samples by DDIM in {steps} steps"
     remedy = "look at the faults near the noise, at the schedule, and at the limit of x0 in sampling"
     if not found.isfinite().all():

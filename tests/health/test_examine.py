@@ -28,6 +28,9 @@ from tests.runs import make, write
 QUICK = PLAN.replace(timesteps="pairs:4", draws=16, krylov_steps=4)
 
 
+BANDS = QUICK.replace(timesteps="0,1,20,100,200,300,600,700,800,999")
+
+
 def names(model, x0, plan=QUICK) -> list[str]:
     return [fault.name for fault in doctor(model, x0, plan=plan, progress=False).faults]
 
@@ -35,7 +38,7 @@ def names(model, x0, plan=QUICK) -> list[str]:
 @pytest.mark.parametrize("way", [way for way in USED if not way.startswith("one")])
 def test_a_model_that_is_used_wrongly(way):
     fault, how = USED[way]
-    assert names(how(exact()), data())[:1] == [fault]
+    assert names(how(exact()), data(), BANDS if "band" in way else QUICK)[:1] == [fault]
 
 
 @pytest.mark.parametrize("way", ["one more", "one less"])
@@ -64,7 +67,7 @@ def test_weights_of_another_model_in_one_layer_of_a_perceptron(layer):
 @pytest.mark.parametrize("way", ["backwards", "high band", "rounded"])
 def test_a_perceptron_that_is_used_wrongly(way):
     fault, how = USED[way]
-    assert names(how(perceptron()), data(SMALL))[:1] == [fault]
+    assert names(how(perceptron()), data(SMALL), BANDS if "band" in way else QUICK)[:1] == [fault]
 
 
 def test_a_dead_block_and_weights_that_were_never_trained():
@@ -83,28 +86,18 @@ def test_a_fault_of_the_embedded_model():
     assert names(how(unet()), "digits", QUICK.replace(timesteps="20,500,999", draws=10))[:1] == [fault]
 
 
-class Weights(torch.nn.Module):
-    """Weights, answers of 0 so that nothing is learned of them, and no denoiser."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(48, 48)
-        torch.nn.init.normal_(self.layer.weight)
-
-    def forward(self, x, timestep):
-        return torch.tanh(self.layer(x).flip(1)) + torch.sin(timestep)[:, None]
-
-
 def test_what_is_no_denoiser_is_never_healthy():
-    found = doctor(around(exact(), lambda ask, x, k: Weights()(x, k)), data(), plan=QUICK, progress=False)
-    assert found.verdict != "healthy"
+    """An answer of the right shape that has nothing to do with noise."""
+    model = around(exact(), lambda ask, x, k: torch.tanh(3 * x.flip(1)) + torch.sin(k)[:, None])
+    found = doctor(model, data(), plan=QUICK, progress=False)
     assert found.faults[0].name in ("no_denoiser", "untrained")
 
 
 def test_data_of_another_kind_are_not_blamed_on_the_model():
     strange = 1.5 * np.random.default_rng(0).standard_normal((64, SMALL))
     found = doctor(perceptron(), strange, plan=QUICK, progress=False)
-    assert found.verdict in ("undecided", "healthy"), str(found)
+    assert found.verdict == "undecided", str(found)
+    assert "not what it was trained on" in str(found).replace("\n", " ")
 
 
 def test_averages_that_are_not_loaded_and_averages_of_the_beginning(tmp_path):
@@ -113,13 +106,12 @@ def test_averages_that_are_not_loaded_and_averages_of_the_beginning(tmp_path):
     with torch.no_grad():
         for weight in rough.network.parameters():
             weight.mul_(1 + 0.3 * torch.randn_like(weight))
-    plan = PLAN.replace(timesteps="20,500", draws=8)
+    plan = PLAN.replace(timesteps="20,500", draws=8, quantities=("loss", "stein"))
     for raw, ema, fault in ((rough, good, "ema_not_loaded"), (good, rough, "stale_ema")):
         path = tmp_path / f"{fault}.pt"
         lipdiag.save(path, raw, ema=ema.network.state_dict(), data="digits")
-        for weights in ("raw", "ema"):
-            found = [f.name for f in doctor(path, weights=weights, plan=plan, progress=False).faults]
-            assert (fault in found) == ((weights == "raw") == (fault == "ema_not_loaded"))
+        chosen = "raw" if fault == "ema_not_loaded" else "ema"
+        assert [f.name for f in doctor(path, weights=chosen, plan=plan, progress=False).faults] == [fault]
 
 
 def test_the_command_judges_a_run_and_ends_as_it_is_asked(tmp_path):

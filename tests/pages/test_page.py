@@ -319,6 +319,16 @@ def test_the_slope_is_a_ratio_of_means(ddpm, slope, words):
     assert verdict.estimate.value == pytest.approx(slope)
 
 
+def test_what_to_do_is_said_with_its_evidence(ddpm):
+    """A loss of 3 is worse than that of a model that always answers 0; what was not measured is said."""
+    said = text(Reader(page(ddpm)))
+    assert "What to do" in said
+    assert "not judged: size, excess, expansion, symmetry, told, shift; measure them with" in said
+    said = text(Reader(page(ddpm.assign(loss=ddpm["loss"] + 3))))
+    assert "untrained" in said
+    assert "check that trained weights are loaded" in said
+
+
 def test_runs_of_other_draws_are_not_compared(ddpm, etsdm):
     text_ = text(Reader(page([seeded(ddpm), seeded(etsdm, seed=1)])))
     assert "digits-etsdm is not compared with digits-ddpm" in text_

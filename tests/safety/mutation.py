@@ -354,6 +354,17 @@ BUGS = {
         "diffusion/parameterization.py", "    t = double(t)\n    alpha", "    t = double(t).detach()\n    alpha",
         "safety/test_gradcheck.py -k conversions",
     ),
+    "a loss beside a trace without its noise level": Bug(
+        "health/checks.py", 'run.time("sigma")[place] * trace / d', "trace / d",
+        "health/test_checks.py -k jacobian_leaves"
+    ),
+    "p-values that are judged one by one": Bug(
+        "health/judge.py", "values[order] * left / shares[order]", "values[order]", "health/test_judge.py -k holms"
+    ),
+    "what follows from a scale is a fault of its own": Bug(
+        "health/fault.py", 'if by["size"] and one_scale(by["size"], tests):', "if False:",
+        "health/test_examine.py -k 'wrongly and larger'"
+    ),
     # who is measured, and how good it is
     "told alpha for sigma": Bug(
         "training/objective.py", "x, target = alpha * x0 + sigma * noise", "x, target = sigma * x0 + alpha * noise",

@@ -155,3 +155,9 @@ def test_a_variable_names_its_quantity():
 def test_more_timesteps_than_a_run_can_have_are_not_counted_out(timesteps):
     with pytest.raises(UsageError, match="a run has at most 65536"):
         resolve_timesteps(timesteps, Timesteps(10**9))
+
+
+def test_pairs_are_each_timestep_and_the_next():
+    assert resolve_timesteps("pairs:3", Timesteps(1000)).tolist() == [0, 1, 31, 32, 999]
+    assert resolve_timesteps("pairs:2", Timesteps(2)).tolist() == [0, 1]
+    assert resolve_timesteps("pairs:3", Unit()).size == 6
