@@ -111,12 +111,6 @@ def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None =
 
     Raises:
         UsageError: If the run shares timesteps already, or lacks what this needs.
-
-    Example:
-        >>> run = lipdiag.open_run("digits-ddpm.zarr")
-        >>> advice = lipdiag.advise(run, end=100, blocks=2)
-        >>> advice.edges[0], advice.edges[-1]
-        (0.0, 100.0)
     """
     (run,) = read([dataset])
     if run.shared:

@@ -55,6 +55,12 @@ def advise(
 
     Raises:
         UsageError: If a word does not apply, or the run or the model lacks what this needs.
+
+    Example:
+        >>> run = lipdiag.open_run("digits-ddpm.zarr")
+        >>> advice = lipdiag.advise(run, end=100, blocks=2)
+        >>> advice.edges[0], advice.edges[-1]
+        (0.0, 100.0)
     """
     if sampler is None:
         strange = [
