@@ -212,3 +212,23 @@ def test_the_demo_prints_what_the_figure_shows(tmp_path, monkeypatch):
     ((where, peak),) = re.findall(r"digits-ddpm: K peaks at timestep (\d+)\s+with\s+(\S+ \+- \S+),", result.output)
     assert int(where) == max(curves["digits-ddpm"], key=lambda k: float(curves["digits-ddpm"][k]["mean"]))
     assert_overlap(peak, curves["digits-ddpm"][int(where)])
+
+
+def test_advice_is_what_the_commands_said():
+    """figures/advice.md holds them and what they printed."""
+    text = (FIGURES / "advice.md").read_text()
+    interval = rf"{NUMBER} \[{NUMBER}, {NUMBER}\]"
+    told = re.findall(rf"^(\d+) .* ({NUMBER}) \[({NUMBER}), ({NUMBER})\]$", text, re.MULTILINE)
+    assert [row[0] for row in told] == ["5", "10", "20"]
+    found = said(r"of DDIM with 5, 10 and 20 steps is # \[#, #\], # \[#, #\] and # \[#, #\] times that")
+    assert all(rounded(float(a), b) for a, b in zip([x for row in told for x in row[1:]], found, strict=True))
+    blocks = [float(a) for a in re.findall(rf"equal blocks +({NUMBER}) \[", text)]
+    low, high, ours = said(r"hide # to # times as much at the worst timestep as equal ones .*?, and # times as much")
+    assert rounded(min(blocks), low)
+    assert rounded(max(blocks), high)
+    best, uniform = (
+        re.search(rf"^{name} +5 to 100 +({NUMBER})", text, re.MULTILINE) for name in ("least largest", "uniform")
+    )
+    assert rounded(float(best[1]) / float(uniform[1]), ours)
+    assert len(re.findall(rf"best (?:uniform|published) +{interval}", text)) == 80
+    assert "worse" not in text.partition("selftest --advice")[2]

@@ -24,6 +24,7 @@ from .words import Words
 if TYPE_CHECKING:
     import xarray as xr
 
+ASKED = "as asked"
 ABOVE = 10.0
 """Sharing ends where K is no longer this many times its median away from the data."""
 
@@ -123,7 +124,7 @@ def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None =
     needed, last, latest, reason = threshold(curve, cells, above, reference)
     bounds = [float(cells.bounds[last]), float(cells.bounds[latest])]
     if end is not None:
-        needed, last, reason = True, cells.place(end), "as asked"
+        needed, last, reason = True, cells.place(end), ASKED
         bounds = [float(cells.bounds[last])]
     elif needed:
         bounds += thinned(run, above)
@@ -199,9 +200,10 @@ def words(advice: Advice) -> Words:
             [f"{run.label}: from {source}.", f"{reason}. No blocks are needed; --end and --blocks propose some."]
         )
     low, high = advice.resolution
+    known = ", " if advice.reason == ASKED else f", known to between {low:.6g} and {high:.6g}: "
     said = [
         f"{run.label}: from {'pairs and ' if advice.measured else ''}{source}.",
-        f"Sharing ends at {advice.end:.6g}, known to between {low:.6g} and {high:.6g}: {advice.reason}.",
+        f"Sharing ends at {advice.end:.6g}{known}{advice.reason}.",
         f"{len(advice.edges) - 1} blocks: {advice.count}.",
     ]
     rows: list[tuple[str, ...]] = [TITLES[advice.measured]]

@@ -237,4 +237,4 @@ def verdict(advice: StepsAdvice, number: int) -> str:
     here, short = advice.last_step(number)
     own = float(advice.told[number][-1])
     said += f". Its last step, from {own:.3g} to the data, costs {plain(here)} by itself"
-    return f"{said}; from {short:.3g} it costs at most {PART:.0%} of the whole: no time nearer to the data is needed."
+    return f"{said}; one from {short:.3g} costs at most {PART:.0%} of the whole."
