@@ -7,7 +7,9 @@ from .lazy import lazy
 __version__ = "0.1.0"
 
 __all__ = [
+    "Monitor",
     "NetworkPredictor",
+    "Panel",
     "Plan",
     "Predictor",
     "__version__",
@@ -15,6 +17,7 @@ __all__ = [
     "anatomy",
     "compare",
     "doctor",
+    "evaluate",
     "explore",
     "geometry",
     "inspect",
@@ -24,9 +27,11 @@ __all__ = [
     "open_run",
     "plot",
     "report",
+    "sample",
     "save",
     "share_timesteps",
     "summarize",
+    "train",
     "unshare_timesteps",
 ]
 
@@ -41,11 +46,15 @@ if TYPE_CHECKING:
     from .pages.page import report
     from .results.anatomy import anatomy
     from .results.geometry import geometry, likelihood
+    from .quality.door import evaluate, sample
     from .share import share_timesteps, unshare_timesteps
     from .statistics import summarize
     from .store.store import open_run
     from .study.measure import measure
     from .study.plan import Plan
+    from .training.door import train
+    from .training.monitor import Monitor
+    from .training.panel import Panel
 
 __getattr__, __dir__ = lazy(
     __name__,
@@ -54,6 +63,7 @@ __getattr__, __dir__ = lazy(
         "anatomy": "results.anatomy",
         "compare": "comparison.comparison",
         "doctor": "health.examine",
+        "evaluate": "quality.door",
         "explore": "figures.explorer",
         "geometry": "results.geometry",
         "inspect": "checkpoints.load",
@@ -63,11 +73,15 @@ __getattr__, __dir__ = lazy(
         "open_run": "store.store",
         "plot": "figures.gallery",
         "report": "pages.page",
+        "sample": "quality.door",
         "save": "checkpoints.save",
         "share_timesteps": "share",
         "summarize": "statistics",
+        "train": "training.door",
         "unshare_timesteps": "share",
+        "Monitor": "training.monitor",
         "NetworkPredictor": "diffusion.predictor",
+        "Panel": "training.panel",
         "Plan": "study.plan",
         "Predictor": "diffusion.predictor",
     },

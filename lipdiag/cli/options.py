@@ -218,10 +218,15 @@ def require_model(checkpoint: str | None, factory: str | None, command: str) -> 
         raise UsageError(f"{command} needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
 
 
+ENDINGS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".pkl", ".pickle", ".mdlus", ".npz")
+"""What names of checkpoints end in."""
+
+
 def stem(checkpoint: str | None, factory: str | None) -> str:
     """What a file made from a checkpoint is called without a suffix."""
     name = titled(checkpoint) if checkpoint else (factory or "").partition(":")[2]
-    return name.removesuffix(".pt").removesuffix(".safetensors")
+    ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)] or name
 
 
 def read_range(text: str) -> tuple[float, float]:
