@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from .dialect import pythonic
 from .lazy import lazy
 
 __version__ = "0.1.0"
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from .results.anatomy import anatomy
     from .results.geometry import geometry, likelihood
     from .quality.door import evaluate, sample
+    from .results.summary import summarize
     from .share import share_timesteps, unshare_timesteps
-    from .statistics import summarize
     from .store.store import open_run
     from .study.measure import measure
     from .study.plan import Plan
@@ -76,7 +77,7 @@ __getattr__, __dir__ = lazy(
         "sample": "quality.door",
         "save": "checkpoints.save",
         "share_timesteps": "share",
-        "summarize": "statistics",
+        "summarize": "results.summary",
         "train": "training.door",
         "unshare_timesteps": "share",
         "Monitor": "training.monitor",
@@ -85,4 +86,5 @@ __getattr__, __dir__ = lazy(
         "Plan": "study.plan",
         "Predictor": "diffusion.predictor",
     },
+    pythonic,
 )

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lipdiag"
 FLOORS = (
-    {"errors", "files", "lazy", "printing", "progress", "provenance", "hub", "statistics", "text", "view"},
+    {"dialect", "errors", "files", "lazy", "printing", "progress", "provenance", "hub", "statistics", "text", "view"},
     {"linalg", "diffusion", "distributed", "store", "data", "weights"},
     {"timestep", "formats", "quantities", "sampling"},
     {"share", "checkpoints"},

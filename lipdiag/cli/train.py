@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from .options import INTERRUPTED, computing, describe_facts, everywhere, stoppable, use_threads
+from ..printing import describe_facts
+from .options import INTERRUPTED, computing, everywhere, stoppable, use_threads
 
 
 @click.command()

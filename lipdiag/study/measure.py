@@ -13,6 +13,7 @@ import torch
 from .. import provenance
 from ..checkpoints.reading import SILENT, Reading
 from ..data.ranged import USUAL
+from ..dialect import in_python
 from ..diffusion.predictor import Predictor, RawOutput
 from ..errors import Caution, LipdiagWarning, UsageError
 from ..files import shown
@@ -294,7 +295,8 @@ def warn(notes: Sequence[str], level: int) -> None:
     """Give each caution among notes as a warning of Python's, from the caller so many levels above."""
     for note in notes:
         if isinstance(note, Caution):
-            warnings.warn(note, LipdiagWarning, stacklevel=level + 1)
+            # from the caller of a function that the package hands out, which is wrapped once
+            warnings.warn(in_python(note), LipdiagWarning, stacklevel=level + 2)
 
 
 def carry_out(ready: study.Study, quiet: bool = False, asked: dict[str, Any] | None = None) -> bool:
