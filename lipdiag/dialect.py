@@ -8,11 +8,10 @@ from typing import Any
 
 from .errors import LipdiagError
 
-OPTION = re.compile(
-    r"""(?<![\w-])--(?P<name>[a-z][a-z-]*[a-z])(?P<gap>[ ]?)(?P<value>'[^']*'|"[^"]*"|[\w.:,()/-]*[\w)])?"""
-)
+VALUE = r"""'[^']*'|"[^"]*"|[\w./:-]*\w(?:,[\w.]+)*(?:\([^()]*\))?"""
+OPTION = re.compile(rf"(?<![\w-])(?<!install )--(?P<name>[a-z][a-z-]*[a-z])(?P<gap>[ ]?)(?P<value>{VALUE})?")
 NUMBERS = re.compile(r"[0-9.]+(,[0-9.]+)*")
-WORDS = ("ema", "raw", "eps", "v", "velocity", "score", "unit", "float32", "float64")
+WORDS = ("ema", "raw", "eps", "v", "velocity", "score", "unit", "float32", "float64", "logsnr")
 """Values that could be words of a sentence too; all others hold a digit or a bracket, or stand in quotes."""
 
 NAMES = {"quantity": "quantities", "set": ""}

@@ -11,7 +11,13 @@ from .options import INTERRUPTED, computing, everywhere, stoppable, use_threads
 
 
 @click.command()
-@click.option("--recipe", "name", default="digits", show_default=True, help="digits, mnist, emoji, cifar10, full256.")
+@click.option(
+    "--recipe",
+    "name",
+    default="digits",
+    show_default=True,
+    help="digits, mnist, emoji, tiny32, cifar10, cifar10-classes, full256.",
+)
 @click.option(
     "--etsdm",
     is_flag=False,
@@ -37,7 +43,7 @@ from .options import INTERRUPTED, computing, everywhere, stoppable, use_threads
     metavar="SECONDS",
     help="How much a crash may cost.",
 )
-@click.option("--dry-run", is_flag=True, help="Show the recipe, its size and its cost, train nothing.")
+@click.option("--dry-run", is_flag=True, help="Try two seconds of it; show its size, speed and price.")
 @computing
 @everywhere
 def train(

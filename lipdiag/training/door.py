@@ -16,7 +16,7 @@ from ..sampling.picture import grid, pixels, png
 from ..sampling.sampler import sample
 from ..study.resolve import resolve_device
 from .loop import State
-from .recipe import RECIPES, Recipe
+from .recipe import OWN, RECIPES, Recipe
 from .session import SNAPSHOT_SECONDS, session, shared
 
 SAMPLES = 16
@@ -68,6 +68,11 @@ def train(
     out = default_out(recipe) if out is None else Path(out)
     if sample_every and (len(recipe.shape) != 3 or recipe.shape[0] not in (1, 3)):
         raise UsageError(f"--sample-every draws pictures of 1 or 3 channels, and a sample has the shape {recipe.shape}")
+    if recipe.data == OWN and not Path(OWN).exists():
+        raise UsageError(
+            f"the recipe {recipe.name} trains on photographs of your own: give --data, a folder of pictures, a .npy or "
+            f"a .npz file, of {' x '.join(map(str, recipe.shape[1:]))} pixels in {recipe.shape[0]} channels"
+        )
     place = resolve_device(device)
     if distributed.launched() and place.type == "cuda":
         place = torch.device("cuda", distributed.local_rank())

@@ -1,6 +1,7 @@
 """A run and its summary as tables: found by timestep, and tidy."""
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 import lipdiag
@@ -20,7 +21,7 @@ def test_a_summary_is_a_tidy_table(ddpm):
     assert "statistic" not in frame
     mean = summary.sel(statistic="mean")
     plain = xr.Dataset(mean.data_vars, mean.coords)
-    assert mean.to_dataframe().equals(plain.to_dataframe())  # what xarray gives of it
+    pd.testing.assert_frame_equal(mean.to_dataframe(), plain.to_dataframe(), check_like=True)
 
 
 def test_a_run_is_found_by_its_timestep(tmp_path):

@@ -367,7 +367,7 @@ BUGS = {
         "training/test_objective.py -k added_with_its_weight",
     ),
     "x drawn a timestep later": Bug(
-        "training/difference.py", "predictor.schedule(now)", "predictor.schedule(then)",
+        "training/difference.py", "predictor.schedule(at)", "predictor.schedule(after)",
         "training/test_card.py -k single_point",
     ),
     "K a timestep earlier": Bug(
@@ -378,7 +378,7 @@ BUGS = {
         "training/test_card.py -k single_point",
     ),
     "an error of K too small by a factor": Bug(
-        "training/difference.py", "norms.std().item() / math.sqrt(draws)", "norms.std().item() / draws**0.5 / 1.3",
+        "training/difference.py", "moved.std() / root, missed.mean()", "moved.std() / root / 1.3, missed.mean()",
         "training/test_difference.py",
     ),
     "a subset's error for the whole's": Bug(
