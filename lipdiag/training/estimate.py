@@ -143,8 +143,8 @@ def estimate(
         "step_flop": rounded(work),
         "flop": rounded(work * recipe.steps),
         "step_seconds": step and rounded(step),
-        "images_per_second": step and rounded(recipe.batch / step),
-        "flop_per_second": step and rounded(work / step),
+        "images_per_s": step and rounded(recipe.batch / step),
+        "flop_per_s": step and rounded(work / step),
         "hours": step and rounded(step * recipe.steps / 3600),
         "trial": tried and f"{seconds:g} s on {tried.device}, {tried.samples} samples at a time",
     }
@@ -152,4 +152,5 @@ def estimate(
 
 def rounded(value: float) -> float:
     """The value with the two digits that an estimate has."""
-    return float(f"{value:.2g}")
+    number = float(f"{value:.2g}")
+    return int(number) if number >= 100 else number

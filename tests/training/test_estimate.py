@@ -139,9 +139,9 @@ def test_an_estimate_adds_up(recipe):
     assert facts["memory_gib"] == pytest.approx(facts["weights_gib"] + facts["activations_gib"], rel=0.1)
     assert facts["weights_gib"] == pytest.approx(20 * facts["parameters"] / 2**30, rel=0.05)
     assert facts["hours"] == pytest.approx(facts["step_seconds"] * recipe.steps / 3600, rel=0.1)
-    assert facts["images_per_second"] == pytest.approx(64 / facts["step_seconds"], rel=0.1)
+    assert facts["images_per_s"] == pytest.approx(64 / facts["step_seconds"], rel=0.1)
     assert facts["flop"] == pytest.approx(facts["step_flop"] * recipe.steps, rel=0.1)
-    assert facts["flop_per_second"] == pytest.approx(facts["step_flop"] / facts["step_seconds"], rel=0.1)
+    assert facts["flop_per_s"] == pytest.approx(facts["step_flop"] / facts["step_seconds"], rel=0.1)
     assert estimate(RECIPES["full256"])["step_seconds"] is None  # too dear for a processor
     whole, pieces = (estimate(dataclasses.replace(RECIPES["cifar10"], accumulate=n), seconds=0) for n in (1, 4))
     assert pieces["activations_gib"] == pytest.approx(whole["activations_gib"] / 4, rel=0.05)

@@ -28,7 +28,7 @@ SMALL = Panel(timesteps=(0, 100, 900), draws=4)
 
 
 class Net(nn.Module):
-    """With dropout, and with statistics that a forward pass in training mode changes."""
+    """With dropout, which draws, and with statistics that a forward pass in training mode changes."""
 
     def __init__(self):
         super().__init__()
@@ -36,6 +36,7 @@ class Net(nn.Module):
         self.drop, self.out = nn.Dropout(0.2), nn.Conv2d(6, 1, 3, padding=1)
 
     def forward(self, x, timestep):
+        x = x + 0 * torch.rand(())  # it draws a random number, whatever its mode
         h = self.norm(self.inside(x)) * (1 + timestep / 1000)[:, None, None, None].to(x.dtype)
         return self.out(self.drop(torch.tanh(h)))
 
