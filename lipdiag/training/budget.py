@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from ..printing import plain
 
+MARGIN = 1.25
+
 
 @dataclass
 class Budget:
@@ -15,18 +17,20 @@ class Budget:
         every: Steps from one panel to the next, at least.
         share: Of the training's time that panels may take; 1 for as much as they like.
         first: The step after which the clock was started.
+        price: Of the next panel, in seconds; None where it is not known.
+        start: Seconds it took to find that out, before the clock was started.
         began: When that was.
         spent: Seconds that panels took.
-        price: Of the next panel, in seconds; None before it is known.
         panels: How many were measured.
     """
 
     every: int
     share: float
     first: int
+    price: float | None = None
+    start: float = 0.0
     began: float = field(default_factory=lambda: time.monotonic())
     spent: float = 0.0
-    price: float | None = None
     panels: int = 0
 
     @property
@@ -35,13 +39,18 @@ class Budget:
         return time.monotonic() - self.began - self.spent
 
     @property
+    def next(self) -> float:
+        """Seconds that are put aside for the next panel, which may take longer than the one before."""
+        return MARGIN * (self.price or 0)
+
+    @property
     def affordable(self) -> bool:
         """Whether another panel keeps to the share."""
-        return self.share == 1 or self.spent + (self.price or 0) <= self.share * self.trained
+        return self.share == 1 or self.spent + self.next <= self.share * self.trained
 
     def wait(self, step: int) -> int:
         """Steps from this one to the next at which a panel can be afforded, a multiple of `every`."""
-        return self.rounded(step, (self.spent + (self.price or 0)) / self.share - self.trained)
+        return self.rounded(step, (self.spent + self.next) / self.share - self.trained)
 
     def pace(self, step: int) -> int:
         """Steps from one panel to the next in the long run."""
@@ -56,4 +65,5 @@ class Budget:
     def __str__(self) -> str:
         share = plain(100 * self.spent / max(self.trained, 1e-9))
         spent, trained = plain(self.spent), plain(self.trained)
-        return f"{self.panels} panels took {spent} s, {share} % of the training's {trained} s"
+        began = f", besides {plain(self.start)} s to begin with"
+        return f"{self.panels} panels took {spent} s, {share} % of the training's {trained} s{began}"

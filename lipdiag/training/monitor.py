@@ -40,8 +40,9 @@ MOST_WAITING = 1000
 class Monitor:
     """K, loss by timestep, jumps and a certified spectral norm of a network while a loop of one's own trains it.
 
-    Called once a step, it measures now and then, always on the same draws at the same timesteps, in float32 and in eval
-    mode; mode, gradients, random numbers, precision and hooks are afterwards as they were. What fails in it is a
+    Called once a step, it tries at the first what a panel takes, and measures now and then, always on the same draws at
+    the same timesteps, in float32 and in eval mode; mode, gradients, random numbers, precision and hooks are afterwards
+    as they were. What fails in it is a
     warning in one sentence, and the training goes on. Of several processes the one of rank 0 measures, on the network
     inside DistributedDataParallel; one that went through torch.compile is measured as it is written.
 
@@ -116,7 +117,10 @@ class Monitor:
         if self.off:
             return None
         if self.budget is None:
-            self.budget = Budget(self.every, self.share, step)
+            began, price = time.monotonic(), None
+            with unharmed("the panel"):
+                price = self.asked()
+            self.budget = Budget(self.every, self.share, step, price, time.monotonic() - began)
             self.due = step + self.every
         if told:
             values = [told.get(name, math.nan) for name in GIVEN]
@@ -144,8 +148,6 @@ class Monitor:
             torch.cuda.synchronize(device)  # or what the training still has to do would be taken for measuring
         began = time.monotonic()
         try:
-            if budget.price is None:
-                budget.price = self.asked()
             if not budget.affordable:
                 return None
             start = time.monotonic()
@@ -164,12 +166,13 @@ class Monitor:
             budget.spent += time.monotonic() - began
 
     def asked(self) -> float:
-        """About the seconds of a panel, from one of two draws, which warms up, and one timestep of the real one."""
+        """About the seconds of a panel, from one of its timesteps and a spectral norm, after one that warms up."""
+        small = replace(self.panel, timesteps=self.panel.timesteps[:1], draws=2)
         laps = [time.monotonic()]
-        for panel in (replace(self.panel, draws=2), replace(self.panel, timesteps=(0,), spectral=False)):
+        for panel in (small, small, replace(small, draws=self.panel.draws, spectral=False)):
             self.seen(panel)
             laps.append(time.monotonic())
-        return laps[1] - laps[0] + len(self.panel.timesteps) * (laps[2] - laps[1])
+        return laps[2] - laps[1] + len(self.panel.timesteps) * (laps[3] - laps[2])
 
     def seen(self, panel: Panel) -> Seen:
         """The panel of the network as it is written."""

@@ -204,7 +204,10 @@ def test_a_loop_that_tells_nothing_has_the_loss_of_the_panel_in_its_log(tmp_path
 
 @pytest.mark.parametrize(("step_seconds", "panel_seconds"), [(0.1, 2.0), (0.01, 30.0), (1.0, 0.5)])
 def test_panels_take_at_most_a_hundredth_of_the_time_and_it_is_said(monkeypatch, capsys, step_seconds, panel_seconds):
-    """On a clock of the test's own, at every moment; what is asked for is held where it costs little enough."""
+    """On a clock of the test's own, at every moment; what is asked for is held where it costs little enough.
+
+    What is measured at the start, before anything is known, comes on top and is said.
+    """
     now = [0.0]
 
     def look(predictor, data, panel):
@@ -221,16 +224,18 @@ def test_panels_take_at_most_a_hundredth_of_the_time_and_it_is_said(monkeypatch,
         for step in range(1, steps + 1):
             now[0] += step_seconds
             watch(step)
-            if step % 100 == 0 and watch.budget.panels:
-                assert watch.budget.spent <= 0.0101 * watch.budget.trained
+            if step % 100 == 0:
+                assert watch.budget.spent <= 0.01 * watch.budget.trained + 1e-9
     afforded = min(steps / 100, 0.01 * steps * step_seconds / panel_seconds)
-    assert 0.6 * afforded - 1 <= watch.budget.panels <= afforded
+    assert 0.5 * afforded - 1 <= watch.budget.panels <= afforded
     slow = panel_seconds > 0.01 * 100 * step_seconds
     assert len(caught) == slow
     if slow:
         assert "instead of 100, so that at most 1 % of the training goes into it" in str(caught[0].message)
     watch.close()
-    assert "panels took" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "panels took" in said
+    assert "to begin with" in said
 
 
 def test_what_fails_is_a_warning_in_a_sentence_and_the_training_goes_on(tmp_path):
