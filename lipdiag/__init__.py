@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from .figures import explore, plot
     from .health.examine import doctor
     from .pages.page import report
+    from .quality.door import evaluate, sample
     from .results.anatomy import anatomy
     from .results.geometry import geometry, likelihood
-    from .quality.door import evaluate, sample
     from .results.summary import summarize
     from .share import share_timesteps, unshare_timesteps
     from .store.store import open_run

@@ -4,7 +4,10 @@ import json
 from dataclasses import dataclass
 
 import pytest
+from click.testing import CliRunner
 
+import lipdiag
+from lipdiag.cli import main
 from lipdiag.view import View, as_html
 
 
@@ -51,3 +54,12 @@ def test_pandas_and_json_get_every_digit(tmp_path):
 def test_nothing_found_is_no_table():
     assert str(Found(())) == "A sentence about it."
     assert as_html([]) == ""
+
+
+def test_an_inspection_reads_as_the_command_prints_it():
+    found = lipdiag.inspect("digits-etsdm")
+    assert str(found) == repr(found) == CliRunner().invoke(main, ["inspect", "digits-etsdm"]).output.rstrip("\n")
+    told = dict(zip(found.to_dataframe()["fact"], found.to_dataframe()["value"], strict=True))
+    assert told["clock"] == "shared(timesteps(1000), 100, 5)"
+    assert "<td>clock</td><td>shared(timesteps(1000), 100, 5)</td>" in found._repr_html_()
+    assert json.loads(found.to_json())["parameters"] == found.parameters

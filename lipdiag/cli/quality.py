@@ -6,7 +6,18 @@ from typing import Any
 
 import click
 
-from .options import INTERRUPTED, computing, everywhere, read_reading, reading, require_model, resizing, stem, stoppable, use_threads
+from .options import (
+    INTERRUPTED,
+    computing,
+    everywhere,
+    read_reading,
+    reading,
+    require_model,
+    resizing,
+    stem,
+    stoppable,
+    use_threads,
+)
 from .outcome import strict
 
 SAMPLERS = "ddpm, ddim, dpm, unipc, or euler (flow matching)"

@@ -71,9 +71,9 @@ def of_network(model: Any, data: Any = None, **words: Any) -> NetworkPredictor:
     if hasattr(words.get("schedule"), "config"):
         read = stated(words.pop("schedule").config, type(network).__name__, getattr(network, "config", {}))
         notes = read.notes
-        words = {name: part for name, part in read.convention.told.items() if part is not None} | words
+        words = {name: part for name, part in read.convention.parts.items() if part is not None} | words
     convention = Convention.of(**{name: words.get(name) for name in PARTS})
-    missing = [name for name in PARTS if name not in convention.told]
+    missing = [name for name in PARTS if name not in convention.parts]
     if missing:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise UsageError(

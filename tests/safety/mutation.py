@@ -378,7 +378,8 @@ BUGS = {
         "training/test_card.py -k single_point",
     ),
     "a monitor that takes all the time": Bug(
-        "training/budget.py", "<= self.share * self.trained", "<= 2 * self.share * self.trained", "training/test_monitor.py -k hundredth"
+        "training/budget.py", "<= self.share * self.trained", "<= 2 * self.share * self.trained",
+        "training/test_monitor.py -k hundredth",
     ),
     "a monitor that leaves parts in training mode": Bug(
         "study/arithmetic.py", "part.training = mode", "part.training = True", "training/test_monitor.py -k without"

@@ -184,7 +184,7 @@ def test_the_folder_is_a_training_that_plot_draws(tmp_path):
     found = open_source(tmp_path / "run", "training")
     assert found["loss"].values == pytest.approx(losses)
     assert found["measured"].values.tolist() == [3, 5, 7]
-    picture = lipdiag.figures.gallery.FIGURES["training"].draw(found)
+    picture = lipdiag.plot(found, figure="training")
     assert {row["variable"] for row in picture.rows} >= {"loss", "time_difference"}
     again = Monitor(net(), DATA, 2, SMALL, tmp_path / "run", share=1, **TOLD)  # gone on with from step 5
     for step in (6, 7, 8):
@@ -199,7 +199,10 @@ def test_a_loop_that_tells_nothing_has_the_loss_of_the_panel_in_its_log(tmp_path
     with Monitor(net(), DATA, 2, SMALL, tmp_path, share=1, **TOLD) as watch:
         found = [watch(step) for step in range(1, 6)]
     mean = [sum(seen[f"loss/{k}"] for k in SMALL.timesteps) / 3 for seen in found if seen]
-    assert open_source(tmp_path, "training")["loss"].values.tolist() == pytest.approx(mean)
+    found = open_source(tmp_path, "training")
+    assert found["loss"].values.tolist() == pytest.approx(mean)
+    drawn = lipdiag.plot([found], figure="training")
+    assert {row["variable"] for row in drawn.rows} == {"loss", "time_difference"}
 
 
 @pytest.mark.parametrize(("step_seconds", "panel_seconds"), [(0.1, 2.0), (0.01, 30.0), (1.0, 0.5)])
