@@ -118,6 +118,10 @@ def sample(
     Raises:
         UsageError: If the model has no such sampler, or `out` is no such name.
         NonFiniteError: If a sample is not finite; none are written.
+
+    Example:
+        >>> lipdiag.sample("digits-etsdm", n=2, steps=2, progress=False).shape
+        torch.Size([2, 1, 8, 8])
     """
     place = None if out is None else Path(out)
     if place is not None and place.suffix not in PICTURES:
@@ -198,6 +202,11 @@ def evaluate(
         UsageError: If a sampler does not fit the model, or nothing tells its data.
         RunError: If `out` holds an evaluation of something else.
         NonFiniteError: If a sample is not finite; what was evaluated before is kept.
+
+    Example:
+        >>> found = lipdiag.evaluate("digits-ddpm", ["ddim:2"], n=16, seeds=1, progress=False)
+        >>> dict(found["fid"].sizes)
+        {'sampler': 1, 'seed': 1}
     """
     given, reading = worded(model, data, words) if words or reading is SILENT else (model, reading)
     with placed(given, device, reading) as predictor:

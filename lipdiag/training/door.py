@@ -63,6 +63,14 @@ def train(
         UsageError: If a word cannot be used, or `on_step` raises; the training is resumable.
         RunError: If the folder holds another training, or a finished one.
         KeyboardInterrupt: If `stop` said so; the same call goes on.
+
+    Example:
+        >>> few = {"steps": 2, "batch": 4}
+        >>> out = lipdiag.train("digits", "few-ddpm", on_step=lambda step, numbers: print(step), progress=False, **few)
+        1
+        2
+        >>> lipdiag.load(out).shape
+        (1, 8, 8)
     """
     recipe = described(recipe, etsdm, changes)
     out = default_out(recipe) if out is None else Path(out)

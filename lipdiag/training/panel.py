@@ -30,6 +30,10 @@ class Panel:
         draws: Of data and noise, at each of them.
         spectral: Whether a spectral norm is certified too, at one timestep on one draw.
         seed: Of the draws.
+
+    Example:
+        >>> lipdiag.Panel(timesteps=(0, 10, 100)).draws
+        64
     """
 
     timesteps: tuple[int, ...] = TIMESTEPS
