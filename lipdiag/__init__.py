@@ -2,12 +2,15 @@
 
 from typing import TYPE_CHECKING
 
+from .dialect import pythonic
 from .lazy import lazy
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Monitor",
     "NetworkPredictor",
+    "Panel",
     "Plan",
     "Predictor",
     "__version__",
@@ -15,6 +18,7 @@ __all__ = [
     "anatomy",
     "compare",
     "doctor",
+    "evaluate",
     "explore",
     "geometry",
     "inspect",
@@ -24,9 +28,11 @@ __all__ = [
     "open_run",
     "plot",
     "report",
+    "sample",
     "save",
     "share_timesteps",
     "summarize",
+    "train",
     "unshare_timesteps",
 ]
 
@@ -39,13 +45,17 @@ if TYPE_CHECKING:
     from .figures import explore, plot
     from .health.examine import doctor
     from .pages.page import report
+    from .quality.door import evaluate, sample
     from .results.anatomy import anatomy
     from .results.geometry import geometry, likelihood
+    from .results.summary import summarize
     from .share import share_timesteps, unshare_timesteps
-    from .statistics import summarize
     from .store.store import open_run
     from .study.measure import measure
     from .study.plan import Plan
+    from .training.door import train
+    from .training.monitor import Monitor
+    from .training.panel import Panel
 
 __getattr__, __dir__ = lazy(
     __name__,
@@ -54,6 +64,7 @@ __getattr__, __dir__ = lazy(
         "anatomy": "results.anatomy",
         "compare": "comparison.comparison",
         "doctor": "health.examine",
+        "evaluate": "quality.door",
         "explore": "figures.explorer",
         "geometry": "results.geometry",
         "inspect": "checkpoints.load",
@@ -63,12 +74,17 @@ __getattr__, __dir__ = lazy(
         "open_run": "store.store",
         "plot": "figures.gallery",
         "report": "pages.page",
+        "sample": "quality.door",
         "save": "checkpoints.save",
         "share_timesteps": "share",
-        "summarize": "statistics",
+        "summarize": "results.summary",
+        "train": "training.door",
         "unshare_timesteps": "share",
+        "Monitor": "training.monitor",
         "NetworkPredictor": "diffusion.predictor",
+        "Panel": "training.panel",
         "Plan": "study.plan",
         "Predictor": "diffusion.predictor",
     },
+    pythonic,
 )

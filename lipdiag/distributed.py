@@ -28,6 +28,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def leads() -> bool:
+    """Whether this process speaks for those that torchrun started, before and after they have joined too."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def rank() -> int:
     """Which of the joined processes this is; 0 for one that is alone."""
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0

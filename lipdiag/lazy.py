@@ -7,12 +7,15 @@ from pkgutil import iter_modules
 from typing import Any
 
 
-def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazy(
+    package: str, homes: Mapping[str, str], through: Callable[[Any], Any] = lambda value: value
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package whose names live in its modules.
 
     Args:
         package: The package's `__name__`.
         homes: Public name -> the module inside the package that has it; the modules themselves are names too.
+        through: What each of these names is handed out through.
     """
 
     def modules() -> set[str]:
@@ -20,7 +23,7 @@ def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], 
 
     def get(name: str) -> Any:
         if name in homes:
-            value = getattr(import_module(f".{homes[name]}", package), name)
+            value = through(getattr(import_module(f".{homes[name]}", package), name))
         elif not name.startswith("_") and name in modules():
             value = import_module(f".{name}", package)
         else:

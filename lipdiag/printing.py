@@ -4,8 +4,10 @@ import csv
 import hashlib
 import io
 import itertools
+import json
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -102,6 +104,22 @@ def lines(heading: str, columns: Sequence[Column]) -> str:
     ]
     notes = [column.note for column in columns if column.note]
     return "\n".join([heading, "", *(line for line in text if line), *notes])
+
+
+def as_text(value: Any) -> str:
+    """A value of JSON as a person reads it; of long lists of numbers the count, the ends and a digest."""
+    parts = value if isinstance(value, list) and all(isinstance(part, str) for part in value) else [value]
+    return shortened("; ".join(part if isinstance(part, str) else json.dumps(part) for part in parts))
+
+
+def describe_facts(facts: dict[str, Any], width: int = WIDTH) -> str:
+    """Names and values in two columns that fit a terminal; empty values are left out, long ones wrapped or told."""
+    lines = []
+    for name, value in facts.items():
+        if value in (None, [], {}, ""):
+            continue
+        lines += textwrap.wrap(as_text(value), width, initial_indent=f"{name + ':':<18}", subsequent_indent=" " * 18)
+    return "\n".join(lines)
 
 
 def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

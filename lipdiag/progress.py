@@ -5,6 +5,13 @@ from importlib.util import find_spec
 from typing import Any
 
 
+def say(line: str) -> None:
+    """A line on standard error, above whatever bars are shown."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
+
+
 def bar(total: int | None, unit: str, what: str, quiet: bool = False, **about: Any) -> Any:
     """A bar of tqdm, to be closed, or entered as a context.
 

@@ -158,40 +158,6 @@ def blocks(draws: float, block: int) -> int:
     return -(-math.ceil(draws) // block) * block
 
 
-def summarize(dataset, level: float = 0.95):
-    """Statistics over draws of every variable with a `draw` dimension.
-
-    Args:
-        dataset: What `measure` returned, or a run opened with xarray.
-        level: Of the interval of the mean.
-
-    Returns:
-        A dataset with dims (`time`, `statistic`) and statistics `mean`, `standard_error`, `low`, `high` (Student's
-        interval of the mean at `level`), `median`, `q05`, `q25`, `q75`, `q95`, `max` (a lower bound of any Lipschitz
-        constant) and `count`; coordinates and attributes as in `dataset`. Draws not done are left out; NaN draws that
-        were measured make the statistics NaN.
-
-    Example:
-        >>> run = lipdiag.open_run("digits-ddpm.zarr")
-        >>> K = lipdiag.summarize(run)["time_difference"].sel(statistic="mean").values
-        >>> bool(K[0] > 10 * K[-1])
-        True
-    """
-    import xarray as xr
-
-    done = dataset["done"] == 1
-    out = {}
-    for name, variable in dataset.data_vars.items():
-        if name == "done" or "draw" not in variable.dims or "entry" in variable.dims:
-            continue  # entries of vectors whose sign is arbitrary have no mean
-        values = variable.transpose(*[d for d in variable.dims if d != "draw"], "draw")
-        mask = done.broadcast_like(values).transpose(*values.dims)
-        dims = (*[d for d in values.dims if d != "draw"], "statistic")
-        out[name] = xr.Variable(dims, summary(values.values, mask.values, level), attrs=variable.attrs)
-    coordinates = {k: c for k, c in dataset.coords.items() if "draw" not in c.dims}
-    return xr.Dataset(out, {**coordinates, "statistic": list(STATISTICS)}, attrs={**dataset.attrs, "level": level})
-
-
 def summary(values: np.ndarray, kept: np.ndarray, level: float = LEVEL) -> np.ndarray:
     """`STATISTICS` along a new last axis, of values (..., draw) of which some are kept."""
     if kept.all():

@@ -11,12 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lipdiag"
 FLOORS = (
-    {"errors", "files", "lazy", "printing", "progress", "provenance", "hub", "statistics", "text"},
+    {"dialect", "errors", "files", "lazy", "printing", "progress", "provenance", "hub", "statistics", "text", "view"},
     {"linalg", "diffusion", "distributed", "store", "data", "weights"},
     {"timestep", "formats", "quantities", "sampling"},
     {"share", "checkpoints"},
     {"shared_network"},
-    {"study", "training", "quality"},
+    {"study"},
+    {"training", "quality"},
     {"results"},
     {"comparison", "advice", "health"},
     {"advisor"},

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import lipdiag
 from lipdiag.cli import main
+from lipdiag.cli.options import stem
 
 SMALL = ["--timesteps", "0,19,500", "--draws", "4", "--batch", "12"]
 
@@ -336,3 +337,10 @@ def test_selftest_passes():
     assert result.exit_code == 0, result.stdout
     assert "FAILED" not in result.stdout
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.ckpt", "a.safetensors", "a.bin", "a.PKL", "a", "dir/a.pt"])
+def test_a_run_is_named_without_the_ending_of_its_checkpoint(name):
+    assert stem(name, None) == "a"
+    assert stem(None, "module:a") == "a"
+    assert stem("a.b", None) == "a.b"

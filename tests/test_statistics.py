@@ -7,7 +7,8 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from lipdiag.statistics import MINIMUM_DRAWS, Moments, half_width, looks, summarize
+from lipdiag.results.summary import summarize
+from lipdiag.statistics import MINIMUM_DRAWS, Moments, half_width, looks
 from tests.holm import coverage
 
 REPETITIONS = 2000

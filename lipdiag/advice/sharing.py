@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
-from ..printing import plain
+from ..printing import Row, plain
 from ..results.curve import Curve, curves
 from ..results.headline import SPEEDS
 from ..results.run import Run, read
+from ..view import View
 from .bound import PAPER_END, bounded
 from .cells import AWAY, LEAST_TIMES, Cells, away, cut, interpolate
 from .hidden import COMMAND, exact, hidden
@@ -29,8 +30,8 @@ ABOVE = 10.0
 """Sharing ends where K is no longer this many times its median away from the data."""
 
 
-@dataclass(frozen=True)
-class Advice:
+@dataclass(frozen=True, repr=False)
+class Advice(View):
     """A proposal, and what it rests on.
 
     Attributes:
@@ -91,6 +92,14 @@ class Advice:
             "measured": self.measured,
             "partitions": [p.to_dict() for p in self.partitions],
         }
+
+    def rows(self) -> list[Row]:
+        """A row a block of each partition: where it lies, and the jump at its end."""
+        return [
+            {"rule": p.rule, "block": i, "start": p.edges[i], "end": p.edges[i + 1], "jump": jump}
+            for p in self.partitions
+            for i, jump in enumerate(p.jumps)
+        ]
 
     def __str__(self) -> str:
         return str(words(self))

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..printing import plain
+from ..printing import Row, plain
 from ..statistics import Estimate, mean, ratio
+from ..view import View
 from .words import Words
 
 DIGITS = 6
@@ -97,8 +98,8 @@ def choose(
     return Choice(steps, name, grids[name], best, judged, against, ratio(judged[name], judged[uniform]))
 
 
-@dataclass(frozen=True)
-class StepsAdvice:
+@dataclass(frozen=True, repr=False)
+class StepsAdvice(View):
     """Grids for several numbers of steps, and what they rest on.
 
     Attributes:
@@ -190,6 +191,21 @@ class StepsAdvice:
             "notes": list(self.notes),
             "grids": grids,
         }
+
+    def rows(self) -> list[Row]:
+        """A row a grid that was tried at a number of steps, with its error and that error's interval."""
+        return [
+            {
+                "steps": choice.steps,
+                "grid": name,
+                "advised": int(name == choice.name),
+                "error": error.value,
+                "low": error.low,
+                "high": error.high,
+            }
+            for choice in self.choices
+            for name, error in choice.errors.items()
+        ]
 
     def __str__(self) -> str:
         return str(words(self))

@@ -208,19 +208,19 @@ def network_in(path: str | Path, reading: Reading) -> InFile:
         return InFile(dict(contents.state), family.used(contents), (*contents.notes, *taken), contents.arguments)
 
 
-def find(spec: str) -> Callable[..., Any]:
-    """The function that "package.module:function" names."""
+def find(spec: str, what: str = "the factory") -> Callable[..., Any]:
+    """The function that "package.module:function" names, which is called `what` in refusals."""
     module, colon, name = spec.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        raise UsageError(f"the factory {shown(spec)!r} is not of the form package.module:function")
+        raise UsageError(f"{what} {shown(spec)!r} is not of the form package.module:function")
     try:
         function: Any = importlib.import_module(module)
         for part in name.split("."):
             function = getattr(function, part)
     except Exception as error:  # importing runs the user's own code
-        raise UsageError(f"the factory {spec} cannot be imported ({type(error).__name__}: {shown(error)})") from error
+        raise UsageError(f"{what} {spec} cannot be imported ({type(error).__name__}: {shown(error)})") from error
     if not callable(function):
-        raise UsageError(f"the factory {spec} is a {type(function).__name__}, not a function")
+        raise UsageError(f"{what} {spec} is a {type(function).__name__}, not a function")
     return function
 
 

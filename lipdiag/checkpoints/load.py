@@ -20,6 +20,8 @@ from ..formats import accelerate, diffusers_directory, edm, family, native
 from ..formats.checkpoint import Checkpoint, assemble
 from ..formats.conditioning import given
 from ..hub import spelled
+from ..printing import Row, as_text, describe_facts
+from ..view import View
 from ..weights.container import open_container
 from ..weights.refusal import refuse, refusing
 from ..weights.tensors import SHAPES, read_tensors, weights_dtype
@@ -33,9 +35,9 @@ ASKED = ("weights", "conditioning", "label", "original_config", "download")
 EMBEDDED = ("digits-ddpm", "digits-etsdm")
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """What the files of a checkpoint tell; None stands for what they do not.
+@dataclass(frozen=True, repr=False)
+class Inspection(View):
+    """What the files of a checkpoint tell; None stands for what they do not. Printed it is what the command prints.
 
     Args:
         path: Where it is.
@@ -78,6 +80,15 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON holds them."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def rows(self) -> list[Row]:
+        """A row a fact that is told."""
+        told = {name: value for name, value in self.to_dict().items() if value not in (None, [], {}, "")}
+        texts = {name: value if isinstance(value, str | int) else as_text(value) for name, value in told.items()}
+        return [{"fact": name, "value": value} for name, value in texts.items()]
+
+    def __str__(self) -> str:
+        return describe_facts(self.to_dict())
 
 
 def load(

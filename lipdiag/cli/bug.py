@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from ..errors import CheckpointError, LipdiagError
+from ..printing import describe_facts
 from ..provenance import devices, versions
-from .options import describe_facts, everywhere, read_reading, reading
+from .options import everywhere, read_reading, reading
 
 LIBRARIES = (
     "lipdiag", "python", "torch", "numpy", "scipy", "diffusers", "safetensors", "xarray", "zarr", "matplotlib", "click",

@@ -48,7 +48,6 @@ def compare(
     (--pair) intervals are over these.
     """
     from ..comparison.comparison import compare as compared
-    from ..comparison.table import table
     from ..figures.comparison import draw
 
     comparison = compared(a, b, pairs, quality)
@@ -56,6 +55,6 @@ def compare(
     if as_json:
         click.echo(json.dumps({**comparison.to_dict(), "files": files}, allow_nan=False))
         return
-    click.echo(table(comparison))
+    click.echo(str(comparison))
     if not quiet:
         click.echo("\nThe figure: " + ", ".join(files))

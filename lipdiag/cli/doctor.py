@@ -16,7 +16,7 @@ def listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
     from ..health.checks import CHECKS
-    from .options import describe_facts
+    from ..printing import describe_facts
 
     facts = {name: f"{check.looks} {check.threshold:g}" for name, check in CHECKS.items()}
     click.echo(describe_facts(facts))

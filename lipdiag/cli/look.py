@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import LipdiagError, UsageError
-from .options import describe_facts, drawing, everywhere, pictures, read_range, read_reading, reading, save_figure
+from ..printing import describe_facts
+from .options import drawing, everywhere, pictures, read_range, read_reading, reading, save_figure
 from .terminal import inline
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from ..errors import Caution, UsageError
+from ..printing import describe_facts
 from .options import (
     computing,
-    describe_facts,
     everywhere,
     pictures,
     read_range,

@@ -1,11 +1,9 @@
 """What commands share: options, how refusals end, how runs are stopped, and facts in two columns."""
 
-import json
 import math
 import os
 import signal
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import reduce
@@ -218,10 +216,15 @@ def require_model(checkpoint: str | None, factory: str | None, command: str) -> 
         raise UsageError(f"{command} needs a checkpoint (a path, digits-ddpm or digits-etsdm), or a --factory")
 
 
+ENDINGS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".pkl", ".pickle", ".mdlus", ".npz")
+"""What names of checkpoints end in."""
+
+
 def stem(checkpoint: str | None, factory: str | None) -> str:
     """What a file made from a checkpoint is called without a suffix."""
     name = titled(checkpoint) if checkpoint else (factory or "").partition(":")[2]
-    return name.removesuffix(".pt").removesuffix(".safetensors")
+    ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)] or name
 
 
 def read_range(text: str) -> tuple[float, float]:
@@ -273,17 +276,3 @@ def stoppable(gently: bool = False) -> Iterator[dict[str, int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def describe_facts(facts: dict[str, Any], width: int = 80) -> str:
-    """Names and values in two columns that fit a terminal; empty values are left out, long ones wrapped or told."""
-    from ..printing import shortened
-
-    lines = []
-    for name, value in facts.items():
-        if value in (None, [], {}, ""):
-            continue
-        parts = value if isinstance(value, list) and all(isinstance(part, str) for part in value) else [value]
-        text = "; ".join(part if isinstance(part, str) else json.dumps(part) for part in parts)
-        lines += textwrap.wrap(shortened(text), width, initial_indent=f"{name + ':':<18}", subsequent_indent=" " * 18)
-    return "\n".join(lines)

@@ -12,7 +12,7 @@ from ..errors import IncompleteError, LipdiagError, NonFiniteError, UsageError
 
 def report_run(out: Path, as_json: bool) -> None:
     """The table of a run, or its summary as a line of JSON."""
-    from ..statistics import summarize
+    from ..results.summary import summarize
     from ..store.store import open_run
 
     dataset = open_run(out)

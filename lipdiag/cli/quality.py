@@ -1,15 +1,11 @@
 """Commands about what a model draws: samples, and how good they are."""
 
-import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ..errors import UsageError
-from ..hub import spelled
-from ..progress import bar
 from .options import (
     INTERRUPTED,
     computing,
@@ -24,23 +20,15 @@ from .options import (
 )
 from .outcome import strict
 
-if TYPE_CHECKING:
-    import torch
-
-    from ..diffusion.predictor import Predictor
-    from ..quality.extractor import Extractor
-
 SAMPLERS = "ddpm, ddim, dpm, unipc, or euler (flow matching)"
 
 
-def placed(given: dict[str, Any], checkpoint: str | None, command: str) -> "Predictor":
-    """The model that the options name, on its device, ready to be sampled."""
+def told(checkpoint: str | None, given: dict[str, Any], command: str) -> dict[str, Any]:
+    """The model that the options name and how it is computed with, as words of the functions behind the commands."""
     require_model(checkpoint, given["factory"], command)
     use_threads(given["threads"])
-    from ..study.resolve import resolve_device, resolve_model
-
-    predictor = resolve_model(checkpoint, read_reading(given)).to(resolve_device(given["device"]))
-    return predictor.eval().requires_grad_(False)
+    how = {"device": given["device"], "seed": given["seed"], "progress": not given["quiet"]}
+    return {"model": checkpoint, "reading": read_reading(given), **how}
 
 
 @click.command()
@@ -65,27 +53,18 @@ def sample(
     Sample i follows from --seed and i alone: two models with one seed start
     from the same noise. A shared clock (E-TSDM) is shared here as in training.
     """
-    from ..sampling.sampler import require_sampler
-    from ..sampling.sampler import sample as draw
+    from ..quality.door import sample as draw
 
-    quiet = given["quiet"]
     out = out or Path(stem(checkpoint, given["factory"]) + ".png")
-    if out.suffix not in ("", ".png", ".npz"):
-        raise UsageError(f"--out {out} ends in {out.suffix}: give a .png, a .npz, or a folder, which has no suffix")
-    predictor = placed(given, checkpoint, "sample")
-    require_sampler(predictor.schedule, sampler, steps)
-    if not quiet:
-        for note in predictor.notes:
-            click.echo(note, err=True)
-    with stoppable(), bar(n * steps, "eval", "sampling", quiet, unit_scale=True) as progress:
-        x = draw(predictor, n, steps, given["seed"], sampler=sampler, batch=batch, advance=progress.update)
-    if not x.isfinite().all():
-        from ..errors import NonFiniteError
 
-        raise NonFiniteError(
-            f"{int((~x.isfinite()).flatten(1).any(1).sum())} of {n} samples are not finite; none are written"
+    def priced(found: Any) -> None:
+        for note in () if given["quiet"] else found.notes:
+            click.echo(note, err=True)
+
+    with stoppable():
+        x = draw(
+            n=n, sampler=sampler, steps=steps, out=out, batch=batch, priced=priced, **told(checkpoint, given, "sample")
         )
-    write(x, out)
     facts = {
         "out": str(out),
         "n": n,
@@ -95,25 +74,6 @@ def sample(
         "shape": list(x.shape[1:]),
     }
     click.echo(json.dumps(facts) if given["as_json"] else f"wrote {n} samples to {out}")
-
-
-def write(x: "torch.Tensor", out: Path) -> None:
-    """Write samples as what `out` says: a grid, an array, or a folder of pictures."""
-    import numpy as np
-
-    from ..files import atomic_write, make_folder
-    from ..sampling.picture import grid, pixels, png
-
-    if out.suffix == ".npz":
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, samples=x.float().cpu().numpy())
-        atomic_write(out, buffer.getvalue())
-    elif out.suffix == ".png":
-        atomic_write(out, png(grid(pixels(x))))
-    else:
-        make_folder(out)
-        for i, picture in enumerate(pixels(x)):
-            atomic_write(out / f"{i:06d}.png", png(picture))
 
 
 @click.command()
@@ -161,93 +121,45 @@ def evaluate(
     Every sampler and seed that is finished is kept; the same command goes on
     from there, and more samplers or seeds can be asked for later.
     """
-    from ..data.dataset import dataset
-    from ..quality.evaluate import evaluate as measure
-    from ..quality.evaluate import parse_sampler
+    from ..quality.door import SAMPLERS as USUAL
+    from ..quality.door import evaluate as measure
     from ..quality.evaluation import table
-    from ..sampling.sampler import require_sampler
 
     quiet, as_json = given["quiet"], given["as_json"]
-    samplers = samplers or ("ddim:20", "dpm:20")
     out = out or Path(stem(checkpoint, given["factory"]) + "-quality.zarr")
-    predictor = placed(given, checkpoint, "evaluate")
-    for text in samplers:
-        require_sampler(predictor.schedule, *parse_sampler(text))
-    name = data or predictor.data
-    if name is None:
-        raise UsageError("the checkpoint does not tell its data, which samples are compared with: give --data")
-    real = dataset(name, shape=predictor.shape, resize=given["resize"])
-    chosen = choose(extractor, real.name)
-    evaluations = n * seeds * sum(parse_sampler(text)[1] for text in samplers)
-    if not quiet:
-        for line in (
-            *predictor.notes,
-            f"{len(samplers)} samplers x {seeds} seeds x {n} samples = {evaluations:,} evaluations of the model; "
-            f"data: {real.name} ({len(real)})",
-        ):
-            click.echo(line, err=True)
-    if dry_run:
-        facts = {"samplers": samplers, "seeds": seeds, "n": n, "evaluations": evaluations, "extractor": chosen.name}
-        click.echo(json.dumps(facts | {"data": real.name, "out": str(out)}))
-        return
-    import torch
+    asked: dict[str, Any] = {
+        "samplers": samplers or USUAL,
+        "n": n,
+        "seeds": seeds,
+        "extractor": extractor,
+        "data": data,
+        "batch": batch,
+        "resize": given["resize"],
+    }
 
-    x = torch.stack([real[i] for i in range(len(real))])
-    with stoppable() as received, bar(evaluations, "eval", "sampling", quiet, unit_scale=True) as progress:
+    def priced(task: Any) -> bool:
+        for line in () if quiet else (*task.model.notes, described(task)):
+            click.echo(line, err=True)
+        if dry_run:
+            facts = {"samplers": task.samplers, "seeds": seeds, "n": n, "evaluations": task.evaluations}
+            facts |= {"extractor": task.extractor.name, "data": task.data.name, "out": str(out)}
+            click.echo(json.dumps(facts))
+        return not dry_run
+
+    with stoppable() as received:
         try:
-            result = measure(
-                predictor,
-                x,
-                chosen,
-                samplers,
-                n,
-                range(given["seed"], given["seed"] + seeds),
-                out,
-                batch=batch,
-                attributes=provenance(predictor, checkpoint, given, real),
-                advance=progress.update,
-            )
+            result = measure(out=out, priced=priced, **asked, **told(checkpoint, given, "evaluate"))
         except KeyboardInterrupt:
-            progress.close()
             click.echo(f"lipdiag: interrupted; the same command goes on with {out}", err=True)
             raise SystemExit(128 + received["signal"] if received else INTERRUPTED) from None
-    click.echo(json.dumps(machine_line(result, out)) if as_json else table(result))
+    if result is not None:
+        click.echo(json.dumps(machine_line(result, out)) if as_json else table(result))
 
 
-def choose(name: str | None, data: str) -> "Extractor":
-    """The extractor of that name; without a name the one that knows the data, else pixels."""
-    from ..quality.extractor import EXTRACTORS, extractor
-
-    return extractor(name or (data if data in EXTRACTORS else "pixels"))
-
-
-def provenance(predictor: "Predictor", checkpoint: str | None, given: dict[str, Any], real: Any) -> dict[str, Any]:
-    """What an evaluation is of: model, data, and the program that made it."""
-    from .. import checkpoints
-    from ..diffusion.spelling import spell
-    from ..provenance import command, versions
-    from ..sampling.sampler import placement
-    from ..study.description import fingerprint
-
-    stored = (
-        None if given["factory"] else checkpoints.inspection(predictor.path or str(checkpoint), read_reading(given))
-    )
-    device, dtype = placement(predictor, real[0])
-    names = ("python", "lipdiag", "torch", "diffusers", "torchmetrics", "numpy")
-    return {
-        "checkpoint": spelled(predictor.path or checkpoint) if checkpoint else given["factory"],
-        "sha256": stored.sha256 if stored else fingerprint(predictor),
-        "weights": given["weights"],
-        "schedule": spell(predictor.schedule),
-        "parameterization": spell(getattr(predictor, "parameterization", None)),
-        "clock": spell(predictor.clock),
-        "data": real.name,
-        "data_sha256": real.fingerprint,
-        "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
-        "versions": versions(*names),
-        "command": command(),
-    }
+def described(task: Any) -> str:
+    """What will be evaluated, in a line."""
+    what = f"{len(task.samplers)} samplers x {len(task.seeds)} seeds x {task.n} samples"
+    return f"{what} = {task.evaluations:,} evaluations of the model; data: {task.data.name} ({len(task.data)})"
 
 
 def machine_line(result: Any, out: Path) -> dict[str, Any]:

@@ -1,23 +1,23 @@
 """The command that trains."""
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..errors import UsageError
-from ..progress import bar
-from .options import INTERRUPTED, computing, describe_facts, everywhere, stoppable, use_threads
-
-SAMPLES = 16
-MOST_STEPS = 50
+from ..printing import describe_facts
+from .options import INTERRUPTED, computing, everywhere, stoppable, use_threads
 
 
 @click.command()
-@click.option("--recipe", "name", default="digits", show_default=True, help="digits, mnist, emoji, cifar10, full256.")
+@click.option(
+    "--recipe",
+    "name",
+    default="digits",
+    show_default=True,
+    help="digits, mnist, emoji, tiny32, cifar10, cifar10-classes, full256.",
+)
 @click.option(
     "--etsdm",
     is_flag=False,
@@ -33,6 +33,9 @@ MOST_STEPS = 50
 @click.option("--measure-every", type=click.IntRange(min=1), metavar="N", help="Log K(t, t+1) every N steps.")
 @click.option("--sample-every", type=click.IntRange(min=1), metavar="N", help="Draw a grid of samples every N steps.")
 @click.option(
+    "--on-step", metavar="PKG.MOD:FUNCTION", help="Your own function, called with (step, dict) after each step."
+)
+@click.option(
     "--snapshot-every",
     type=click.FloatRange(min=0),
     default=60.0,
@@ -40,7 +43,7 @@ MOST_STEPS = 50
     metavar="SECONDS",
     help="How much a crash may cost.",
 )
-@click.option("--dry-run", is_flag=True, help="Show the recipe, its size and its cost, train nothing.")
+@click.option("--dry-run", is_flag=True, help="Try two seconds of it; show its size, speed and price.")
 @computing
 @everywhere
 def train(
@@ -52,6 +55,7 @@ def train(
     out: Path | None,
     measure_every: int | None,
     sample_every: int | None,
+    on_step: str | None,
     snapshot_every: float,
     dry_run: bool,
     device: str,
@@ -64,89 +68,29 @@ def train(
 
     Under torchrun (python -m torch.distributed.run ... -m lipdiag train ...) the processes share each batch.
     """
-    from dataclasses import replace
-
     from .. import distributed
-    from ..training.recipe import RECIPES, set_fields
-    from ..training.session import session, shared
+    from ..training import door
+    from ..training.recipe import set_fields
 
-    if name not in RECIPES:
-        raise UsageError(f"there is no recipe {name!r}; known are {', '.join(RECIPES)}")
-    recipe = set_fields(replace(RECIPES[name], seed=seed), changes)
-    recipe = replace(recipe, steps=steps or recipe.steps, data=data or recipe.data)
-    if etsdm is not None:
-        recipe = shared(recipe, etsdm)
-    if sample_every and (len(recipe.shape) != 3 or recipe.shape[0] not in (1, 3)):
-        raise UsageError(f"--sample-every draws pictures of 1 or 3 channels, and a sample has the shape {recipe.shape}")
-    out = out or Path(f"{name}-{'ddpm' if etsdm is None else 'etsdm'}")
+    recipe = set_fields(door.described(name, None, {"seed": seed}), changes)
+    recipe = door.described(recipe, etsdm, {"steps": steps, "data": data})
+    out = out or door.default_out(recipe)
     use_threads(threads)
-    from ..study.resolve import resolve_device
-
-    place = resolve_device(device)
     if dry_run:
+        from ..study.resolve import resolve_device
         from ..training.estimate import estimate
 
-        facts = {**recipe.to_dict(), **estimate(recipe, place), "out": str(out)}
+        facts = {**recipe.to_dict(), **estimate(recipe, resolve_device(device)), "out": str(out)}
         click.echo(json.dumps(facts) if as_json else describe_facts(facts))
         return
-    if distributed.launched() and place.type == "cuda":
-        import torch
-
-        place = torch.device("cuda", distributed.local_rank())
-        torch.cuda.set_device(place)
-    leader = int(os.environ.get("RANK", "0")) == 0
+    watched: dict[str, Any] = {"measure_every": measure_every, "sample_every": sample_every, "on_step": on_step}
+    how: dict[str, Any] = {"device": device, "snapshot_every": snapshot_every, "progress": not quiet}
     with stoppable(gently=True) as received:
-        states = session(recipe, out, place, lambda: bool(received), measure_every or 0, snapshot_every)
-        finished = under_a_bar(states, recipe.steps, quiet or not leader, out, sample_every or 0)
-    if not finished:
-        if leader:
-            click.echo(f"lipdiag: stopped; the same command goes on with {out}", err=True)
-        raise SystemExit(INTERRUPTED)
-    if leader:
+        try:
+            door.train(recipe, out, stop=lambda: bool(received), **watched, **how)
+        except KeyboardInterrupt:
+            if distributed.leads():
+                click.echo(f"lipdiag: stopped; the same command goes on with {out}", err=True)
+            raise SystemExit(INTERRUPTED) from None
+    if distributed.leads():
         click.echo(json.dumps({"checkpoint": str(out)}) if as_json else f"wrote {out}; next: lipdiag measure {out}")
-
-
-def under_a_bar(states: Iterator[Any], steps: int, quiet: bool, out: Path, sample_every: int) -> bool:
-    """Go through a training with a bar on standard error; whether it came to its end."""
-    from .. import distributed
-
-    step, smooth = 0, None
-    with bar(steps, "step", "training", quiet) as progress:
-        for state in states:
-            smooth = state.loss if smooth is None else 0.98 * smooth + 0.02 * state.loss
-            if step == 0:
-                progress.initial = progress.n = state.step - 1  # steps that were done before do not count as fast ones
-            step = state.step
-            progress.update(step - progress.n)
-            progress.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
-            if sample_every and step % sample_every == 0 and distributed.rank() == 0:
-                save_samples(state.ema, out / f"samples-{step:07d}.png")
-    return step == steps
-
-
-def save_samples(predictor: Any, path: Path) -> None:
-    """A grid of samples of a model of pictures, the same first noise at every step of the training."""
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    from ..files import atomic_write
-    from ..sampling.sampler import sample
-
-    channels = predictor.shape[0]
-    if len(predictor.shape) != 3 or channels not in (1, 3):
-        raise UsageError(
-            f"--sample-every draws pictures of 1 or 3 channels, and a sample has the shape {predictor.shape}"
-        )
-    count = getattr(predictor.clock.base, "count", MOST_STEPS)
-    steps = max(steps for steps in range(1, MOST_STEPS + 1) if count % steps == 0)
-    x = sample(predictor, SAMPLES, steps).float().cpu().clamp(-1, 1).add(1).mul(127.5).round().byte().numpy()
-    side = round(SAMPLES**0.5)
-    channels, height, width = predictor.shape
-    grid = x.reshape(side, side, channels, height, width).transpose(0, 3, 1, 4, 2)
-    picture = Image.fromarray(np.squeeze(grid.reshape(side * height, side * width, channels)))
-    scale = max(1, 256 // (side * height))
-    buffer = io.BytesIO()
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(buffer, "PNG")
-    atomic_write(path, buffer.getvalue())

@@ -17,11 +17,13 @@ from ..errors import UsageError
 from ..printing import Row
 from ..results.label import IN_MEMORY
 from ..results.run import Run, read
+from ..view import View
 from . import quality as compare_quality
 from .effect import Effect
 from .pairs import Pair, align, effect, values
 from .quality import Quality
 from .statements import LEVEL, NAMES, SPEED, Statement, averages, of_samples, speeds
+from .table import headline, judged, remarks, table
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,9 +33,9 @@ ASKED = (SPEED, "loss", "sensitivity")
 """What a comparison is said to lack where it was not measured."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` found.
+@dataclass(frozen=True, repr=False)
+class Comparison(View):
+    """What `compare` found; printed it is the table of the command.
 
     Attributes:
         labels: Of the two models.
@@ -93,7 +95,7 @@ class Comparison:
             | json_effect(s.effect)
             for s in self.statements
         ]
-        judged = self.quality and {"extractor": self.quality.extractor, "floors": self.quality.floors}
+        quality = self.quality and {"extractor": self.quality.extractor, "floors": self.quality.floors}
         return {
             "format": FORMAT,
             "models": list(self.labels),
@@ -104,7 +106,7 @@ class Comparison:
             "statements": statements,
             "timesteps": self.timesteps.tolist(),
             "curves": {name: json_effect(effect) for name, effect in self.effects.items()},
-            "quality": judged,
+            "quality": quality,
             "notes": list(self.notes),
             "missing": list(self.missing),
         }
@@ -121,6 +123,16 @@ class Comparison:
             row = {"variable": s.variable, "statement": s.name}
             rows.append(row | {key: float(value) for key, value in flat(s.effect).items()} | {"verdict": s.verdict})
         return rows
+
+    def shown(self) -> list[dict[str, str]]:
+        names = ("", *self.labels, "ratio x or difference", f"{self.labels[1]} is")
+        return [dict(zip(names, cells, strict=True)) for cells in judged(self)]
+
+    def said(self) -> list[str]:
+        return [headline(self), *remarks(self)]
+
+    def __str__(self) -> str:
+        return table(self)
 
 
 def flat(effect: Effect) -> dict[str, np.ndarray]:
@@ -191,10 +203,10 @@ def compare(
     statements, missing = speeds(aligned) if SPEED in held else ([], [])
     statements += [statement for name in held if name != SPEED for statement in averages(aligned, name)]
     missing += not_measured([name for name in ASKED if name not in held])
-    judged = None
+    samples = None
     if quality:
-        judged = compare_quality.read(quality, [(source(first), source(second)) for first, second in aligned])
-        statements += of_samples(judged)
+        samples = compare_quality.read(quality, [(source(first), source(second)) for first, second in aligned])
+        statements += of_samples(samples)
     else:
         missing.append(
             "no sample quality: `lipdiag evaluate CKPT --out Q.zarr` for both, then --quality QA.zarr QB.zarr"
@@ -202,7 +214,7 @@ def compare(
     effects = {name: effect(aligned, partial(values, variable=name), LEVEL) for name in held}
     first, second = aligned[0]
     return Comparison(
-        (first.label, second.label), tuple(aligned), effects, tuple(statements), judged, tuple(notes), tuple(missing)
+        (first.label, second.label), tuple(aligned), effects, tuple(statements), samples, tuple(notes), tuple(missing)
     )
 
 

@@ -2,41 +2,55 @@
 
 import math
 import textwrap
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..printing import WIDTH, Column, abbreviated, lines, plain
 from ..results.places import pick, time_column
-from .comparison import Comparison
 from .effect import Effect, Interval
 from .statements import SPEED
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
 
 OPTIONAL = ("loss", "sensitivity", "spectral_norm")
 """Columns in the order in which they are shown, as far as they fit."""
 
 
-def table(comparison: Comparison) -> str:
+def table(comparison: "Comparison") -> str:
     """Text of at most 80 columns.
 
     Args:
         comparison: What `compare` found.
     """
-    a, b = comparison.labels
-    about = comparison.pairs[0][0]
-    heading = f"{b} against {a}: {comparison.replicates}, x0: {about.data}. [..] are 95 % intervals"
-    said = [f"Intervals: {comparison.method}. Each is at 95 % by itself, none is corrected for their number."]
-    if comparison.quality is not None:
-        floors = ", ".join(f"{name.upper()} {plain(value)}" for name, value in comparison.quality.floors.items())
-        said.append(f"Samples: {comparison.quality.extractor}; real data against real data: {floors or 'unknown'}.")
-    said += [f"Note: {note}." for note in comparison.notes]
-    said += [f"Missing: {sentence}." for sentence in comparison.missing]
+    heading = headline(comparison)
+    said = remarks(comparison)
     parts = [curves(comparison, heading) if comparison.effects else textwrap.fill(heading, WIDTH)]
     parts += [verdicts(comparison)] if comparison.statements else []
     parts.append("\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in said))
     return "\n\n".join(parts)
 
 
-def curves(comparison: Comparison, heading: str) -> str:
+def headline(comparison: "Comparison") -> str:
+    """What is compared with what, and over what."""
+    a, b = comparison.labels
+    about = comparison.pairs[0][0]
+    return f"{b} against {a}: {comparison.replicates}, x0: {about.data}. [..] are 95 % intervals"
+
+
+def remarks(comparison: "Comparison") -> list[str]:
+    """How the numbers were made, what they are not, and what is missing."""
+    said = [f"Intervals: {comparison.method}. Each is at 95 % by itself, none is corrected for their number."]
+    if comparison.quality is not None:
+        floors = ", ".join(f"{name.upper()} {plain(value)}" for name, value in comparison.quality.floors.items())
+        said.append(f"Samples: {comparison.quality.extractor}; real data against real data: {floors or 'unknown'}.")
+    said += [f"Note: {note}." for note in comparison.notes]
+    said += [f"Missing: {sentence}." for sentence in comparison.missing]
+    return said
+
+
+def curves(comparison: "Comparison", heading: str) -> str:
     """Each variable at some timesteps, as far as columns fit."""
     runs = list(comparison.pairs[0])
     times = pick(runs)
@@ -70,13 +84,9 @@ def change_column(effect: Effect, name: str, places: list[int]) -> Column:
     return Column(f"{name} ratio".replace("_", " "), "", [bounded(at(effect.ratio, i)) for i in places])
 
 
-def verdicts(comparison: Comparison) -> str:
+def verdicts(comparison: "Comparison") -> str:
     """A line a statement: both numbers, their ratio or difference, and the verdict."""
-    rows = []
-    for s in comparison.statements:
-        e = s.effect
-        change = "x " + bounded(e.ratio) if s.by_ratio else bounded(e.difference, sign=True)
-        rows.append((s.name, number(e.a), number(e.b), change, s.verdict))
+    rows = judged(comparison)
     titles = ("", *(label[:6] for label in abbreviated(comparison.labels)), "ratio x or difference", "the second is")
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(5)]
     gap = 2 if sum(widths) + 8 <= WIDTH else 1
@@ -90,6 +100,16 @@ def verdicts(comparison: Comparison) -> str:
         ]
         text.append((" " * gap).join(cells).rstrip())
     return "\n".join(text)
+
+
+def judged(comparison: "Comparison") -> list[tuple[str, str, str, str, str]]:
+    """The cells of each statement: its name, both numbers, their ratio or difference, and the verdict."""
+    rows = []
+    for s in comparison.statements:
+        e = s.effect
+        change = "x " + bounded(e.ratio) if s.by_ratio else bounded(e.difference, sign=True)
+        rows.append((s.name, number(e.a), number(e.b), change, s.verdict))
+    return rows
 
 
 def at(interval: Interval, i: int) -> Interval:

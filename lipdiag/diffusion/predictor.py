@@ -86,7 +86,7 @@ class NetworkPredictor(Predictor):
 
     Args:
         network: The module or function.
-        schedule: Amplitudes it was trained with.
+        schedule: Amplitudes it was trained with; these three are objects, or texts as on the command line.
         parameterization: What it predicts.
         clock: The time it is told.
         shape: Shape of one sample.
@@ -113,14 +113,15 @@ class NetworkPredictor(Predictor):
     def __init__(
         self,
         network: Any,
-        schedule: Schedule,
-        parameterization: Parameterization,
-        clock: Clock,
+        schedule: Schedule | str,
+        parameterization: Parameterization | str,
+        clock: Clock | str,
         shape: tuple[int, ...],
         conditioning: Mapping[str, Any] | None = None,
     ):
-        super().__init__(schedule, clock, shape)
-        self.network, self.parameterization = network, parameterization
+        convention = Convention.of(schedule, parameterization, clock).whole
+        super().__init__(convention.schedule, convention.clock, shape)
+        self.network, self.parameterization = network, convention.parameterization
         self._fixed = {}
         for name, value in (conditioning or {}).items():
             if isinstance(value, Tensor):

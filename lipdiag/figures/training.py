@@ -21,9 +21,9 @@ BLOCKS = 40
 
 SLICES = 4
 CURVES = {
-    "loss": ("loss", "loss  [1]"),
-    "gradient_norm": ("norm of the gradient", "Euclidean norm  [1]"),
-    "learning_rate": ("learning rate", "learning rate  [1]"),
+    "loss": ("loss", "loss  [1]", "loss (mean squared error per entry)"),
+    "gradient_norm": ("norm of the gradient", "Euclidean norm  [1]", "Euclidean norm of the gradient over all weights"),
+    "learning_rate": ("learning rate", "learning rate  [1]", "learning rate, without unit"),
 }
 
 
@@ -37,14 +37,17 @@ def training(canvas: Picture, trainings: Sequence[Source]) -> None:
     """
     look = canvas.style
     measured = [training for training in trainings if "mean" in training.dataset.data_vars]
-    axes = canvas.panels(len(CURVES) + len(measured))
-    for place, (variable, (title, label)) in zip(axes, CURVES.items(), strict=False):
+    # a loop of the user's own need not tell all of them
+    curves = {name: words for name, words in CURVES.items() if any(known(training, name) for training in trainings)}
+    axes = canvas.panels(len(curves) + len(measured))
+    for place, (variable, (title, label, _)) in zip(axes, curves.items(), strict=False):
         for number, training in enumerate(trainings):
-            canvas.rows += draw(place, training, variable, number, look)
+            if known(training, variable):
+                canvas.rows += draw(place, training, variable, number, look)
         place.set_xlabel("training step")
         place.set_ylabel(label)
         canvas.title(place, title)
-    for place, training in zip(axes[len(CURVES) :], measured, strict=True):
+    for place, training in zip(axes[len(curves) :], measured, strict=True):
         canvas.rows += draw_measured(place, training, look)
         canvas.title(place, f"{marks.literal(training.label)}: $K$")
     for number, training in enumerate(trainings):
@@ -52,8 +55,8 @@ def training(canvas: Picture, trainings: Sequence[Source]) -> None:
     marks.band_keys(canvas, spread="")
     stretches = ", ".join(dict.fromkeys(str(stretch(training.dataset)) for training in trainings))
     canvas.said = [
-        f"Training of {', '.join(training.label for training in trainings)}: loss (mean squared error per entry), "
-        "Euclidean norm of the gradient over all weights, learning rate, without unit, over steps of the optimiser",
+        f"Training of {', '.join(training.label for training in trainings)}: "
+        f"{', '.join(words for *_, words in curves.values())}, over steps of the optimiser",
         f"Points: means of n = {stretches} logged steps each with the {captions.INTERVAL}, taken as independent",
         "K(t, t + 1) during training: Euclidean norm over all entries of a sample, unit 1/timestep; bands are 95 % "
         "intervals of one value by itself, 1.96 standard errors over the draws, which are the same at every step; "
@@ -61,6 +64,11 @@ def training(canvas: Picture, trainings: Sequence[Source]) -> None:
         if measured
         else "K during training was not logged (`lipdiag train --measure-every`)",
     ]
+
+
+def known(training: Source, variable: str) -> bool:
+    """Whether the log tells it at any step."""
+    return bool(np.isfinite(training.dataset[variable].values).any())
 
 
 def stretch(dataset: "xr.Dataset") -> int:

@@ -1,13 +1,15 @@
 """What the doctor says: a verdict, faults with their evidence, and every check beside its threshold."""
 
 import html
+import math
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..printing import WIDTH, Column, lines, plain
+from ..printing import WIDTH, Column, Row, lines, plain
 from ..statistics import Estimate
+from ..view import View
 from .fault import Fault
 
 HEADINGS = ("check", "allowed", "found", "at timestep", "p")
@@ -38,7 +40,7 @@ class Line:
 
 
 @dataclass(frozen=True, repr=False)
-class Diagnosis:
+class Diagnosis(View):
     """What is wrong with a model, where, and how sure that is.
 
     Attributes:
@@ -99,9 +101,25 @@ class Diagnosis:
         judged = f"{len(self.lines)} checks, {tests} tests judged together at a false-alarm rate of {self.level:.3g}"
         return f"{self.label}: {said}. {self.about}; {judged}."
 
+    def rows(self) -> list[Row]:
+        """A row a check."""
+        return [
+            {
+                "check": line.check,
+                "threshold": line.threshold,
+                "estimate": line.estimate.value,
+                "low": line.estimate.low,
+                "high": line.estimate.high,
+                "timestep": math.nan if line.timestep is None else line.timestep,
+                "p_value": line.p_value,
+                "tests": line.tests,
+            }
+            for line in self.lines
+        ]
+
     @property
-    def rows(self) -> list[tuple[str, ...]]:
-        """The table of checks."""
+    def cells(self) -> list[tuple[str, ...]]:
+        """The table of checks, as it is printed."""
         return [
             (
                 line.check,
@@ -118,7 +136,7 @@ class Diagnosis:
         for fault in self.faults:
             parts.append("\n".join([wrapped(f"{fault.name}{fault.where}"), *(wrapped(t, "  ") for t in fault.told)]))
         if self.lines:
-            columns = [Column(name, "", [row[i] for row in self.rows]) for i, name in enumerate(HEADINGS)]
+            columns = [Column(name, "", [row[i] for row in self.cells]) for i, name in enumerate(HEADINGS)]
             parts.append(lines(TITLE, columns))
         return "\n\n".join([*parts, *(wrapped(note) for note in (*self.missing, *self.notes))])
 
@@ -135,7 +153,7 @@ class Diagnosis:
             for fault in self.faults
         )
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in (*self.undecided, *self.missing, *self.notes))
-        table = cells("th", HEADINGS) + "".join(cells("td", row) for row in self.rows)
+        table = cells("th", HEADINGS) + "".join(cells("td", row) for row in self.cells)
         return f"<p>{html.escape(self.headline)}</p><ul>{faults}</ul><table>{table}</table>{notes}"
 
 

@@ -144,7 +144,7 @@ def advised(run: Run) -> Markup:
         for fault in found.faults
     ]
     kinds = {"healthy": "Nothing: ", "faults": "", "undecided": "Not decided: "}
-    rows = [element("tr", [element("td", text) for text in row]) for row in found.rows]
+    rows = [element("tr", [element("td", text) for text in row]) for row in found.cells]
     table = element("table", element("tr", [element("th", text) for text in HEADINGS]), rows)
     checks = element("details", element("summary", f"Checks ({len(rows)})"), table) if rows else Markup()
     said = element("p", kinds[found.verdict], f"{found.headline} ", " ".join((*found.undecided, *found.missing)))

@@ -45,6 +45,7 @@ def over_logsnr(dataset: "xr.Dataset") -> "xr.Dataset":
     found = found.drop_vars(["other_timestep", "other_t"], errors="ignore")
     unit = {**dataset["timestep"].attrs, "units": "logsnr"}
     return found.assign_coords(
+        time=("time", run.time("logsnr"), unit),
         timestep=("time", run.time("logsnr"), unit),
         dt_dtimestep=("time", run.time("dt_dtimestep") / rate, dataset["dt_dtimestep"].attrs),
         dlogsnr_dtimestep=("time", np.ones_like(rate), dataset["dlogsnr_dtimestep"].attrs),

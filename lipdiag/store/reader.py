@@ -45,7 +45,12 @@ def open_run(path: str | Path) -> "xr.Dataset":
             f"{path} is damaged: {error}; the command that measured it finds the damage and measures that part again"
         ) from error
     values["draw"] = np.arange(draws)
-    return dataset(found, {n: v[:, :draws] if drawn(found.arrays[n]) == 1 else v for n, v in values.items()})
+    return indexed(dataset(found, {n: v[:, :draws] if drawn(found.arrays[n]) == 1 else v for n, v in values.items()}))
+
+
+def indexed(run: "xr.Dataset") -> "xr.Dataset":
+    """A run whose dimension `time` has the timesteps as its index, so that `run.sel(time=10)` finds one."""
+    return run.assign_coords(time=("time", run["timestep"].values, run["timestep"].attrs)) if "timestep" in run else run
 
 
 def drawn(array: Array) -> int | None:

@@ -317,7 +317,7 @@ def _dataset(place: Any):
             decode_times=False,
             drop_variables=["attempts"],
         ).load()
-    return found.assign_attrs(collected(found.attrs))
+    return reader.indexed(found.assign_attrs(collected(found.attrs)))
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

@@ -159,6 +159,21 @@ def differentiable(module: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def still(module: torch.nn.Module) -> Iterator[None]:
+    """The module in eval mode and without gradients for its weights; both as they were afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    gradients = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    module.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        for parameter, wanted in gradients:
+            parameter.requires_grad_(wanted)
+
+
+@contextmanager
 def evaluating(predictor: Predictor, plan: Plan) -> Iterator[Predictor]:
     """The predictor in eval mode, without gradients for weights, its network in the plan's dtype; all undone after.
 
@@ -166,23 +181,14 @@ def evaluating(predictor: Predictor, plan: Plan) -> Iterator[Predictor]:
     """
     bare = predictor.predictor if isinstance(predictor, RawOutput) else predictor
     network = bare.network if isinstance(bare, NetworkPredictor) else None
-    modes = [(module, module.training) for module in predictor.modules()]
-    gradients = [(parameter, parameter.requires_grad) for parameter in predictor.parameters()]
-    predictor.eval().requires_grad_(False)
-    try:
-        with ExitStack() as changed:
-            found = precisions(network) if isinstance(network, torch.nn.Module) else set()
-            stored = any(kind.itemsize == 1 for kind in found)  # a type that nothing computes in
-            if len(found) > 1 and not stored and failure(predictor, plan.torch_dtype) is None:
-                found = set()
-            if isinstance(network, torch.nn.Module) and found - {plan.torch_dtype}:
-                changed.enter_context(converted(network, plan.torch_dtype))
-            yield predictor
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, wanted in gradients:
-            parameter.requires_grad_(wanted)
+    with still(predictor), ExitStack() as changed:
+        found = precisions(network) if isinstance(network, torch.nn.Module) else set()
+        stored = any(kind.itemsize == 1 for kind in found)  # a type that nothing computes in
+        if len(found) > 1 and not stored and failure(predictor, plan.torch_dtype) is None:
+            found = set()
+        if isinstance(network, torch.nn.Module) and found - {plan.torch_dtype}:
+            changed.enter_context(converted(network, plan.torch_dtype))
+        yield predictor
 
 
 def failure(predictor: Predictor, dtype: torch.dtype) -> Exception | None:

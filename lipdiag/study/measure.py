@@ -13,6 +13,7 @@ import torch
 from .. import provenance
 from ..checkpoints.reading import SILENT, Reading
 from ..data.ranged import USUAL
+from ..dialect import in_python
 from ..diffusion.predictor import Predictor, RawOutput
 from ..errors import Caution, LipdiagWarning, UsageError
 from ..files import shown
@@ -25,6 +26,7 @@ from . import study
 from .answer import answered, in_a_sentence, verify_weights
 from .arithmetic import arithmetic, compiled, differentiable, evaluating
 from .description import Source
+from .network import worded
 from .plan import Plan
 from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
 
@@ -237,9 +239,10 @@ def measure(
     """Measure a model: every quantity of the plan, at every timestep, on every draw.
 
     Args:
-        predictor: A path (checkpoint or embedded name), a `Predictor`, or any eps(x, t) with `schedule` and `shape`.
-        data: x0: a folder of images, `.npy`, `.npz`, an embedded set, or an array; by default the checkpoint's own
-            record of its data, else samples of the model itself.
+        predictor: A path (checkpoint or embedded name), a `Predictor`, a network or a pipeline of diffusers, or any
+            eps(x, t) with `schedule` and `shape`.
+        data: x0: a folder of images, `.npy`, `.npz`, an embedded set, an array, or a torch `DataLoader`; by default the
+            checkpoint's own record of its data, else samples of the model itself.
         plan: What to measure, how well.
         out: The run's folder (`.zarr`), which can be interrupted and gone on with; None keeps it in memory.
         resume: Whether an existing run at `out` may be gone on with.
@@ -253,7 +256,8 @@ def measure(
         resize: Whether the pictures of a folder are made as large as the model's and cut to their centre.
         range: Where the black and the white of pictures of 8 bits lie.
         words: `weights`, `schedule`, `parameterization`, `clock` and the others of a checkpoint's `Reading`, as on the
-            command line; a model in memory takes `function` alone.
+            command line. Of a network in memory: `schedule`, `parameterization` and `clock` (one of diffusers'
+            schedulers as `schedule` tells all three), `shape`, `conditioning` and `function`.
 
     Returns:
         The dataset of `design`: dims (`time`, `draw`), one variable a quantity, `done` marking what was measured.
@@ -271,7 +275,8 @@ def measure(
     """
     how: dict[str, Any] = {"shard": shard, "retry": retry, "deterministic": deterministic}
     how |= {"encode": encode, "resize": resize, "range": range}
-    with prepared(predictor, data, plan, out, resume, device, probe=probe, reading=Reading.of(**words), **how) as ready:
+    model, reading = worded(predictor, data, words)
+    with prepared(model, data, plan, out, resume, device, probe=probe, reading=reading, **how) as ready:
         before = len(ready.notes)
         warn(ready.notes, level=2)
         carry_out(ready, quiet=not progress, asked=in_words(data=data, encode=encode, **words))
@@ -290,7 +295,8 @@ def warn(notes: Sequence[str], level: int) -> None:
     """Give each caution among notes as a warning of Python's, from the caller so many levels above."""
     for note in notes:
         if isinstance(note, Caution):
-            warnings.warn(note, LipdiagWarning, stacklevel=level + 1)
+            # from the caller of a function that the package hands out, which is wrapped once
+            warnings.warn(in_python(note), LipdiagWarning, stacklevel=level + 2)
 
 
 def carry_out(ready: study.Study, quiet: bool = False, asked: dict[str, Any] | None = None) -> bool:

@@ -123,7 +123,8 @@ def resolve_source(
         UsageError: If the data cannot be used, or are pictures where the model's x0 are latents.
     """
     from ..checkpoints.encoder import Latents, encoder, folder_of
-    from ..data.dataset import LATENTS, Data, array, dataset
+    from ..data.dataset import LATENTS, dataset
+    from ..data.memory import as_data
 
     shape = model.shape
     if encode:
@@ -140,10 +141,7 @@ def resolve_source(
     if data is None:
         lost = "" if model.data is None else f", since its data ({shown(model.data)}) are not here"
         return from_model(model, seed, lost)
-    if isinstance(data, torch.Tensor | np.ndarray):
-        values = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
-        data = array("an array", values, shape)
-    data = ranged(data if isinstance(data, Data) else dataset(data, shape=shape, resize=resize), range)
+    data = ranged(as_data(data, shape, resize), range)
     if encode:
         data = Latents(data, autoencoder)
     elif data.eight_bit and folder_of(model.path) is not None:

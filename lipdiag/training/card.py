@@ -164,6 +164,6 @@ def table(predictor: Predictor, data: Data) -> str:
         return "The timesteps of this model are continuous: `lipdiag measure` measures their derivative."
     marked = edges(predictor)
     rows = ["| k | K(k, k + 1) | standard error |", "|---|---|---|"]
-    for k, mean, error in differences(predictor, data):
+    for k, mean, error, *_ in differences(predictor, data):
         rows.append(f"| {k}{' (edge)' if k in marked else ''} | {mean:.4f} | {error:.4f} |")
     return "\n".join([*rows, "", f"Mean of the Euclidean norm over {DRAWS} draws of data and noise."])

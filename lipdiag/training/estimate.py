@@ -1,4 +1,4 @@
-"""What a recipe costs, before anything is trained: counted on tensors without contents, and timed on a few samples.
+"""What a recipe costs, before anything is trained: counted on tensors without contents, and tried for two seconds.
 
 Memory is what the weights, their gradients, Adam's two moments and the averaged weights take, plus the tensors that a
 forward pass keeps for the backward one. What a backward pass, the allocator and convolution kernels need besides is
@@ -7,8 +7,10 @@ forward passes of them, since the backward pass multiplies twice.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +21,12 @@ from .recipe import Recipe
 
 COPIES = 5  # of the weights: themselves, gradients, two moments, average
 BYTES = 4
-TIMED_OPERATIONS = 1e11  # of the steps that are timed, seconds on one core
+PASSES = 3  # forward ones that a step is worth
+SECONDS = 2.0
+"""How long a trial goes on."""
+
+LAPS = 8  # of a trial, at least, before more samples are taken at a time
+DEAR = 1e11  # operations of a step on one sample that take a core seconds
 
 
 def parameters(recipe: Recipe) -> int:
@@ -59,52 +66,91 @@ def blank(recipe: Recipe, samples: int, device: str = "cpu") -> Batch:
     return Batch(x, x, torch.full((samples,), 0.5, dtype=torch.float64, device=device), labels)
 
 
-def seconds_per_step(recipe: Recipe, operations: int, device: torch.device | str) -> float | None:
-    """Seconds of forward and backward passes over a batch, from timing some of its samples; None if even one is dear.
+class Trial(NamedTuple):
+    """What a few steps took.
+
+    Attributes:
+        step: Seconds of a step on the whole batch, in one process.
+        samples: How many were trained on at a time.
+        device: Where, by its name.
+    """
+
+    step: float
+    samples: int
+    device: str
+
+
+def trial(recipe: Recipe, operations: int, device: torch.device | str, seconds: float = SECONDS) -> Trial | None:
+    """Forward and backward passes over as many samples as a piece of the batch has, or as the time is enough for.
 
     Args:
-        recipe: To be timed.
+        recipe: To be tried.
         operations: Of a forward pass of one sample.
         device: Where it is to be trained.
+        seconds: How long to go on; the first passes, which warm up, come on top.
+
+    Returns:
+        What it took; None on a processor where one sample alone takes too long.
     """
-    samples = min(recipe.batch, int(TIMED_OPERATIONS / 9 / operations))  # three passes a step, three steps
-    if not samples:
+    device = torch.device(device)
+    if not seconds or (device.type == "cpu" and PASSES * operations > DEAR):
         return None
-    predictor, batch = build(recipe).to(device).train(), blank(recipe, samples)
-    laps = []
-    with torch.random.fork_rng():
-        for _ in range(3):
-            began = time.perf_counter()
-            value = loss(predictor, batch, recipe.penalty, recipe.precision)
-            value.backward()
-            value.item()
-            laps.append(time.perf_counter() - began)
-    return min(laps) * recipe.batch / samples
+    predictor = build(recipe).to(device).train()
+    optimizer = torch.optim.AdamW(predictor.parameters(), fused=True)
+
+    def lap(work: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+    def passes(batch: Batch) -> None:
+        loss(predictor, batch, recipe.penalty, recipe.precision).backward()
+
+    piece = max(1, recipe.batch // recipe.accumulate)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        samples, spent, laps = 1, 0.0, [lap(partial(passes, blank(recipe, 1)))]
+        while spent < seconds:
+            batch = blank(recipe, samples)
+            laps.append(lap(partial(passes, batch)))
+            spent += laps[-1]
+            if samples < piece and laps[-1] < seconds / LAPS:
+                samples, laps = min(2 * samples, piece), []
+        laps = laps or [lap(partial(passes, blank(recipe, samples)))]
+        update = min(lap(optimizer.step) for _ in range(2))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return Trial(min(laps) * recipe.batch / samples + update, samples, name)
 
 
-def estimate(recipe: Recipe, device: torch.device | str = "cpu", processes: int = 1) -> dict[str, Any]:
-    """Facts for a person who decides whether to train by a recipe."""
+def estimate(
+    recipe: Recipe, device: torch.device | str = "cpu", processes: int = 1, seconds: float = SECONDS
+) -> dict[str, Any]:
+    """Facts for a person who decides whether to train by a recipe, after a trial of so many seconds."""
     count = parameters(recipe)
     kept, operations = kept_for_backward(recipe)
     share = recipe.batch // (processes * recipe.accumulate) or 1
     activations = kept * share // (2 if recipe.precision == "bfloat16" else 1)
-    seconds = seconds_per_step(replace(recipe, compile=False), operations, device)
-    if seconds is not None:
-        seconds /= processes
-    weights = COPIES * BYTES * count
-    hours = None if seconds is None else seconds * recipe.steps / 3600
+    tried = trial(replace(recipe, compile=False), operations, device, seconds)
+    step = None if tried is None else tried.step / processes
+    weights, work = COPIES * BYTES * count, PASSES * operations * recipe.batch
     return {
         "parameters": count,
         "memory_gib": rounded((weights + activations) / 2**30),
         "weights_gib": rounded(weights / 2**30),
         "activations_gib": rounded(activations / 2**30),
         "samples_seen": recipe.steps * recipe.batch,
-        "step_operations": rounded(3 * operations * recipe.batch),
-        "step_seconds": seconds and rounded(seconds),
-        "hours": hours and rounded(hours),
+        "step_flop": rounded(work),
+        "flop": rounded(work * recipe.steps),
+        "step_seconds": step and rounded(step),
+        "images_per_s": step and rounded(recipe.batch / step),
+        "flop_per_s": step and rounded(work / step),
+        "hours": step and rounded(step * recipe.steps / 3600),
+        "trial": tried and f"{seconds:g} s on {tried.device}, {tried.samples} samples at a time",
     }
 
 
 def rounded(value: float) -> float:
     """The value with the two digits that an estimate has."""
-    return float(f"{value:.2g}")
+    number = float(f"{value:.2g}")
+    return int(number) if number >= 100 else number

@@ -12,7 +12,6 @@ from ..errors import StorageError
 from ..files import atomic_write, reason, shown
 
 LOSSES = ("step", "loss", "learning_rate", "gradient_norm", "seconds")
-DIFFERENCES = ("step", "timestep", "time_difference", "standard_error")
 
 
 class Log:

@@ -11,9 +11,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ..errors import UsageError
-from .unets import CIFAR10, DIGITS, EMOJI, FULL256, MNIST
+from .unets import CIFAR10, CIFAR10_CLASSES, DIGITS, EMOJI, FULL256, MNIST
 
 PRECISIONS = ("float32", "bfloat16")
+OWN = "photographs"
+"""The data of a recipe that trains on what its user gives."""
+
 MANNER = ("accumulate", "compile")
 """Fields that change how steps are computed, and the model by rounding only: a training may go on with others."""
 
@@ -149,10 +152,17 @@ RECIPES = {
         Recipe("digits", "digits", (1, 8, 8), "UNet2DModel", DIGITS, steps=6_000, learning_rate=4e-3),
         Recipe("mnist", "mnist", (1, 28, 28), "UNet2DModel", MNIST, steps=20_000, batch=128),
         Recipe("emoji", "emoji", (3, 32, 32), "UNet2DModel", EMOJI, steps=40_000, learning_rate=5e-4, flip=True),
-        # Batch, learning rate, warm-up, flips and averaging of Ho, Jain & Abbeel, 2020, appendix B.
         Recipe(
-            "cifar10", "cifar10", (3, 32, 32), "UNet2DModel", CIFAR10,
-            steps=800_000, batch=128, learning_rate=2e-4, warmup=5_000, ema_decay=0.9999, flip=True,
+            "tiny32", OWN, (3, 32, 32), "UNet2DModel", EMOJI,
+            steps=20_000, batch=128, learning_rate=4e-4, warmup=1_000, flip=True,
+        ),
+        # Batch, learning rate, warm-up, flips and averaging of Ho, Jain & Abbeel, 2020, appendix B.
+        *(
+            Recipe(
+                name, "cifar10", (3, 32, 32), "UNet2DModel", network,
+                steps=800_000, batch=128, learning_rate=2e-4, warmup=5_000, ema_decay=0.9999, flip=True,
+            )
+            for name, network in (("cifar10", CIFAR10), ("cifar10-classes", CIFAR10_CLASSES))
         ),
         Recipe(
             "full256", "full256", (3, 256, 256), "UNet2DModel", FULL256,

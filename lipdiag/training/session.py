@@ -23,20 +23,19 @@ from ..diffusion.clock import CLOCKS, Shared
 from ..diffusion.limit import Clip
 from ..diffusion.spelling import parse, spell
 from ..errors import RunError, UsageError
-from ..files import atomic_write, make_folder, read_json, sweep, temporaries
+from ..files import atomic_write, make_folder, read_json, shown, sweep, temporaries
 from ..linalg.linearize import out_of_memory
 from ..weights.tensors import read_tensors
 from .card import model_card
-from .difference import differences
-from .log import DIFFERENCES, LOSSES, Log
+from .log import LOSSES, Log
 from .loop import State, train
+from .panel import COLUMNS, Panel, numbers, observe
 from .recipe import MANNER, Recipe
 
 SNAPSHOT = "snapshot.safetensors"
 RECIPE = "recipe.json"
 LOG = "log.csv"
 DIFFERENCE = "difference.csv"
-MEASURED = 64  # draws of each row of the log of differences
 SNAPSHOT_SECONDS = 60.0
 
 
@@ -47,6 +46,7 @@ def session(
     stop: Callable[[], bool] = lambda: False,
     measure_every: int = 0,
     snapshot_seconds: float = SNAPSHOT_SECONDS,
+    on_step: Callable[[int, dict[str, float]], object] | None = None,
 ) -> Iterator[State]:
     """Train by a recipe into a folder, one state a step; leaves a checkpoint that `load` reads.
 
@@ -57,11 +57,13 @@ def session(
         stop: Asked after each step; when it says so in any process, a snapshot is kept and all end early.
         measure_every: Steps from one measurement of the averaged model's differences to the next; 0 for none.
         snapshot_seconds: Time from one snapshot to the next, at least.
+        on_step: Called after each step with its number and its numbers by name, in the process that writes.
 
     Raises:
         RunError: If the folder holds a training by another recipe, or a finished one.
         StorageError: If the folder cannot be written.
-        UsageError: If the data cannot be used, or a batch needs more memory than there is; a snapshot is kept.
+        UsageError: If the data cannot be used, a batch needs more memory than there is, or `on_step` raises; a snapshot
+            is kept.
     """
     parent = os.getppid()
     with distributed.joined(device):
@@ -78,7 +80,9 @@ def session(
                 for state in train(recipe, data, device, snapshot):
                     stopping = distributed.anywhere(stop() or distributed.orphaned(parent))
                     if writer is not None:
-                        writer.take(state, stopping)
+                        seen = writer.take(state, stopping)
+                        if on_step is not None:
+                            told(on_step, state.step, seen, recipe.steps)
                     yield state
                     if stopping:
                         return
@@ -92,6 +96,21 @@ def session(
                     f"pieces by --set accumulate={2 * recipe.accumulate}, which goes on from where this stopped, or "
                     "lower batch"
                 ) from error
+
+
+def told(on_step: Callable[[int, dict[str, float]], object], step: int, seen: dict[str, float], last: int) -> None:
+    """Call a function of the user's after a step.
+
+    Raises:
+        UsageError: If it raises.
+    """
+    try:
+        on_step(step, seen)
+    except Exception as error:  # the user's own code can fail in any way
+        then = "the same command goes on from there" if step < last else "the training is finished and kept"
+        raise UsageError(
+            f"on_step failed at step {step} with {type(error).__name__}: {shown(error)}; mend it, {then}"
+        ) from error
 
 
 class Writer:
@@ -124,7 +143,7 @@ class Writer:
         self.open = ExitStack()
         self.log = self.open.enter_context(Log(out / LOG, LOSSES, step))
         kept = measure_every or (out / DIFFERENCE).exists()
-        self.differences = self.open.enter_context(Log(out / DIFFERENCE, DIFFERENCES, step)) if kept else None
+        self.differences = self.open.enter_context(Log(out / DIFFERENCE, COLUMNS, step)) if kept else None
         self.before = self.log.last["seconds"]
         self.began = self.written = time.monotonic()
         self.losses: list[float] = []
@@ -135,23 +154,28 @@ class Writer:
     def __exit__(self, *error: object) -> None:
         self.open.close()
 
-    def take(self, state: State, stopping: bool) -> None:
-        """Log a state, and keep it if it is time to, or save it if it is the last.
+    def take(self, state: State, stopping: bool) -> dict[str, float]:
+        """Log a state, and keep it if it is time to, or save it if it is the last; returns its numbers by name.
 
         A state whose rows are not all written is never kept: what goes on from the one before writes them again.
         """
         seconds = self.before + time.monotonic() - self.began
         self.losses = [*self.losses[-499:], state.loss]
-        self.log.write(state.step, state.loss, state.learning_rate, state.gradient_norm, round(seconds, 3))
+        row = (state.step, state.loss, state.learning_rate, state.gradient_norm, round(seconds, 3))
+        self.log.write(*row)
+        seen = dict(zip(LOSSES[1:], row[1:], strict=True))
         last = state.step == self.recipe.steps
         if self.differences is not None and self.measure_every and (state.step % self.measure_every == 0 or last):
-            for row in differences(state.ema, self.data, MEASURED):
-                self.differences.write(state.step, *row)
+            panel = observe(state.ema, self.data, Panel())
+            for reading in panel.readings:
+                self.differences.write(state.step, *reading)
+            seen |= numbers(panel)
         self.logged = state.step
         if last:
             self.save(state, seconds)
         elif stopping or time.monotonic() - self.written >= self.snapshot_seconds:
             self.keep(state)
+        return seen
 
     def keep(self, state: State) -> None:
         """Write all that is needed to go on from a state."""

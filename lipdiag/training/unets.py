@@ -53,6 +53,8 @@ CIFAR10: dict[str, Any] = DDPM | {
     "dropout": 0.1,
 }
 
+CIFAR10_CLASSES: dict[str, Any] = CIFAR10 | {"num_class_embeds": 10}
+
 FULL256: dict[str, Any] = DDPM | {
     "sample_size": 256,
     "block_out_channels": [128, 128, 256, 256, 512, 512],

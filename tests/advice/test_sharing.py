@@ -175,7 +175,13 @@ def test_the_edges_are_what_train_takes(ddpm):
 
 
 def test_the_words_fit_a_terminal_and_promise_nothing(ddpm):
-    said = str(advise(ddpm))
+    advice = advise(ddpm)
+    said = str(advice)
+    assert repr(advice) == said
+    frame = advice.to_dataframe().groupby("rule", sort=False)
+    assert frame["end"].max().tolist() == [p.edges[-1] for p in advice.partitions]
+    assert frame["jump"].max().tolist() == [max(p.jumps) for p in advice.partitions]
+    assert json.loads(advice.to_json())["partitions"][0]["rule"] == advice.partitions[0].rule
     assert all(len(line) <= 80 or line.startswith("--etsdm") for line in said.splitlines())
     assert "not a guarantee" in said.replace("\n", " ")
     assert "n = 64 draws" in said

@@ -99,6 +99,8 @@ def test_json_and_a_terminal():
     assert set(told["grids"][0]["errors"]) == set(GRIDS)
     assert all(len(line) <= 80 for line in str(made).splitlines())
     assert made._repr_html_().count("<tr>") == 2
+    frame = made.to_dataframe().set_index("grid")
+    assert frame["error"].to_dict() == {name: error.value for name, error in made.choices[0].errors.items()}
 
 
 def test_errors_at_the_references_own_are_said_to_be():

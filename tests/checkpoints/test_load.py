@@ -11,7 +11,7 @@ from lipdiag.checkpoints.save import save
 from lipdiag.data.dataset import ASSETS, dataset
 from lipdiag.diffusion.clock import Shared, Timesteps
 from lipdiag.errors import CheckpointError
-from lipdiag.training.difference import difference
+from lipdiag.training.difference import difference, drawn
 from lipdiag.training.recipe import RECIPES, Recipe
 
 
@@ -57,10 +57,11 @@ def test_the_embedded_pair_shows_the_singularity_and_its_cure(pair):
     ddpm, etsdm = pair
     data = dataset("digits")
     assert (ddpm.clock, etsdm.clock) == (Timesteps(1000), Shared(Timesteps(1000), 100, 5))
-    near, far = (difference(ddpm, data, k, draws=32)[0] for k in (1, 100))
+    draws = drawn(data, 32)
+    near, far = (difference(ddpm, *draws, k).time_difference for k in (1, 100))
     assert near > 10 * far
-    assert difference(etsdm, data, 1, draws=32)[0] == 0
-    assert difference(etsdm, data, 19, draws=32)[0] > near
+    assert difference(etsdm, *draws, 1).time_difference == 0
+    assert difference(etsdm, *draws, 19).time_difference > near
 
 
 def test_the_embedded_pair_predicts_noise(pair):

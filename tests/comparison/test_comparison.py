@@ -196,6 +196,13 @@ def test_with_several_pairs_the_trainings_are_the_replicates(run):
     np.testing.assert_allclose(found.effects["time_difference"].ratio.value[-1], np.exp(logs.mean()))
     assert (found.effects["time_difference"].count == 3).all()
     assert "training seeds" in table(found)
+    assert str(found) == repr(found) == table(found)
+    frame = found.to_dataframe()
+    shown = frame[frame["statement"] == statement(found, "K, largest").name]
+    assert shown["ratio"].item() == statement(found, "K, largest").effect.ratio.value
+    page = found._repr_html_()
+    assert all(f"<td>{s.verdict}</td>" in page for s in found.statements)
+    assert json.loads(found.to_json())["models"] == list(found.labels)
     assert "range of training seeds" in [text.get_text() for text in draw(found).legends[0].get_texts()]
 
 

@@ -226,7 +226,7 @@ def test_what_is_not_told_is_asked_for(written):
     with pytest.raises(CheckpointError, match=r"'heads'.*num_heads"):
         lipdiag.load(file, original_config=config)
     file, config = written(trained(model="SiT-S/2", path_type="cosine"))
-    with pytest.raises(CheckpointError, match=r"'cosine'.*--factory"):
+    with pytest.raises(CheckpointError, match=r"'cosine'.*factory="):
         lipdiag.load(file, original_config=config)
 
 

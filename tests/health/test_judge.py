@@ -45,7 +45,7 @@ def test_what_is_not_there_is_said_with_the_command_that_measures_it():
     assert "size, excess, expansion, symmetry, told, shift" in said
     assert "`lipdiag measure ckpt.pt --quantity stein --quantity loss" in said
     assert "--quantity swap --out NEW.zarr`" in said
-    assert json.loads(json.dumps(found.to_dict()))["verdict"] == "undecided"
+    assert json.loads(found.to_json())["verdict"] == "undecided"
 
 
 def test_too_few_draws_tell_nothing():
@@ -88,3 +88,4 @@ def test_a_diagnosis_fits_a_terminal_and_a_notebook():
     assert shown.count("<tr>") == len(found.lines) + 1
     keys = {"name", "timesteps", "evidence", "remedy"}
     assert all(keys <= set(fault) for fault in found.to_dict()["faults"])
+    assert found.to_dataframe()["p_value"].tolist() == [line.p_value for line in found.lines]

@@ -34,7 +34,7 @@ def test_derivatives_of_one_model_agree_whatever_it_is_told():
     np.testing.assert_allclose(a["time_derivative"], b["time_derivative"], rtol=1e-7)
     np.testing.assert_allclose(a["spectral_norm"], told["spectral_norm"], rtol=1e-12)
     assert a["time_derivative"].attrs["units"] == "1/logsnr"
-    with pytest.raises(UsageError, match="--axis logsnr"):
+    with pytest.raises(UsageError, match="axis='logsnr'"):
         lipdiag.plot([told, other])
     drawn = lipdiag.plot([a, b])
     assert "unit 1/logsnr" in drawn.caption

@@ -378,7 +378,7 @@ BUGS = {
         "training/test_objective.py -k added_with_its_weight",
     ),
     "x drawn a timestep later": Bug(
-        "training/difference.py", "predictor.schedule(now)", "predictor.schedule(then)",
+        "training/difference.py", "predictor.schedule(at)", "predictor.schedule(after)",
         "training/test_card.py -k single_point",
     ),
     "K a timestep earlier": Bug(
@@ -388,8 +388,17 @@ BUGS = {
         "training/difference.py", ".flatten(1).norm(dim=1)", ".flatten(1).mean(0, keepdim=True).norm(dim=1)",
         "training/test_card.py -k single_point",
     ),
+    "a monitor that puts nothing aside": Bug(
+        "training/budget.py", "return MARGIN * (self.price or 0)", "return 0.0", "training/test_monitor.py -k hundredth"
+    ),
+    "a monitor that leaves parts in training mode": Bug(
+        "study/arithmetic.py", "part.training = mode", "part.training = True", "training/test_monitor.py -k without"
+    ),
+    "options in the refusals of Python": Bug(
+        "dialect.py", "(in_python(str(error)),", "(str(error),", "test_dialect.py -k hands_out"
+    ),
     "an error of K too small by a factor": Bug(
-        "training/difference.py", "norms.std().item() / math.sqrt(draws)", "norms.std().item() / draws**0.5 / 1.3",
+        "training/difference.py", "moved.std() / root, missed.mean()", "moved.std() / root / 1.3, missed.mean()",
         "training/test_difference.py",
     ),
     "a subset's error for the whole's": Bug(

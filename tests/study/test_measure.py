@@ -9,6 +9,7 @@ import torch
 import lipdiag
 from lipdiag.checkpoints import Reading
 from lipdiag.data.dataset import dataset
+from lipdiag.dialect import in_python
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.parameterization import eps, v
 from lipdiag.diffusion.predictor import NetworkPredictor
@@ -186,10 +187,10 @@ def test_a_raw_output_is_called_by_its_name_and_has_no_loss():
 
 def test_what_may_change_the_meaning_of_numbers_is_a_warning_and_stays_with_the_run(tmp_path):
     """Samples of its own in the place of data, untrained, made for another range: told in Python, kept, shown first."""
-    with pytest.warns(LipdiagWarning, match="x0 are samples of the model itself .* --data") as given:
+    with pytest.warns(LipdiagWarning, match="x0 are samples of the model itself .* data=") as given:
         found = lipdiag.measure(predictor(), plan=PLAN, out=tmp_path / "a.zarr", progress=False)
     assert any("x0 are doubtful: noised again" in str(warning.message) for warning in given)
-    assert found.attrs["warnings"] == [str(warning.message) for warning in given]
+    assert [in_python(told) for told in found.attrs["warnings"]] == [str(warning.message) for warning in given]
     assert open_run(tmp_path / "a.zarr").attrs["warnings"] == found.attrs["warnings"]
     text, html = (" ".join(drawn.split()) for drawn in (table([found]), page([found])))
     assert text.startswith("Warning, model: x0 are samples of the model itself")

@@ -9,9 +9,11 @@ from lipdiag.data.dataset import Array
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.training.difference import difference
-from lipdiag.training.session import MEASURED
+from lipdiag.training.difference import difference, drawn
+from lipdiag.training.panel import Panel
 from tests.holm import coverage
+
+MEASURED = Panel().draws
 
 
 def mean_length(center: np.ndarray, sigma: float) -> float:
@@ -35,5 +37,6 @@ def test_95_of_100_intervals_hold_k(k, seed, p_value):
     truth = abs(c[1] - c[0]) * np.mean(lengths)
     model = Gaussian(torch.zeros(4), torch.full((4,), 0.25), Linear(), Timesteps(1000))
     data = Array("points", points.astype(np.float32), (4,))
-    found = [difference(model, data, k, MEASURED, each) for each in range(1000 * seed, 1000 * seed + 400)]
+    rounds = range(1000 * seed, 1000 * seed + 400)
+    found = [difference(model, *drawn(data, MEASURED, each), k)[1:3] for each in rounds]
     p_value(coverage(sum(abs(mean - truth) <= 1.96 * error for mean, error in found), 400, 0.94, 0.96))

@@ -5,8 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from lipdiag.errors import UsageError
+from lipdiag.training import estimate as module
 from lipdiag.training.estimate import estimate, kept_for_backward, parameters
 from lipdiag.training.loop import build
+from lipdiag.training.objective import classes
 from lipdiag.training.recipe import RECIPES, set_fields
 
 PUBLISHED = {"cifar10": 35.7e6, "full256": 113.7e6}  # of Ho, Jain & Abbeel, 2020, as their checkpoints have them
@@ -26,7 +29,8 @@ def test_every_recipe_builds_and_its_network_keeps_the_shape(name):
         assert count == pytest.approx(PUBLISHED[name], rel=0.01)
     with torch.device("meta"):
         network = build(recipe).network
-        assert network(torch.zeros(2, *recipe.shape), torch.zeros(2)).sample.shape == (2, *recipe.shape)
+        told = {"class_labels": torch.zeros(2, dtype=torch.long)} if classes(recipe) else {}
+        assert network(torch.zeros(2, *recipe.shape), torch.zeros(2), **told).sample.shape == (2, *recipe.shape)
 
 
 @pytest.mark.parametrize("name", ["mnist", "emoji"])
@@ -39,6 +43,67 @@ def test_recipes_of_middling_size_are_trained_on_by_one_step(name, tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (3, *recipe.shape), dtype=np.uint8))
     state = next(train(dataclasses.replace(recipe, data=str(tmp_path / "x.npy"))))
     assert state.loss == pytest.approx(1, abs=0.5)  # of a network whose last layer has not learned anything
+
+
+def test_a_trial_finds_the_seconds_of_a_step(recipe, monkeypatch):
+    """On a clock of the test's own, on which a sample takes a hundredth of a second and the weights two."""
+    now = [0.0]
+
+    def costs(_, batch, *__):
+        now[0] += 0.01 * len(batch.x0)
+        return torch.zeros((), requires_grad=True)
+
+    def update(_):
+        now[0] += 0.02
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(module, "loss", costs)
+    monkeypatch.setattr(torch.optim.AdamW, "step", update)
+    found = module.trial(dataclasses.replace(recipe, batch=128), 1, "cpu")
+    assert found.samples == 32  # more would take a quarter of the trial and more
+    assert found.step == pytest.approx(128 * 0.01 + 0.02)
+    assert now[0] < 3
+
+
+def test_classes_come_with_the_data(tmp_path):
+    """A conditional recipe is told the class of each picture."""
+    import numpy as np
+
+    from lipdiag.training.loop import train
+
+    recipe = RECIPES["cifar10-classes"]
+    assert classes(recipe) == 10
+    assert (
+        dataclasses.replace(recipe, name="cifar10", network_config=RECIPES["cifar10"].network_config)
+        == RECIPES["cifar10"]
+    )
+    small = {
+        "block_out_channels": [32, 32],
+        "down_block_types": ["DownBlock2D"] * 2,
+        "up_block_types": ["UpBlock2D"] * 2,
+    }
+    labels = np.arange(8) % 10
+    np.savez(tmp_path / "x.npz", samples=np.zeros((8, 32, 32, 3), np.uint8), labels=labels)
+    tried = dataclasses.replace(
+        recipe, data=str(tmp_path / "x.npz"), batch=2, network_config=recipe.network_config | small
+    )
+    assert next(train(tried)).predictor.class_input == "class_labels"
+
+
+def test_photographs_are_the_users_own(tmp_path):
+    import numpy as np
+
+    import lipdiag
+
+    assert 5e6 < parameters(RECIPES["tiny32"]) < 10e6
+    with pytest.raises(UsageError, match=r"photographs of your own.*give data=, a folder") as refusal:
+        lipdiag.train("tiny32", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert "32 x 32" in str(refusal.value)
+    np.save(tmp_path / "x.npy", np.zeros((4, 32, 32, 3), np.uint8))
+    changes = {"batch": 1, "network_config": RECIPES["tiny32"].network_config | {"block_out_channels": [64, 64, 64]}}
+    lipdiag.train("tiny32", tmp_path / "out", data=str(tmp_path / "x.npy"), steps=1, progress=False, **changes)
+    assert lipdiag.load(tmp_path / "out").shape == (3, 32, 32)
 
 
 def test_counts_on_tensors_without_contents_are_those_of_real_ones(recipe):
@@ -66,11 +131,17 @@ def test_operations_are_those_of_a_convolution_counted_by_hand(recipe):
 
 
 def test_an_estimate_adds_up(recipe):
-    facts = estimate(dataclasses.replace(recipe, batch=64))
+    state = torch.get_rng_state()
+    facts = estimate(dataclasses.replace(recipe, batch=64), seconds=0.3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert facts["trial"].startswith("0.3 s on cpu, ")
     assert facts["parameters"] == sum(weight.numel() for weight in build(recipe).parameters())
     assert facts["memory_gib"] == pytest.approx(facts["weights_gib"] + facts["activations_gib"], rel=0.1)
     assert facts["weights_gib"] == pytest.approx(20 * facts["parameters"] / 2**30, rel=0.05)
     assert facts["hours"] == pytest.approx(facts["step_seconds"] * recipe.steps / 3600, rel=0.1)
-    assert estimate(RECIPES["full256"])["step_seconds"] is None
-    whole, pieces = (estimate(dataclasses.replace(RECIPES["cifar10"], accumulate=n)) for n in (1, 4))
+    assert facts["images_per_s"] == pytest.approx(64 / facts["step_seconds"], rel=0.1)
+    assert facts["flop"] == pytest.approx(facts["step_flop"] * recipe.steps, rel=0.1)
+    assert facts["flop_per_s"] == pytest.approx(facts["step_flop"] / facts["step_seconds"], rel=0.1)
+    assert estimate(RECIPES["full256"])["step_seconds"] is None  # too dear for a processor
+    whole, pieces = (estimate(dataclasses.replace(RECIPES["cifar10"], accumulate=n), seconds=0) for n in (1, 4))
     assert pieces["activations_gib"] == pytest.approx(whole["activations_gib"] / 4, rel=0.05)

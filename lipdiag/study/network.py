@@ -1,0 +1,103 @@
+"""A network in memory, and what its user says of its use, as a predictor: in the words of the command line, by
+diffusers' objects, or by lipdiag's own."""
+
+import math
+from typing import Any
+
+from torch import nn
+
+from ..checkpoints.reading import Reading
+from ..data.memory import as_data
+from ..diffusion.convention import PARTS, Convention
+from ..diffusion.predictor import NetworkPredictor, Predictor
+from ..errors import UsageError
+from ..formats.scheduler import stated
+
+DENOISERS = ("unet", "transformer")
+"""What diffusers' pipelines call the network that is measured."""
+
+WORDS = (*PARTS, "shape", "conditioning")
+"""What may be said of a network in memory."""
+
+
+def worded(model: Any, data: Any, words: dict[str, Any]) -> tuple[Any, Reading]:
+    """A model and what is said of it in keywords: a network in memory becomes a predictor, of a path they are kept."""
+    told = {name: word for name, word in words.items() if word is not None}
+    whole = hasattr(model, "schedule") and hasattr(model, "shape")
+    if not bare(model) or (whole and not set(told) & set(PARTS)):
+        return model, Reading.of(**told)
+    function = told.pop("function", "eps")
+    return of_network(model, data, **told), Reading(function=function)
+
+
+def bare(model: Any) -> bool:
+    """Whether a model is a network, or a pipeline around one, of which has to be said how it is used."""
+    if isinstance(model, Predictor | str) or hasattr(model, "__fspath__"):
+        return False
+    return isinstance(model, nn.Module) or piped(model) is not None or callable(model)
+
+
+def piped(model: Any) -> nn.Module | None:
+    """The network in one of diffusers' pipelines."""
+    if not hasattr(model, "scheduler") or isinstance(model, nn.Module):
+        return None
+    found = [getattr(model, name, None) for name in DENOISERS]
+    return next((part for part in found if isinstance(part, nn.Module)), None)
+
+
+def of_network(model: Any, data: Any = None, **words: Any) -> NetworkPredictor:
+    """A network, or a pipeline of diffusers, as a predictor.
+
+    Args:
+        model: The module, function or pipeline.
+        data: x0, which tell the shape of a sample where nothing else does.
+        words: `schedule`, `parameterization` and `clock`, each a text as on the command line or an object; as
+            `schedule` one of diffusers' schedulers tells all three. `shape` of one sample, and `conditioning`, further
+            keyword arguments of the network.
+
+    Raises:
+        UsageError: If something is not told, or cannot be understood.
+    """
+    strange = sorted(set(words) - set(WORDS))
+    if strange:
+        raise UsageError(f"{' and '.join(strange)} cannot be said of a network in memory: known are {', '.join(WORDS)}")
+    words = {name: word for name, word in words.items() if word is not None}
+    network = piped(model)
+    if network is None:
+        network = model
+    else:
+        words = {"schedule": model.scheduler, **words}
+    notes: tuple[str, ...] = ()
+    if hasattr(words.get("schedule"), "config"):
+        read = stated(words.pop("schedule").config, type(network).__name__, getattr(network, "config", {}))
+        notes = read.notes
+        words = {name: part for name, part in read.convention.parts.items() if part is not None} | words
+    convention = Convention.of(**{name: words.get(name) for name in PARTS})
+    missing = [name for name in PARTS if name not in convention.parts]
+    if missing:
+        why = f" ({'; '.join(notes)})" if notes else ""
+        raise UsageError(
+            f"a {type(network).__name__} in memory does not tell its {' and '.join(missing)}{why}: give "
+            f"{', '.join(f'{name}={EXAMPLES[name]!r}' for name in missing)}, or what else it was trained with"
+        )
+    shape = words.get("shape") or configured(network) or (None if data is None else as_data(data).shape)
+    if shape is None:
+        raise UsageError(
+            f"a {type(network).__name__} in memory does not tell the shape of a sample: give shape=(3, 32, 32)"
+        )
+    made = NetworkPredictor(network, *convention.whole, tuple(shape), words.get("conditioning"))
+    made.notes = notes
+    return made
+
+
+EXAMPLES = {"schedule": "linear", "parameterization": "eps", "clock": "timesteps(1000)"}
+
+
+def configured(network: Any) -> tuple[int, ...] | None:
+    """The shape of a sample of one of diffusers' networks, by its configuration."""
+    config = getattr(network, "config", {})
+    channels, size = (config.get(name) if hasattr(config, "get") else None for name in ("in_channels", "sample_size"))
+    if type(channels) is not int or size is None:
+        return None
+    sizes = (size, size) if type(size) is int else tuple(size)
+    return (channels, *sizes) if math.prod(sizes) > 0 else None
