@@ -449,7 +449,9 @@ BUGS = {
         "share.py", '"forward": forward, ', "", "test_share.py -k 'forward_shares'"
     ),
     "a tenth from the noise": Bug(
-        "advice/sharing.py", "False, cells.after(PAPER_END)", "False, max(1, cells.place(PAPER_END * run.count))",
+        "advice/sharing.py",
+        "usual = cells.after(PAPER_END)",
+        "usual = max(1, cells.place(PAPER_END * run.count))",
         "advice/test_sharing.py -k none_is_needed",
     ),
     "edges between integers": Bug(
