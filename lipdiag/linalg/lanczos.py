@@ -20,7 +20,7 @@ from torch import Tensor
 from .bidiagonalization import bidiagonal, golub_kahan, next_vector, ritz, unit, wide
 from .certificate import eigenvalue_bound, upper_bound
 from .operator import Operator
-from .rounding import Rounding
+from .rounding_error import RoundingError
 
 
 class SingularValues(NamedTuple):
@@ -73,7 +73,7 @@ def singular_values(
         confidence: Of `upper`, for each sample on its own.
         minimum: Do not stop before this many steps.
         exact: The operators themselves, where the products of A are rounded ones; `upper` is then made wider by what
-            the rounding was measured to be (see `Rounding`), and the first value is the length of an exact product.
+            the rounding was measured to be (see `RoundingError`), and the first value is the length of an exact product.
 
     References:
         Golub & Kahan, Calculating the singular values and pseudo-inverse of a matrix, 1965. https://doi.org/10.1137/0702016
@@ -84,7 +84,7 @@ def singular_values(
     if not 0 < confidence < 1:
         raise ValueError(f"the confidence must lie between 0 and 1, not {confidence}")
 
-    rounding = Rounding(A, A if exact is None else exact, unit(wide(start, A)))
+    rounding = RoundingError(A, A if exact is None else exact, unit(wide(start, A)))
 
     def narrow(alpha, beta):
         if width is None or alpha.shape[1] < minimum:

@@ -9,7 +9,7 @@ from .operator import Operator
 UNMEASURED = 8
 
 
-class Rounding:
+class RoundingError:
     """What products differ by from those of the operator that is meant, measured on a few vectors.
 
     With E and F the errors of the products A V and A' U, as they enter U B and V B' + beta v e', Golub-Kahan has
