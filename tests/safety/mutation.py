@@ -201,7 +201,10 @@ BUGS = {
         "linalg/precision.py", "_write(*place, precision)", "pass", "linalg/test_precision.py -k pair"
     ),
     "rounded products for exact ones": Bug(
-        "linalg/rounding_error.py", "steps**0.5 * (self.forward", "0 * (self.forward", "linalg/test_products.py -k converges"
+        "linalg/rounding_error.py",
+        "steps**0.5 * (self.forward",
+        "0 * (self.forward",
+        "linalg/test_products.py -k converges",
     ),
     "lower bidiagonal": Bug("linalg/bidiagonalization.py", "offset=1)", "offset=-1)", "linalg/test_lanczos.py"),
     # what noise is
