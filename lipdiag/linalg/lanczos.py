@@ -73,7 +73,7 @@ def singular_values(
         confidence: Of `upper`, for each sample on its own.
         minimum: Do not stop before this many steps.
         exact: The operators themselves, where the products of A are rounded ones; `upper` is then made wider by what
-            rounding was measured to change (see `RoundingError`), and the first value is the length of an exact product.
+            rounding was measured to change (see `RoundingError`), and the first value is that of an exact product.
 
     References:
         Golub & Kahan, Calculating the singular values and pseudo-inverse of a matrix, 1965. https://doi.org/10.1137/0702016
