@@ -87,7 +87,7 @@ class Perceptron(nn.Module):
 
 
 @cache
-def perceptron(seed: int = 0, steps: int = 1000) -> NetworkPredictor:
+def perceptron(seed: int = 0, steps: int = 800) -> NetworkPredictor:
     """One trained for some seconds on the mixture."""
     torch.manual_seed(seed)
     network, schedule = Perceptron(), Linear()

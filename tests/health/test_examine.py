@@ -58,7 +58,7 @@ def test_a_perceptron_is_healthy():
     assert doctor(perceptron(), data(SMALL), plan=QUICK, progress=False).verdict == "healthy"
 
 
-@pytest.mark.parametrize("layer", ["first", "blocks.0.1", "last"])
+@pytest.mark.parametrize("layer", ["first", "last"])
 def test_weights_of_another_model_in_one_layer_of_a_perceptron(layer):
     donor = perceptron(1, 300)
     assert names(transplanted(perceptron(), donor, layer), data(SMALL))[:1] == ["foreign_weights"]
@@ -77,7 +77,7 @@ def test_a_dead_block_and_weights_that_were_never_trained():
 
 @pytest.mark.parametrize("model", ["digits-ddpm", "digits-etsdm"])
 def test_the_embedded_pair_is_healthy(model):
-    found = doctor(model, plan=QUICK.replace(draws=10), progress=False)
+    found = doctor(model, plan=QUICK.replace(timesteps="0,19,20,300,999", draws=8), progress=False)
     assert found.verdict == "healthy", str(found)
 
 
