@@ -43,6 +43,8 @@ def argument(option: re.Match[str]) -> str:
         return f"{called}=({value})" if "," in value else f"{called}={value}"
     if value in WORDS or re.search(r"[\d(]", value):
         return f"{called}={value!r}"
+    if name == "quantity" and value:
+        return f"{called}={value!r}"
     return f"{called}={gap}{value}"
 
 

@@ -31,7 +31,7 @@ from lipdiag.errors import UsageError
 )
 def test_options_become_arguments_and_commands_stay(typed, spoken):
     if spoken is None:
-        spoken = "run `lipdiag measure CKPT --quantity loss`, or say quantities= loss"
+        spoken = "run `lipdiag measure CKPT --quantity loss`, or say quantities='loss'"
     assert in_python(typed) == spoken
     assert in_python(spoken) == spoken
 

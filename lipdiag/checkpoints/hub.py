@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import CheckpointError, LipdiagError, StorageError
-from ..files import read_json, reason, shown
+from ..files import open_regular, read_all, read_json, reason, shown
 from ..formats.diffusers_directory import AVERAGED, PARTS, STEM, SUFFIXES
 from ..hub import Name, parse
 
@@ -79,8 +79,9 @@ def cached(name: Name) -> Path:
 
 def commits_of(home: Path, revision: str, commits: list[str]) -> str | None:
     """The commit in the cache that a branch, a tag, or the beginning of a commit stands for."""
-    with suppress(OSError, ValueError):
-        told = (home / "refs" / revision).read_text("ascii").strip()
+    reference = home / "refs" / revision
+    with suppress(LipdiagError, ValueError), open_regular(reference) as file:
+        told = read_all(file, reference, 100).decode("ascii").strip()
         return told if told in commits else None
     begun = [commit for commit in commits if len(revision) >= 7 and commit.startswith(revision)]
     return begun[0] if len(begun) == 1 else None

@@ -8,7 +8,10 @@ from typing import Any
 from ..text import printable
 
 TEXT, NUMBER, COUNT, FLAG = (str, type(None)), (int, float, type(None)), (int, type(None)), (bool, type(None))
-LARGEST_TEXT = 1_000_000  # characters; a schedule is told with all of its betas, 22 for each
+LONG = (type(None), str)
+"""A text that may be long: a schedule is told with all of its betas, 22 characters for each."""
+
+LARGEST_TEXT = {TEXT: 20_000, LONG: 1_000_000}
 """Characters."""
 
 LAUNCH = {
@@ -20,7 +23,8 @@ LAUNCH = {
     "versions": {None: TEXT},
 }
 MODEL = {
-    **dict.fromkeys(("network", "weights_sha256", "schedule", "parameterization", "clock", "function"), TEXT),
+    **dict.fromkeys(("network", "weights_sha256", "parameterization", "function"), TEXT),
+    **dict.fromkeys(("schedule", "clock"), LONG),
     "conditioning_sha256": TEXT,
     "shape": [(int,)],
 }
@@ -40,7 +44,8 @@ RUN = {
 }
 EVALUATION = {
     **dict.fromkeys(("checkpoint", "name", "extractor", "extractor_sha256", "data", "data_sha256", "sha256"), TEXT),
-    **dict.fromkeys(("weights", "schedule", "parameterization", "clock", "device", "dtype"), TEXT),
+    **dict.fromkeys(("weights", "parameterization", "device", "dtype"), TEXT),
+    **dict.fromkeys(("schedule", "clock"), LONG),
     **dict.fromkeys(("n", "n_real", "features", "floor_n"), COUNT),
     **dict.fromkeys(("floor_fid", "floor_kid", "copy"), NUMBER),
     "versions": {None: TEXT},
@@ -61,8 +66,8 @@ def fit(value: Any, schema: Any, name: str = "") -> None:
     """
     if isinstance(schema, tuple):
         if not isinstance(value, schema) or (isinstance(value, bool) and bool not in schema):
-            raise ValueError(f"its attribute {name} is not {'a text' if schema is TEXT else 'a number'}")
-        if isinstance(value, str) and len(value) > LARGEST_TEXT:
+            raise ValueError(f"its attribute {name} is not {'a text' if str in schema else 'a number'}")
+        if isinstance(value, str) and len(value) > LARGEST_TEXT[schema]:
             raise ValueError(f"its attribute {name} is a text of {len(value)} characters")
     elif not isinstance(value, type(schema)):
         raise ValueError(f"its attribute {name} is not {'a list' if isinstance(schema, list) else 'an object'}")

@@ -98,7 +98,7 @@ def test_the_commit_is_kept_in_the_run_whose_name_is_the_model_s(hub):
 
 def test_without_the_flag_nothing_goes_to_the_network(hub, offline):
     for call in (lipdiag.load, lipdiag.inspect, lipdiag.measure):
-        with pytest.raises(CheckpointError, match=f"run `hf download {MODEL}`, or add --download"):
+        with pytest.raises(CheckpointError, match=f"run `hf download {MODEL}`, or add download=True"):
             call(MODEL)
     for command in ("inspect", "measure", "sample", "evaluate"):
         result = run(command, f"hf://{MODEL}@v2", *(["--data", "digits"] if command == "evaluate" else []))

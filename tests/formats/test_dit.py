@@ -207,9 +207,9 @@ def test_published_widths_need_no_flags(written):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"blocks.0.attn.q_norm.weight": torch.ones(12)}, "'blocks.0.attn.q_norm.weight'.*--factory"),
-        ({"pos_embed": torch.ones(1, 15, WIDTH)}, "no square picture.*--factory"),
-        ({"final_layer.linear.weight": torch.ones(13, WIDTH)}, "no square picture.*--factory"),
+        ({"blocks.0.attn.q_norm.weight": torch.ones(12)}, "'blocks.0.attn.q_norm.weight'.*factory="),
+        ({"pos_embed": torch.ones(1, 15, WIDTH)}, "no square picture.*factory="),
+        ({"final_layer.linear.weight": torch.ones(13, WIDTH)}, "no square picture.*factory="),
         ({"blocks.0.mlp.fc1.weight": torch.ones(3 * WIDTH, WIDTH)}, "shape"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_shared_timestep_is_embedded_as_its_block():
 
 
 def test_a_network_without_a_known_embedding_is_refused_in_a_sentence():
-    with pytest.raises(CheckpointError, match=r"no module called time_embedding, .* leave --quantity embedding out"):
+    with pytest.raises(CheckpointError, match=r"no module called time_embedding, .* leave quantities='embedding' out"):
         measured(Told("my_own"), Timesteps())
 
 

@@ -155,7 +155,7 @@ def test_a_shared_timestep_does_not_hide_the_network():
 
 def test_a_model_without_modules_is_refused_in_a_sentence():
     exact = Gaussian(torch.zeros(4), torch.ones(4), Linear(), Timesteps())
-    with pytest.raises(CheckpointError, match=r"it is a Gaussian and no network of modules; leave --quantity modules"):
+    with pytest.raises(CheckpointError, match="is a Gaussian and no network of modules; leave quantities='modules'"):
         lipdiag.measure(exact, None, Plan(timesteps=TIMES, draws=1, quantities=("modules",)), progress=False)
 
 

@@ -64,7 +64,7 @@ BUGS = {
         "timestep.py", "len(placed) > 1 and placed[0] == time", "False", f"{TEMPLATE} -k time_first"
     ),
     "a run that cannot be read back": Bug(
-        "store/schema.py", "LARGEST_TEXT = 1_000_000", "LARGEST_TEXT = 20_000", "study/test_measure.py -k thousand"
+        "store/schema.py", "LONG: 1_000_000", "LONG: 20_000", "study/test_measure.py -k thousand"
     ),
     "a stranger's text as code": Bug(
         "checkpoints/template.py", "        return ascii(value)", "        return str(value)", f"{TEMPLATE} -k run"

@@ -21,6 +21,7 @@ OWN, WRITES = "of lipdiag itself, installed with it", "written, not read"
 CHECKED = {
     "cli/measure.py": {"os.fdopen": WRITES},
     "cli/options.py": {"os.open": "of no file: the null device", "os.fdopen": WRITES},
+    "provenance.py": {"path.read_text": "what the graphics driver says of its cards, under /proc"},
     "files.py": {
         "os.open": "the first thing: without waiting, then the regular kind; or written; or a folder",
         "os.fdopen": "the regular kind, by `os.fstat`",

@@ -81,7 +81,9 @@ def test_what_has_no_derivative_in_time_is_left_out_by_default_and_refused_by_na
     run = measure(Table())
     assert "time_derivative" not in run
     assert "time_derivative is left out" in notes(run)
-    with pytest.raises(CheckpointError, match=r"no trajectory_derivative: measure the quotient, --quantity time_diff"):
+    with pytest.raises(
+        CheckpointError, match=r"trajectory_derivative: measure the quotient, quantities='time_difference'"
+    ):
         measure(Table(), ("loss", "trajectory_derivative"))
 
 
@@ -94,7 +96,7 @@ def test_what_has_no_derivative_in_time_is_left_out_by_default_and_refused_by_na
     ],
 )
 def test_times_between_two_integers_are_refused(asked, what):
-    with pytest.raises(CheckpointError, match=rf"integer timesteps alone.*{what}: give --clock"):
+    with pytest.raises(CheckpointError, match=rf"integer timesteps alone.*{what}: give clock="):
         measure(Asserting(), IN_TIME, **asked)
 
 

@@ -51,7 +51,7 @@ class Rounding(Tiny):
 
 
 def test_a_network_that_rounds_inside_itself_is_refused_in_float32_and_exact_in_float64():
-    with pytest.raises(CheckpointError, match=r"switches autocast to bfloat16 on inside itself.*--dtype float64"):
+    with pytest.raises(CheckpointError, match=r"switches autocast to bfloat16 on inside itself.*dtype='float64'"):
         measure(Rounding())
     assert_same(measure(Rounding(), "float64"), measure(Tiny(), "float64"))
 

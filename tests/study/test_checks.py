@@ -376,7 +376,7 @@ def test_a_network_that_sorts_its_batch_and_is_right_keeps_mixed_batches():
 def test_a_quotient_of_rounding_is_refused_and_one_that_holds_some_is_told():
     """Half precision over a hundredth of a timestep; float32 over a millionth; half precision over a whole one."""
     for network, plan in ((Coarse(), QUOTIENT.replace(step=0.01)), (Tiny(), QUOTIENT.replace(step=1e-6))):
-        with pytest.raises(CheckpointError, match=r"time_difference divides by its step is mostly rounding.*--step"):
+        with pytest.raises(CheckpointError, match=r"time_difference divides by its step is mostly rounding.*step="):
             measure(network, plan)
     wide, truth = QUOTIENT.replace(step=1.0), measure(Tiny(), QUOTIENT)["time_difference"].mean("draw")
     found = measure(Coarse(), wide)

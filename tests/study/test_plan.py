@@ -19,8 +19,8 @@ def test_a_plan_is_written_and_told_as_ever():
     plan = Plan("0,5", 4, ("loss",), None, 9, step=2.0)
     assert plan.json() == (
         '{"batch": null, "certified_width": 0.05, "confidence": 0.99, "draws": 4, "dtype": "float32", '
-        '"krylov_steps": 64, "max_draws": 9, "probes": 2, "quantities": ["loss"], "ranks": 5, "seed": 0, "step": 2.0, '
-        '"timesteps": "0,5", "tolerance": null}'
+        '"krylov_steps": 64, "max_draws": 9, "probes": 2, "products": "ieee", "quantities": ["loss"], '
+        '"ranks": 5, "seed": 0, "step": 2.0, "timesteps": "0,5", "tolerance": null}'
     )
     assert plan.accuracy == Accuracy(step=2.0)
 

@@ -101,7 +101,11 @@ def test_photographs_are_the_users_own(tmp_path):
     assert not (tmp_path / "out").exists()
     assert "32 x 32" in str(refusal.value)
     np.save(tmp_path / "x.npy", np.zeros((4, 32, 32, 3), np.uint8))
-    changes = {"batch": 1, "network_config": RECIPES["tiny32"].network_config | {"block_out_channels": [64, 64, 64]}}
+    changes = {
+        "batch": 1,
+        "network_config": RECIPES["tiny32"].network_config
+        | {"block_out_channels": [32, 32, 32], "layers_per_block": 1, "attention_head_dim": 8},
+    }
     lipdiag.train("tiny32", tmp_path / "out", data=str(tmp_path / "x.npy"), steps=1, progress=False, **changes)
     assert lipdiag.load(tmp_path / "out").shape == (3, 32, 32)
 
