@@ -38,16 +38,20 @@ def table(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None)
         # several runs are compared by their speed, which `curves` misses with a sentence where one lacks it
         found = curves(runs)
         tables = [compared(found[i : i + SIDE_BY_SIDE]) for i in range(0, len(found), SIDE_BY_SIDE)]
-    cautions = [f"Warning, {run.label}: {caution}" for run in runs for caution in run.remarks("warnings")]
     said = sentences(curves(runs, speeds[0])) if speeds else []
     said += [word for run in runs for word in spectral_words(run)]
     said += [f"{run.label}: {word[0]}" for run in runs for m in modules(run) if (word := m.sentence()) is not None]
-    return "\n\n".join(filter(None, [wrapped(cautions), *tables, wrapped(said)])).rstrip()
+    return "\n\n".join(filter(None, [cautions(runs), *tables, wrapped(said)])).rstrip()
 
 
 def wrapped(sentences: Sequence[str]) -> str:
     """Each on lines of its own."""
     return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=True) for line in sentences)
+
+
+def cautions(runs: Sequence[Run]) -> str:
+    """What may change the meaning of runs' numbers, a paragraph each; nothing where nothing may."""
+    return wrapped([f"Warning, {run.label}: {caution}" for run in runs for caution in run.remarks("warnings")])
 
 
 def alone(run: Run) -> str:
@@ -75,7 +79,7 @@ def alone(run: Run) -> str:
             columns.append(column)
     note = "means, +- half of the 95 % interval"
     what = f"; f is the network's own output, {run.model.get('parameterization')}" if run.raw else ""
-    heading = f"{run.label}: {draws(run)} of {run.data}; {note}{_after(run.own_time)}{what}"
+    heading = f"{run.label}: {run.draws} draws of {run.data}; {note}{_after(run.own_time)}{what}"
     above = textwrap.fill(heading, WIDTH)
     text = lines(above, columns) if len(columns) > 1 else above
     return "\n".join([text, textwrap.fill(f"Not shown: {', '.join(left_out)}.", WIDTH)] if left_out else [text])
@@ -99,7 +103,7 @@ def compared(found: Sequence[Curve]) -> str:
             columns += extra
     kind = symbol(runs[0], found[0].variable)
     heading = f"{kind} in {runs[0].unit}, Euclidean norm: mean +- half of its 95 % interval{_after(runs[0].own_time)}. "
-    heading += "; ".join(f"{label}: {draws(run)} of {run.data}" for run, label in zip(runs, short, strict=True))
+    heading += "; ".join(f"{label}: {run.draws} draws of {run.data}" for run, label in zip(runs, short, strict=True))
     return lines(textwrap.fill(heading, WIDTH), columns)
 
 
@@ -137,12 +141,6 @@ def ratios(first: Curve, second: Curve, times: np.ndarray) -> list[str]:
 def _at(run: Run, times: np.ndarray, text: Callable[[int], str]) -> list[str]:
     place = {k: i for i, k in enumerate(run.timestep.tolist())}
     return [text(place[k]) if k in place else "" for k in times.tolist()]
-
-
-def draws(run: Run) -> str:
-    """How many draws are done at each timestep."""
-    count = (run.dataset["done"] == 1).sum("draw").values
-    return f"{count.min()} to {count.max()} draws" if count.min() != count.max() else f"{count.max()} draws"
 
 
 def spectral_words(run: Run) -> list[str]:

@@ -264,6 +264,12 @@ class Run:
                 asked = f"lipdiag measure {self.checkpoint} --quantity {quantity}{options} --out NEW.zarr"
                 raise UsageError(f"{self.label} has no {variable}; measure it with `{asked}`")
 
+    @property
+    def draws(self) -> str:
+        """How many draws are done at each timestep, or from how few to how many."""
+        count = (self.dataset["done"] == 1).sum("draw").values
+        return f"{count.min()} to {count.max()}" if count.min() != count.max() else f"{count.max()}"
+
     def values(self, variable: str) -> np.ndarray:
         """(time, draw) numbers; NaN where a draw is not done."""
         return np.asarray(self.dataset[variable].where(self.dataset["done"] == 1).values, dtype=np.float64)
