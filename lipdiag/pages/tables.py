@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..printing import WIDTH, Column, abbreviated, lines, plain, with_half_width
+from ..printing import WIDTH, Column, abbreviated, cut, lines, plain, with_half_width
 from ..results.curve import DERIVATIVES, Curve, curves
 from ..results.headline import SPEEDS, sentences
 from ..results.modules import modules
@@ -93,12 +93,12 @@ def compared(found: Sequence[Curve]) -> str:
     columns = [time_column(shared, times)]
     short = abbreviated([run.label for run in runs])
     for curve, label in zip(found, short, strict=True):
-        columns.append(Column(label[:16], "", means(curve, times)))
+        columns.append(Column(cut(label, 16), "", means(curve, times)))
     if len(found) == 2:
         columns.append(Column("ratio", "2nd/1st", ratios(found[0], found[1], times)))
     for name, title in (("spectral_norm", "sp. norm"), ("loss", "loss")):
         measured = [(run, label) for run, label in zip(runs, short, strict=True) if run.has(name)]
-        extra = [Column(title, label[:6], of_times(run, name, times)) for run, label in measured]
+        extra = [Column(title, cut(label, 6), of_times(run, name, times)) for run, label in measured]
         if sum(column.width + 2 for column in [*columns, *extra]) <= WIDTH + 2:
             columns += extra
     kind = symbol(runs[0], found[0].variable)

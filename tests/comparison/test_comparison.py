@@ -383,6 +383,17 @@ def test_json_is_strict(ddpm, etsdm, run):
         assert len(back["curves"]["loss"]["ratio"]) == len(back["timesteps"])
 
 
+def test_an_interval_that_is_almost_a_point_shows_how_wide_it_is(ddpm):
+    """Another micro-batch of the same model: ends that all read as 1 would say nothing."""
+    again = ddpm.assign(time_difference=ddpm["time_difference"] * (1 + 1e-7 * np.sin(np.arange(ddpm.sizes["draw"]))))
+    found = compare(ddpm, again)
+    text = table(found)
+    ratio = statement(found, "K, largest").effect.ratio
+    assert f"x 1.0000 +- {(ratio.high - ratio.low) / 2:.0e}".replace("e-0", "e-") in text
+    assert "[1e+0" not in text
+    assert "ddpm (2)" in text
+
+
 def test_lines_fit_a_terminal(ddpm, etsdm, run):
     judged = [(evaluation(FID_A), evaluation(FID_B, "digits-etsdm"))]
     sensitive = [dataset.assign(sensitivity=dataset["loss"]) for dataset in (ddpm, etsdm)]

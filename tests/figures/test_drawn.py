@@ -195,6 +195,14 @@ def test_jacobian_norms_with_their_bounds(plain):
     np.testing.assert_allclose(line(trace, 1)[1], 64 / sigma, rtol=1e-12)
 
 
+def test_jacobian_says_nothing_of_a_bound_that_is_not_drawn(plain):
+    picture = jacobian(plain.drop_vars(["trace", "one_sided_lipschitz", "squared_frobenius_norm"]))
+    assert "Dashed" not in picture.caption
+    assert "Dashed" in jacobian(plain).caption
+    lower, upper = picture.axes[0].lines[:2]
+    assert upper.get_color() != lower.get_color(), "a bound a few per cent above would hide under the line"
+
+
 def test_jacobian_shows_what_there_is_and_names_the_rest(plain):
     picture = jacobian(plain.drop_vars(["trace", "one_sided_lipschitz"]))
     assert len(picture.axes) == 2

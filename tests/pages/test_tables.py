@@ -71,6 +71,13 @@ def test_words_are_the_peak_the_jumps_and_what_moved(run):
     assert f"The largest jump is {plain(shared.max() / means.max())} times the peak of a" in text
 
 
+def test_of_jumps_that_were_not_all_measured_none_is_the_largest(run):
+    times = np.array([0.0, 10, 19, 100, 500])
+    text = " ".join(table([run(times, checkpoint="a"), run(times, shared=True, checkpoint="b")]).split())
+    assert "Its jumps at 39, 59, 79, 99 were not measured" in text
+    assert "The largest jump" not in text
+
+
 def test_values_inside_blocks_that_are_not_zero_are_told(run):
     dataset = run(np.arange(120.0), shared=True).copy(deep=True)
     dataset["time_difference"].values[7] = 1e-6
