@@ -1,7 +1,7 @@
 """Runs as text for a terminal: a row for each of a dozen timesteps, then what stands out in words."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,25 +64,30 @@ def alone(run: Run) -> str:
     if run.has("spectral_norm"):
         lower, upper = (of_times(run, name, times) for name in ("spectral_norm", "spectral_norm_upper"))
         columns.append(Column("spectral norm", "[lower, upper]", intervals(lower, upper)))
-    if run.has("loss"):
-        columns.append(Column("loss", "", of_times(run, "loss", times)))
-    shown = {*DERIVATIVES, "spectral_norm", "spectral_norm_upper", "spectral_norm_steps", "loss", "done"}
+    shown = {*DERIVATIVES, "spectral_norm", "spectral_norm_upper", "spectral_norm_steps", "done"}
     left_out = []
-    for key, variable in run.dataset.data_vars.items():
-        name = str(key)
-        if name in shown or name.endswith(("_standard_error", "_residual")) or variable.dims != ("time", "draw"):
+    for name in sorted(map(str, run.dataset.data_vars), key=lambda name: name != "loss"):
+        variable = run.dataset[name]
+        if name in shown or name.endswith(("_standard_error", "_residual")):
             continue
-        column = Column(name, "", of_times(run, name, times))
-        if sum(c.width + 2 for c in [*columns, column]) > WIDTH:
-            left_out.append(name)
-        else:
-            columns.append(column)
-    note = "means, +- half of the 95 % interval"
+        room = WIDTH - sum(column.width + 2 for column in columns)
+        fitting = (column for column in narrower(run, name, times) if column.width + 2 <= room)
+        column = next(fitting, None) if variable.dims == ("time", "draw") else None
+        columns += [column] if column else []
+        left_out += [] if column else [name]
+    note = "; means, +- half of the 95 % interval" if len(columns) > 1 else ""
     what = f"; f is the network's own output, {run.model.get('parameterization')}" if run.raw else ""
-    heading = f"{run.label}: {run.draws} draws of {run.data}; {note}{_after(run.own_time)}{what}"
+    heading = f"{run.label}: {run.draws} draws of {run.data}{note}{_after(run.own_time)}{what}"
     above = textwrap.fill(heading, WIDTH)
     text = lines(above, columns) if len(columns) > 1 else above
     return "\n".join([text, textwrap.fill(f"Not shown: {', '.join(left_out)}.", WIDTH)] if left_out else [text])
+
+
+def narrower(run: Run, name: str, times: np.ndarray) -> Iterator[Column]:
+    """A variable's means in its unit with their intervals, and without."""
+    unit = str(run.dataset[name].attrs.get("units", "1"))
+    for cells in (means(Curve(run, name, run.statistics(name)), times), of_times(run, name, times)):
+        yield Column(name, "" if unit == "1" else unit, cells)
 
 
 def compared(found: Sequence[Curve]) -> str:
