@@ -207,7 +207,11 @@ def words(advice: Advice) -> Words:
     if not advice.partitions:
         reason = f"No sharing is suggested, you do not need it: {advice.reason}"
         return Words(
-            [*cautions, f"{run.label}: from {source}.", f"{reason}. No blocks are needed; --end and --blocks propose some."]
+            [
+                *cautions,
+                f"{run.label}: from {source}.",
+                f"{reason}. No blocks are needed; --end and --blocks propose some.",
+            ]
         )
     low, high = advice.resolution
     known = ", " if advice.reason == ASKED else f", known to between {low:.6g} and {high:.6g}: "

@@ -90,7 +90,8 @@ def change_column(effect: Effect, name: str, places: list[int]) -> Column:
 def verdicts(comparison: "Comparison") -> str:
     """A line a statement: both numbers, their ratio or difference, and the verdict."""
     rows = judged(comparison)
-    titles = ("", *(cut(label, 6) for label in abbreviated(comparison.labels)), "ratio x or difference", "the second is")
+    short = [cut(label, 6) for label in abbreviated(comparison.labels)]
+    titles = ("", *short, "ratio x or difference", "the second is")
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(5)]
     gap = 2 if sum(widths) + 8 <= WIDTH else 1
     text = []

@@ -55,7 +55,7 @@ def over_steps(datasets: "Sequence[xr.Dataset]") -> str:
         columns.append(Column("loss", "mean", [average(run, "loss") for run in runs]))
     heading = f"{len(runs)} checkpoints; means over draws, +- half of the 95 % interval (largest: where its mean is)"
     if blind := [name for name, run in zip(names, runs, strict=True) if speed and unknown(run, speed)]:
-        heading += f"; no {symbol(runs[0], str(speed))} of {', '.join(blind)}: jumps between its blocks were not measured"
+        heading += f"; no {symbol(runs[0], str(speed))} of {', '.join(blind)}: jumps between blocks were not measured"
     return lines(textwrap.fill(heading, WIDTH), columns)
 
 

@@ -73,10 +73,10 @@ def of_speed(curve: Curve) -> Iterator[Verdict]:
     if run.shared:
         heights = np.where(curve.jump, s.mean, -np.inf)
         if curve.jump.any():
-            at = int(heights.argmax())
+            at, seen = int(heights.argmax()), "" if run.all_jumps else "measured "
             yield Verdict(
                 shared_words(curve)[0],
-                f"the largest {'' if run.all_jumps else 'measured '}jump, {name} at timestep {run.timestep[at]:g}, per timestep",
+                f"the largest {seen}jump, {name} at timestep {run.timestep[at]:g}, per timestep",
                 mean(*measured(draws(run, curve.variable, at))),
             )
         else:

@@ -27,7 +27,7 @@ def lacking(done: np.ndarray) -> list[str]:
     lost = int((done != 1).sum())
     if not lost:
         return []
-    return [f"{lost} of {done.size} pairs are not measured; going on with the same measurement into its folder adds them"]
+    return [f"{lost} of {done.size} pairs are not measured; going on with the measurement into its folder adds them"]
 
 
 def collected(attributes: Mapping[str, Any], done: np.ndarray) -> dict[str, list[str]]:
