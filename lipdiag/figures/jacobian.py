@@ -36,7 +36,7 @@ class Norm:
 
 
 DARK = "0.2"
-"""Of the upper bounds."""
+"""The colour of upper bounds."""
 
 UPPER = "spectral_norm_upper"
 NORMS = (

@@ -74,12 +74,12 @@ def draw(axes: Any, found: Sequence[Modules], kind: str, look: Style) -> None:
 
 
 def parts_of(m: Modules) -> list[str]:
-    """Of which part of the network each shown module is."""
+    """The part of the network to which each shown module belongs."""
     return [name.split(".")[0] for name, leaf in zip(m.names, m.leaf, strict=True) if leaf]
 
 
 def beginnings(parts: Sequence[str]) -> list[int]:
-    """Where a part begins."""
+    """The places at which a part begins."""
     return [i for i, part in enumerate(parts) if i == 0 or part != parts[i - 1]]
 
 

@@ -288,6 +288,21 @@ def test_training_draws_means_of_stretches(sources):
     assert reach(K, 1, 200) == pytest.approx((200 / 11 * (1 - 0.1959964), 200 / 11 * (1 + 0.1959964)))
 
 
+def test_quality_at_one_number_of_steps_stands_in_the_middle():
+    fid, _ = quality(evaluation().isel(sampler=[0])).axes
+    low, high = fid.get_xlim()
+    assert np.sqrt(low * high) == pytest.approx(line(fid, 0)[0][0], rel=0.02)
+    assert high > 2 * low
+
+
+def test_labels_between_powers_of_ten_are_plain_numbers(plain):
+    axes = jacobian(plain).axes[0]
+    axes.set_ylim(0.2, 0.9)
+    label = axes.yaxis.get_minor_formatter()
+    label.set_locs([])
+    assert [label(0.3), label(0.6)] == ["0.3", "0.6"]
+
+
 def test_quality_is_drawn_over_the_steps_in_their_order():
     dataset = evaluation()
     fid, kid = quality(dataset).axes
