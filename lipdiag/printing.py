@@ -93,6 +93,12 @@ def abbreviated(labels: Sequence[str]) -> list[str]:
     return [label[cut:] or label for label in labels]
 
 
+def cut(label: str, most: int) -> str:
+    """The start of a label, so many letters of it; a number behind that tells it from another stays."""
+    name, mark, number = label.rpartition(" (")
+    return f"{name[: most - 2]}{mark}{number}" if re.fullmatch(r"\d\)", number) else label[:most]
+
+
 def lines(heading: str, columns: Sequence[Column]) -> str:
     """The columns, right-aligned under their titles, with their footnotes."""
     rows = [[column.title for column in columns], [column.subtitle for column in columns]]

@@ -201,16 +201,22 @@ def around(run: Run, ends: list[float]) -> tuple[float, float]:
 
 def words(advice: Advice) -> Words:
     """An advice in words."""
-    run, draws = advice.run, int(advice.run.dataset.sizes["draw"])
-    source = f"{SPEEDS[advice.variable]} at {run.timestep.size} timesteps, n = {draws} draws of {run.data}"
+    run = advice.run
+    cautions = [f"Warning: {caution}." for caution in run.remarks("warnings")]
+    source = f"{SPEEDS[advice.variable]} at {run.timestep.size} timesteps, n = {run.draws} draws of {run.data}"
     if not advice.partitions:
         reason = f"No sharing is suggested, you do not need it: {advice.reason}"
         return Words(
-            [f"{run.label}: from {source}.", f"{reason}. No blocks are needed; --end and --blocks propose some."]
+            [
+                *cautions,
+                f"{run.label}: from {source}.",
+                f"{reason}. No blocks are needed; --end and --blocks propose some.",
+            ]
         )
     low, high = advice.resolution
     known = ", " if advice.reason == ASKED else f", known to between {low:.6g} and {high:.6g}: "
     said = [
+        *cautions,
         f"{run.label}: from {'pairs and ' if advice.measured else ''}{source}.",
         f"Sharing ends at {advice.end:.6g}{known}{advice.reason}.",
         f"{len(advice.edges) - 1} blocks: {advice.count}.",

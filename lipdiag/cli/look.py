@@ -100,7 +100,9 @@ def plot(
     wrote instead.
     """
     from .. import figures
+    from ..pages.tables import cautions
     from ..results.axis import over_logsnr
+    from ..results.run import read
     from ..results.source import open_source
 
     if listing:
@@ -120,6 +122,8 @@ def plot(
         datasets = [over_logsnr(dataset) for dataset in datasets]
     drawn = figures.plot(datasets, figure=figure, style=style)
     files = save_figure(drawn, figure, out)
+    if kind == "run" and not quiet and (said := cautions(read(datasets))):
+        click.echo(said, err=True)
     if as_json:
         click.echo(json.dumps({"files": files}))
     elif not quiet:

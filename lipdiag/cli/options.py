@@ -172,7 +172,12 @@ computing = options(
 def drawing(name: str) -> Callable[[Callable], Callable]:
     """The options of a command that draws a figure of some name."""
     return options(
-        click.option("--style", default="iclr", show_default=True, help="icml, iclr, neurips, cvpr, slides."),
+        click.option(
+            "--style",
+            default="iclr",
+            show_default=True,
+            help="icml, icml-wide, iclr, neurips, cvpr, cvpr-wide, slides.",
+        ),
         click.option(
             "--out",
             type=click.Path(path_type=Path),

@@ -99,7 +99,11 @@ def speeds(pairs: Sequence[Pair]) -> tuple[list[Statement], list[str]]:
                 missing.append(f"no {what} of K {part.name}: {unsummed(runs)}")
     elif not (a.shared or b.shared):
         found += averages(pairs, SPEED)
-    found.append(weighed(pairs, SPEED, ", largest", lambda run: peak_weights(means(run))))
+    blind = [run for pair in pairs for run in pair if not run.all_jumps]
+    if blind:
+        missing.append(f"no largest K: {unsummed(blind)}")
+    else:
+        found.append(weighed(pairs, SPEED, ", largest", lambda run: peak_weights(means(run))))
     at = a.jumps | b.jumps
     if at.any():
         many = len(set((a if a.shared else b).edges)) - 1
@@ -113,7 +117,9 @@ def speeds(pairs: Sequence[Pair]) -> tuple[list[Statement], list[str]]:
 def unsummed(runs: Sequence[Run]) -> str:
     """Why K cannot be summed, and what would help."""
     for run in runs:
-        if run.step != 1:
+        if not run.discrete and not run.all_jumps:
+            return f"{run.label}'s jumps were not all measured; measure both with times across every edge of its blocks"
+        if run.discrete and run.step != 1:
             return f"its two times are {run.step:g} timesteps apart; measure both with --step 1"
         if run.missing_jumps:
             places = ",".join(map(str, run.missing_jumps))

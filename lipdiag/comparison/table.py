@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..printing import WIDTH, Column, abbreviated, lines, plain
+from ..printing import WIDTH, Column, abbreviated, cut, lines, plain
 from ..results.places import pick, time_column
 from .effect import Effect, Interval
 from .statements import SPEED
 
 if TYPE_CHECKING:
     from .comparison import Comparison
+
+NARROW = 1e-3
+"""An interval that is less of its value wide has ends that look like it."""
 
 OPTIONAL = ("loss", "sensitivity", "spectral_norm")
 """Columns in the order in which they are shown, as far as they fit."""
@@ -55,7 +58,7 @@ def curves(comparison: "Comparison", heading: str) -> str:
     runs = list(comparison.pairs[0])
     times = pick(runs)
     places = [int(np.flatnonzero(comparison.timesteps == k)[0]) for k in times]
-    short = [label[:12] for label in abbreviated(comparison.labels)]
+    short = [cut(label, 12) for label in abbreviated(comparison.labels)]
     columns = [time_column(next((run for run in runs if run.shared), runs[0]), times)]
     if SPEED in comparison.effects:
         columns += ratio_columns(comparison.effects[SPEED], "K", short, places)
@@ -87,7 +90,8 @@ def change_column(effect: Effect, name: str, places: list[int]) -> Column:
 def verdicts(comparison: "Comparison") -> str:
     """A line a statement: both numbers, their ratio or difference, and the verdict."""
     rows = judged(comparison)
-    titles = ("", *(label[:6] for label in abbreviated(comparison.labels)), "ratio x or difference", "the second is")
+    short = [cut(label, 6) for label in abbreviated(comparison.labels)]
+    titles = ("", *short, "ratio x or difference", "the second is")
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(5)]
     gap = 2 if sum(widths) + 8 <= WIDTH else 1
     text = []
@@ -133,6 +137,8 @@ def bounded(interval: Interval, sign: bool = False) -> str:
         return f"{text} exactly"
     mark = "+" if sign else ""
     digits = max(0, math.ceil(math.log10(6 / (high - low))))  # the interval is 6 to 60 units of the last digit wide
+    if digits > 4 and high - low < NARROW * abs(value):
+        return f"{'+' if sign and value > 0 else ''}{plain(value, 5)} +- {(high - low) / 2:.0e}".replace("e-0", "e-")
     if digits > 4 or size >= 1e5:
         return f"{value:{mark}.1e} [{low:.0e}, {high:.0e}]".replace("e-0", "e-").replace("e+0", "e+")
     return f"{value:{mark}z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"

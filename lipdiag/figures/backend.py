@@ -37,6 +37,7 @@ with without_backend():
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
+    from matplotlib.ticker import LogFormatterSciNotation
 
 
 def prefer_shipped_fonts() -> None:
@@ -51,4 +52,7 @@ def prefer_shipped_fonts() -> None:
 
 prefer_shipped_fonts()
 
-__all__ = ["Figure", "FigureCanvasAgg", "HandlerTuple", "Line2D", "ListedColormap", "LogNorm", "Patch", "matplotlib"]
+__all__ = [
+    "Figure", "FigureCanvasAgg", "HandlerTuple", "Line2D", "ListedColormap", "LogFormatterSciNotation", "LogNorm",
+    "Patch", "matplotlib",
+]  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import UsageError
 from ..files import atomic_write, make_folder
 from ..printing import Row, rows_as_csv
-from .backend import Figure, FigureCanvasAgg, HandlerTuple, Line2D, matplotlib
+from .backend import Figure, FigureCanvasAgg, HandlerTuple, Line2D, LogFormatterSciNotation, matplotlib
 from .style import Style, applied, preset
 
 UNDATED: dict[str, dict[str, None]] = {
@@ -32,6 +32,9 @@ POINTS = 72
 """In an inch."""
 
 LINE_SPACING = 1.3
+
+PLAIN = 1e-3, 1e4
+"""Numbers from the first to below the second are written out at ticks between powers of ten."""
 
 
 class Picture(Figure):
@@ -112,6 +115,14 @@ class Picture(Figure):
         return self.contents(".png", dpi=150)
 
 
+class Between(LogFormatterSciNotation):
+    """Labels between powers of ten, where there is room for them, as the numbers they are: 0.6 and not 6 x 10^-1."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = super().__call__(x, pos)
+        return f"{x:g}" if text and PLAIN[0] <= abs(x) < PLAIN[1] else text
+
+
 def letter(number: int) -> str:
     """A panel's letter: a to z, then aa, ab and so on, as columns of a sheet."""
     return (letter(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
@@ -133,6 +144,9 @@ def drawing(drawer: Callable[..., None], subject: Any, style: str, **options: An
     with applied(look):
         picture = Picture(look)
         drawer(picture, subject, **options)
+        for axis in (axis for axes in picture.axes for axis in (axes.xaxis, axes.yaxis)):
+            if axis.get_scale() == "log" and isinstance(axis.get_minor_formatter(), LogFormatterSciNotation):
+                axis.set_minor_formatter(Between())
         if picture.keys:
             add_legend(picture)
     return picture

@@ -29,11 +29,13 @@ class Exhibit:
     Attributes:
         curves: One a run.
         target: None where the first run does not tell enough.
+        between: The same on a finer grid, as it is drawn.
         scale: Height of the curve for smooth data; NaN where nothing was measured beyond the anchor.
     """
 
     curves: list[Curve]
     target: Theory | None = None
+    between: Theory | None = None
     scale: float = np.nan
 
     @property
@@ -66,10 +68,14 @@ class Exhibit:
     @property
     def lines(self) -> dict[str, np.ndarray]:
         """Theory: name -> values at the first run's timesteps."""
-        if self.target is None:
+        return self.named(self.target)
+
+    def named(self, found: Theory | None) -> dict[str, np.ndarray]:
+        """The curves of theory by name, that for smooth data at its height."""
+        if found is None:
             return {}
-        smooth = {SMOOTH_DATA: self.scale * self.target.schedule} if np.isfinite(self.scale) else {}
-        return {POINT_DATA: self.target.points, **smooth}
+        smooth = {SMOOTH_DATA: self.scale * found.schedule} if np.isfinite(self.scale) else {}
+        return {POINT_DATA: found.points, **smooth}
 
     def rows(self) -> list[Row]:
         """The drawn numbers: every curve's, then the theory's."""
@@ -142,8 +148,8 @@ def gather(runs: Sequence[Run], variable: str | None = None, show_theory: bool =
         show_theory: Whether to draw what the target of training would show.
     """
     each = curves(list(runs), variable)
-    target = theory(each[0].run, each[0].variable) if show_theory else None
-    return Exhibit(each, target, anchor(each[0], target) if target else np.nan)
+    target, between = (theory(each[0].run, each[0].variable, fine) if show_theory else None for fine in (False, True))
+    return Exhibit(each, target, between, anchor(each[0], target) if target else np.nan)
 
 
 def anchor(curve: Curve, target: Theory) -> float:

@@ -35,6 +35,9 @@ class Norm:
     bounded: bool = False
 
 
+DARK = "0.2"
+"""The colour of upper bounds."""
+
 UPPER = "spectral_norm_upper"
 NORMS = (
     Norm("spectral_norm", "spectral norm", r"$\|J\|_2$"),
@@ -48,18 +51,19 @@ def jacobian(canvas: Picture, runs: Sequence[Run]) -> None:
     """Norms of the Jacobian over time, as many of four as all runs have."""
     norms = [norm for norm in NORMS if all(run.has(norm.quantity) for run in runs)]
     absent = [norm.quantity for norm in NORMS if norm not in norms]
-    bounded, certified = not any(run.raw for run in runs), norms[0] is NORMS[0]
+    certified, true = norms[0] is NORMS[0], not any(run.raw for run in runs)
+    drawn = true and any(norm.bounded for norm in norms)
     curves = [[curve(run, norm) for run in runs] for norm in norms]
     look = canvas.style
     for norm, axes, each in zip(norms, canvas.panels(len(norms)), curves, strict=True):
-        draw(axes, norm, each, look, norm.bounded and bounded)
+        draw(axes, norm, each, look, norm.bounded and true)
         canvas.title(axes, norm.title)
     for number, run in enumerate(runs):
         marks.key(canvas, number, run.label)
     if certified:
-        canvas.key("upper bound", color="0.2", linewidth=0.6 * look.scale)
+        canvas.key("upper bound", color=DARK, linewidth=0.6 * look.scale)
         curves.append([Curve(run, UPPER, run.statistics(UPPER)) for run in runs])
-    if bounded and any(norm.bounded for norm in norms):
+    if drawn:
         canvas.key("bound of a true model", **limit(look))
     marks.band_keys(canvas)
     canvas.rows = [row for each in curves for curve in each for row in curve.rows()]
@@ -75,7 +79,7 @@ def jacobian(canvas: Picture, runs: Sequence[Run]) -> None:
         if confidence
         else "",
         "Frobenius norm and trace are estimated with random probes, whose errors are part of the spread",
-        "Dashed: no true model exceeds 1 / sigma (the trace: d / sigma)" if bounded else "",
+        "Dashed: no true model exceeds 1 / sigma (the trace: d / sigma)" if drawn else "",
         f"Not measured: {', '.join(absent)} (`lipdiag measure {runs[0].checkpoint} {again} --out NEW.zarr`)"
         if absent
         else "",
@@ -102,9 +106,9 @@ def draw(axes: Any, norm: Norm, curves: Sequence[Curve], look: Style, bounded: b
     for number, each in enumerate(curves):
         marks.means(axes, each.run.x, each.statistics, number, look)
         if norm.quantity == "spectral_norm":
-            hue, dashes, _ = appearance(number)
+            dashes = appearance(number)[1]  # dark: in the run's colour it would hide under a line a few per cent below
             upper = each.run.statistics(UPPER).mean
-            axes.plot(each.run.x, upper, color=hue, linestyle=dashes, linewidth=0.6 * look.scale, zorder=5)
+            axes.plot(each.run.x, upper, color=DARK, linestyle=dashes, linewidth=0.6 * look.scale, zorder=5)
     if bounded:
         run = curves[0].run
         most = (run.dimension or 1 if norm.quantity == "trace" else 1) / run.time("sigma")

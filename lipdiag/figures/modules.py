@@ -1,6 +1,6 @@
 """What each module of a network makes of a change of the timestep and of x: its size along the depth, and its growth.
 
-Only modules without others inside are shown; those around them are in the table.
+Only modules without others inside are shown; those around them are in the figure's CSV.
 """
 
 import itertools
@@ -46,8 +46,10 @@ def modules(canvas: Picture, runs: Sequence[Run]) -> None:
     canvas.said = [
         "What each module of the network makes of a change of the timestep that the network is told, or of x along a "
         "random direction: |dy| / |y| of its output y, and |dy| / |dx| of its output and its input",
-        "Euclidean norms over all entries of a sample; modules without others inside, all are in the table",
-        f"Geometric means over {runs[0].timestep.size} timesteps and {draws}, with Student's 95 % interval over draws",
+        "Euclidean norms over all entries of a sample; modules without others inside (all, with their names, are "
+        "in the figure's CSV), and gaps where nothing arrives, or nothing that moves",
+        f"Grey lines, where the parts of {runs[0].label} begin: {begun(found[changes[0]][0])}",
+        f"Geometric means over {found[changes[0]][0].when} and {draws}, with Student's 95 % interval over draws",
         *(f"{m.run.label}: {said[0].rstrip('.')}" for m, said in told),
     ]
 
@@ -71,10 +73,26 @@ def draw(axes: Any, found: Sequence[Modules], kind: str, look: Style) -> None:
     stages(axes, found[0], look)
 
 
+def parts_of(m: Modules) -> list[str]:
+    """The part of the network to which each shown module belongs."""
+    return [name.split(".")[0] for name, leaf in zip(m.names, m.leaf, strict=True) if leaf]
+
+
+def beginnings(parts: Sequence[str]) -> list[int]:
+    """The places at which a part begins."""
+    return [i for i, part in enumerate(parts) if i == 0 or part != parts[i - 1]]
+
+
+def begun(m: Modules) -> str:
+    """The parts of a network, with the number of the first module of each."""
+    parts = parts_of(m)
+    return ", ".join(f"{parts[i]} ({i + 1})" for i in beginnings(parts))
+
+
 def stages(axes: Any, m: Modules, look: Style) -> None:
     """Where the parts of the first network begin; those with room for it are called by their names."""
-    parts = [name.split(".")[0] for name, leaf in zip(m.names, m.leaf, strict=True) if leaf]
-    starts = [i for i, part in enumerate(parts) if i == 0 or part != parts[i - 1]]
+    parts = parts_of(m)
+    starts = beginnings(parts)
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top * (top / bottom) ** HEADROOM)
     width = POINTS * look.width / look.columns * PANEL_SHARE

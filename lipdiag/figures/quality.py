@@ -18,6 +18,9 @@ from .style import THEORY, Style, colour
 if TYPE_CHECKING:
     import xarray as xr
 
+ALONE = 2.0
+"""Ratio of the axis's ends to the only number of steps there is."""
+
 APART = 1.02
 """Ratio of the places of two lines, so that their intervals do not hide each other."""
 
@@ -47,6 +50,8 @@ def quality(canvas: Picture, evaluations: Sequence[Source]) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
+        if len(ticks) == 1:
+            axes.set_xlim(ticks[0] / ALONE, ticks[0] * ALONE)
         axes.set_xlabel("steps of the sampler")
         axes.set_ylabel(f"{METRICS[metric]}  [1]")
         canvas.title(axes, f"{METRICS[metric]}, lower is better")

@@ -5,7 +5,7 @@ both scales linear, where zero has its own place. E-TSDM's blocks are shaded; it
 construction, and what was taken from there is drawn where it went: the jumps at the last timesteps of the blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def draw_whole(axes: Any, exhibit: Exhibit, look: Style) -> None:
         marks.shade(axes, run)
     for number, curve in enumerate(exhibit.curves):
         draw_curve(axes, curve.run.x, curve, number, look, rail.floor, rail.height, curve.zero)
-    draw_theory(axes, exhibit.first.x, exhibit, look, bottom)
+    draw_theory(axes, exhibit.first.position, exhibit, look, bottom)
     axes.set_xlim(*ends(exhibit))
     axes.set_ylim(rail.floor, top)
     rail.draw(axes, top)
@@ -99,16 +99,21 @@ def draw_near(axes: Any, exhibit: Exhibit, look: Style, zoom: float) -> None:
         high = np.where(np.isfinite(s.high), np.minimum(s.high, TALLEST * s.mean), 0)
         tops = np.concatenate([s.mean[inside], high[inside], s.q95[inside]])
         highest, last = max([highest, *tops[np.isfinite(tops)]]), max([last, *x[inside]])
-    draw_theory(axes, first.timestep if first.discrete else first.x, exhibit, look)
+    draw_theory(axes, np.asarray if first.discrete else first.position, exhibit, look)
     axes.set_ylim(0, HEADROOM * highest or 1)
     axes.set_xlim(-0.02 * zoom if first.discrete else 0, zoom if first.discrete else last or 1)
     axes.set_xlabel("timestep" if first.discrete else first.axis)
     axes.set_ylabel(f"{exhibit.symbol}  [{first.unit}]")
 
 
-def draw_theory(axes: Any, x: np.ndarray, exhibit: Exhibit, look: Style, bottom: float = 0.0) -> None:
-    """The target's curves, where they are above the rail for exact zeros."""
-    for name, values in exhibit.lines.items():
+def draw_theory(
+    axes: Any, position: Callable[[np.ndarray], np.ndarray], exhibit: Exhibit, look: Style, bottom: float = 0.0
+) -> None:
+    """The target's curves, where they are above the rail for exact zeros; `position` tells where a timestep lies."""
+    if exhibit.between is None:
+        return
+    x = position(exhibit.between.timestep)
+    for name, values in exhibit.named(exhibit.between).items():
         axes.plot(x, np.where(values > bottom, values, np.nan), **theory_stroke(name, look), zorder=1)
 
 

@@ -177,10 +177,8 @@ def folded(title: str, texts: Sequence[str]) -> Markup:
 
 def about(run: Run) -> str:
     """A run in a line."""
-    count = (run.dataset["done"] == 1).sum("draw").values
-    number = f"{count.min()} to {count.max()}" if count.min() != count.max() else f"{count.max()}"
     entries = f" of {run.dimension} entries" if run.dimension else ""
-    return f"{number} draws of {run.data}{entries} at {run.timestep.size} timesteps. {run.own_time}"
+    return f"{run.draws} draws of {run.data}{entries} at {run.timestep.size} timesteps. {run.own_time}"
 
 
 def coded(sentence: str) -> Markup:

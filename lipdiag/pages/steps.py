@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..printing import WIDTH, Column, lines, plain, with_half_width
-from ..results.curve import DERIVATIVES
+from ..results.curve import DERIVATIVES, QUOTIENTS
 from ..results.run import Run, read
 from ..statistics import mean
 from .tables import symbol
@@ -54,13 +54,20 @@ def over_steps(datasets: "Sequence[xr.Dataset]") -> str:
     if all(run.has("loss") for run in runs):
         columns.append(Column("loss", "mean", [average(run, "loss") for run in runs]))
     heading = f"{len(runs)} checkpoints; means over draws, +- half of the 95 % interval (largest: where its mean is)"
+    if blind := [name for name, run in zip(names, runs, strict=True) if speed and unknown(run, speed)]:
+        heading += f"; no {symbol(runs[0], str(speed))} of {', '.join(blind)}: jumps between blocks were not measured"
     return lines(textwrap.fill(heading, WIDTH), columns)
+
+
+def unknown(run: Run, variable: str) -> bool:
+    """Whether a variable's largest value and mean may lie where it was not measured, at jumps between blocks."""
+    return variable in QUOTIENTS and not run.all_jumps
 
 
 def peak(run: Run, variable: str) -> tuple[str, str]:
     """The largest mean of a variable with its interval, and its timestep."""
     s = run.statistics(variable)
-    if not np.isfinite(s.mean).any():
+    if unknown(run, variable) or not np.isfinite(s.mean).any():
         return "-", "-"
     top = int(np.nanargmax(s.mean))
     return with_half_width(s.mean[top], s.half_width[top]), plain(run.timestep[top])
@@ -70,7 +77,7 @@ def average(run: Run, variable: str) -> str:
     """A variable's mean over all measured timesteps, over the draws that have all of them."""
     values = run.values(variable).mean(0)
     values = values[np.isfinite(values)]
-    if not values.size:
+    if unknown(run, variable) or not values.size:
         return "-"
     found = mean(values)
     return with_half_width(found.value, (found.high - found.low) / 2)

@@ -1,12 +1,12 @@
 """Runs as text for a terminal: a row for each of a dozen timesteps, then what stands out in words."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..printing import WIDTH, Column, abbreviated, lines, plain, with_half_width
+from ..printing import WIDTH, Column, abbreviated, cut, lines, plain, with_half_width
 from ..results.curve import DERIVATIVES, Curve, curves
 from ..results.headline import SPEEDS, sentences
 from ..results.modules import modules
@@ -38,16 +38,20 @@ def table(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None)
         # several runs are compared by their speed, which `curves` misses with a sentence where one lacks it
         found = curves(runs)
         tables = [compared(found[i : i + SIDE_BY_SIDE]) for i in range(0, len(found), SIDE_BY_SIDE)]
-    cautions = [f"Warning, {run.label}: {caution}" for run in runs for caution in run.remarks("warnings")]
     said = sentences(curves(runs, speeds[0])) if speeds else []
     said += [word for run in runs for word in spectral_words(run)]
     said += [f"{run.label}: {word[0]}" for run in runs for m in modules(run) if (word := m.sentence()) is not None]
-    return "\n\n".join(filter(None, [wrapped(cautions), *tables, wrapped(said)])).rstrip()
+    return "\n\n".join(filter(None, [cautions(runs), *tables, wrapped(said)])).rstrip()
 
 
 def wrapped(sentences: Sequence[str]) -> str:
     """Each on lines of its own."""
     return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=True) for line in sentences)
+
+
+def cautions(runs: Sequence[Run]) -> str:
+    """What may change the meaning of runs' numbers, a paragraph each; nothing where nothing may."""
+    return wrapped([f"Warning, {run.label}: {caution}" for run in runs for caution in run.remarks("warnings")])
 
 
 def alone(run: Run) -> str:
@@ -60,25 +64,30 @@ def alone(run: Run) -> str:
     if run.has("spectral_norm"):
         lower, upper = (of_times(run, name, times) for name in ("spectral_norm", "spectral_norm_upper"))
         columns.append(Column("spectral norm", "[lower, upper]", intervals(lower, upper)))
-    if run.has("loss"):
-        columns.append(Column("loss", "", of_times(run, "loss", times)))
-    shown = {*DERIVATIVES, "spectral_norm", "spectral_norm_upper", "spectral_norm_steps", "loss", "done"}
+    shown = {*DERIVATIVES, "spectral_norm", "spectral_norm_upper", "spectral_norm_steps", "done"}
     left_out = []
-    for key, variable in run.dataset.data_vars.items():
-        name = str(key)
-        if name in shown or name.endswith(("_standard_error", "_residual")) or variable.dims != ("time", "draw"):
+    for name in sorted(map(str, run.dataset.data_vars), key=lambda name: name != "loss"):
+        variable = run.dataset[name]
+        if name in shown or name.endswith(("_standard_error", "_residual")):
             continue
-        column = Column(name, "", of_times(run, name, times))
-        if sum(c.width + 2 for c in [*columns, column]) > WIDTH:
-            left_out.append(name)
-        else:
-            columns.append(column)
-    note = "means, +- half of the 95 % interval"
+        room = WIDTH - sum(column.width + 2 for column in columns)
+        fitting = (column for column in narrower(run, name, times) if column.width + 2 <= room)
+        column = next(fitting, None) if variable.dims == ("time", "draw") else None
+        columns += [column] if column else []
+        left_out += [] if column else [name]
+    note = "; means, +- half of the 95 % interval" if len(columns) > 1 else ""
     what = f"; f is the network's own output, {run.model.get('parameterization')}" if run.raw else ""
-    heading = f"{run.label}: {draws(run)} of {run.data}; {note}{_after(run.own_time)}{what}"
+    heading = f"{run.label}: {run.draws} draws of {run.data}{note}{_after(run.own_time)}{what}"
     above = textwrap.fill(heading, WIDTH)
     text = lines(above, columns) if len(columns) > 1 else above
     return "\n".join([text, textwrap.fill(f"Not shown: {', '.join(left_out)}.", WIDTH)] if left_out else [text])
+
+
+def narrower(run: Run, name: str, times: np.ndarray) -> Iterator[Column]:
+    """A variable's means in its unit with their intervals, and without."""
+    unit = str(run.dataset[name].attrs.get("units", "1"))
+    for cells in (means(Curve(run, name, run.statistics(name)), times), of_times(run, name, times)):
+        yield Column(name, "" if unit == "1" else unit, cells)
 
 
 def compared(found: Sequence[Curve]) -> str:
@@ -89,17 +98,17 @@ def compared(found: Sequence[Curve]) -> str:
     columns = [time_column(shared, times)]
     short = abbreviated([run.label for run in runs])
     for curve, label in zip(found, short, strict=True):
-        columns.append(Column(label[:16], "", means(curve, times)))
+        columns.append(Column(cut(label, 16), "", means(curve, times)))
     if len(found) == 2:
         columns.append(Column("ratio", "2nd/1st", ratios(found[0], found[1], times)))
     for name, title in (("spectral_norm", "sp. norm"), ("loss", "loss")):
         measured = [(run, label) for run, label in zip(runs, short, strict=True) if run.has(name)]
-        extra = [Column(title, label[:6], of_times(run, name, times)) for run, label in measured]
+        extra = [Column(title, cut(label, 6), of_times(run, name, times)) for run, label in measured]
         if sum(column.width + 2 for column in [*columns, *extra]) <= WIDTH + 2:
             columns += extra
     kind = symbol(runs[0], found[0].variable)
     heading = f"{kind} in {runs[0].unit}, Euclidean norm: mean +- half of its 95 % interval{_after(runs[0].own_time)}. "
-    heading += "; ".join(f"{label}: {draws(run)} of {run.data}" for run, label in zip(runs, short, strict=True))
+    heading += "; ".join(f"{label}: {run.draws} draws of {run.data}" for run, label in zip(runs, short, strict=True))
     return lines(textwrap.fill(heading, WIDTH), columns)
 
 
@@ -137,12 +146,6 @@ def ratios(first: Curve, second: Curve, times: np.ndarray) -> list[str]:
 def _at(run: Run, times: np.ndarray, text: Callable[[int], str]) -> list[str]:
     place = {k: i for i, k in enumerate(run.timestep.tolist())}
     return [text(place[k]) if k in place else "" for k in times.tolist()]
-
-
-def draws(run: Run) -> str:
-    """How many draws are done at each timestep."""
-    count = (run.dataset["done"] == 1).sum("draw").values
-    return f"{count.min()} to {count.max()} draws" if count.min() != count.max() else f"{count.max()} draws"
 
 
 def spectral_words(run: Run) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import UsageError
 from ..printing import plain
 from ..results.anatomy import of_run
-from ..results.curve import DERIVATIVES, Curve, curves
+from ..results.curve import DERIVATIVES, QUOTIENTS, Curve, curves
 from ..results.geometry import derived, likelihood
 from ..results.headline import SPEEDS, peak, reference, shared_words
 from ..results.modules import modules
@@ -73,14 +73,15 @@ def of_speed(curve: Curve) -> Iterator[Verdict]:
     if run.shared:
         heights = np.where(curve.jump, s.mean, -np.inf)
         if curve.jump.any():
-            at = int(heights.argmax())
+            at, seen = int(heights.argmax()), "" if run.all_jumps else "measured "
             yield Verdict(
                 shared_words(curve)[0],
-                f"the largest jump, {name} at timestep {run.timestep[at]:g}, per timestep",
+                f"the largest {seen}jump, {name} at timestep {run.timestep[at]:g}, per timestep",
                 mean(*measured(draws(run, curve.variable, at))),
             )
         else:
-            yield Verdict(shared_words(curve)[0], f"{name}, the largest mean", _largest(curve))
+            where = "" if curve.variable not in QUOTIENTS or run.all_jumps else " apart from its jumps"
+            yield Verdict(shared_words(curve)[0], f"{name}, the largest mean{where}", _largest(curve))
         return
     top, far = peak(curve), reference(curve)
     if top is None:

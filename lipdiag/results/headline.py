@@ -112,7 +112,7 @@ def moved_words(twin: Curve, shared: Curve) -> list[str]:
             f"Summed over the timesteps below {end:g}, K is {plain(before)} in {twin.run.label} and {plain(after)} "
             f"in {shared.run.label}: {after / before:.0%}, all of it in the jumps."
         )
-    top = peak(twin)
+    top = peak(twin) if shared.run.all_jumps else None
     if top is not None and twin.statistics.mean[top] > 0:
         ratio = shared.statistics.mean[shared.jump].max() / twin.statistics.mean[top]
         said.append(f"The largest jump is {plain(ratio)} times the peak of {twin.run.label}.")

@@ -17,6 +17,9 @@ from ..statistics import Estimate, Interval, student
 from ..text import printable
 from .run import Run
 
+NAMED = 4
+"""Timesteps that are told one by one."""
+
 SUFFIXES = {"the timestep": "", "x": "_x"}
 """What is changed, and how the variables end that tell what becomes of it."""
 
@@ -112,6 +115,14 @@ class Modules:
         gain = np.where(self.leaf, self.gain.value, np.nan)
         return int(np.nanargmax(gain)) if np.isfinite(gain).any() else None
 
+    @property
+    def when(self) -> str:
+        """The timesteps over which all means go."""
+        *others, last = [f"{k:g}" for k in self.run.timestep]
+        if len(others) >= NAMED:
+            return f"{len(others) + 1} timesteps from {others[0]} to {last}"
+        return f"timesteps {', '.join(others)} and {last}" if others else f"timestep {last} alone"
+
     def sentence(self) -> tuple[str, Estimate] | None:
         """Where a change grows most and where it dies, in words, and the growth."""
         top = self.amplifier
@@ -119,9 +130,9 @@ class Modules:
             return None
         median = float(np.nanmedian(self.gain.value[self.leaf]))
         value, low, high = (float(part[top]) for part in self.gain)
-        grown = Estimate(value, low, high, self.output.shape[2])
-        words = f"Inside the network a change of {self.of} grows most in {self.names[top]}, {plain(grown.value)} "
-        words += f"times (the median module: {plain(median)})"
+        grown = Estimate(value, low, high, int(np.isfinite(self.output).any((0, 1)).sum()))
+        words = f"Inside the network a change of {self.of} grows most in {self.names[top]}, by a factor of {grown} "
+        words += f"draws (geometric mean over {self.when}; the median module: {plain(median)})"
         words += f"; it dies in {', '.join(self.graves[:5])}" if self.graves else ""
         words += f" and {len(self.graves) - 5} more" if len(self.graves) > 5 else ""
         return f"{words}.", grown

@@ -236,6 +236,15 @@ class Run:
         last = [int(edge) - 1 for edge in self.edges[1:]]
         return tuple(k for k in last if k not in self.timestep)
 
+    @cached_property
+    def all_jumps(self) -> bool:
+        """Whether K was measured across the end of every block; where not, its largest value is not known."""
+        if self.discrete:
+            return not self.missing_jumps
+        times = self.direction * np.stack([self.timestep, self.other[0]])
+        ends = [end for end in self.direction * np.array(self.edges[1:]) if end <= times.max()]
+        return all(((times.min(0) < end) & (times.max(0) >= end)).any() for end in ends)
+
     def has(self, variable: str) -> bool:
         return variable in self.dataset.data_vars and not (self.raw and variable == "denoising_bound")
 
@@ -254,6 +263,12 @@ class Run:
             if not self.has(variable):
                 asked = f"lipdiag measure {self.checkpoint} --quantity {quantity}{options} --out NEW.zarr"
                 raise UsageError(f"{self.label} has no {variable}; measure it with `{asked}`")
+
+    @property
+    def draws(self) -> str:
+        """How many draws are done at each timestep, or from how few to how many."""
+        count = (self.dataset["done"] == 1).sum("draw").values
+        return f"{count.min()} to {count.max()}" if count.min() != count.max() else f"{count.max()}"
 
     def values(self, variable: str) -> np.ndarray:
         """(time, draw) numbers; NaN where a draw is not done."""

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..errors import Caution
 
 KINDS = ("warnings", "notes")
@@ -17,11 +19,23 @@ def sorted_out(notes: Sequence[str]) -> dict[str, list[str]]:
     return dict(zip(KINDS, parts, strict=True))
 
 
-def collected(attributes: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The warnings and the notes of every launch that filled a run, each once.
+def lacking(done: np.ndarray) -> list[str]:
+    """That a run holds less than was planned, by its marks: the caution of one that was interrupted or partly given up.
+
+    It is never on record, since it ceases to be true when the run is gone on with.
+    """
+    lost = int((done != 1).sum())
+    if not lost:
+        return []
+    return [f"{lost} of {done.size} pairs are not measured; going on with the measurement into its folder adds them"]
+
+
+def collected(attributes: Mapping[str, Any], done: np.ndarray) -> dict[str, list[str]]:
+    """The warnings and the notes of every launch that filled a run, each once, and that it is not whole.
 
     Args:
         attributes: Of the run; records of another shape than `measure` writes are passed over.
+        done: Its marks.
     """
     launches = attributes.get("launches")
     records = [launch for launch in launches if isinstance(launch, dict)] if isinstance(launches, list) else []
@@ -30,4 +44,5 @@ def collected(attributes: Mapping[str, Any]) -> dict[str, list[str]]:
         lists = [record.get(kind) for record in records]
         texts = [text for texts in lists if isinstance(texts, list) for text in texts if isinstance(text, str)]
         found[kind] = list(dict.fromkeys(texts))
+    found["warnings"] += lacking(done)
     return found

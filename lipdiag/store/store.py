@@ -300,7 +300,7 @@ def open_run(path: str | Path):
         ('time', 'draw')
     """
     found = reader.open_run(path)
-    return found.assign_attrs(collected(found.attrs))
+    return found.assign_attrs(collected(found.attrs, found["done"].values))
 
 
 def _dataset(place: Any):
@@ -317,7 +317,7 @@ def _dataset(place: Any):
             decode_times=False,
             drop_variables=["attempts"],
         ).load()
-    return reader.indexed(found.assign_attrs(collected(found.attrs)))
+    return reader.indexed(found.assign_attrs(collected(found.attrs, found["done"].values)))
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

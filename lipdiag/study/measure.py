@@ -22,6 +22,7 @@ from ..linalg.linearize import out_of_memory
 from ..progress import bar
 from ..quantities.catalogue import QUANTITIES
 from ..shared_network import lifted
+from ..store.notes import lacking
 from . import study
 from .answer import answered, in_a_sentence, verify_weights
 from .arithmetic import arithmetic, compiled, differentiable, evaluating
@@ -279,9 +280,10 @@ def measure(
     with prepared(model, data, plan, out, resume, device, probe=probe, reading=reading, **how) as ready:
         before = len(ready.notes)
         warn(ready.notes, level=2)
-        carry_out(ready, quiet=not progress, asked=in_words(data=data, encode=encode, **words))
-    warn(ready.notes[before:], level=2)
-    return ready.store.dataset()
+        whole = carry_out(ready, quiet=not progress, asked=in_words(data=data, encode=encode, **words))
+    found = ready.store.dataset()
+    warn([*ready.notes[before:], *([] if whole else map(Caution, lacking(found["done"].values)))], level=2)
+    return found
 
 
 def in_words(**told: Any) -> dict[str, Any]:

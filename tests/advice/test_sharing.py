@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from click.testing import CliRunner
 from scipy import stats
 
 import lipdiag
 from lipdiag.advice.partition import Partition, greatest
 from lipdiag.advice.sharing import advise
+from lipdiag.cli import main
 from lipdiag.diffusion.clock import CLOCKS as CLOCKS_BY_NAME
 from lipdiag.diffusion.clock import Clock, LogSigma, LogSNR, Reversed, Sigma, Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
@@ -27,7 +29,7 @@ from lipdiag.study.plan import resolve_timesteps
 from lipdiag.training.recipe import RECIPES
 from lipdiag.training.session import shared
 from tests.holm import coverage
-from tests.runs import dataset_of, linear_table
+from tests.runs import dataset_of, linear_table, write
 
 FIRST = 1e-3
 """Where the measured part of continuous time begins."""
@@ -185,6 +187,17 @@ def test_the_words_fit_a_terminal_and_promise_nothing(ddpm):
     assert all(len(line) <= 80 or line.startswith("--etsdm") for line in said.splitlines())
     assert "not a guarantee" in said.replace("\n", " ")
     assert "n = 64 draws" in said
+
+
+def test_draws_that_are_not_done_are_not_counted(ddpm, tmp_path):
+    done = ddpm["done"].copy(deep=True)
+    done.values[:, 16:] = 0
+    part = lipdiag.open_run(write(ddpm.assign(done=done), tmp_path / "part.zarr"))
+    said = " ".join(str(advise(part)).split())
+    assert "n = 16 draws" in said
+    assert f"Warning: {48 * done.sizes['time']} of {done.size} pairs are not measured" in said
+    plotted = CliRunner().invoke(main, ["plot", str(tmp_path / "part.zarr"), "--out", str(tmp_path / "p.png")])
+    assert "pairs are not measured" in plotted.stderr
 
 
 def test_json_is_finite(ddpm):

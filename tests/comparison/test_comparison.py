@@ -270,7 +270,20 @@ def test_what_was_not_measured_is_said_with_what_would_add_it(run, ddpm):
     found = compare(run(holes), run(holes, shared=True))
     assert any("jumps at 39,59,79 were not measured" in sentence for sentence in found.missing)
     assert statement(found, "K at 2 of 5 edges")
-    assert not [s for s in found.statements if "sum" in s.name]
+    assert not [s for s in found.statements if "sum" in s.name or "largest" in s.name]
+    assert any("no largest K" in sentence for sentence in found.missing)
+
+
+def test_the_largest_k_of_blocks_in_continuous_time_needs_their_edges_too(etsdm):
+    """The clock is no index: what was measured across is seen from the pairs of times alone."""
+    clock = "shared(unit(), edges=(0, 0.1, 0.2))"
+    for times, known in (([0.05, 0.15, 0.5], False), ([0.05, 0.0996, 0.1996, 0.5], True)):
+        a = etsdm.isel(time=slice(len(times)), draw=slice(3)).assign_coords(timestep=("time", times), t=("time", times))
+        a = a.assign_coords(dt_dtimestep=("time", np.ones(len(times))))
+        a.attrs = {"frozen": {**a.attrs["frozen"], "model": {"clock": clock, "shape": [2]}}}
+        found = compare(a, a)
+        assert ("K, largest" in {s.name for s in found.statements}) == known
+        assert any("jumps were not all measured" in sentence for sentence in found.missing) != known
 
 
 def test_numbers_that_are_none_are_counted(ddpm, etsdm):
@@ -368,6 +381,17 @@ def test_json_is_strict(ddpm, etsdm, run):
         assert back["format"] == "lipdiag-comparison/1"
         assert {s["verdict"] for s in back["statements"]} <= {LOWER, HIGHER, NOT_SHOWN}
         assert len(back["curves"]["loss"]["ratio"]) == len(back["timesteps"])
+
+
+def test_an_interval_that_is_almost_a_point_shows_how_wide_it_is(ddpm):
+    """Another micro-batch of the same model: ends that all read as 1 would say nothing."""
+    again = ddpm.assign(time_difference=ddpm["time_difference"] * (1 + 1e-7 * np.sin(np.arange(ddpm.sizes["draw"]))))
+    found = compare(ddpm, again)
+    text = table(found)
+    ratio = statement(found, "K, largest").effect.ratio
+    assert f"x 1.0000 +- {(ratio.high - ratio.low) / 2:.0e}".replace("e-0", "e-") in text
+    assert "[1e+0" not in text
+    assert "ddpm (2)" in text
 
 
 def test_lines_fit_a_terminal(ddpm, etsdm, run):

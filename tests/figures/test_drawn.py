@@ -195,6 +195,14 @@ def test_jacobian_norms_with_their_bounds(plain):
     np.testing.assert_allclose(line(trace, 1)[1], 64 / sigma, rtol=1e-12)
 
 
+def test_jacobian_says_nothing_of_a_bound_that_is_not_drawn(plain):
+    picture = jacobian(plain.drop_vars(["trace", "one_sided_lipschitz", "squared_frobenius_norm"]))
+    assert "Dashed" not in picture.caption
+    assert "Dashed" in jacobian(plain).caption
+    lower, upper = picture.axes[0].lines[:2]
+    assert upper.get_color() != lower.get_color(), "a bound a few per cent above would hide under the line"
+
+
 def test_jacobian_shows_what_there_is_and_names_the_rest(plain):
     picture = jacobian(plain.drop_vars(["trace", "one_sided_lipschitz"]))
     assert len(picture.axes) == 2
@@ -278,6 +286,21 @@ def test_training_draws_means_of_stretches(sources):
     np.testing.assert_array_equal(x, [50, 100, 200])
     np.testing.assert_allclose(y, x / 11)
     assert reach(K, 1, 200) == pytest.approx((200 / 11 * (1 - 0.1959964), 200 / 11 * (1 + 0.1959964)))
+
+
+def test_quality_at_one_number_of_steps_stands_in_the_middle():
+    fid, _ = quality(evaluation().isel(sampler=[0])).axes
+    low, high = fid.get_xlim()
+    assert np.sqrt(low * high) == pytest.approx(line(fid, 0)[0][0], rel=0.02)
+    assert high > 2 * low
+
+
+def test_labels_between_powers_of_ten_are_plain_numbers(plain):
+    axes = jacobian(plain).axes[0]
+    axes.set_ylim(0.2, 0.9)
+    label = axes.yaxis.get_minor_formatter()
+    label.set_locs([])
+    assert [label(0.3), label(0.6)] == ["0.3", "0.6"]
 
 
 def test_quality_is_drawn_over_the_steps_in_their_order():

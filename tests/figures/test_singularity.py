@@ -84,10 +84,23 @@ def test_bands_are_students_interval_and_the_quantiles(ddpm):
             assert at.max() == pytest.approx(high[i])
 
 
+def test_theory_between_a_few_measured_timesteps_is_no_straight_line(run):
+    """At timestep 50 between 10 and 100 it has its own value there."""
+    _, sigma = linear_table()
+    picture = plot(run(np.array([0.0, 1, 10, 100, 500, 900])))
+    for axes in picture.axes[:2]:
+        x, y = next(line.get_data() for line in axes.lines if line.get_color() == "0.25")
+        k = 50 + (axes.get_xscale() == "log")
+        assert np.interp(k, x, y) == pytest.approx(8 * (1 - sigma[50] / sigma[51]), rel=0.05)
+
+
 def test_theory_lines_are_the_schedules_own(pair, ddpm):
     _, sigma = linear_table()
     k = ddpm["timestep"].values.astype(int)[:-1]
     dashed, dotted = (line.get_data() for line in pair.axes[1].lines if line.get_color() == "0.25")
+    measured = np.isin(dashed[0].round(6), ddpm["timestep"].values)
+    assert measured.sum() == ddpm.sizes["time"]
+    dashed, dotted = ([part[measured] for part in line] for line in (dashed, dotted))
     np.testing.assert_allclose(dashed[1][:-1], 8 * (1 - sigma[k] / sigma[k + 1]), rtol=1e-3)
     rise = dotted[1][:-1] / (sigma[k + 1] - sigma[k])
     np.testing.assert_allclose(rise, rise[0], rtol=3e-3)

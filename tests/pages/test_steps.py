@@ -54,6 +54,18 @@ def test_without_a_step_a_run_is_told_by_its_name_and_all_stay_as_they_are():
     assert [line.split()[0] for line in table.splitlines()[-3:]] == ["final", "5", "4"]
 
 
+def test_where_jumps_were_not_measured_no_largest_k_is_told():
+    """A model that shares timesteps changes between its blocks alone: elsewhere its K is 0 and says nothing."""
+    coarse = np.array([0.0, 1, 10, 100, 500, 900])
+    whole = np.union1d(coarse, [19.0, 39, 59, 79, 99])
+    for times, dashes in ((coarse, 3), (whole, 0)):
+        table = over_steps([make(times, draws=3, shared=True, checkpoint=f"run/{n}") for n in (10, 20)])
+        rows = [line.split() for line in table.splitlines()[-2:]]
+        assert [row.count("-") for row in rows] == [dashes] * 2
+        assert ("jumps between blocks were not measured" in " ".join(table.split())) == bool(dashes)
+        assert all(len(line) <= 80 for line in table.splitlines())
+
+
 @pytest.fixture
 def inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

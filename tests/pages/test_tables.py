@@ -71,6 +71,27 @@ def test_words_are_the_peak_the_jumps_and_what_moved(run):
     assert f"The largest jump is {plain(shared.max() / means.max())} times the peak of a" in text
 
 
+def test_all_quantities_have_their_interval_and_unit_or_are_said_to_be_left_out(run):
+    one = run(quantities=("loss",))
+    values = one["loss"].values
+    one = one.assign(sensitivity=one["loss"].assign_attrs(units="1/timestep"))
+    one["singular_values"] = (("time", "draw", "rank"), values[..., None])
+    text = table([one])
+    assert with_half_width(values[0].mean(), 1.998 * values[0].std(ddof=1) / 8) in line_of(text, 0)
+    assert re.search(r"sensitivity\n +1/timestep", text)
+    assert "Not shown: singular_values." in text
+    text = table([one[["singular_values", "done"]]])
+    assert "Not shown: singular_values." in text
+    assert "+-" not in text
+
+
+def test_of_jumps_that_were_not_all_measured_none_is_the_largest(run):
+    times = np.array([0.0, 10, 19, 100, 500])
+    text = " ".join(table([run(times, checkpoint="a"), run(times, shared=True, checkpoint="b")]).split())
+    assert "Its jumps at 39, 59, 79, 99 were not measured" in text
+    assert "The largest jump" not in text
+
+
 def test_values_inside_blocks_that_are_not_zero_are_told(run):
     dataset = run(np.arange(120.0), shared=True).copy(deep=True)
     dataset["time_difference"].values[7] = 1e-6

@@ -130,7 +130,9 @@ def test_a_layer_that_multiplies_by_thirty_is_named():
                 continue  # which x does not pass
             assert m.names[m.amplifier] == name
             words, grown = m.sentence()
-            assert f"a change of {m.of} grows most in {name}, " in words
+            assert f"a change of {m.of} grows most in {name}, by a factor of {grown} draws (geometric mean " in words
+            assert m.when in words
+            assert all(f"{k:g}" in m.when for k in m.run.timestep)
             assert grown.low <= grown.value <= grown.high
 
 

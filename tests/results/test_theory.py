@@ -75,3 +75,21 @@ def test_too_few_times_or_an_unknown_shape_give_no_theory():
     run = run_with(Timesteps())
     run.dataset.attrs["frozen"]["model"].pop("shape")
     assert theory(read([run.dataset])[0], "time_difference") is None
+
+
+@pytest.mark.parametrize(("name", "clock"), AXES[:-1], ids=[name for name, _ in AXES[:-1]])
+def test_between_the_measured_times_the_curves_follow_the_schedule_too(name, clock):
+    schedule = schedule_of(name)
+    run = run_with(clock, schedule=schedule, timesteps="log:24")
+    for variable in ("time_derivative", "time_difference"):
+        at, fine = theory(run, variable), theory(run, variable, between=True)
+        measured = np.isin(fine.timestep.round(9), run.timestep.round(9))
+        assert fine.timestep.size > 4 * run.timestep.size >= 4 * measured.sum()
+        keep = (run.time("t") < 0.9) & (run.time("t") > 0)
+        at_measured = np.interp(run.timestep[keep], fine.timestep, fine.points)
+        np.testing.assert_allclose(at_measured, at.points[keep], rtol=1e-3, atol=1e-4 * np.nanmax(at.points))
+        if variable == "time_derivative":
+            t = fine.timestep * run.time("dt_dtimestep")[0] + (1e-3 if run.discrete else 0)
+            exact = np.abs(schedule.rates(torch.from_numpy(t))[1].numpy() * run.time("dt_dtimestep")[0])
+            inside = (t < 0.8) & (t > run.time("t")[1])
+            np.testing.assert_allclose(fine.schedule[inside], exact[inside], rtol=0.03, atol=0.01 * exact[inside].max())

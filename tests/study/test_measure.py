@@ -147,9 +147,11 @@ def test_an_interrupted_measurement_returns_what_was_measured(monkeypatch):
         return real(study, unit)
 
     monkeypatch.setattr(front.study, "measure_unit", interrupted)
-    found = lipdiag.measure("digits-ddpm", plan=PLAN.replace(draws=24), progress=False)
+    with pytest.warns(LipdiagWarning, match="32 of 48 pairs are not measured"):
+        found = lipdiag.measure("digits-ddpm", plan=PLAN.replace(draws=24), progress=False)
     assert (found["done"] == 1).sum() == 2 * 8
     assert found.attrs["launches"][0]["ended"] == "interrupted"
+    assert found.attrs["warnings"][-1].startswith("32 of 48 pairs are not measured")
 
 
 def test_data_that_were_not_scaled_are_refused():
@@ -250,8 +252,9 @@ def test_words_that_cannot_apply_are_refused(model, words, said):
 
 def test_notes_of_several_launches_are_told_once_each():
     launches = [{"notes": ["a", "b"], "warnings": ["w"]}, {"notes": ["b", 3]}, "damaged", {"notes": "text"}]
-    assert collected({"launches": launches}) == {"warnings": ["w"], "notes": ["a", "b"]}
-    assert collected({"launches": 1}) == collected({}) == {"warnings": [], "notes": []}
+    whole = np.ones((2, 3), np.int8)
+    assert collected({"launches": launches}, whole) == {"warnings": ["w"], "notes": ["a", "b"]}
+    assert collected({"launches": 1}, whole) == collected({}, whole) == {"warnings": [], "notes": []}
 
 
 def test_samples_of_a_model_that_are_no_numbers_end_the_measurement():
