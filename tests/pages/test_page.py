@@ -285,6 +285,8 @@ def test_verdicts_say_what_was_put_in(ddpm, etsdm):
     assert words[0].startswith("The noise prediction changes fastest at timestep 0, near the data")
     flat = ddpm.assign(time_difference=1 + 0.1 * (ddpm["time_difference"] / ddpm["time_difference"].mean("draw") - 1))
     assert "No singularity was seen" in verdicts(read([flat])[0])[0].words
+    noisy = flat.assign(time_difference=flat["time_difference"] * np.exp(noise(flat, 1.0))).isel(draw=slice(3))
+    assert "Whether there is a singularity is not decided" in verdicts(read([noisy])[0])[0].words
     assert "exactly 0 inside its 5 blocks" in verdicts(second)[0].words
     jump = float(etsdm["time_difference"].sel(time=etsdm["timestep"] == 19).mean())
     assert verdicts(second)[0].estimate.value == pytest.approx(jump)
@@ -317,6 +319,21 @@ def test_the_slope_is_a_ratio_of_means(ddpm, slope, words):
     (verdict,) = verdicts(read([ddpm[["done"]].assign(stein_product=product, stein_square=square)])[0])
     assert words in verdict.words
     assert verdict.estimate.value == pytest.approx(slope)
+
+
+def noise(run, size):
+    """Gaussian noise of that size for each pair of a run."""
+    return run["loss"] * 0 + size * np.random.default_rng(5).standard_normal(run["loss"].shape)
+
+
+def test_the_size_is_right_only_where_the_interval_excludes_that_it_is_wrong(ddpm):
+    """Two draws that lie 30 % apart have a mean slope near 1 and say nothing."""
+    square = 0 * ddpm["loss"] + 1
+    for size, draws, words in ((0.3, 2, "not decided"), (0.3, 8, "not decided"), (0.01, 64, "right size, within 10%")):
+        product = square + noise(ddpm, size)
+        run = ddpm[["done"]].assign(stein_product=product, stein_square=square).isel(time=[0, 1], draw=slice(draws))
+        (verdict,) = verdicts(read([run])[0])
+        assert words in verdict.words
 
 
 def test_what_to_do_is_said_with_its_evidence(ddpm):
