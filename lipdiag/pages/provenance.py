@@ -15,7 +15,7 @@ OPTIONS = ("draws", "step", "certified_width", "probes", "batch", "dtype", "prod
 LISTS = ("timesteps", "quantities")
 
 NAMES = {"weights_sha256": "SHA-256 of the weights' tensors"}
-"""Of facts whose own name is another's too: `inspect` tells the SHA-256 of a checkpoint's files."""
+"""Facts that are called otherwise: `inspect` tells a SHA-256 too, that of a checkpoint's files."""
 
 
 def provenance(run: Run) -> Markup:
