@@ -196,7 +196,10 @@ def admit(
         return named(datasets, spec.source, labels)
     if spec.paired:
         if not datasets or len(datasets) % 2:
-            raise UsageError(f"there are {len(datasets)} runs; give two a pair, the plain model and its remedy")
+            raise UsageError(
+                f"runs come in pairs here, and the number given is {len(datasets)}; give two a pair, the plain "
+                "model and its remedy"
+            )
         labels = [*(labels_for(labels, 2) or ())] * (len(datasets) // 2) or None
     runs = read(datasets, labels)
     if spec.most is not None and len(runs) > spec.most:

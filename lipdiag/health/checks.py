@@ -61,6 +61,7 @@ class Check:
     """A law, and how far from it is a fault.
 
     Attributes:
+        question: What it answers, in words that need no explanation.
         tests: Comparisons of a run with the threshold.
         quantities: What `measure` has to be asked for.
         variables: What they fill.
@@ -69,6 +70,7 @@ class Check:
         remedy: What to do.
     """
 
+    question: str
     tests: Tests
     quantities: tuple[str, ...]
     variables: tuple[str, ...]
@@ -230,56 +232,67 @@ def shift(run: Run, threshold: float) -> Iterator[Test]:
 PREDICTED = ("stein_product", "stein_square", "loss")
 CHECKS: dict[str, Check] = {
     "size": Check(
+        "whether a multiple of its answer would do better",
         size, ("stein", "loss"), PREDICTED, 0.1,
         "share of the loss that a multiple of the answer would save, at most",
         "multiply the output as the slope says, or check the parameterization and the scale of data and output",
     ),
     "excess": Check(
+        "whether it is as good as its Jacobian allows",
         excess, ("stein", "loss", "trace"), (*PREDICTED, "trace"), 0.1,
         "loss above 1 - sigma tr J / d, that of a model that is the best with its Jacobian, at most",
         "train longer at these timesteps, or check the weights",
     ),
     "order": Check(
+        "whether it errs less where there is less noise",
         order, ("loss",), ("loss",), 1.1,
         "error in x0 over that at a noisier timestep, at most",
         "train at these timesteps: check how timesteps are drawn and weighed in training",
     ),
     "nothing": Check(
+        "whether it beats an answer that is always 0",
         nothing, ("loss",), ("loss",), 1.1,
         "loss, which is 1 of a model that always answers 0, at most",
         "check that trained weights are loaded (averages too), and that this is a denoiser of these data",
     ),
     "expansion": Check(
+        "whether its Jacobian keeps the bound of true models",
         expansion, ("one_sided_lipschitz",), ("denoising_bound",), 2.0,
         "sigma times the largest eigenvalue of the Jacobian's symmetric part, at most",
         "train longer at these timesteps, or check the weights; samplers may diverge there",
     ),
     "symmetry": Check(
+        "whether its Jacobian is symmetric",
         symmetry, ("asymmetry",), ("asymmetry",), 0.5,
         "|J - J^T| over |J + J^T|, at most",
         "check the weights and that this is a denoiser: what it predicts is no gradient",
     ),
     "speed": Check(
+        "whether K exceeds that of isolated points",
         speed, ("time_difference",), ("time_difference",), 3.0,
         "K over that of isolated points, at most",
         "condition on log-SNR or share these timesteps (`lipdiag advise`), and check the embedding of time",
     ),
     "jump": Check(
+        "whether K jumps at a single timestep",
         jump, ("time_difference",), ("time_difference",), 5.0,
         "K over that of both neighbours, at most",
         "check what the network is told there: a table of times, or a band that was trained apart",
     ),
     "still": Check(
+        "whether it tells timesteps apart",
         still, ("time_difference",), ("time_difference",), 0.5,
         "share of draws whose answer is the same at two timesteps to the last bit, at most",
         "embed timesteps in float32: cast after the embedding, not before",
     ),
     "told": Check(
+        "whether it listens to its timestep",
         told, ("swap",), ("swap_loss",), 0.9,
         "loss told another timestep over that told its own, at least",
         "check what the network is told: clock, count of timesteps, and schedule",
     ),
     "shift": Check(
+        "whether its timesteps are off by one",
         shift, ("swap",), ("swap_loss",), 0.5,
         "timesteps by which what the network is told is off, at most",
         "tell it so many timesteps less: indices that begin at 1, or a loop that is one off",

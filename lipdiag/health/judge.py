@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..results.run import Run, read
-from .checks import CHECKS, Test
+from .checks import CHECKS, FEWEST, Test
 from .diagnosis import Diagnosis, Line
 from .fault import Finding, explained, not_finite
 
@@ -58,7 +58,7 @@ def judge(
         faults=tuple(not_finite(run) or explained(run, found, tests)),
         lines=tuple(kept for kept in lines if kept is not None),
         missing=(missing(run, lacking),) if lacking else (),
-        undecided=() if tests else ("there are too few draws to tell anything",),
+        undecided=() if tests else (f"there are too few draws to tell anything, at least {FEWEST} are needed",),
     )
 
 
@@ -109,7 +109,9 @@ def missing(run: Run, names: Sequence[str]) -> str:
     """What was not judged, and the command that measures it."""
     quantities = dict.fromkeys(q for name in names for q in CHECKS[name].quantities)
     command = " ".join(f"--quantity {quantity}" for quantity in quantities)
+    *questions, last = (CHECKS[name].question for name in names)
+    asked = f"{', '.join(questions)} and {last}" if questions else last
     return (
-        f"not judged: {', '.join(names)}; measure them with `lipdiag measure {run.checkpoint} {command} "
-        f"--out NEW.zarr`, or ask `lipdiag doctor {run.checkpoint}`"
+        f"Of {run.label} it is not judged {asked}: measure it with `lipdiag measure {run.checkpoint} {command} "
+        f"--out NEW.zarr`, or ask `lipdiag doctor {run.checkpoint}`."
     )

@@ -99,10 +99,12 @@ def content(runs: Sequence[Run]) -> list[Markup]:
     places = [(f"run-{number}", run) for number, run in enumerate(runs, start=1)]
     parts = [element("h1", "Where is ", " and ".join(run.label for run in runs), " ill-conditioned?")]
     cautions = [
-        element("li", f"{run.label}: {shortened(caution)}") for run in runs for caution in run.remarks("warnings")
+        element("li", coded(f"{run.label}: {shortened(caution)}"))
+        for run in runs
+        for caution in run.remarks("warnings")
     ]
     parts += [element("ul", cautions, class_="cautions")] if cautions else []
-    parts += [element("p", " ".join(summary(runs)), class_="summary")]
+    parts += [element("p", coded(" ".join(summary(runs))), class_="summary")]
     todo = [element("li", coded(sentence)) for sentence in to_do(runs)]
     parts += [element("h2", "What to do next"), element("ul", todo)] if todo else []
     names: set[str] = set()
@@ -124,7 +126,7 @@ def alone(run: Run, place: str, drawn_already: set[str]) -> Markup:
         element("p", about(run), class_="soft"),
         folded("Notes", run.remarks("notes")),
         element("ul", [judged(verdict) for verdict in verdicts(run)], class_="verdicts"),
-        advised(run),
+        checked(run),
         drawn([run], place, drawn_already)[0],
         element("h3", f"All {run.timestep.size} timesteps"),
         numbers(run),
@@ -134,21 +136,14 @@ def alone(run: Run, place: str, drawn_already: set[str]) -> Markup:
     )
 
 
-def advised(run: Run) -> Markup:
-    """What to do: what is wrong by the laws of true models, with the evidence beside it, or that nothing was found."""
-    if run.raw or run.over_logsnr:
+def checked(run: Run) -> Markup:
+    """The verdict by the laws of true models, and each check beside its threshold; nothing where none was tried."""
+    if run.raw or run.over_logsnr or not (found := judge(run.dataset, label=run.label)).cells:
         return Markup()
-    found = judge(run.dataset, label=run.label)
-    faults = [
-        element("li", element("b", fault.name), f"{fault.where}. {fault.remedy}.", element("small", fault.evidence))
-        for fault in found.faults
-    ]
-    kinds = {"healthy": "Nothing: ", "faults": "", "undecided": "Not decided: "}
     rows = [element("tr", [element("td", text) for text in row]) for row in found.cells]
     table = element("table", element("tr", [element("th", text) for text in HEADINGS]), rows)
-    checks = element("details", element("summary", f"Checks ({len(rows)})"), table) if rows else Markup()
-    said = element("p", kinds[found.verdict], f"{found.headline} ", " ".join((*found.undecided, *found.missing)))
-    return joined([element("h3", "What to do"), said, element("ul", faults, class_="verdicts"), checks])
+    checks = element("details", element("summary", f"Checks ({len(rows)})"), table)
+    return joined([element("h3", "Laws of true models"), element("p", found.headline), checks])
 
 
 def together(runs: Sequence[Run]) -> tuple[Markup, set[str]]:
@@ -163,7 +158,7 @@ def compared(first: Run, second: Run) -> Markup:
     try:
         found = compare(first.dataset, second.dataset, labels=(first.label, second.label))
     except (RunError, UsageError) as error:
-        return element("p", f"{second.label} is not compared with {first.label}: {error}.")
+        return element("p", coded(f"{second.label} is not compared with {first.label}: {error}."))
     verdicts = [judged(verdict) for verdict in between(found)]
     notes = element("p", f"Intervals: {found.method}.", class_="soft")
     return joined([element("ul", verdicts, class_="verdicts"), notes, folded("Not compared", found.missing)])
@@ -171,7 +166,7 @@ def compared(first: Run, second: Run) -> Markup:
 
 def folded(title: str, texts: Sequence[str]) -> Markup:
     """A list that is shown when it is asked for; nothing where it is empty."""
-    items = element("ul", [element("li", shortened(text)) for text in texts])
+    items = element("ul", [element("li", coded(shortened(text))) for text in texts])
     return element("details", element("summary", f"{title} ({len(texts)})"), items) if texts else Markup()
 
 

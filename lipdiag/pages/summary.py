@@ -1,9 +1,11 @@
 """What stands at the top of a page: three sentences about the runs, and what to do next."""
 
+import shlex
 from collections.abc import Callable, Sequence
 
 from ..comparison.comparison import compare
 from ..errors import RunError, UsageError
+from ..health.judge import judge
 from ..results.run import Run
 from .verdict import between, verdicts
 
@@ -51,20 +53,43 @@ def unfinished(runs: Sequence[Run]) -> list[str]:
 def company(runs: Sequence[Run]) -> list[str]:
     """What runs may be put beside: a remedy beside a run of one model, further trainings beside a pair."""
     if len(runs) == 2:
+        a, b = (folder(run, name) for run, name in zip(runs, "AB", strict=True))
         return [
             "What is said here is true of these two networks. Whether their trainings differ needs further seeds: "
-            "`lipdiag compare A B --pair A2 B2`; whether their samples do, `lipdiag evaluate` of both."
+            f"`lipdiag compare {a} {b} --pair A2 B2`; whether their samples do, `lipdiag evaluate` of both."
         ]
     run = runs[0]
     if len(runs) > 1 or run.shared or not run.has("time_difference"):
         return []
     return [
-        f"`lipdiag advise RUN` proposes where {run.label} could share timesteps, from the K measured here.",
-        f"A remedy of {run.label} that is measured by the same plan is compared draw by draw: `lipdiag compare A B`.",
+        f"`lipdiag advise {folder(run, 'RUN')}` proposes where {run.label} could share timesteps, from the K measured "
+        "here.",
+        f"A remedy of {run.label} that is measured by the same plan is compared draw by draw: "
+        f"`lipdiag compare {folder(run, 'RUN')} REMEDY`.",
     ]
 
 
-ADVISERS: tuple[Callable[[Sequence[Run]], list[str]], ...] = (unfinished, company)
+def health(runs: Sequence[Run]) -> list[str]:
+    """What is wrong by the laws of true models, with the evidence and a remedy, and what could not be judged."""
+    said = []
+    for run in runs:
+        if run.raw or run.over_logsnr:
+            continue
+        found = judge(run.dataset, label=run.label)
+        for fault in found.faults:
+            name = fault.name.replace("_", " ")
+            said.append(f"{run.label} has a fault, {name}{fault.where}: {fault.evidence}. To do: {fault.remedy}.")
+        said += [f"{run.label} is not judged: {reason}." for reason in found.undecided]
+        said += found.missing
+    return said
+
+
+def folder(run: Run, name: str) -> str:
+    """How a command spells a run: its path, or a name in its place where it was never opened from one."""
+    return name if run.path is None else shlex.quote(run.path)
+
+
+ADVISERS: tuple[Callable[[Sequence[Run]], list[str]], ...] = (unfinished, health, company)
 """Who says what to do about runs, in this order: each gives sentences, in which `code` is code."""
 
 

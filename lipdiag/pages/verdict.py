@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from ..comparison.comparison import Comparison
 
 
+RIGHT = 0.1
+"""A slope is told to be right where all intervals are so near to 1."""
+
+HARMLESS = 2.0
+"""No singularity is told where K at its peak is shown to be at most so many times that of timestep 100."""
+
+
 class Verdict(NamedTuple):
     """One finding about a run: a sentence and the number behind it.
 
@@ -62,7 +69,10 @@ def verdicts(run: Run) -> list[Verdict]:
     found += of_geometry(run)
     with suppress(UsageError):  # which is said where it is asked for
         growth = of_run(run)
-        found.append(Verdict(str(growth), "p of K ~ t^p towards t = 0", growth.exponent))
+        if growth.lawful:
+            found.append(Verdict(growth.words, "p of K ~ t^p towards t = 0", growth.exponent))
+        else:
+            found.append(Verdict(growth.words, "by how much q changes between halves of the timesteps", growth.bend))
     return found
 
 
@@ -97,9 +107,13 @@ def of_speed(curve: Curve) -> Iterator[Verdict]:
         what = "Its own output" if run.raw else "The noise prediction"
         words = f"{what} changes fastest at {place}, {early}: {plain(found.value)} times as fast as at "
         words += f"{other} ({name} {plain(a.mean())} against {plain(b.mean())} {run.unit})."
-    else:
+    elif found.high <= HARMLESS:
         words = f"No singularity was seen: {name} is largest at {place}, not measurably above its value at {other}."
-    yield Verdict(words, f"{name} at {place} over {name} at {other} (the same draws chose the peak's place)", found)
+    else:
+        words = f"Whether there is a singularity is not decided: {name} is largest at {place}, but these draws do not "
+        words += f"tell it from its value at {other}."
+    what = f"{name} at {place} over {name} at {other} (the same draws chose the peak's place; of these two timesteps "
+    yield Verdict(words, what + "alone: it varies from one to the next)", found)
 
 
 def _largest(curve: Curve) -> Estimate:
@@ -159,12 +173,16 @@ def of_slope(run: Run) -> Iterator[Verdict]:
         return
     place, worst = max(found, key=lambda pair: abs(np.log(pair[1].value)))
     where = f"timestep {run.timestep[place]:.4g}"
-    if worst.low <= 1 <= worst.high:
-        words = f"Its predictions have the right size at every timestep; the slope is farthest from 1 at {where}."
-    else:
+    if worst.low > 1 or worst.high < 1:
         size = "too small" if worst.value > 1 else "too large"
         words = f"Its predictions are {size} at {where}: the slope of the noise on them, 1 for a true model, is "
         words += f"{plain(worst.value)}."
+    elif all(slope.low > 1 - RIGHT and slope.high < 1 + RIGHT for _, slope in found):
+        words = f"Its predictions have the right size, within {RIGHT:.0%}, at every timestep that was measured; the "
+        words += f"slope is farthest from 1 at {where}."
+    else:
+        words = "Whether its predictions have the right size is not decided: the slope, 1 for a true model, is "
+        words += f"farthest from it at {where}, and the intervals do not lie within {RIGHT:.0%} of it."
     yield Verdict(words, f"<eps, eps_theta> over |eps_theta|^2 at {where} (of means; the worst of all)", worst)
 
 
@@ -198,8 +216,8 @@ def of_geometry(run: Run) -> Iterator[Verdict]:
     """The dimension of the data where the noise is least, and how likely they are."""
     follows = derived(run)
     for name, so in (
-        ("dimension_by_trace", "The model has learned data of"),
-        ("dimension_by_loss", "The data have at most"),
+        ("dimension_by_trace", "By its trace the model has learned data of"),
+        ("dimension_by_loss", "By its loss the data have at most"),
     ):
         if name in follows and np.isfinite(follows[name][0][0]).any():
             estimate = mean(*measured(follows[name][0][0]))
@@ -207,9 +225,9 @@ def of_geometry(run: Run) -> Iterator[Verdict]:
             yield Verdict(f"{words}{run.timestep[0]:.4g}.", follows[name][1], estimate)
     with suppress(UsageError):
         nats = likelihood(run.dataset)
-        bits = Estimate(nats.value / np.log(2), nats.low / np.log(2), nats.high / np.log(2), nats.draws)
-        words = f"Its predictions spend {plain(bits.value)} bits a dimension on the data at that noise"
-        yield Verdict(f"{words}.", "bits per dimension, from the loss at all noise levels", bits)
+        words = f"Minus the log-density of the data at that noise is, by its loss, at most {plain(nats.value)} nats a "
+        words += "number on average (below 0 where the density is above 1)."
+        yield Verdict(words, "nats per number of a sample, from the loss at all noise levels", nats)
 
 
 def between(comparison: "Comparison") -> list[Verdict]:

@@ -118,6 +118,12 @@ class Run:
         return "CKPT" if known == IN_MEMORY else known
 
     @property
+    def path(self) -> str | None:
+        """The folder it was opened from, as it was spelled; None of a run in memory."""
+        known = self.dataset.encoding.get("source")
+        return None if known is None else printable(str(known))
+
+    @property
     def data(self) -> str:
         """What x0 was."""
         return str(self.dataset.attrs.get("data") or _mapping(self.frozen.get("data")).get("name") or "unknown data")

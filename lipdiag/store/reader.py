@@ -45,7 +45,9 @@ def open_run(path: str | Path) -> "xr.Dataset":
             f"{path} is damaged: {error}; the command that measured it finds the damage and measures that part again"
         ) from error
     values["draw"] = np.arange(draws)
-    return indexed(dataset(found, {n: v[:, :draws] if drawn(found.arrays[n]) == 1 else v for n, v in values.items()}))
+    made = dataset(found, {n: v[:, :draws] if drawn(found.arrays[n]) == 1 else v for n, v in values.items()})
+    made.encoding["source"] = str(path)  # where xarray keeps it too
+    return indexed(made)
 
 
 def indexed(run: "xr.Dataset") -> "xr.Dataset":

@@ -208,7 +208,7 @@ def test_several_labels_and_runs_are_counted_and_each_must_have_all(sources):
     first, second = sources["derivatives"]
     with pytest.raises(UsageError, match="digits-etsdm has no trajectory_derivative"):
         plot([first, second.drop_vars("trajectory_derivative")], figure="derivatives")
-    with pytest.raises(UsageError, match="there are 3 runs; give two a pair"):
+    with pytest.raises(UsageError, match="the number given is 3; give two a pair"):
         plot(sources["compare"] + sources["compare"][:1], figure="compare")
     assert plot(sources["compare"] * 2, figure="compare", labels=["A", "B"]).caption.startswith("B (second) against A")
 

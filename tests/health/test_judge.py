@@ -42,7 +42,8 @@ def test_what_is_not_there_is_said_with_the_command_that_measures_it():
     found = judge(make(checkpoint="ckpt.pt"))
     assert found.verdict == "undecided"
     (said,) = found.missing
-    assert "size, excess, expansion, symmetry, told, shift" in said
+    assert "whether a multiple of its answer would do better, whether" in said
+    assert "listens to its timestep and whether its timesteps are off by one: measure it with" in said
     assert "`lipdiag measure ckpt.pt --quantity stein --quantity loss" in said
     assert "--quantity swap --out NEW.zarr`" in said
     assert json.loads(found.to_json())["verdict"] == "undecided"

@@ -153,6 +153,12 @@ def test_records_that_are_missing_or_damaged_are_left_out(ddpm, launches, frozen
     Reader(element("main", provenance(run), version(run)))
 
 
+def test_the_weights_own_digest_is_not_called_as_that_of_files(ddpm):
+    told = text(Reader(page(ddpm.assign_attrs(frozen={"model": {"weights_sha256": "8f37"}}))))
+    assert "SHA-256 of the weights' tensors" in told
+    assert "weights sha256" not in told
+
+
 def test_the_table_holds_the_means(ddpm, single):
     reader = Reader(single)
     titles = ["timestep", "t", "log SNR", "time_difference", "time_derivative", "spectral_norm", "loss"]
@@ -245,6 +251,7 @@ def test_the_top_says_in_three_sentences_what_was_found_and_what_to_do(ddpm, ets
         (top,) = re.findall(r'<p class="summary">(.*?)</p>', shown)
         assert html.unescape(top) == " ".join(summary(found))
     assert "What to do next" in single
+    assert single.count("What to do") == 1
     assert "<code>lipdiag advise RUN</code>" in single
     assert "<code>lipdiag compare A B --pair A2 B2</code>" in pair
     assert "lipdiag advise" not in "".join(to_do(runs))
@@ -285,6 +292,8 @@ def test_verdicts_say_what_was_put_in(ddpm, etsdm):
     assert words[0].startswith("The noise prediction changes fastest at timestep 0, near the data")
     flat = ddpm.assign(time_difference=1 + 0.1 * (ddpm["time_difference"] / ddpm["time_difference"].mean("draw") - 1))
     assert "No singularity was seen" in verdicts(read([flat])[0])[0].words
+    noisy = flat.assign(time_difference=flat["time_difference"] * np.exp(noise(flat, 1.0))).isel(draw=slice(3))
+    assert "Whether there is a singularity is not decided" in verdicts(read([noisy])[0])[0].words
     assert "exactly 0 inside its 5 blocks" in verdicts(second)[0].words
     jump = float(etsdm["time_difference"].sel(time=etsdm["timestep"] == 19).mean())
     assert verdicts(second)[0].estimate.value == pytest.approx(jump)
@@ -319,11 +328,34 @@ def test_the_slope_is_a_ratio_of_means(ddpm, slope, words):
     assert verdict.estimate.value == pytest.approx(slope)
 
 
+def test_the_commands_name_the_folders_of_the_runs(ddpm, etsdm):
+    opened = [run.copy() for run in (ddpm, etsdm)]
+    for run, path in zip(opened, ("my runs/a.zarr", "b.zarr"), strict=True):
+        run.encoding["source"] = path
+    assert any("`lipdiag advise 'my runs/a.zarr'`" in said for said in to_do(read(opened[:1])))
+    assert any("`lipdiag compare 'my runs/a.zarr' b.zarr --pair" in said for said in to_do(read(opened)))
+
+
+def noise(run, size):
+    """Gaussian noise of that size for each pair of a run."""
+    return run["loss"] * 0 + size * np.random.default_rng(5).standard_normal(run["loss"].shape)
+
+
+def test_the_size_is_right_only_where_the_interval_excludes_that_it_is_wrong(ddpm):
+    """Two draws that lie 30 % apart have a mean slope near 1 and say nothing."""
+    square = 0 * ddpm["loss"] + 1
+    for size, draws, words in ((0.3, 2, "not decided"), (0.3, 8, "not decided"), (0.01, 64, "right size, within 10%")):
+        product = square + noise(ddpm, size)
+        run = ddpm[["done"]].assign(stein_product=product, stein_square=square).isel(time=[0, 1], draw=slice(draws))
+        (verdict,) = verdicts(read([run])[0])
+        assert words in verdict.words
+
+
 def test_what_to_do_is_said_with_its_evidence(ddpm):
     """A loss of 3 is worse than that of a model that always answers 0; what was not measured is said."""
     said = text(Reader(page(ddpm)))
-    assert "What to do" in said
-    assert "not judged: size, excess, expansion, symmetry, told, shift; measure them with" in said
+    assert "Of digits-ddpm it is not judged whether a multiple of its answer would do better, whether" in said
+    assert "`" not in said
     said = text(Reader(page(ddpm.assign(loss=ddpm["loss"] + 3))))
     assert "untrained" in said
     assert "check that trained weights are loaded" in said

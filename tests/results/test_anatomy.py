@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import lipdiag
 from lipdiag.diffusion.clock import Shared, Timesteps, Unit
@@ -31,7 +32,8 @@ def run_of(kind: str, schedule, clock=None, timesteps=TINY, quantity="time_deriv
     else:
         model = Gaussian(torch.zeros(D, dtype=torch.float64), variances(kind), schedule, clock)
     data = model.draw(64, g).numpy()
-    plan = Plan(timesteps=timesteps, draws=draws, dtype="float64", quantities=(quantity,), seed=0)
+    quantities = (quantity,) if isinstance(quantity, str) else quantity
+    plan = Plan(timesteps=timesteps, draws=draws, dtype="float64", quantities=quantities, seed=0)
     return lipdiag.measure(model, data, plan, progress=False, probe=False)
 
 
@@ -93,13 +95,48 @@ def test_data_that_are_thick_and_thin_are_not_decided():
     data = model.draw(8, torch.Generator().manual_seed(0)).numpy()
     found = lipdiag.anatomy(lipdiag.measure(model, data, plan, progress=False, probe=False), end=1.0)
     assert found.kind == "undecided"
-    assert "because the law bends by" in str(found)
+    assert not found.lawful
+    assert "Neither an exponent nor a dimension of the data can be told from it" in found.words
+    assert "grows as" not in found.words
+    assert "thinner" not in found.words
+
+
+def wiggled(run, size, chosen=slice(None)):
+    """A run whose K scatters from time to time, at all draws alike, seen at some of its times."""
+    noise = np.exp(size * np.random.default_rng(1).standard_normal(run.sizes["time"]))
+    return run.assign(time_derivative=run["time_derivative"] * xr.DataArray(noise, dims="time")).isel(time=chosen)
+
+
+def test_the_interval_allows_for_the_choice_of_timesteps():
+    """K that scatters by 5 % over its law has another exponent at each choice of times, and each interval the law's."""
+    run = run_of("plane", VP(), timesteps=tuple(np.geomspace(1e-6, 1e-5, 40)))
+    found = [lipdiag.anatomy(wiggled(run, 0.05, slice(i, None, 4))) for i in range(4)]
+    spread = np.ptp([a.exponent.value for a in found])
+    assert spread > 5 * np.ptp(lipdiag.anatomy(run).exponent[1:3])  # draws alone would tell them apart
+    assert all(a.exponent.low < -1 < a.exponent.high for a in found)
+    assert all(a.smoothness.low < 0 < a.smoothness.high for a in found)
+
+
+def test_a_count_that_the_jacobian_contradicts_is_not_told_of_the_data():
+    """Of an exact model K and the trace count the same directions; of a network whose K is too small they do not."""
+    run = run_of("plane", VP(), quantity=("time_derivative", "trace", "loss"))
+    honest = lipdiag.anatomy(run)
+    assert honest.counted.low < D - K < honest.counted.high  # the trace is drawn
+    assert honest.kind == "manifold"
+    slow = lipdiag.anatomy(run.assign(time_derivative=run["time_derivative"] / 5))
+    assert (slow.lawful, slow.contradicted, slow.kind) == (True, True, "undecided")
+    assert "of 24 directions that are thinner than the noise, the trace 18." in slow.words
+    by_loss = lipdiag.anatomy(run.drop_vars("trace").assign(time_derivative=run["time_derivative"] / 5))
+    assert "the loss at least" in by_loss.words
+    assert not lipdiag.anatomy(run.drop_vars("trace").assign(loss=run["loss"] + 0.5)).contradicted  # it is a bound
 
 
 def test_it_is_said_in_words_and_as_json():
     found = lipdiag.anatomy(run_of("plane", VP(), draws=8))
-    assert "the data that the model knows lie on a manifold or are points; about 1" in str(found)
-    assert "of 24 directions are thinner than the noise. With T timesteps" in str(found)
+    assert "the data that the model knows lie on a manifold or are points; about 1" in found.words
+    assert "of 24 directions are thinner than the noise. With T timesteps" in found.words
+    assert str(found).split() == found.words.split()
+    assert max(map(len, str(found).splitlines())) <= 80
     assert found.to_dict()["kind"] == "manifold"
     assert found.to_dict()["exponent"]["n"] == 8
 

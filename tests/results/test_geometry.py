@@ -92,8 +92,8 @@ def test_it_is_said_in_the_report():
     run = measured([1.0] * K + [0.0] * (D - K), Linear(), "log:16", ("trace", "loss"), Timesteps(), draws=16)
     said = {verdict.quantity: verdict for verdict in verdicts(read([run])[0])}
     learned = said["d - sigma tr J: dimension of the learned data at this noise level"]
-    assert learned.words.startswith("The model has learned data of ")
+    assert learned.words.startswith("By its trace the model has learned data of ")
     assert learned.words.endswith(f" of {D} dimensions at the noise of timestep 0.")
     assert learned.estimate.low - 0.05 < K < learned.estimate.high + 0.05
-    spent = said["bits per dimension, from the loss at all noise levels"].estimate
-    assert spent.value == pytest.approx(lipdiag.likelihood(run).value / np.log(2))
+    density = said["nats per number of a sample, from the loss at all noise levels"]
+    assert density.estimate == lipdiag.likelihood(run)  # in the one unit

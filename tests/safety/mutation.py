@@ -92,6 +92,17 @@ BUGS = {
     "the schedule's clock in the data's factor": Bug(
         "results/anatomy.py", "factor = values / clock[:, None]", "factor = values", "results/test_anatomy.py -k theory"
     ),
+    "health told of an interval that holds harm": Bug(
+        "pages/verdict.py", "slope.low > 1 - RIGHT and slope.high < 1 + RIGHT", "slope.low <= 1 <= slope.high",
+        "pages/test_page.py -k excludes",
+    ),
+    "an exponent whose times are taken for all there are": Bug(
+        "results/anatomy.py", "half_width(np.array(error), np.array(x.size - 1), LEVEL)", "0",
+        "results/test_anatomy.py -k choice",
+    ),
+    "a dimension that the trace contradicts": Bug(
+        "results/anatomy.py", "APART * self.dimension", "self.dimension", "results/test_anatomy.py -k contradicts"
+    ),
     "a quotient's law over its first time": Bug(
         "results/anatomy.py", "np.exp(noise_level(run)[0](later))", 'run.time("sigma")',
         "results/test_anatomy.py -k quotient",
