@@ -236,10 +236,13 @@ def inspect(path: str | Path, weights: str = "ema", **words: Any) -> Inspection:
 
 
 def inspection(path: str | Path, reading: Reading) -> Inspection:
-    """What a checkpoint's files tell, whatever the user tells in its place."""
+    """How a checkpoint will be read: what its files tell, and what the user tells in its place."""
     checkpoint = read(path, reading)
-    facts: dict[str, Any] = {**checkpoint.convention.spelled, "shape": checkpoint.shape}
+    used = reading.convention.over(checkpoint.convention)
+    facts: dict[str, Any] = {**used.spelled, "shape": reading.shape or checkpoint.shape}
     unusable = [f"it tells a {name} that cannot be used ({why})" for name, why in checkpoint.unusable.items()]
+    replaced = {name: told for name, told in checkpoint.convention.spelled.items() if name in reading.convention.parts}
+    unlike = [f"the files tell the {name} {told}" for name, told in replaced.items() if told not in (None, facts[name])]
     return Inspection(
         path=spelled(checkpoint.path),
         kind=checkpoint.kind,
@@ -252,7 +255,7 @@ def inspection(path: str | Path, reading: Reading) -> Inspection:
         data=checkpoint.data,
         sha256=checkpoint.sha256,
         training=checkpoint.training,
-        notes=(*checkpoint.notes, *unusable),
+        notes=(*checkpoint.notes, *unusable, *unlike),
         unknown=tuple(name for name, value in facts.items() if value is None),
         **facts,
     )
