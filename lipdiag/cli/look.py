@@ -100,6 +100,7 @@ def plot(
     wrote instead.
     """
     from .. import figures
+    from ..figures.gallery import specified
     from ..results.axis import over_logsnr
     from ..results.source import open_source
 
@@ -110,11 +111,9 @@ def plot(
         for name, described in figures.FIGURES.items():
             click.echo(f"{name:<14}{described.line}")
         return
-    if figure not in figures.FIGURES:
-        raise UsageError(f"there is no figure {figure!r}; known are {', '.join(figures.FIGURES)}")
+    kind = specified(figure).source
     if not runs:
         raise UsageError("plot needs at least one run, the folder that `lipdiag measure` wrote (more: --list)")
-    kind = figures.FIGURES[figure].source
     datasets = [open_source(run, kind) for run in runs]
     if axis == "logsnr" and kind == "run":
         datasets = [over_logsnr(dataset) for dataset in datasets]

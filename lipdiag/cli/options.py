@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import LipdiagError, StorageError, UsageError
+from ..errors import LipdiagError, StorageError, UsageError, meant
 from ..hub import titled
 from ..store.folder import read_regular
 from ..text import legible, printable
@@ -90,7 +90,8 @@ def configure(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
         parameter = aliases.get(key.replace("-", "_")) or known.get(key)
         if parameter is None or parameter.name is None:
             raise UsageError(
-                f"{path} sets {key!r}, which {ctx.info_name} does not know; known are {', '.join(sorted(aliases))}"
+                f"{path} sets {key!r}, which {ctx.info_name} does not know{meant(key, aliases)}; known are "
+                f"{', '.join(sorted(aliases))}"
             )
         several = getattr(parameter, "multiple", False) or parameter.nargs != 1
         items = value if several and isinstance(value, list) else [value]
@@ -172,7 +173,12 @@ computing = options(
 def drawing(name: str) -> Callable[[Callable], Callable]:
     """The options of a command that draws a figure of some name."""
     return options(
-        click.option("--style", default="iclr", show_default=True, help="icml, iclr, neurips, cvpr, slides."),
+        click.option(
+            "--style",
+            default="iclr",
+            show_default=True,
+            help="icml, icml-wide, iclr, neurips, cvpr, cvpr-wide, slides.",
+        ),
         click.option(
             "--out",
             type=click.Path(path_type=Path),
