@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("--data", help="x0 as for `measure`: also compares the common conventions on it, in forty passes.")
+@click.option("--data", help="x0 as for `measure`: also compares the common conventions on it, in 2,000 passes.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N; with --data.")
 @click.option("--write-factory", metavar="FILE.py", help="Begin a factory for a network that lipdiag does not have.")
 @pictures
