@@ -16,6 +16,7 @@ from ..errors import LipdiagError, StorageError, UsageError, meant
 from ..hub import titled
 from ..store.folder import read_regular
 from ..text import legible, printable
+from .terminal import remark
 
 if TYPE_CHECKING:
     from ..checkpoints.reading import Reading
@@ -56,7 +57,7 @@ class Refusals(click.Group):
         except LipdiagError as error:
             if os.environ.get("LIPDIAG_DEBUG") or "--debug" in sys.argv:
                 raise
-            click.echo(f"lipdiag: {printable(str(error))}", err=True)
+            remark(f"lipdiag: {printable(str(error))}")
             ctx.exit(error.exit_code)
         except BrokenPipeError:
             ctx.exit(0)
@@ -65,7 +66,7 @@ class Refusals(click.Group):
         except OSError as error:
             if "--debug" in sys.argv:
                 raise
-            click.echo(printable(f"lipdiag: {error.filename or ''}: {error.strerror or error}"), err=True)
+            remark(printable(f"lipdiag: {error.filename or ''}: {error.strerror or error}"))
             ctx.exit(StorageError.exit_code)
 
 

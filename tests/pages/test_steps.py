@@ -54,6 +54,15 @@ def test_without_a_step_a_run_is_told_by_its_name_and_all_stay_as_they_are():
     assert [line.split()[0] for line in table.splitlines()[-3:]] == ["final", "5", "4"]
 
 
+def test_names_leave_the_numbers_their_room():
+    ends = ("a-name-that-tells-much-of-a-training", "another-one")
+    table = over_steps([make(draws=3, checkpoint=f"digits-{end}") for end in ends])
+    assert max(map(len, table.splitlines())) <= 80
+    assert [line.split()[0] for line in table.splitlines()[-2:]] == ["a-nam...", "anoth..."]
+    alike = over_steps([make(draws=3, checkpoint=f"long-name{end}") for end in ("ofone", "ofanother")])
+    assert [line.split()[0] for line in alike.splitlines()[-2:]] == ["nameofone", "nameofanother"]
+
+
 @pytest.fixture
 def inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
