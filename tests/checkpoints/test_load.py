@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from lipdiag import checkpoints
-from lipdiag.checkpoints import load
 from lipdiag.checkpoints.reading import Reading
 from lipdiag.checkpoints.save import save
 from lipdiag.data.dataset import ASSETS, dataset
@@ -57,7 +56,7 @@ def test_an_embedded_model_tells_all_of_itself(name):
 
 def test_an_inspection_shows_what_is_told_in_the_place_of_the_files_as_it_is_measured():
     told = Reading.of(parameterization="v", schedule="linear", shape=(1, 16, 16))
-    found, made = load.inspection("digits-ddpm", told), load.predictor("digits-ddpm", told)
+    found, made = checkpoints.inspection("digits-ddpm", told), checkpoints.predictor("digits-ddpm", told)
     assert (found.schedule, found.parameterization, found.clock) == (
         spell(made.schedule),
         spell(made.parameterization),
