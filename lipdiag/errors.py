@@ -1,5 +1,8 @@
 """What can go wrong on the user's side, each with the exit code of the command line, and what is to be known."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class LipdiagWarning(UserWarning):
     """A caution, as `lipdiag.measure` gives it in Python."""
@@ -52,3 +55,9 @@ class IncompleteError(LipdiagError):
     """A measurement that finished with units missing."""
 
     exit_code = 7
+
+
+def meant(got: str, names: Iterable[str]) -> str:
+    """What a refusal of a name adds where one of those that there are is close to it."""
+    near = difflib.get_close_matches(str(got), list(names), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -128,6 +128,21 @@ def describe_facts(facts: dict[str, Any], width: int = WIDTH) -> str:
     return "\n".join(lines)
 
 
+QUOTED = re.compile(r'`[^`]*`|"[^"]*"')
+
+
+def folded(text: str, width: int) -> str:
+    """A text with its long lines folded at words; what they quote is not torn, so that it can be copied."""
+    kept = QUOTED.sub(lambda found: found[0].replace(" ", "\0"), text).splitlines()
+    parts = [
+        textwrap.wrap(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        if len(line) > width
+        else [line]
+        for line in kept
+    ]
+    return "\n".join(line for part in parts for line in part).replace("\0", " ")
+
+
 def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV; numbers in full precision, empty where a row lacks a column."""
     names = list(dict.fromkeys(name for row in rows for name in row))

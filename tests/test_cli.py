@@ -54,6 +54,18 @@ def test_every_quantity_is_named_in_the_help():
     assert all(name in text for name in QUANTITIES)
 
 
+def test_every_style_is_named_in_the_help():
+    from lipdiag.figures.style import STYLES
+
+    words = run("plot", "--help").output.replace(",", " ").replace(".", " ").split()
+    assert set(STYLES) <= set(words)
+
+
+def test_no_bar_begins_before_the_words_are_read():
+    result = run("advise", "digits-ddpm", "--sampler", "dmp")
+    assert result.stderr == f"{sentence(result)}\n"
+
+
 def test_help_names_every_convention_as_its_option_takes_it():
     text = run("help", "conventions").output
     assert max(map(len, text.splitlines())) <= 80
@@ -61,7 +73,8 @@ def test_help_names_every_convention_as_its_option_takes_it():
     assert all(entry["usage"] in text for entries in found.values() for entry in entries)
     assert "unnormalized_cosine(offset=0.008)" in text
     assert run("help", "merge").output == run("merge", "--help").output
-    assert "there is no help on 'convention'; known are conventions, inspect" in sentence(run("help", "convention"))
+    refused = sentence(run("help", "convention"))
+    assert "no help on 'convention' (did you mean conventions?); known are conventions, inspect" in refused
 
 
 def test_measure_prints_a_table_and_leaves_a_run():
@@ -161,7 +174,7 @@ def test_a_bad_checkpoint_ends_in_one_sentence(tmp_path, make):
         (["--draws", "0"], 2, "draws is 0"),
         (["--quantity", "speed"], 2, "there is no quantity 'speed'; known are"),
         (["--data", "nowhere"], 2, "nowhere"),
-        (["--device", "cuda:77"], 2, "not at hand"),
+        (["--device", "cuda:77"], 2, "device 'cuda:77' is not at hand: give auto, or cpu"),
         (["--shard", "2/2"], 2, "out of range"),
         (["--shard", "0/2", "--tolerance", "0.1"], 2, "tolerance"),
         (["--schedule", "linea(3)"], 2, "linea"),

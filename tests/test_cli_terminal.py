@@ -1,11 +1,16 @@
-"""Pictures in a terminal: the bytes of both protocols, taken apart again as their documents say."""
+"""In a terminal: sentences in its width, and pictures, the bytes of both protocols, as their documents say."""
 
 import base64
+import os
+import pty
 import re
+import subprocess
+import sys
 
 import pytest
 
 from lipdiag.cli.terminal import inline
+from lipdiag.printing import folded
 
 PNG = bytes(range(256)) * 40
 """Longer than two chunks."""
@@ -45,3 +50,26 @@ def test_iterm_gets_the_picture_at_once(environment):
 )
 def test_other_terminals_get_nothing(environment):
     assert inline(PNG, environment) == b""
+
+
+def test_a_terminal_gets_sentences_in_its_width_and_a_file_gets_them_in_one_line():
+    """As both see it: what is quoted, to be copied, is not torn."""
+    command = [sys.executable, "-m", "lipdiag", "plot", "--figure", "jacobin"]
+    plain = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert (plain.returncode, plain.stderr.count("\n")) == (2, 1)
+    ours, theirs = pty.openpty()
+    subprocess.run(command, stderr=theirs, env=os.environ | {"COLUMNS": "50"}, check=False)
+    os.close(theirs)
+    seen = os.read(ours, 10_000).decode().splitlines()
+    os.close(ours)
+    assert len(seen) > 2
+    assert max(map(len, seen)) <= 50
+    assert " ".join(line.strip() for line in seen) == plain.stderr.strip()
+
+
+def test_what_is_quoted_is_not_torn():
+    sentence = 'give it by --schedule "linear(0.0001, 0.02, 1000)", or see what `lipdiag help conventions` says of it'
+    lines = folded(sentence, 30).splitlines()
+    assert '  "linear(0.0001, 0.02, 1000)",' in lines
+    assert any("`lipdiag help conventions`" in line for line in lines)
+    assert folded("facts:  1\n  more:   2", 30) == "facts:  1\n  more:   2"

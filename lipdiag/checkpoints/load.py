@@ -161,7 +161,7 @@ def read(path: str | Path, reading: Reading = SILENT) -> Checkpoint:
         UsageError: If the network takes no such input.
         CheckpointError: If the checkpoint is missing, damaged, or of no known format.
     """
-    checkpoint = given(as_stored(Path(located(path, reading.download)), reading), reading.conditioning, reading.label)
+    checkpoint = given(as_stored(placed(path, reading.download), reading), reading.conditioning, reading.label)
     if "bfloat16" in weights_dtype(checkpoint.state):
         note = (
             "the weights are bfloat16, widened to float32 without loss; in bfloat16 itself timesteps above 256 would "
@@ -171,11 +171,15 @@ def read(path: str | Path, reading: Reading = SILENT) -> Checkpoint:
     return checkpoint
 
 
+def placed(path: str | Path, download: bool = False) -> Path:
+    """Where the files of a checkpoint are on this machine, an embedded model's too; see `hub.located`."""
+    place = Path(located(path, download))
+    return ASSETS / place if not place.exists() and str(place) in EMBEDDED else place
+
+
 def as_stored(path: Path, reading: Reading) -> Checkpoint:
     """A checkpoint of whatever format, with the inputs that its files tell."""
     weights, original_config = reading.weights, reading.original_config
-    if not path.exists() and str(path) in EMBEDDED:
-        path = ASSETS / str(path)
     if path.is_dir():
         if diffusers_directory.recognizes(path):
             return diffusers_directory.read(path, weights)
@@ -236,10 +240,13 @@ def inspect(path: str | Path, weights: str = "ema", **words: Any) -> Inspection:
 
 
 def inspection(path: str | Path, reading: Reading) -> Inspection:
-    """What a checkpoint's files tell, whatever the user tells in its place."""
+    """How a checkpoint will be read: what its files tell, and what the user tells in its place."""
     checkpoint = read(path, reading)
-    facts: dict[str, Any] = {**checkpoint.convention.spelled, "shape": checkpoint.shape}
+    used = reading.convention.over(checkpoint.convention)
+    facts: dict[str, Any] = {**used.spelled, "shape": reading.shape or checkpoint.shape}
     unusable = [f"it tells a {name} that cannot be used ({why})" for name, why in checkpoint.unusable.items()]
+    replaced = {name: told for name, told in checkpoint.convention.spelled.items() if name in reading.convention.parts}
+    unlike = [f"the files tell the {name} {told}" for name, told in replaced.items() if told not in (None, facts[name])]
     return Inspection(
         path=spelled(checkpoint.path),
         kind=checkpoint.kind,
@@ -252,7 +259,7 @@ def inspection(path: str | Path, reading: Reading) -> Inspection:
         data=checkpoint.data,
         sha256=checkpoint.sha256,
         training=checkpoint.training,
-        notes=(*checkpoint.notes, *unusable),
+        notes=(*checkpoint.notes, *unusable, *unlike),
         unknown=tuple(name for name, value in facts.items() if value is None),
         **facts,
     )

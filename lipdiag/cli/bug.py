@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import CheckpointError, LipdiagError
 from ..printing import describe_facts
@@ -36,8 +37,10 @@ def bug(checkpoint: str, quiet: bool, as_json: bool, **given: Any) -> None:
     facts: dict[str, Any] = {**versions(*LIBRARIES), "platform": platform.platform(), "device": devices()}
     from ..checkpoints.reading import WORDS
 
-    asked = {name: given[name] for name in WORDS if given[name] is not None}
-    facts["options"] = [f"--{name} {asked[name]}" if name in SHOWN else f"--{name} ..." for name in sorted(asked)]
+    source = click.get_current_context().get_parameter_source
+    asked = {name: given[name] for name in WORDS if source(name) is not ParameterSource.DEFAULT}
+    values = {name: "" if given[name] is True else f" {given[name] if name in SHOWN else '...'}" for name in asked}
+    facts["options"] = [f"--{name.replace('_', '-')}{values[name]}" for name in sorted(asked)]
     facts |= tried(checkpoint, asked, given)
     layout = facts.pop("layout")
     if as_json:
@@ -48,6 +51,7 @@ def bug(checkpoint: str, quiet: bool, as_json: bool, **given: Any) -> None:
 
 def tried(checkpoint: str, asked: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The layout of a checkpoint, and what it is read as, or the error of reading it."""
+    from ..checkpoints.load import placed
     from ..study.resolve import resolve_model
     from ..weights.outline import anonymous, base, contents, outline, phrases
 
@@ -56,7 +60,7 @@ def tried(checkpoint: str, asked: dict[str, Any], given: dict[str, Any]) -> dict
     secrets = [secret for secret in secrets if len(secret) > len("..")]
     facts: dict[str, Any] = {"checkpoint": base(checkpoint)}
     try:
-        held = contents(checkpoint)
+        held = contents(placed(checkpoint, given["download"]))
         facts["layout"] = outline(held)
         secrets += phrases(list(held.values()))
     except (CheckpointError, OSError) as error:

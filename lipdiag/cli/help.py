@@ -5,7 +5,7 @@ import textwrap
 
 import click
 
-from ..errors import UsageError
+from ..errors import UsageError, meant
 from .options import everywhere
 
 CONVENTIONS = "conventions"
@@ -30,7 +30,8 @@ def explain(ctx: click.Context, topic: str | None, quiet: bool, as_json: bool) -
     elif topic in commands:
         click.echo(commands[topic].get_help(click.Context(commands[topic], parent=root, info_name=topic)))
     else:
-        raise UsageError(f"there is no help on {topic!r}; known are {CONVENTIONS}, {', '.join(commands)}")
+        topics = (CONVENTIONS, *commands)
+        raise UsageError(f"there is no help on {topic!r}{meant(topic, topics)}; known are {', '.join(topics)}")
 
 
 def conventions() -> dict[str, list[dict[str, str]]]:

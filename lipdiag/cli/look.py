@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("--data", help="x0 as for `measure`: also compares the common conventions on it, in forty passes.")
+@click.option("--data", help="x0 as for `measure`: also compares the common conventions on it, in 2,000 passes.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N; with --data.")
 @click.option("--write-factory", metavar="FILE.py", help="Begin a factory for a network that lipdiag does not have.")
 @pictures
@@ -100,6 +100,7 @@ def plot(
     wrote instead.
     """
     from .. import figures
+    from ..figures.gallery import specified
     from ..pages.tables import cautions
     from ..results.axis import over_logsnr
     from ..results.run import read
@@ -112,11 +113,9 @@ def plot(
         for name, described in figures.FIGURES.items():
             click.echo(f"{name:<14}{described.line}")
         return
-    if figure not in figures.FIGURES:
-        raise UsageError(f"there is no figure {figure!r}; known are {', '.join(figures.FIGURES)}")
+    kind = specified(figure).source
     if not runs:
         raise UsageError("plot needs at least one run, the folder that `lipdiag measure` wrote (more: --list)")
-    kind = figures.FIGURES[figure].source
     datasets = [open_source(run, kind) for run in runs]
     if axis == "logsnr" and kind == "run":
         datasets = [over_logsnr(dataset) for dataset in datasets]

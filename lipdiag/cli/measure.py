@@ -26,6 +26,7 @@ from .options import (
 )
 from .outcome import report_run, verify_finite, verify_units, waiting_for_others
 from .shard import launched_shard, read_shard
+from .terminal import remark
 
 PLANNED = (
     "timesteps", "draws", "tolerance", "max_draws", "step", "certified_width", "probes", "batch", "dtype", "products",
@@ -256,7 +257,7 @@ class Teller:
 
     def say(self, ready: Any, *lines: str) -> None:
         for line in () if self.quiet else (*lines, *ready.notes[self.said :]):
-            click.echo(f"warning: {line}" if isinstance(line, Caution) else line, err=True)
+            remark(f"warning: {line}" if isinstance(line, Caution) else line)
         self.said = len(ready.notes)
 
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import LipdiagError, StorageError, UsageError
+from ..errors import LipdiagError, StorageError, UsageError, meant
 from ..hub import titled
 from ..store.folder import read_regular
 from ..text import legible, printable
+from .terminal import remark
 
 if TYPE_CHECKING:
     from ..checkpoints.reading import Reading
@@ -56,7 +57,7 @@ class Refusals(click.Group):
         except LipdiagError as error:
             if os.environ.get("LIPDIAG_DEBUG") or "--debug" in sys.argv:
                 raise
-            click.echo(f"lipdiag: {printable(str(error))}", err=True)
+            remark(f"lipdiag: {printable(str(error))}")
             ctx.exit(error.exit_code)
         except BrokenPipeError:
             ctx.exit(0)
@@ -65,7 +66,7 @@ class Refusals(click.Group):
         except OSError as error:
             if "--debug" in sys.argv:
                 raise
-            click.echo(printable(f"lipdiag: {error.filename or ''}: {error.strerror or error}"), err=True)
+            remark(printable(f"lipdiag: {error.filename or ''}: {error.strerror or error}"))
             ctx.exit(StorageError.exit_code)
 
 
@@ -90,7 +91,8 @@ def configure(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
         parameter = aliases.get(key.replace("-", "_")) or known.get(key)
         if parameter is None or parameter.name is None:
             raise UsageError(
-                f"{path} sets {key!r}, which {ctx.info_name} does not know; known are {', '.join(sorted(aliases))}"
+                f"{path} sets {key!r}, which {ctx.info_name} does not know{meant(key, aliases)}; known are "
+                f"{', '.join(sorted(aliases))}"
             )
         several = getattr(parameter, "multiple", False) or parameter.nargs != 1
         items = value if several and isinstance(value, list) else [value]

@@ -19,6 +19,7 @@ from .options import (
     use_threads,
 )
 from .outcome import strict
+from .terminal import remark
 
 SAMPLERS = "ddpm, ddim, dpm, unipc, or euler (flow matching)"
 
@@ -59,7 +60,7 @@ def sample(
 
     def priced(found: Any) -> None:
         for note in () if given["quiet"] else found.notes:
-            click.echo(note, err=True)
+            remark(note)
 
     with stoppable():
         x = draw(
@@ -139,7 +140,7 @@ def evaluate(
 
     def priced(task: Any) -> bool:
         for line in () if quiet else (*task.model.notes, described(task)):
-            click.echo(line, err=True)
+            remark(line)
         if dry_run:
             facts = {"samplers": task.samplers, "seeds": seeds, "n": n, "evaluations": task.evaluations}
             facts |= {"extractor": task.extractor.name, "data": task.data.name, "out": str(out)}

@@ -1,7 +1,16 @@
-"""A picture in the terminal, where it has a protocol for pictures: kitty's, which others speak too, or iTerm's."""
+"""What a terminal is shown otherwise than a file: sentences in its width, and pictures.
+
+Pictures need a protocol: kitty's, which others speak too, or iTerm's.
+"""
 
 import base64
+import shutil
+import sys
 from collections.abc import Mapping
+
+import click
+
+from ..printing import folded
 
 CHUNK = 4096
 """Characters of a picture that kitty's protocol takes at once."""
@@ -30,3 +39,8 @@ def inline(png: bytes, environment: Mapping[str, str]) -> bytes:
     if program in ("iTerm.app", "WezTerm") or environment.get("LC_TERMINAL") == "iTerm2":
         return b"\x1b]1337;File=inline=1;size=%d:%b\x07\n" % (len(png), text)
     return b""
+
+
+def remark(sentence: str) -> None:
+    """Say a sentence on standard error: in one line, which a terminal gets folded at its words."""
+    click.echo(folded(sentence, shutil.get_terminal_size().columns) if sys.stderr.isatty() else sentence, err=True)

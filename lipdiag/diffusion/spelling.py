@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import UsageError
+from ..errors import UsageError, meant
 from .clock import CLOCKS, Clock
 from .limit import LIMITS
 from .parameterization import PARAMETERIZATIONS
@@ -108,7 +108,9 @@ def _look_up(name: str, text: str, registries: Sequence[Mapping[str, Any]]) -> A
     for registry in registries:
         if name in registry:
             return registry[name]
-    raise UsageError(f"got {name!r} in {text!r}; {_allowed(registries)}")
+    where = "" if name == text else f" in {text!r}"
+    near = meant(name, (known for registry in registries for known in registry))
+    raise UsageError(f"got {name!r}{where}{near}; {_allowed(registries)}")
 
 
 def _build(name: str, entry: Any, args: list[Any], named: dict[str, Any], text: str) -> Any:

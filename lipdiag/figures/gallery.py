@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, meant
 from ..results.curve import DERIVATIVES
 from ..results.label import labels_for
 from ..results.run import Run, read, same_time
@@ -175,6 +175,17 @@ def plot(
     return drawing(FIGURES[figure].draw, admitted, style, **options).settle()
 
 
+def specified(figure: str) -> FigureSpec:
+    """The figure of that name.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    if figure not in FIGURES:
+        raise UsageError(f"there is no figure {figure!r}{meant(figure, FIGURES)}; known are {', '.join(FIGURES)}")
+    return FIGURES[figure]
+
+
 def admit(
     figure: str, datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None, variable: str | None = None
 ) -> Sequence[Run | Source]:
@@ -189,9 +200,7 @@ def admit(
     Raises:
         UsageError: If there is no such figure, a dataset lacks what it shows, or there are too many.
     """
-    if figure not in FIGURES:
-        raise UsageError(f"there is no figure {figure!r}; known are {', '.join(FIGURES)}")
-    spec = FIGURES[figure]
+    spec = specified(figure)
     if spec.source != "run":
         return named(datasets, spec.source, labels)
     if spec.paired:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..printing import WIDTH, Column, lines, plain, with_half_width
+from ..printing import WIDTH, Column, abbreviated, lines, plain, with_half_width
 from ..results.curve import DERIVATIVES, QUOTIENTS
 from ..results.run import Run, read
 from ..statistics import mean
@@ -16,6 +16,9 @@ from .tables import symbol
 
 if TYPE_CHECKING:
     import xarray as xr
+
+SHORTEST = 8
+"""Characters that a name keeps, however wide the numbers are."""
 
 
 def step(checkpoint: str) -> int | None:
@@ -40,7 +43,7 @@ def over_steps(datasets: "Sequence[xr.Dataset]") -> str:
         order = sorted(range(len(runs)), key=lambda i: steps[i] or 0)
         runs, steps = [runs[i] for i in order], [steps[i] for i in order]
     names = [run.label if number is None else str(number) for run, number in zip(runs, steps, strict=True)]
-    columns = [Column("step", "", names)]
+    columns = []
     speed = next((name for name in DERIVATIVES if all(run.has(name) for run in runs)), None)
     if speed is not None:
         name = symbol(runs[0], speed)
@@ -53,10 +56,14 @@ def over_steps(datasets: "Sequence[xr.Dataset]") -> str:
         columns.append(Column("sp. norm", "largest", [peak(run, "spectral_norm")[0] for run in runs]))
     if all(run.has("loss") for run in runs):
         columns.append(Column("loss", "mean", [average(run, "loss") for run in runs]))
+    room = max(SHORTEST, WIDTH - sum(column.width + 2 for column in columns))
+    names = abbreviated(names)
+    cut = [name if len(name) <= room else f"{name[: room - 3]}..." for name in names]
+    names = cut if len(set(cut)) == len(set(names)) else names
     heading = f"{len(runs)} checkpoints; means over draws, +- half of the 95 % interval (largest: where its mean is)"
     if blind := [name for name, run in zip(names, runs, strict=True) if speed and unknown(run, speed)]:
         heading += f"; no {symbol(runs[0], str(speed))} of {', '.join(blind)}: jumps between blocks were not measured"
-    return lines(textwrap.fill(heading, WIDTH), columns)
+    return lines(textwrap.fill(heading, WIDTH), [Column("step", "", names), *columns])
 
 
 def unknown(run: Run, variable: str) -> bool:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, meant
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def extractor(name: str) -> Extractor:
     module, _, function = name.partition(":")
     if not function:
         raise UsageError(
-            f"there is no extractor {name!r}: choose {', '.join(EXTRACTORS)}, or package.module:function of your own"
+            f"there is no extractor {name!r}{meant(name, EXTRACTORS)}: choose {', '.join(EXTRACTORS)}, or "
+            "package.module:function of your own"
         )
     try:
         made: Any = getattr(import_module(module), function)()

@@ -35,7 +35,7 @@ from ..diffusion.limit import Clip, Dynamic, Limit
 from ..diffusion.parameterization import convert, eps, velocity
 from ..diffusion.predictor import Predictor
 from ..diffusion.schedule import Schedule, Straight, Table
-from ..errors import UsageError
+from ..errors import UsageError, meant
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"set_alpha_to_one": True}),
@@ -116,7 +116,9 @@ def require_sampler(schedule: Schedule, sampler: str, steps: int) -> None:
     possible = [name for name in SAMPLERS if name != "euler"] if table else ["ddim"]
     possible += ["euler"] if isinstance(schedule, Straight) else []
     if sampler not in SAMPLERS:
-        raise UsageError(f"there is no sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
+        raise UsageError(
+            f"there is no sampler {sampler!r}{meant(sampler, SAMPLERS)}: choose one of {', '.join(SAMPLERS)}"
+        )
     if sampler not in possible:
         kind = "a table of betas" if table else f"the schedule {type(schedule).__name__}, which has no table of betas,"
         raise UsageError(f"{sampler} does not fit {kind}: choose {' or '.join(possible)}")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..diffusion.ddim import LEAST_AMPLITUDE, ddim
 from ..diffusion.predictor import Predictor
-from ..errors import UsageError
+from ..errors import UsageError, meant
 
 RULES = ("ddim", "dpm", "euler", "heun")
 
@@ -36,7 +36,10 @@ def require_rule(rule: str) -> None:
         UsageError: In that case.
     """
     if rule not in RULES:
-        raise UsageError(f"there is no sampler {rule!r} along times of one's own: choose one of {', '.join(RULES)}")
+        raise UsageError(
+            f"there is no sampler {rule!r}{meant(rule, RULES)} along times of one's own: "
+            f"choose one of {', '.join(RULES)}"
+        )
 
 
 def evaluations(rule: str, steps: int) -> int:

@@ -53,7 +53,8 @@ def resolve_device(name: str) -> torch.device:
             raise UsageError("device mps has no float64, which times near 0 need; use --device cpu")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} is not at hand; use auto, cpu, cuda or cuda:N") from error
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UsageError(f"device {name!r} is not at hand: give auto, or {' or '.join(here)}") from error
     return device
 
 

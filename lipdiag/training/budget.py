@@ -48,19 +48,20 @@ class Budget:
         """Whether another panel keeps to the share."""
         return self.share == 1 or self.spent + self.next <= self.share * self.trained
 
-    def wait(self, step: int) -> int:
-        """Steps from this one to the next at which a panel can be afforded, a multiple of `every`."""
-        return self.rounded(step, (self.spent + self.next) / self.share - self.trained)
+    def due(self, step: int) -> int:
+        """The step after this one at which a panel can be afforded, a multiple of `every`."""
+        needed = self.steps(step, (self.spent + self.next) / self.share - self.trained)
+        return self.every * max(step // self.every + 1, math.ceil((step + needed) / self.every))
 
     def pace(self, step: int) -> int:
         """Steps from one panel to the next in the long run."""
-        return self.rounded(step, (self.price or 0) / self.share)
+        return self.every * max(1, math.ceil(self.steps(step, (self.price or 0) / self.share) / self.every))
 
-    def rounded(self, step: int, seconds: float) -> int:
-        """The steps that are made in so many seconds, as the next multiple of `every`."""
+    def steps(self, step: int, seconds: float) -> float:
+        """The steps that are made in so many seconds; none where that does not matter, or is not known yet."""
         if self.share == 1 or step <= self.first or self.trained <= 0:
-            return self.every
-        return self.every * max(1, math.ceil(seconds * (step - self.first) / self.trained / self.every))
+            return 0
+        return seconds * (step - self.first) / self.trained
 
     def __str__(self) -> str:
         share = plain(100 * self.spent / max(self.trained, 1e-9))

@@ -9,7 +9,7 @@ import torch
 
 from .. import distributed
 from ..checkpoints.factory import current_folder_importable, find
-from ..errors import UsageError
+from ..errors import UsageError, meant
 from ..files import atomic_write
 from ..progress import bar
 from ..sampling.picture import grid, pixels, png
@@ -101,12 +101,12 @@ def described(recipe: str | Recipe, etsdm: str | bool | None = None, changes: di
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
-            raise UsageError(f"there is no recipe {recipe!r}; known are {', '.join(RECIPES)}")
+            raise UsageError(f"there is no recipe {recipe!r}{meant(recipe, RECIPES)}; known are {', '.join(RECIPES)}")
         recipe = RECIPES[recipe]
     known = [item.name for item in fields(Recipe)]
     strange = [name for name in changes or {} if name not in known]
     if strange:
-        raise UsageError(f"a recipe has no {strange[0]}; its fields are {', '.join(known)}")
+        raise UsageError(f"a recipe has no {strange[0]}{meant(strange[0], known)}; its fields are {', '.join(known)}")
     recipe = replace(recipe, **{name: value for name, value in (changes or {}).items() if value is not None})
     if etsdm is None or etsdm is False:
         return recipe

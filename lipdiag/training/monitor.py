@@ -49,8 +49,8 @@ class Monitor:
     Args:
         model: A `Predictor`, or the network that is trained, with `convention`.
         data: x0, in any form that `measure` takes; a `DataLoader` too.
-        every: Steps from one panel to the next. Where that would take more than `share`, it is more, and a warning
-            says so.
+        every: Steps from one panel to the next: those whose number is a multiple of it, after the first. Where that
+            would take more than `share`, it is more, and a warning says so, as where there was no panel at all.
         panel: What is measured.
         out: A folder for `log.csv` and `difference.csv`, which `lipdiag plot DIR --figure training` draws; None writes
             nothing.
@@ -94,7 +94,7 @@ class Monitor:
         self.out = None if out is None else Path(out)
         self.budget: Budget | None = None
         self.logs: tuple[Log, Log] | None = None
-        self.due, self.slowed = 0, False
+        self.due, self.last, self.slowed, self.closed = 0, 0, False, False
         self.waiting: list[tuple[int, list[Any], float]] = []
         self.off = distributed.rank() != 0
         network = model.network if isinstance(model, NetworkPredictor) else model
@@ -126,12 +126,13 @@ class Monitor:
             raise UsageError(f"a step has no {strange[0]}: tell its {', '.join(GIVEN)}")
         if self.off:
             return None
-        if self.budget is None:
+        if self.budget is None or self.closed:
             began, price = time.monotonic(), None
             with unharmed("the panel"):
                 price = self.asked()
             self.budget = Budget(self.every, self.share, step, price, time.monotonic() - began)
-            self.due = step + self.every
+            self.due, self.closed = self.budget.due(step), False
+        self.last = step
         if told:
             values = [told.get(name, math.nan) for name in GIVEN]
             values = [value.detach() if isinstance(value, Tensor) else value for value in values]
@@ -144,7 +145,7 @@ class Monitor:
         found = None
         with unharmed("the panel"):
             found = self.measured(self.budget, step)
-        self.due = step + self.budget.wait(step)
+        self.due = self.budget.due(step)
         self.say_pace(self.budget, step)
         if found is not None and self.on_result is not None:
             with unharmed("on_result"):
@@ -218,7 +219,7 @@ class Monitor:
 
     def close(self) -> None:
         """Write what is left, and say on standard error what the panels took."""
-        if self.budget is None:
+        if self.budget is None or self.closed:
             return
         with unharmed("the log"):
             if self.waiting:
@@ -226,7 +227,12 @@ class Monitor:
             for log in self.logs or ():
                 log.__exit__(None, None, None)
         say(f"monitor: {self.budget}")
-        self.budget, self.logs = None, None
+        if not self.budget.panels and self.budget.price is not None:
+            tell(
+                f"no panel was measured: the last step was {self.last}, and the first panel is due at step {self.due}; "
+                "give a smaller every, or a larger share of the time"
+            )
+        self.closed, self.logs = True, None
 
     def __enter__(self) -> "Monitor":
         return self

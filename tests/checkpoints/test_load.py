@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from lipdiag import checkpoints
+from lipdiag.checkpoints.reading import Reading
 from lipdiag.checkpoints.save import save
 from lipdiag.data.dataset import ASSETS, dataset
 from lipdiag.diffusion.clock import Shared, Timesteps
+from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import CheckpointError
 from lipdiag.training.difference import difference, drawn
 from lipdiag.training.recipe import RECIPES, Recipe
@@ -50,6 +52,18 @@ def test_an_embedded_model_tells_all_of_itself(name):
     assert dataset("digits").fingerprint in card
     assert "CC BY 4.0" in card
     assert (folder / "model.safetensors").stat().st_size <= 1_500_000
+
+
+def test_an_inspection_shows_what_is_told_in_the_place_of_the_files_as_it_is_measured():
+    told = Reading.of(parameterization="v", schedule="linear", shape=(1, 16, 16))
+    found, made = checkpoints.inspection("digits-ddpm", told), checkpoints.predictor("digits-ddpm", told)
+    assert (found.schedule, found.parameterization, found.clock) == (
+        spell(made.schedule),
+        spell(made.parameterization),
+        spell(made.clock),
+    )
+    assert (found.parameterization, found.shape) == ("v", (1, 16, 16))
+    assert found.notes == ("the files tell the parameterization eps",), "what agrees needs no note"
 
 
 def test_the_embedded_pair_shows_the_singularity_and_its_cure(pair):

@@ -66,6 +66,15 @@ def test_where_jumps_were_not_measured_no_largest_k_is_told():
         assert all(len(line) <= 80 for line in table.splitlines())
 
 
+def test_names_leave_the_numbers_their_room():
+    ends = ("a-name-that-tells-much-of-a-training", "another-one")
+    table = over_steps([make(draws=3, checkpoint=f"digits-{end}") for end in ends])
+    assert max(map(len, table.splitlines())) <= 80
+    assert [line.split()[0] for line in table.splitlines()[-2:]] == ["a-nam...", "anoth..."]
+    alike = over_steps([make(draws=3, checkpoint=f"long-name{end}") for end in ("ofone", "ofanother")])
+    assert [line.split()[0] for line in alike.splitlines()[-2:]] == ["nameofone", "nameofanother"]
+
+
 @pytest.fixture
 def inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -412,6 +412,23 @@ BUGS = {
     "a monitor that puts nothing aside": Bug(
         "training/budget.py", "return MARGIN * (self.price or 0)", "return 0.0", "training/test_monitor.py -k hundredth"
     ),
+    "a command torn in two": Bug(
+        "printing.py", 'found[0].replace(" ", "\\0")', "found[0]", "test_cli_terminal.py -k torn"
+    ),
+    "options that nobody gave": Bug(
+        "cli/bug.py", "is not ParameterSource.DEFAULT", "is not None", "weights/test_outline.py -k embedded"
+    ),
+    "a bar before its refusal": Bug(
+        "progress.py", '"delay": 0.1', '"delay": 0', "test_cli.py -k no_bar"
+    ),
+    "panels a step late": Bug(
+        "training/budget.py", "max(step // self.every + 1", "max(step // self.every + 2",
+        "training/test_monitor.py -k multiples"
+    ),
+    "inspect without what is told": Bug(
+        "checkpoints/load.py", "reading.convention.over(checkpoint.convention)", "checkpoint.convention",
+        "checkpoints/test_load.py -k inspection_shows"
+    ),
     "a monitor that leaves parts in training mode": Bug(
         "study/arithmetic.py", "part.training = mode", "part.training = True", "training/test_monitor.py -k without"
     ),

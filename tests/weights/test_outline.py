@@ -95,7 +95,7 @@ def test_an_error_of_a_factory_is_told_with_the_lines_it_came_from(file, monkeyp
     (file.parent / "mine_alice.py").write_text("def make():\n    raise KeyError('a secret bunny')\n")
     monkeypatch.syspath_prepend(str(file.parent))
     told = json.loads(run(file, "--factory", "mine_alice:make", "--clock", "unit", "--json").output)
-    assert told["options"] == ["--clock unit", "--factory ...", "--function eps", "--weights ema"]
+    assert told["options"] == ["--clock unit", "--factory ..."], "what was given"
     assert "error" in told
     assert not [word for word in PRIVATE if word in json.dumps(told).lower()], told
 
@@ -129,3 +129,11 @@ def test_a_checkpoint_that_is_read_has_no_error():
 )
 def test_paths_and_people_are_taken_out_of_a_text(home, text, shown):
     assert outline.anonymous(text) == shown
+
+
+def test_an_embedded_model_is_outlined_and_what_was_not_given_is_not_told():
+    plain, told = (json.loads(run("digits-ddpm", "--json", *flags).stdout) for flags in ((), ("--download",)))
+    assert "options" not in plain or plain["options"] == []
+    assert told["options"] == ["--download"]
+    assert any("model.safetensors" in line for line in plain["layout"])
+    assert not any("not read" in line for line in plain["layout"])
