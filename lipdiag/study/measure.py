@@ -322,6 +322,8 @@ def carry_out(ready: study.Study, quiet: bool = False, asked: dict[str, Any] | N
             if state.message:
                 progress.set_postfix_str(state.message)
         ended = "finished"
+        if ready.passes < ready.floor:
+            study.price(ready)  # the forward pass was timed while the machine was slow
     except KeyboardInterrupt:
         pass  # what is done is kept, and the same plan goes on from here
     finally:
