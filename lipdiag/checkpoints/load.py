@@ -189,7 +189,7 @@ def as_stored(path: Path, reading: Reading) -> Checkpoint:
         if edm.recognizes(path):
             edm.lack(path)
         if (path / "zarr.json").exists():
-            refuse(path, "is no checkpoint but holds measurements: plot or report them, or give the model they are of")
+            refuse(path, "holds measurements and no model; plot or report them, or give the checkpoint they are of")
         refuse(
             path,
             f"is a folder without a model{meant(path)}: lipdiag's own hold {native.CONFIG} and {native.MODEL}, "
