@@ -27,7 +27,7 @@ from .answer import answered, in_a_sentence, verify_weights
 from .arithmetic import arithmetic, compiled, differentiable, evaluating
 from .description import Source
 from .network import worded
-from .plan import Plan
+from .plan import Plan, refuse_planned
 from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
 
 if TYPE_CHECKING:
@@ -275,6 +275,7 @@ def measure(
     """
     how: dict[str, Any] = {"shard": shard, "retry": retry, "deterministic": deterministic}
     how |= {"encode": encode, "resize": resize, "range": range}
+    refuse_planned(words)
     model, reading = worded(predictor, data, words)
     with prepared(model, data, plan, out, resume, device, probe=probe, reading=reading, **how) as ready:
         before = len(ready.notes)
