@@ -37,7 +37,7 @@ def advise(
 
     Without a sampler `what` is a run, a dataset or its path, and the advice is where to share timesteps (E-TSDM). With
     one it is a model, as `measure` takes it, and the advice is at which times to ask it: some 300 evaluations
-    a draw for the reference, and some 450 for each number of steps.
+    a draw and 7,000 besides for the reference, and 150 to 600 more a draw for each number of steps.
 
     Args:
         what: A run, or with a sampler a model.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("--data", help="x0 as for `measure`: also compares the common conventions on it, in forty passes.")
+@click.option("--data", help="x0 as for `measure`: also compares the common conventions on it, in 2,000 passes.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N; with --data.")
 @click.option("--write-factory", metavar="FILE.py", help="Begin a factory for a network that lipdiag does not have.")
 @pictures
@@ -55,7 +55,8 @@ def inspect(
         bounds = read_range(given["bounds"])
         said = calibrated(checkpoint, data, device, replace(asked, function="eps"), given["resize"], bounds)
         facts["calibration"] = [line.removeprefix("calibration: ") for line in said]
-    click.echo(json.dumps(facts) if as_json else describe_facts(facts))
+    told = {"sha256 of files" if name == "sha256" else name: value for name, value in facts.items()}
+    click.echo(json.dumps(facts) if as_json else describe_facts(told))
 
 
 def made(checkpoint: str, asked: "Reading") -> dict[str, Any]:
