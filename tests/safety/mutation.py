@@ -618,7 +618,7 @@ BUGS = {
         "weights/tensors.py", "> tensor.untyped_storage().nbytes()", "> 10**18", "weights/test_tensors.py"
     ),
     "nearly equal is equal": Bug(
-        "store/merge.py", "bits(there) != bits(value)", "np.abs(there - value) > 1e-3",
+        "store/merge.py", "bits(there) != bits(here)", "np.abs(there - here) > 1e-3",
         "safety/test_many_machines.py -k must_be_equal",
     ),
     "a longer unit takes the place of a shorter one": Bug(
