@@ -192,6 +192,8 @@ def as_stored(path: Path, reading: Reading) -> Checkpoint:
             return native.read(path, weights)
         if edm.recognizes(path):
             edm.lack(path)
+        if (path / "zarr.json").exists():
+            refuse(path, "holds measurements and no model; plot or report them, or give the checkpoint they are of")
         refuse(
             path,
             f"is a folder without a model{meant(path)}: lipdiag's own hold {native.CONFIG} and {native.MODEL}, "

@@ -34,7 +34,7 @@ def save(
         predictor: Around a network whose class is in NETWORKS.
         ema: A state dict of averaged weights, beside the network's own.
         weights: What the network's own weights are, "raw" or "ema".
-        data: Name of the data the model was trained on.
+        data: Name of the data the model was trained on; by default the one that the predictor has on record.
         training: Facts about the training, as JSON can hold them.
 
     Raises:
@@ -54,7 +54,7 @@ def save(
     network, inputs = bare(predictor), conditioning(predictor)
     config = describe(predictor) | {
         "weights": weights,
-        "data": data,
+        "data": predictor.data if data is None else data,
         "training": dict(training or {}),
     }
     if predictor.limit is not None:  # a key that most files lack, so that an older lipdiag reads those

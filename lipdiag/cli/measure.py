@@ -239,7 +239,7 @@ def describe_cost(ready: Any, out: Path | None) -> str:
 
 
 class Teller:
-    """Says on standard error what a study costs, its notes, each once, and how far above the floor it was."""
+    """Says on standard error what a study costs, its notes, each once, and what a pair took."""
 
     def __init__(self, quiet: bool, out: Path | None, title: str = ""):
         self.quiet, self.out, self.title, self.said = quiet, out, title, 0
@@ -251,8 +251,11 @@ class Teller:
         self.say(ready)
 
     def conclusion(self, ready: Any) -> None:
-        ratio = ready.passes / ready.floor
-        done = f"{ready.passes:.1f} forward passes a pair, {ratio:.2f} times the floor of {ready.floor}"
+        done = f"a pair took {1000 * ready.seconds / max(ready.pairs, 1):.3g} ms"
+        if ready.passes >= ready.floor:
+            done += f", as long as {ready.passes:.1f} forward passes; it needs {ready.floor} at least"
+        elif ready.passes < ready.floor:
+            done += f", no longer than the {ready.floor} forward passes that it needs"
         self.say(ready, *([done] if ready.pairs else []))
 
     def say(self, ready: Any, *lines: str) -> None:

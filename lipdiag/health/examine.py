@@ -15,7 +15,7 @@ from ..errors import CheckpointError, UsageError
 from ..results.run import read
 from ..store.store import open_run
 from ..study.measure import NOT_TRIED, carry_out, prepared
-from ..study.plan import Plan
+from ..study.plan import Plan, refuse_planned
 from ..study.points import points
 from ..study.resolve import resolve_model
 from ..study.study import Study
@@ -88,6 +88,7 @@ def doctor(
         >>> found.verdict in ("healthy", "faults", "undecided")
         True
     """
+    refuse_planned(words)
     return examine(model, data, plan, thresholds, level, out, device, progress, reading=Reading.of(**words))
 
 

@@ -14,19 +14,14 @@ OPTIONS = ("draws", "step", "certified_width", "probes", "batch", "dtype", "prod
 
 LISTS = ("timesteps", "quantities")
 
-NAMES = {"weights_sha256": "SHA-256 of the weights' tensors"}
-"""Facts that are called otherwise: `inspect` tells a SHA-256 too, that of a checkpoint's files."""
-
 
 def provenance(run: Run) -> Markup:
     """The facts in two columns, the commands, and a line for each launch."""
     plan = {key: value for key, value in _plan(run).items() if key not in LISTS and value is not None}
     data = {f"data {key}": value for key, value in _mapping(run.frozen.get("data")).items()}
-    facts = {"checkpoint": run.dataset.attrs.get("checkpoint"), **run.model, **data, **plan}
-    told = [
-        (element("dt", NAMES.get(key, key.replace("_", " "))), element("dd", _spelled(value)))
-        for key, value in facts.items()
-    ]
+    model = {key.replace("weights_sha256", "sha256 of tensors"): value for key, value in run.model.items()}
+    facts = {"checkpoint": run.dataset.attrs.get("checkpoint"), **model, **data, **plan}
+    told = [(element("dt", key.replace("_", " ")), element("dd", _spelled(value))) for key, value in facts.items()]
     again = element("pre", element("code", "", *_lines(commands(run))))
     records = [element("li", line) for line in map(record, launches(run))]
     return joined(

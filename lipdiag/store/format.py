@@ -96,7 +96,7 @@ def check_run(path: Path) -> Found:
         StorageError: If it cannot be read.
     """
     foreign = f"{path} is no lipdiag run: {{}}; give another --out, or the folder of a run"
-    held = metadata(path, path, foreign.format("it has no zarr.json"), foreign)
+    held = metadata(path, path, absent(path, foreign), foreign)
     attributes = held.root.get("attributes")
     if not isinstance(attributes, dict) or attributes.get("format") != FORMAT or held.root.get("node_type") != "group":
         raise RunError(f"{path} is a zarr store that lipdiag did not make; give another --out, or the folder of a run")
@@ -120,6 +120,14 @@ def check_run(path: Path) -> Found:
     except ValueError as error:
         damaged(path, error, "measure")
     return Found(path, attributes, listed[-1], held.chunks, held.held)
+
+
+def absent(path: Path, foreign: str) -> str:
+    """The sentence where there is no zarr.json: nothing is there, a file, or another folder."""
+    checkpoint = "; a checkpoint has to be measured first"
+    if not path.exists():
+        return f"there is no run {path}: give the folder that `lipdiag measure` wrote{checkpoint}"
+    return foreign.format("it has no zarr.json" if path.is_dir() else "it is a file") + checkpoint
 
 
 def run_table(arrays: dict[str, Array], unit: tuple[int, int], most: int) -> None:

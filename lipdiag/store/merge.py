@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import RunError, UsageError
 from .creation import create
 from .layout import WorkUnit, units
-from .store import DONE, MARKS, MISSING, Column, Store, differences, open_store
+from .store import DONE, MARKS, MISSING, UNREADABLE, Column, Store, differences, open_store
 
 
 @dataclass
@@ -66,7 +66,7 @@ def merge(out: Path, runs: list[Path], progress: Callable[[int], Any] = lambda _
     for run, source in zip(runs, sources, strict=True):
         for unit in units(target.layout, times, range(source.draws)):
             copy_unit(target, source, unit, run, merged)
-            progress((unit.times.stop - unit.times.start) * (unit.draws.stop - unit.draws.start))
+            progress(size(unit))
         known = target.attributes.get("launches", [])
         target.record([launch for launch in source.attributes.get("launches", []) if launch not in known])
     done = target.group["done"][:]
@@ -100,34 +100,52 @@ def like(path: Path, source: Store, draws: int) -> Store:
 
 def copy_unit(target: Store, source: Store, unit: WorkUnit, run: Path, merged: Merged) -> None:
     """Take over the part of a unit that a run holds."""
-    marks = source.group["done"][unit.times, unit.draws]
-    if (marks == MISSING).all():
+    unit = measured(source, unit)
+    if not size(unit):
         return
     if source.given_up(unit):
         if (target.group["done"][unit.times, unit.draws] == MISSING).any():
             target.give_up(unit)
         return
     if not source.complete(unit):
-        merged.damaged += marks.size
+        merged.damaged += size(unit)
         return
     values = {name: source.read(name, unit) for name in source.variables}
-    if target.given_up(unit) or not target.complete(unit):
-        target.write(unit, values)
-        merged.copied += marks.size
-        return
-    for name, value in values.items():
-        there = target.read(name, unit)
-        unequal = bits(there) != bits(value)
+    held = measured(target, unit)
+    if target.given_up(held) or not target.complete(held):
+        held = WorkUnit(unit.times, slice(unit.draws.start, unit.draws.start))
+    number = min(held.draws.stop, unit.draws.stop) - held.draws.start
+    for name, value in values.items() if number else ():
+        there, here = target.read(name, held)[:, :number], value[:, :number]
+        unequal = bits(there) != bits(here)
         if unequal.any():
-            i, j = np.argwhere(unequal.reshape((*marks.shape, -1)).any(2))[0]
+            i, j = np.argwhere(unequal.reshape((*unequal.shape[:2], -1)).any(2))[0]
             timestep = target.group["timestep"][unit.times.start + i]
-            largest = float(np.nanmax(np.abs(there - value)))
+            largest = float(np.nanmax(np.abs(there - here)))
             raise RunError(
                 f"{run} disagrees with the runs before it on {name} at timestep {timestep:g}, draw "
                 f"{unit.draws.start + j} (by as much as {largest:.3g}): they were measured by different devices, "
                 "libraries or micro-batches; measure one of them again, or merge without it"
             )
-    merged.agreeing += marks.size
+    agreeing = number * (unit.times.stop - unit.times.start)
+    merged.agreeing += agreeing
+    if agreeing < size(unit):
+        target.write(unit, values)
+        merged.copied += size(unit) - agreeing
+
+
+def measured(run: Store, unit: WorkUnit) -> WorkUnit:
+    """The draws of a unit that a run holds: fewer where it ended within the block, and was made longer since."""
+    try:
+        held = (run.read("done", unit) != MISSING).all(0)
+    except UNREADABLE:
+        return unit
+    return WorkUnit(unit.times, slice(unit.draws.start, unit.draws.start + int(np.cumprod(held).sum())))
+
+
+def size(unit: WorkUnit) -> int:
+    """Pairs of a unit."""
+    return (unit.times.stop - unit.times.start) * (unit.draws.stop - unit.draws.start)
 
 
 def bits(values: np.ndarray) -> np.ndarray:

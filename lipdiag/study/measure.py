@@ -28,7 +28,7 @@ from .answer import answered, in_a_sentence, verify_weights
 from .arithmetic import arithmetic, compiled, differentiable, evaluating
 from .description import Source
 from .network import worded
-from .plan import Plan
+from .plan import Plan, refuse_planned
 from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
 
 if TYPE_CHECKING:
@@ -276,6 +276,7 @@ def measure(
     """
     how: dict[str, Any] = {"shard": shard, "retry": retry, "deterministic": deterministic}
     how |= {"encode": encode, "resize": resize, "range": range}
+    refuse_planned(words)
     model, reading = worded(predictor, data, words)
     with prepared(model, data, plan, out, resume, device, probe=probe, reading=reading, **how) as ready:
         before = len(ready.notes)
@@ -324,6 +325,8 @@ def carry_out(ready: study.Study, quiet: bool = False, asked: dict[str, Any] | N
             if state.message:
                 progress.set_postfix_str(state.message)
         ended = "finished"
+        if ready.passes < ready.floor:
+            study.price(ready)  # the forward pass was timed while the machine was slow
     except KeyboardInterrupt:
         pass  # what is done is kept, and the same plan goes on from here
     finally:

@@ -19,6 +19,9 @@ DENOISERS = ("unet", "transformer")
 WORDS = (*PARTS, "shape", "conditioning")
 """What may be said of a network in memory."""
 
+KNOWN = (*WORDS, "function")
+"""And of what is measured of it."""
+
 
 def worded(model: Any, data: Any, words: dict[str, Any]) -> tuple[Any, Reading]:
     """A model and what is said of it in keywords: a network in memory becomes a predictor, of a path they are kept."""
@@ -60,7 +63,7 @@ def of_network(model: Any, data: Any = None, **words: Any) -> NetworkPredictor:
     """
     strange = sorted(set(words) - set(WORDS))
     if strange:
-        raise UsageError(f"{' and '.join(strange)} cannot be said of a network in memory: known are {', '.join(WORDS)}")
+        raise UsageError(f"{' and '.join(strange)} cannot be said of a network in memory: known are {', '.join(KNOWN)}")
     words = {name: word for name, word in words.items() if word is not None}
     network = piped(model)
     if network is None:

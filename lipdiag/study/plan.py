@@ -6,6 +6,7 @@ the model, so that their differences are paired.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +115,14 @@ class Plan(Accuracy):
     def json(self) -> str:
         """Canonical text, the same for equal plans."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+def refuse_planned(words: Mapping[str, Any]) -> None:
+    """Refuse what belongs into a plan among the words for a model."""
+    planned = [field.name for field in dataclasses.fields(Plan) if field.name in words]
+    if planned:
+        given = ", ".join(f"{name}={words[name]!r}" for name in planned)
+        raise UsageError(f"got {given}, which is of the plan and not of the model; give plan=Plan({given})")
 
 
 def resolve_timesteps(timesteps: str | tuple[float, ...], clock: Clock, schedule: Schedule | None = None) -> np.ndarray:

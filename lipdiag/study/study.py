@@ -46,7 +46,7 @@ class Study:
     Attributes:
         timesteps: In the model's own unit.
         layout: How pairs are cut into units.
-        krylov_steps: Most steps any unit took so far.
+        krylov_steps: Taken so far, the mean of all pairs.
         batch: (draw, timestep) pairs at once; shrinks when memory runs out, where `halving` allows it.
         suspicion: Units in which launches died or the model failed.
         forward_seconds: Of one forward pass of one unit.
@@ -66,7 +66,7 @@ class Study:
     forward_seconds: float = 0.0
     pass_bytes: int = 0
     notes: list[str] = field(default_factory=list)
-    krylov_steps: int = 0
+    krylov_steps: float = 0.0
     seconds: float = 0.0
     pairs: int = 0
     suspicion: Suspicion = field(default_factory=Suspicion)
@@ -75,7 +75,7 @@ class Study:
     @property
     def floor(self) -> int:
         """Forward passes a pair needs at least, at the Krylov steps taken (12 before any)."""
-        return self.plan.passes(self.krylov_steps or 12)
+        return self.plan.passes(int(self.krylov_steps or 12))
 
     @property
     def memory(self) -> int:
@@ -133,6 +133,8 @@ def prepare(
     plan = plan.replace(products=settled(predictor, source, plan, timesteps, run))
     layout = Layout.of(plan.batch, len(timesteps), int(np.prod(predictor.shape)))
     plan = plan.replace(max_draws=min(plan.max_draws, layout.room(len(timesteps), plan.draws)), timesteps=(*timesteps,))
+    if plan.tolerance is not None:
+        plan = plan.replace(draws=next(statistics.looks(plan.draws, plan.max_draws, layout.draws)))
     description = frozen(predictor, source, plan, timesteps)
     if run is None:
         run = create(
@@ -210,12 +212,13 @@ def checked(study: Study, timesteps: list[float], draws: range) -> checks.Findin
 
 
 def time_unit(study: Study, unit: WorkUnit) -> None:
-    """Seconds of one forward pass of a unit, and the bytes that one pair makes in it."""
+    """Seconds of one forward pass of a unit, the least of all times, and the bytes that one pair makes in it."""
     timesteps, draws = study.timesteps[unit.times].tolist(), range(unit.draws.start, unit.draws.stop)
     x0 = study.source.stand_in or study.source.sample
     point = points(study.predictor, study.plan, x0, timesteps, draws, record=False)
     study.pass_bytes = pass_bytes(study.predictor, point.x[:1], point.t[:1])
-    study.forward_seconds = pair_seconds(study.predictor, point.x, point.t, len(draws)) * study.layout.pairs
+    seconds = pair_seconds(study.predictor, point.x, point.t, len(draws)) * study.layout.pairs
+    study.forward_seconds = min(seconds, study.forward_seconds or seconds)
 
 
 def run(study: Study) -> Iterator[Progress]:
@@ -229,9 +232,8 @@ def run(study: Study) -> Iterator[Progress]:
     times = len(study.timesteps)
     headlines = [QUANTITIES[name].headline for name in study.plan.quantities]
     moments = {name: statistics.Moments.empty(times) for name in headlines}
-    targets = [study.plan.draws]
-    if study.plan.tolerance is not None:
-        targets = list(statistics.looks(study.plan.draws, study.plan.max_draws, study.layout.draws))
+    looks = statistics.looks(study.plan.draws, study.plan.max_draws, study.layout.draws)
+    targets = [study.plan.draws] if study.plan.tolerance is None else list(looks)
     seen, done = 0, 0
     message = ""
     for target in targets:
@@ -330,7 +332,8 @@ def measure_unit(study: Study, unit: WorkUnit) -> dict[str, np.ndarray]:
     study.seconds += time.perf_counter() - began
     study.pairs += len(timesteps) * len(draws)
     if "spectral_norm_steps" in values:
-        study.krylov_steps = max(study.krylov_steps, int(values["spectral_norm_steps"].max()))
+        steps = values["spectral_norm_steps"]
+        study.krylov_steps += (float(steps.mean()) - study.krylov_steps) * steps.size / study.pairs
     return values
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..store.layout import WorkUnit, units
-from ..store.merge import bits
+from ..store.merge import bits, measured
 from .study import Study, measure_unit
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
@@ -32,9 +32,9 @@ def recompute(study: Study, count: int, seed: int) -> Iterator[Recomputed]:
     Bits must agree where the last launch on record had the same device, libraries and threads as this one;
     `difference` is the largest relative one of any variable, 0 where all bits agree.
     """
-    times = len(study.timesteps)
-    finished = [u for u in units(study.layout, times, range(study.plan.draws)) if study.store.complete(u)]
-    finished = [u for u in finished if not study.store.given_up(u)]
+    every = units(study.layout, len(study.timesteps), range(study.store.draws))
+    parts = [measured(study.store, unit) for unit in every]  # as large as they were when they were measured
+    finished = [unit for unit in parts if study.store.complete(unit) and not study.store.given_up(unit)]
     chosen = np.random.default_rng(seed).permutation(len(finished))[:count]
     for unit in (finished[i] for i in sorted(chosen)):
         again = measure_unit(study, unit)

@@ -108,6 +108,10 @@ def test_nothing_and_something_else_are_refused(tmp_path):
         checkpoints.load(tmp_path / "missing")
     with pytest.raises(CheckpointError, match="without a model"):
         checkpoints.load(tmp_path)
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "zarr.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="holds measurements and no model; plot or report them"):
+        checkpoints.load(tmp_path / "r")
     (tmp_path / "x.pt").write_text("<html>")
     with pytest.raises(CheckpointError, match="HTML"):
         checkpoints.load(tmp_path / "x.pt")

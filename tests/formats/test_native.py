@@ -58,6 +58,14 @@ def test_what_is_saved_is_loaded(tmp_path, predictor, name, both):
     assert (told.data, told.training) == ("digits", facts)
 
 
+def test_the_record_of_its_data_is_saved_with_a_model(tmp_path, predictor):
+    predictor.data = "digits"
+    save(tmp_path / "a.pt", predictor)
+    save(tmp_path / "b.pt", predictor, data="faces")
+    assert (read(tmp_path / "a.pt").data, read(tmp_path / "b.pt").data) == ("digits", "faces")
+    assert load(tmp_path / "a.pt").data == "digits"
+
+
 def test_the_same_model_has_the_same_bytes(tmp_path, predictor):
     for name in ("a", "b"):
         save(tmp_path / name, predictor)

@@ -127,6 +127,23 @@ def test_what_several_runs_hold_must_be_equal():
     assert "b.zarr disagrees with the runs before it on loss at timestep 999, draw 3" in result.stderr
 
 
+@pytest.mark.parametrize("order", [("a.zarr", "b.zarr"), ("b.zarr", "a.zarr")])
+def test_a_unit_of_fewer_draws_is_held_to_the_longer_one(order):
+    """In whichever order: four draws measured alone, and the same four among sixteen with one of them moved."""
+    measure(Path("a.zarr"), plan=PLAN.replace(draws=4, quantities=("loss",)))
+    measure(Path("b.zarr"), plan=PLAN.replace(draws=16, quantities=("loss",)))
+    short, long = open_store(Path("a.zarr")), open_store(Path("b.zarr"))
+    parts = units(short.layout, 4, range(4))
+    for unit in parts:
+        short.write(unit, {"loss": long.read("loss", unit)})
+    merged = merge(Path("same.zarr"), [*map(Path, order)])
+    assert (merged.copied, merged.agreeing) == (64, 16)
+    equal(lipdiag.open_run("same.zarr"), lipdiag.open_run("b.zarr"))
+    short.write(parts[0], {"loss": np.nextafter(long.read("loss", parts[0]), 9)})
+    with pytest.raises(RunError, match=f"{order[1]} disagrees with the runs before it on loss at timestep 0, draw 0"):
+        merge(Path("other.zarr"), [*map(Path, order)])
+
+
 def test_only_one_experiment_is_merged():
     shards(2, ["a.zarr", "b.zarr"])
     measure(Path("c.zarr"), plan=PLAN.replace(seed=4))
@@ -166,6 +183,17 @@ def test_a_finished_run_is_verified_bit_for_bit():
     result = run(*command, "--verify", "1")
     assert result.exit_code == 1
     assert "loss of a.zarr differs by 1e-12" in result.stderr
+
+
+def test_a_run_that_grew_is_verified_as_it_was_measured():
+    """A tolerance, and a command that asks for fewer draws than there are, ask for parts of units."""
+    few = ["measure", "digits-ddpm", "--timesteps", "0,10", "--quantity", "loss", "--out", "a.zarr", "--draws", "2"]
+    assert run(*few, "--tolerance", "0.5").exit_code == 0
+    for tolerance in ((), ("--tolerance", "0.5")):
+        result = run(*few, *tolerance, "--verify", "4", "--json")
+        assert result.exit_code == 0, result.stderr
+        told = json.loads(result.stdout)
+        assert told["equal"] == told["units"] > 0
 
 
 def test_another_machine_is_held_to_a_tolerance():

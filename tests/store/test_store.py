@@ -134,8 +134,9 @@ def test_a_unit_without_its_mark_does_not_exist(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (lambda path: None, "there is no run .*thing: give .*; a checkpoint has to be measured first"),
         (lambda path: path.mkdir(), "no zarr.json"),
-        (lambda path: path.write_text("x"), "is no lipdiag run"),
+        (lambda path: path.write_text("x"), "is no lipdiag run: it is a file.*; a checkpoint has to be measured first"),
         (lambda path: (path.mkdir(), (path / "zarr.json").write_text("{")), "cannot be read"),
         (lambda path: (path.mkdir(), (path / "zarr.json").write_text('{"attributes": {}}')), "did not make"),
     ],

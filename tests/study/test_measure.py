@@ -21,7 +21,7 @@ from lipdiag.pages.tables import table
 from lipdiag.store.notes import collected
 from lipdiag.store.store import open_run
 from lipdiag.study import measure as front
-from lipdiag.study import resolve
+from lipdiag.study import resolve, study
 from lipdiag.study.plan import Plan
 from tests.networks import SHAPE, Tiny, predictor
 
@@ -301,3 +301,29 @@ def test_a_schedule_of_a_thousand_betas_is_read_back(tmp_path):
     spelled = open_run(tmp_path / "run.zarr").attrs["frozen"]["model"]["schedule"]
     assert len(spelled) > 20_000
     assert parse(spelled, SCHEDULES) == Discrete(betas)
+
+
+def test_the_price_is_that_of_the_first_look_at_a_tolerance():
+    """Two draws are asked for, and more are measured before the tolerance is looked at."""
+    plan = PLAN.replace(tolerance=0.5)
+    with front.prepared(predictor(), NORMAL, plan, device="cpu", probe=False) as ready:
+        told = front.estimate(ready)["pairs"]
+        assert told == next(iter(study.run(ready))).total > 2 * PLAN.draws
+
+
+def test_the_floor_is_of_the_steps_that_were_taken():
+    plan = PLAN.replace(timesteps="0,999", draws=3, batch=2, quantities=("spectral_norm",))
+    with front.prepared("digits-ddpm", None, plan, device="cpu", probe=False) as ready:
+        front.carry_out(ready, quiet=True)
+    steps = ready.store.dataset()["spectral_norm_steps"].values
+    assert steps.min() < steps.max()
+    assert ready.krylov_steps == pytest.approx(steps.mean())
+    assert ready.floor == 1 + 2 * int(steps.mean())
+
+
+def test_a_forward_pass_that_was_timed_on_a_slow_machine_is_timed_again():
+    """Were it not, a pair would be said to take less than the passes that it needs."""
+    with front.prepared(predictor(), NORMAL, PLAN, device="cpu", probe=False) as ready:
+        ready.forward_seconds = 1e6
+        front.carry_out(ready, quiet=True)
+    assert ready.forward_seconds < 60

@@ -64,10 +64,16 @@ def test_a_pipeline_and_a_scheduler_of_diffusers_tell_all():
         (TOLD | {"clock": None}, r"does not tell its clock: give clock='timesteps\(1000\)'"),
         (TOLD | {"schedule": "line"}, "got 'line'"),
         (TOLD | {"schedule": 3}, "got a int as the schedule"),
-        (TOLD | {"weights": "ema"}, "weights cannot be said of a network in memory"),
+        (TOLD | {"weights": "ema"}, "weights cannot be said of a network in memory: known are .*, function$"),
+        (TOLD | {"draws": 2}, r"got draws=2, which is of the plan .*; give plan=Plan\(draws=2\)"),
         (TOLD, r"does not tell the shape of a sample: give shape=\(3, 32, 32\)"),
     ],
 )
 def test_what_is_not_told_is_asked_for_in_pythons_words(words, sentence):
     with pytest.raises(UsageError, match=sentence):
         measured(Net(), **words)
+
+
+def test_what_is_of_the_plan_is_sent_there_for_a_checkpoint_too():
+    with pytest.raises(UsageError, match=r"give plan=Plan\(draws=2, seed=3\)"):
+        lipdiag.measure("digits-ddpm", seed=3, draws=2)
