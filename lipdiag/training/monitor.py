@@ -71,7 +71,7 @@ class Monitor:
         >>> told = {"schedule": "linear", "parameterization": "eps", "clock": "timesteps(1000)"}
         >>> panel = lipdiag.Panel(timesteps=(0, 100), draws=4)
         >>> monitor = lipdiag.Monitor(network, "digits", every=2, panel=panel, share=1, **told)
-        >>> for step in (1, 2, 3):  # of a training
+        >>> for step in (1, 2):  # of a training
         ...     seen = monitor(step, loss=0.1)
         >>> sorted(seen)[:4]
         ['loss', 'loss/0', 'loss/100', 'spectral_norm']
