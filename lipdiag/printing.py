@@ -118,13 +118,18 @@ def as_text(value: Any) -> str:
     return shortened("; ".join(part if isinstance(part, str) else json.dumps(part) for part in parts))
 
 
+SPELLED = {"sha256": "sha256 of files"}
+"""Facts that a person is told more of than a program: pages tell a sha256 of tensors too."""
+
+
 def describe_facts(facts: dict[str, Any], width: int = WIDTH) -> str:
     """Names and values in two columns that fit a terminal; empty values are left out, long ones wrapped or told."""
     lines = []
     for name, value in facts.items():
         if value in (None, [], {}, ""):
             continue
-        lines += textwrap.wrap(as_text(value), width, initial_indent=f"{name + ':':<18}", subsequent_indent=" " * 18)
+        first = f"{SPELLED.get(name, name) + ':':<18}"
+        lines += textwrap.wrap(as_text(value), width, initial_indent=first, subsequent_indent=" " * 18)
     return "\n".join(lines)
 
 

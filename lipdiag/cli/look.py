@@ -55,8 +55,7 @@ def inspect(
         bounds = read_range(given["bounds"])
         said = calibrated(checkpoint, data, device, replace(asked, function="eps"), given["resize"], bounds)
         facts["calibration"] = [line.removeprefix("calibration: ") for line in said]
-    told = {"sha256 of files" if name == "sha256" else name: value for name, value in facts.items()}
-    click.echo(json.dumps(facts) if as_json else describe_facts(told))
+    click.echo(json.dumps(facts) if as_json else describe_facts(facts))
 
 
 def made(checkpoint: str, asked: "Reading") -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_answers_that_are_no_numbers_are_a_fault():
 
 
 def test_what_cannot_be_judged_is_refused():
-    with pytest.raises(UsageError, match="there is no check 'sise'; known are size"):
+    with pytest.raises(UsageError, match=r"there is no check 'sise' \(did you mean size\?\); known are size"):
         judge(make(), {"sise": 1.0})
     with pytest.raises(UsageError, match="must lie between 0 and 1"):
         judge(make(), level=2.0)
