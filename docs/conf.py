@@ -61,6 +61,7 @@ notebooks/quick_start
 notebooks/your_model
 notebooks/closed_forms
 notebooks/etsdm
+notebooks/what_is_wrong
 notebooks/choosing
 ```
 ```{toctree}
