@@ -359,3 +359,12 @@ def test_a_run_is_named_without_the_ending_of_its_checkpoint(name):
     assert stem(name, None) == "a"
     assert stem(None, "module:a") == "a"
     assert stem("a.b", None) == "a.b"
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_a_number_of_a_configuration_that_is_none_is_refused(value, tmp_path):
+    """TOML has a word for infinity, which no integer can be made of."""
+    (tmp_path / "lipdiag.toml").write_text(f"draws = {value}\n")
+    result = run("measure", "digits-ddpm", "--config", "lipdiag.toml")
+    assert result.exit_code == 2
+    assert f"lipdiag.toml sets 'draws' to '{value}', which is no value of that option" in result.stderr

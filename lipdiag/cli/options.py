@@ -97,7 +97,7 @@ def configure(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
         several = getattr(parameter, "multiple", False) or parameter.nargs != 1
         items = value if several and isinstance(value, list) else [value]
         kinds = (bool,) if getattr(parameter, "is_flag", False) else (str, int, float, bool)
-        if not all(type(item) in kinds for item in items):
+        if not all(type(item) in kinds and (type(item) is not float or math.isfinite(item)) for item in items):
             raise UsageError(f"{path} sets {key!r} to {str(value)[:60]!r}, which is no value of that option")
         defaults[parameter.name] = value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
