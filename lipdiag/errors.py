@@ -61,3 +61,9 @@ def meant(got: str, names: Iterable[str]) -> str:
     """What a refusal of a name adds where one of those that there are is close to it."""
     near = difflib.get_close_matches(str(got), list(names), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def unknown(kind: str, name: object, names: Iterable[str]) -> UsageError:
+    """The refusal of a name that is none of those that there are of its kind."""
+    known = list(names)
+    return UsageError(f"there is no {kind} {name!r}{meant(str(name), known)}; known are {', '.join(known)}")

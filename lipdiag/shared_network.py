@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from .diffusion.clock import Shared
-from .diffusion.predictor import Predictor, RawOutput
+from .diffusion.predictor import Predictor, RawOutput, device_of
 from .diffusion.spelling import spell
 from .share import sharing_of
 from .timestep import Sharing
@@ -45,7 +45,7 @@ def lifted(predictor: Predictor, dtype: torch.dtype) -> Iterator[list[str]]:
     def answers() -> torch.Tensor | None:
         edges = torch.tensor(shared.bounds, dtype=torch.float64)
         t = clock.base.time(torch.cat([edges, (edges[1:] + edges[:-1]) / 2])).clamp(0, 1)
-        home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
+        home = device_of(predictor)
         x = torch.ones(len(t), *predictor.shape, dtype=dtype, device=home)
         with suppress(Exception), torch.no_grad():  # what fails is told by the checks
             return predictor(x, t.to(home))

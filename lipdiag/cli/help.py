@@ -5,7 +5,7 @@ import textwrap
 
 import click
 
-from ..errors import UsageError, meant
+from ..errors import unknown
 from .options import everywhere
 
 CONVENTIONS = "conventions"
@@ -31,7 +31,7 @@ def explain(ctx: click.Context, topic: str | None, quiet: bool, as_json: bool) -
         click.echo(commands[topic].get_help(click.Context(commands[topic], parent=root, info_name=topic)))
     else:
         topics = (CONVENTIONS, *commands)
-        raise UsageError(f"there is no help on {topic!r}{meant(topic, topics)}; known are {', '.join(topics)}")
+        raise unknown("help on", topic, topics)
 
 
 def conventions() -> dict[str, list[dict[str, str]]]:

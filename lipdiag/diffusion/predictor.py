@@ -212,6 +212,11 @@ class NetworkPredictor(Predictor):
         return y
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where the first of a module's weights lies; the processor if it has none."""
+    return next((weight.device for weight in module.parameters()), torch.device("cpu"))
+
+
 def cut_off(timestep: Tensor) -> Tensor:
     """Integer timesteps, cut off as networks do it themselves, but for rounding errors."""
     return (timestep + 1e-4).clamp_min(0).long()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError, meant
+from ..errors import UsageError, unknown
 from ..results.curve import DERIVATIVES
 from ..results.label import labels_for
 from ..results.run import Run, read, same_time
@@ -182,7 +182,7 @@ def specified(figure: str) -> FigureSpec:
         UsageError: If there is none.
     """
     if figure not in FIGURES:
-        raise UsageError(f"there is no figure {figure!r}{meant(figure, FIGURES)}; known are {', '.join(FIGURES)}")
+        raise unknown("figure", figure, FIGURES)
     return FIGURES[figure]
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UsageError, meant
+from ..errors import unknown
 from .backend import matplotlib
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -98,7 +98,7 @@ def preset(name: str) -> Style:
         UsageError: If there is none.
     """
     if name not in STYLES:
-        raise UsageError(f"there is no style {name!r}{meant(name, STYLES)}; known are {', '.join(STYLES)}")
+        raise unknown("style", name, STYLES)
     return STYLES[name]
 
 

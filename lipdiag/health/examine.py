@@ -16,7 +16,7 @@ from ..results.run import read
 from ..store.store import open_run
 from ..study.measure import NOT_TRIED, carry_out, prepared
 from ..study.plan import Plan, refuse_planned
-from ..study.points import points
+from ..study.points import ends, points
 from ..study.resolve import resolve_model
 from ..study.study import Study
 from . import network
@@ -152,9 +152,7 @@ def before(ready: Study, model: Any, reading: Reading) -> tuple[list[Fault], lis
 
 def looked_at(ready: Study, draws: int = LOOKED) -> Any:
     """A few timesteps by a few draws, timestep-major."""
-    last = len(ready.timesteps) - 1
-    few = [float(ready.timesteps[i]) for i in sorted({round(last * i / (LOOKED - 1)) for i in range(LOOKED)})]
-    source = ready.source
+    few, source = ends(ready.timesteps, LOOKED), ready.source
     return points(ready.predictor, ready.plan, source.sample, few, range(draws), record=False, label=source.label)
 
 

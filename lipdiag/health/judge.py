@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import UsageError, meant
+from ..errors import UsageError, unknown
 from ..results.run import Run, read
 from .checks import CHECKS, FEWEST, Test
 from .diagnosis import Diagnosis, Line
@@ -68,7 +68,7 @@ def limited(given: Mapping[str, float], level: float) -> dict[str, float]:
         raise UsageError(f"the false-alarm rate is {level:g}, it must lie between 0 and 1 (0.01 is 1 %)")
     for name, value in given.items():
         if name not in CHECKS:
-            raise UsageError(f"there is no check {name!r}{meant(name, CHECKS)}; known are {', '.join(CHECKS)}")
+            raise unknown("check", name, CHECKS)
         if not 0 <= value < np.inf:
             raise UsageError(f"the threshold of {name} is {value:g}, it must be a number from 0 on")
     return {name: given.get(name, check.threshold) for name, check in CHECKS.items()}

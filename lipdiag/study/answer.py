@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 import torch
 from torch.nn.parameter import is_lazy
 
-from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
+from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput, device_of
 from ..errors import CheckpointError, LipdiagError
 from ..files import shown
 from ..linalg.linearize import ReverseError, out_of_memory
@@ -45,7 +45,7 @@ def answered(predictor: Predictor, plan: Plan) -> tuple[Plan, list[str]]:
         CheckpointError: If it fails whatever it is asked, rounds by autocast inside itself, or was asked for what it
             does not have.
     """
-    home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
+    home = device_of(predictor)
     with Autocast(home) as autocast:
         error = failure(predictor, plan.torch_dtype)
     if error is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
+from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput, device_of
 from ..errors import LipdiagError
 from ..linalg.precision import full_precision
 from .plan import Plan
@@ -197,7 +197,7 @@ def failure(predictor: Predictor, dtype: torch.dtype) -> Exception | None:
     Raises:
         LipdiagError: Where it already says what is wrong.
     """
-    home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
+    home = device_of(predictor)
     first = None
     for samples in (few(predictor.shape), 1):  # some networks are written for one at a time
         x = torch.zeros(samples, *predictor.shape, dtype=dtype, device=home)

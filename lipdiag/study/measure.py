@@ -14,7 +14,7 @@ from .. import provenance
 from ..checkpoints.reading import SILENT, Reading
 from ..data.ranged import USUAL
 from ..dialect import in_python
-from ..diffusion.predictor import Predictor, RawOutput
+from ..diffusion.predictor import Predictor, RawOutput, device_of
 from ..errors import Caution, LipdiagWarning, UsageError
 from ..files import shown
 from ..hub import spelled
@@ -88,7 +88,7 @@ def prepared(
     if predictor.function == "raw":
         plan = of_raw_output(plan)
     place = resolve_device(device)
-    home = next((p.device for p in predictor.parameters()), torch.device("cpu"))
+    home = device_of(predictor)
     verify_weights(predictor)
     with (
         differentiable(predictor),
@@ -189,7 +189,7 @@ def calibration(predictor: Predictor, source: Source) -> list[str]:
 
 def launch(ready: study.Study) -> dict[str, Any]:
     """Provenance of this launch."""
-    device = next((p.device for p in ready.predictor.parameters()), torch.device("cpu"))
+    device = device_of(ready.predictor)
     processor = platform.processor() or platform.machine()
     return provenance.launch(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor,

@@ -15,7 +15,7 @@ import torch
 
 from ..diffusion.clock import Clock, Reversed, Shared, Timesteps, Unit
 from ..diffusion.schedule import Schedule
-from ..errors import UsageError, meant
+from ..errors import UsageError, unknown
 from ..linalg.products import PRODUCTS
 from ..quantities.accuracy import Accuracy
 from ..quantities.catalogue import OWNERS, QUANTITIES, passes
@@ -68,8 +68,7 @@ class Plan(Accuracy):
             object.__setattr__(self, "timesteps", tuple(float(k) for k in self.timesteps))
         for name in self.quantities:
             if name not in QUANTITIES:
-                known = ", ".join(sorted(QUANTITIES))
-                raise UsageError(f"there is no quantity {name!r}{meant(name, QUANTITIES)}; known are {known}")
+                raise unknown("quantity", name, sorted(QUANTITIES))
         if not self.quantities:
             raise UsageError("a plan needs at least one quantity")
         for name, least in (("draws", 1), ("max_draws", 1), ("krylov_steps", 1), ("ranks", 1), ("probes", 1)):

@@ -15,10 +15,10 @@ from ..quantities.point import Point
 from .plan import Plan, resolve_timesteps
 
 
-def ends(timesteps: np.ndarray) -> list[float]:
-    """Four timesteps from the first to the last, or all of fewer."""
+def ends(timesteps: np.ndarray, most: int = 4) -> list[float]:
+    """So many timesteps from the first to the last, or all of fewer."""
     last = len(timesteps) - 1
-    return list(timesteps[np.linspace(0, last, min(last + 1, 4)).round().astype(int)].tolist())
+    return list(timesteps[np.linspace(0, last, min(last + 1, most)).round().astype(int)].tolist())
 
 
 def points(

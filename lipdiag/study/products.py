@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..diffusion.predictor import Predictor
+from ..diffusion.predictor import Predictor, device_of
 from ..linalg.products import PRODUCTS
 from ..store.store import Store
 from .description import Source
@@ -20,8 +20,7 @@ def settled(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndar
         return plan.products
     if run is not None:
         return str(run.attributes.get("frozen", {}).get("plan", {}).get("products", "ieee"))
-    device = next((p.device.type for p in predictor.parameters()), "cpu")
-    for kind in PRODUCTS[1:] if device == "cuda" and plan.dtype == "float32" else ():
+    for kind in PRODUCTS[1:] if device_of(predictor).type == "cuda" and plan.dtype == "float32" else ():
         rounded = plan.replace(products=kind)
         found = points(predictor, rounded, source.stand_in or source.sample, ends(timesteps), range(1)).singular_values
         if (found.upper <= (1 + plan.certified_width) * found.values[:, 0]).all():

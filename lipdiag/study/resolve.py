@@ -16,7 +16,7 @@ from ..checkpoints.reading import SILENT, Reading
 from ..data.ranged import USUAL, ranged
 from ..diffusion.clock import Timesteps
 from ..diffusion.parameterization import eps
-from ..diffusion.predictor import CLASS_INPUTS, NetworkPredictor, Predictor, RawOutput
+from ..diffusion.predictor import CLASS_INPUTS, NetworkPredictor, Predictor, RawOutput, device_of
 from ..diffusion.schedule import Table
 from ..diffusion.spelling import spell
 from ..errors import Caution, CheckpointError, UsageError
@@ -131,7 +131,7 @@ def resolve_source(
     if encode:
         if data is None and model.data is None:
             raise UsageError("there is nothing to encode: give the pictures by --data, or leave --encode out")
-        home = next((p.device for p in model.parameters()), torch.device("cpu"))
+        home = device_of(model)
         autoencoder = encoder(model.path, shape, home)
         shape = autoencoder.pictures
     if data is None and model.data is not None:

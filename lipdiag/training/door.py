@@ -9,7 +9,7 @@ import torch
 
 from .. import distributed
 from ..checkpoints.factory import current_folder_importable, find
-from ..errors import UsageError, meant
+from ..errors import UsageError, meant, unknown
 from ..files import atomic_write
 from ..progress import bar
 from ..sampling.picture import grid, pixels, png
@@ -101,7 +101,7 @@ def described(recipe: str | Recipe, etsdm: str | bool | None = None, changes: di
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
-            raise UsageError(f"there is no recipe {recipe!r}{meant(recipe, RECIPES)}; known are {', '.join(RECIPES)}")
+            raise unknown("recipe", recipe, RECIPES)
         recipe = RECIPES[recipe]
     known = [item.name for item in fields(Recipe)]
     strange = [name for name in changes or {} if name not in known]
