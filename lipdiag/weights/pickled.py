@@ -6,6 +6,7 @@ or small integers, lists, tuples, numbers, texts and tensors. Whatever it makes,
 opcodes and tensors are counted.
 """
 
+import codecs
 import math
 import pickletools
 import re
@@ -37,6 +38,8 @@ LITERALS = {
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING",
     "SHORT_BINSTRING",
 }  # fmt: skip
+
+codecs.lookup("raw_unicode_escape")  # pickletools needs it: nothing is imported while a stranger's file is read
 
 
 class Bystander:

@@ -214,6 +214,7 @@ PICKLES: dict[str, bytes] = {
     "a list": pickle.dumps([1], 2),
     "a set": pickle.dumps({"a": {1}}, 4),
     "bytes": pickle.dumps({"a": b"x"}, 4),
+    "text of protocol 0": b"\x80\x02}V\\u0394\nK\x01s.",
     "a complex number": pickle.dumps({"a": 1j}, 2),
     "number keys": pickle.dumps({1.5: 1}, 2),
     "tuple keys": pickle.dumps({(1, 2): 1}, 2),
