@@ -45,12 +45,12 @@ def parse(text: str | Path) -> Name | None:
         UsageError: If it begins with hf: and is no name.
     """
     asked = SCHEME.match(str(text)) is not None
-    found = (FULL if asked else PLAIN).fullmatch(str(text))
-    if asked and (found is None or ".." in str(text).split("/")):
+    match = (FULL if asked else PLAIN).fullmatch(str(text))
+    if asked and (match is None or ".." in str(text).split("/")):
         raise UsageError(f"{shown(text)} names no model on the hub: write hf://owner/name[@revision][/subfolder]")
-    if found is None or (not asked and local(Path(text))):
+    if match is None or (not asked and local(Path(text))):
         return None
-    return Name(found["owner"], found["name"], found["revision"], found["inside"] if asked and found["inside"] else "")
+    return Name(match["owner"], match["name"], match["revision"], match["inside"] if asked and match["inside"] else "")
 
 
 def local(path: Path) -> bool:
@@ -60,11 +60,11 @@ def local(path: Path) -> bool:
 
 def spelled(path: str | Path) -> str:
     """The name of a model in the hub's cache, with its commit, and any other path as it is."""
-    found = PLACE.fullmatch(str(path))
-    return str(path) if found is None else str(Name(**found.groupdict()))
+    match = PLACE.fullmatch(str(path))
+    return str(path) if match is None else str(Name(**match.groupdict()))
 
 
 def titled(text: str | Path) -> str:
     """A path without its folders; of a model on the hub its name without owner, revision and what is inside."""
-    found = FULL.fullmatch(spelled(text)) or (None if local(Path(text)) else PLAIN.fullmatch(str(text)))
-    return Path(text).name if found is None else found["name"]
+    match = FULL.fullmatch(spelled(text)) or (None if local(Path(text)) else PLAIN.fullmatch(str(text)))
+    return Path(text).name if match is None else match["name"]

@@ -61,13 +61,13 @@ LIST = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
 def shortened(text: str) -> str:
     """A text in which each long list of numbers is told by their count, its ends and the start of its SHA-256."""
 
-    def told(found: re.Match[str]) -> str:
-        entries = [entry.strip() for entry in found[1].split(",") if entry.strip()]
+    def told(match: re.Match[str]) -> str:
+        entries = [entry.strip() for entry in match[1].split(",") if entry.strip()]
         if len(entries) <= LISTED or not all(map(NUMBER.fullmatch, entries)):
-            return found[0]
+            return match[0]
         digest = hashlib.sha256(", ".join(entries).encode()).hexdigest()
         inside = f"{len(entries)} numbers from {entries[0]} to {entries[-1]}, SHA-256 {digest[:12]}"
-        return f"{found[0][0]}{inside}{found[0][-1]}"
+        return f"{match[0][0]}{inside}{match[0][-1]}"
 
     return LIST.sub(told, text)
 

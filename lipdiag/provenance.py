@@ -40,9 +40,9 @@ def versions(*names: str) -> dict[str, str]:
 
 def devices() -> str:
     """What tensors may lie on here, told without importing torch: the cards that the driver names, or the processor."""
-    found = [] if "+cpu" in installed("torch") else [path.read_text() for path in sorted(CARDS.glob("*/information"))]
+    texts = [] if "+cpu" in installed("torch") else [path.read_text() for path in sorted(CARDS.glob("*/information"))]
     names = [
-        line.partition(":")[2].strip() for text in found for line in text.splitlines() if line.startswith("Model:")
+        line.partition(":")[2].strip() for text in texts for line in text.splitlines() if line.startswith("Model:")
     ]
     counted = [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
     return ", ".join(counted) or f"CPU ({platform.machine()}, {os.cpu_count()} cores)"

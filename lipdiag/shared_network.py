@@ -19,8 +19,8 @@ from .timestep import Sharing
 def sharings(predictor: Predictor) -> list[Sharing]:
     """How the networks in a predictor, modules or functions, share their timesteps; empty where none does."""
     parts = [value for module in predictor.modules() for value in (module, *vars(module).values())]
-    found = [sharing_of(part) for part in parts if isinstance(part, torch.nn.Module) or callable(part)]
-    return [*{id(sharing): sharing for sharing in found if sharing is not None}.values()]
+    carried = [sharing_of(part) for part in parts if isinstance(part, torch.nn.Module) or callable(part)]
+    return [*{id(sharing): sharing for sharing in carried if sharing is not None}.values()]
 
 
 @contextmanager
@@ -30,15 +30,15 @@ def lifted(predictor: Predictor, dtype: torch.dtype) -> Iterator[list[str]]:
     Yields:
         Notes on it.
     """
-    clock, found = predictor.clock, sharings(predictor)
-    shared = found[0].clock if len(found) == 1 else None
+    clock, carried = predictor.clock, sharings(predictor)
+    shared = carried[0].clock if len(carried) == 1 else None
     if shared is None or shared.base != clock.base or (isinstance(clock, Shared) and clock.bounds != shared.bounds):
         yield []
         return
     inner = [predictor, predictor.predictor] if isinstance(predictor, RawOutput) else [predictor]
 
     def lift(lifts: bool) -> None:
-        found[0].active = not lifts
+        carried[0].active = not lifts
         for part in inner:
             part.clock = shared if lifts else clock
 

@@ -174,5 +174,5 @@ def _of_all(values: np.ndarray, level: float) -> np.ndarray:
     mean, error = moments(values)
     half = half_width(error, np.array(count), level)
     quantiles = np.quantile(values, [0.5, 0.05, 0.25, 0.75, 0.95], axis=-1)
-    found = [mean, error, mean - half, mean + half, *quantiles, values.max(-1), np.full(place, float(count))]
-    return np.stack(found, -1)
+    columns = [mean, error, mean - half, mean + half, *quantiles, values.max(-1), np.full(place, float(count))]
+    return np.stack(columns, -1)

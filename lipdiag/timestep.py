@@ -55,20 +55,20 @@ class Sharing:
         if name is None:
             return self.tried(args, kwargs)
         if name in kwargs:
-            found: str | int = name
+            place: str | int = name
         elif name in self.positional and self.positional.index(name) < len(args):
-            found = self.positional.index(name)
+            place = self.positional.index(name)
         else:
             return None
         others: dict[str | int, Any] = dict(enumerate(args)) | kwargs
-        time = others.pop(found)
+        time = others.pop(place)
         largest = max([0, *[z.numel() for z in others.values() if isinstance(z, Tensor)]])
         if isinstance(time, Tensor) and not one_each(time) and time.numel() >= largest:
             raise UsageError(
                 f"got a tensor of shape {tuple(time.shape)} as {name}, which is no time of each sample: give the "
                 "arguments in their order, or by keyword"
             )
-        return found
+        return place
 
     def tried(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | int:
         """Which of the first two arguments is a time by its shape, where no name tells."""

@@ -81,12 +81,12 @@ def doctor(
         return True
 
     with stoppable():
-        found = examine(
+        diagnosis = examine(
             model, data, plan=plan, thresholds=limits, level=level, out=out, device=given["device"],
             progress=not given["quiet"], priced=priced, reading=read_reading(given),
         )  # fmt: skip
-    click.echo(json.dumps(found.to_dict(), allow_nan=False) if given["as_json"] else str(found))
-    bad = found.verdict == "faults" or (fail_on == "undecided" and found.verdict != "healthy")
+    click.echo(json.dumps(diagnosis.to_dict(), allow_nan=False) if given["as_json"] else str(diagnosis))
+    bad = diagnosis.verdict == "faults" or (fail_on == "undecided" and diagnosis.verdict != "healthy")
     if fail_on and bad:
         raise SystemExit(1)
 

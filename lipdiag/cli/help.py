@@ -52,9 +52,9 @@ HEADS = {
 def written(conventions: dict[str, list[dict[str, str]]]) -> str:
     """The conventions in lines that fit a terminal."""
     lines: list[str] = []
-    for option, found in conventions.items():
+    for option, entries in conventions.items():
         lines += ["", f"--{option}: {HEADS[option]}"]
-        for entry in found:
+        for entry in entries:
             used = f" In use: {entry['used']}" if entry["used"] else ""
             lines += ["", f"  {entry['usage']}"]
             lines += textwrap.wrap(

@@ -58,8 +58,8 @@ def sample(
 
     out = out or Path(stem(checkpoint, given["factory"]) + ".png")
 
-    def priced(found: Any) -> None:
-        for note in () if given["quiet"] else found.notes:
+    def priced(draw: Any) -> None:
+        for note in () if given["quiet"] else draw.notes:
             remark(note)
 
     with stoppable():

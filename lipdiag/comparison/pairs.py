@@ -42,15 +42,15 @@ def align(pairs: Sequence[Pair], variables: Iterable[str]) -> tuple[list[Pair], 
         notes.append(f"compared on the first {draws} draws, which all runs have")
     if len({run.model.get("schedule") for run in runs}) > 1:
         notes.append("the schedules differ: the same timestep is another noise level")
-    found = [cut(run, shared, draws, variables) for run in runs]
+    aligned = [cut(run, shared, draws, variables) for run in runs]
     strange = sum(
         int((np.isnan(run.dataset[name]) & (run.dataset["done"] == 1)).sum())
-        for run in found
+        for run in aligned
         for name in held(run, variables)
     )
     if strange:
         notes.append(f"{strange} values are not finite and were left out")
-    return list(zip(found[::2], found[1::2], strict=True)), notes
+    return list(zip(aligned[::2], aligned[1::2], strict=True)), notes
 
 
 def refuse(pairs: Sequence[Pair], runs: Sequence[Run]) -> None:
@@ -106,8 +106,8 @@ def cut(run: Run, timesteps: np.ndarray, draws: int, variables: Iterable[str]) -
 
 def values(run: Run, variable: str) -> np.ndarray:
     """(time, draw); NaN where there is no finite number."""
-    found = np.asarray(run.dataset[variable].values, dtype=np.float64)
-    return np.where((run.dataset["done"].values == 1) & np.isfinite(found), found, np.nan)
+    numbers = np.asarray(run.dataset[variable].values, dtype=np.float64)
+    return np.where((run.dataset["done"].values == 1) & np.isfinite(numbers), numbers, np.nan)
 
 
 def effect(pairs: Sequence[Pair], number: Callable[[Run], np.ndarray], level: float) -> Effect:

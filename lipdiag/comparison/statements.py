@@ -77,7 +77,7 @@ def speeds(pairs: Sequence[Pair]) -> tuple[list[Statement], list[str]]:
         return mean(values(run, SPEED))
 
     a, b = pairs[0]
-    found, missing = [], []
+    said, missing = [], []
     if a.discrete:
         runs = [run for pair in pairs for run in pair]
         first, last = int(np.ceil(a.timestep.min())), int(a.timestep.max())
@@ -94,24 +94,24 @@ def speeds(pairs: Sequence[Pair]) -> tuple[list[Statement], list[str]]:
                     assert total is not None
                     return total / size
 
-                found.append(weighed(pairs, SPEED, f", {what} {part.name}", weights))
+                said.append(weighed(pairs, SPEED, f", {what} {part.name}", weights))
             else:
                 missing.append(f"no {what} of K {part.name}: {unsummed(runs)}")
     elif not (a.shared or b.shared):
-        found += averages(pairs, SPEED)
+        said += averages(pairs, SPEED)
     blind = [run for pair in pairs for run in pair if not run.all_jumps]
     if blind:
         missing.append(f"no largest K: {unsummed(blind)}")
     else:
-        found.append(weighed(pairs, SPEED, ", largest", lambda run: peak_weights(means(run))))
+        said.append(weighed(pairs, SPEED, ", largest", lambda run: peak_weights(means(run))))
     at = a.jumps | b.jumps
     if at.any():
         many = len(set((a if a.shared else b).edges)) - 1
         where = f" at the {many} edges" if at.sum() == many else f" at {at.sum()} of {many} edges"
-        found.append(weighed(pairs, SPEED, where, lambda run: edge_weights(at)))
+        said.append(weighed(pairs, SPEED, where, lambda run: edge_weights(at)))
     elif a.shared or b.shared:
         missing.append(f"no K at the edges of blocks: {unsummed([a, b])}")
-    return found, missing
+    return said, missing
 
 
 def unsummed(runs: Sequence[Run]) -> str:
@@ -129,11 +129,11 @@ def unsummed(runs: Sequence[Run]) -> str:
 
 def of_samples(quality: Quality) -> list[Statement]:
     """Each distance with each sampler: over sampling seeds of one pair, or over the means of several."""
-    found = []
+    said = []
     for metric, name in METRICS.items():
         numbers = quality.values[metric]
         for i, sampler in enumerate(quality.samplers):
             a, b = numbers[:, 0, i], numbers[:, 1, i]
             paired = over_draws(a[0], b[0], LEVEL) if len(numbers) == 1 else over_pairs(mean(a), mean(b), LEVEL)
-            found.append(Statement(f"{name} {sampler}", metric, paired))
-    return found
+            said.append(Statement(f"{name} {sampler}", metric, paired))
+    return said

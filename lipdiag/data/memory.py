@@ -42,14 +42,14 @@ def as_data(data: Any, shape: tuple[int, ...] | None = None, resize: bool = Fals
         )
     batched = hasattr(data, "batch_size") and getattr(data, "batch_size", None) is not None
     with torch.random.fork_rng(devices=[]):  # a loader that shuffles takes its order from the caller's random numbers
-        found = [parts(item) for item in first(data, batched)]
-    if not found:
+        pairs = [parts(item) for item in first(data, batched)]
+    if not pairs:
         raise UsageError(f"the {type(data).__name__} holds no samples: give one that does")
     join: Any = np.concatenate if batched else np.stack
     try:
-        values = join([x for x, _ in found])[:MOST]
-        told = [y for _, y in found if y is not None]
-        labels = join(told)[:MOST] if len(told) == len(found) else None
+        values = join([x for x, _ in pairs])[:MOST]
+        told = [y for _, y in pairs if y is not None]
+        labels = join(told)[:MOST] if len(told) == len(pairs) else None
     except ValueError as error:
         raise UsageError(
             f"the samples of the {type(data).__name__} differ in shape: make them alike ({error})"

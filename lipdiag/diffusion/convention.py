@@ -131,11 +131,11 @@ def changes(stated: Convention, other: Convention) -> int:
 
 def unique(items: Iterable) -> list:
     """Items in order, each once."""
-    found: list = []
+    kept: list = []
     for item in items:
-        if item not in found:
-            found.append(item)
-    return found
+        if item not in kept:
+            kept.append(item)
+    return kept
 
 
 def length(schedule: Schedule) -> int:

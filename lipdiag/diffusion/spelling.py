@@ -153,12 +153,12 @@ def _usage(name: str, entry: Any) -> str:
 
 def entries(registry: Mapping[str, Any]) -> list[Entry]:
     """Everything in a registry, as its own signatures and docstrings tell it."""
-    found = []
+    listed = []
     for name, entry in registry.items():
         before, _, after = inspect.cleandoc(entry.__doc__ or "").partition("In use: ")
         meaning, used = (" ".join(text.split("\n\n")[0].split()) for text in (before, after))
-        found.append(Entry(_usage(name, entry), meaning, used))
-    return found
+        listed.append(Entry(_usage(name, entry), meaning, used))
+    return listed
 
 
 def _allowed(registries: Sequence[Mapping[str, Any]]) -> str:

@@ -70,12 +70,12 @@ class Exhibit:
         """Theory: name -> values at the first run's timesteps."""
         return self.named(self.target)
 
-    def named(self, found: Theory | None) -> dict[str, np.ndarray]:
+    def named(self, theory: Theory | None) -> dict[str, np.ndarray]:
         """The curves of theory by name, that for smooth data at its height."""
-        if found is None:
+        if theory is None:
             return {}
-        smooth = {SMOOTH_DATA: self.scale * found.schedule} if np.isfinite(self.scale) else {}
-        return {POINT_DATA: found.points, **smooth}
+        smooth = {SMOOTH_DATA: self.scale * theory.schedule} if np.isfinite(self.scale) else {}
+        return {POINT_DATA: theory.points, **smooth}
 
     def rows(self) -> list[Row]:
         """The drawn numbers: every curve's, then the theory's."""

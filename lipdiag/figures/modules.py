@@ -30,47 +30,47 @@ PANEL_SHARE, LETTER = 0.75, 0.5
 def modules(canvas: Picture, runs: Sequence[Run]) -> None:
     """Relative size of the change of each module's output, and its growth in each module, in the order of the calls."""
     changes = [of for of, end in SUFFIXES.items() if all(run.has(f"module_output_derivative{end}") for run in runs)]
-    found = {of: [next(m for m in of_run(run) if m.of == of) for run in runs] for of in changes}
-    kinds = [(of, kind) for of in changes for kind in ("share", "gain") if all(getattr(m, kind) for m in found[of])]
+    inside = {of: [next(m for m in of_run(run) if m.of == of) for run in runs] for of in changes}
+    kinds = [(of, kind) for of in changes for kind in ("share", "gain") if all(getattr(m, kind) for m in inside[of])]
     for axes, (of, kind) in zip(canvas.panels(len(kinds)), kinds, strict=True):
-        draw(axes, found[of], kind, canvas.style)
+        draw(axes, inside[of], kind, canvas.style)
         canvas.title(axes, f"change of {of}: {'size' if kind == 'share' else 'growth'} in modules")
     for number, run in enumerate(runs):
         marks.key(canvas, number, run.label)
     marks.band_keys(canvas, spread="")
-    if any(m.dead.any() for each in found.values() for m in each):
+    if any(m.dead.any() for each in inside.values() for m in each):
         canvas.key("the change dies", **marks.zero_stroke(0, canvas.style))
-    canvas.rows = [row for each in found.values() for m in each for row in m.rows()]
+    canvas.rows = [row for each in inside.values() for m in each for row in m.rows()]
     draws = captions.draws([run.statistics("done") for run in runs], runs)
-    told = [(m, said) for each in found.values() for m in each if (said := m.sentence()) is not None]
+    told = [(m, said) for each in inside.values() for m in each if (said := m.sentence()) is not None]
     canvas.said = [
         "What each module of the network makes of a change of the timestep that the network is told, or of x along a "
         "random direction: |dy| / |y| of its output y, and |dy| / |dx| of its output and its input",
         "Euclidean norms over all entries of a sample; modules without others inside (all, with their names, are "
         "in the figure's CSV), and gaps where nothing arrives, or nothing that moves",
-        f"Grey lines, where the parts of {runs[0].label} begin: {begun(found[changes[0]][0])}",
-        f"Geometric means over {found[changes[0]][0].when} and {draws}, with Student's 95 % interval over draws",
+        f"Grey lines, where the parts of {runs[0].label} begin: {begun(inside[changes[0]][0])}",
+        f"Geometric means over {inside[changes[0]][0].when} and {draws}, with Student's 95 % interval over draws",
         *(f"{m.run.label}: {said[0].rstrip('.')}" for m, said in told),
     ]
 
 
-def draw(axes: Any, found: Sequence[Modules], kind: str, look: Style) -> None:
+def draw(axes: Any, models: Sequence[Modules], kind: str, look: Style) -> None:
     """One panel: a line a run over the modules without others inside, hollow points where the change dies."""
     axes.set_yscale("log")
-    for number, m in enumerate(found):
+    for number, m in enumerate(models):
         shown = Interval(*(part[m.leaf] for part in getattr(m, kind)))
         x = np.arange(1, m.leaf.sum() + 1)
         marks.fill(axes, x, shown.low, shown.high, number)
         axes.plot(x, shown.value, **marks.stroke(number, look), zorder=4)
     bottom = axes.get_ylim()[0]
-    for number, m in enumerate(found):
+    for number, m in enumerate(models):
         marks.zeros(axes, np.arange(1, m.leaf.sum() + 1), m.dead[m.leaf], bottom, number, look)
     axes.set_ylim(bottom)
-    unit = found[0].run.unit if kind == "share" and found[0].of == "the timestep" else "1"
+    unit = models[0].run.unit if kind == "share" and models[0].of == "the timestep" else "1"
     symbol = r"$\|\dot y\|\,/\,\|y\|$" if kind == "share" else r"$\|\dot y\|\,/\,\|\dot x\|$"
     axes.set_ylabel(f"{symbol}  [{unit}]")
     axes.set_xlabel("module, in the order of the calls  [number]")
-    stages(axes, found[0], look)
+    stages(axes, models[0], look)
 
 
 def parts_of(m: Modules) -> list[str]:

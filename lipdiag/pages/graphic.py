@@ -88,16 +88,16 @@ def described(picture: Picture) -> ET.Element:
 
 def points(picture: Picture) -> Iterator[tuple[float, float, Row]]:
     """Where lines show a row of the figure's data: pixels from the lower left corner, and the row."""
-    found: dict[float, list[Row]] = {}
+    levels: dict[float, list[Row]] = {}
     for row in picture.rows:
         if isinstance(mean := row.get("mean"), float):
-            found.setdefault(mean, []).append(row)
+            levels.setdefault(mean, []).append(row)
     for axes in picture.axes:
         for line in axes.lines:
             data = np.asarray(line.get_xydata(), dtype=np.float64)
             places = line.get_transform().transform(data) if len(data) else data
             for (x, y), (left, up) in zip(data, places, strict=True):
-                shown = next((row for row in found.get(y, []) if stands_at(row, x)), None)
+                shown = next((row for row in levels.get(y, []) if stands_at(row, x)), None)
                 if shown is not None and axes.bbox.padded(1).contains(left, up):
                     yield left, up, shown
 

@@ -77,7 +77,7 @@ def page(runs: "xr.Dataset | Sequence[xr.Dataset]", labels: Sequence[str] | None
 
     datasets = [runs] if isinstance(runs, xr.Dataset) else list(runs)
     names = [printable(run.label) for run in read(datasets, labels)]
-    found = read(datasets, names)
+    named = read(datasets, names)
     style, script = (files(__package__).joinpath(f"page.{kind}").read_text() for kind in ("css", "js"))
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
@@ -90,7 +90,7 @@ def page(runs: "xr.Dataset | Sequence[xr.Dataset]", labels: Sequence[str] | None
         element("title", title),
         element("style", Markup(style)),
     )
-    body = element("body", *content(found), element("script", Markup(script)))
+    body = element("body", *content(named), element("script", Markup(script)))
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
 
 
@@ -138,12 +138,12 @@ def alone(run: Run, place: str, drawn_already: set[str]) -> Markup:
 
 def checked(run: Run) -> Markup:
     """The verdict by the laws of true models, and each check beside its threshold; nothing where none was tried."""
-    if run.raw or run.over_logsnr or not (found := judge(run.dataset, label=run.label)).cells:
+    if run.raw or run.over_logsnr or not (diagnosis := judge(run.dataset, label=run.label)).cells:
         return Markup()
-    rows = [element("tr", [element("td", text) for text in row]) for row in found.cells]
+    rows = [element("tr", [element("td", text) for text in row]) for row in diagnosis.cells]
     table = element("table", element("tr", [element("th", text) for text in HEADINGS]), rows)
     checks = element("details", element("summary", f"Checks ({len(rows)})"), table)
-    return joined([element("h3", "Laws of true models"), element("p", found.headline), checks])
+    return joined([element("h3", "Laws of true models"), element("p", diagnosis.headline), checks])
 
 
 def together(runs: Sequence[Run]) -> tuple[Markup, set[str]]:
@@ -156,12 +156,12 @@ def together(runs: Sequence[Run]) -> tuple[Markup, set[str]]:
 def compared(first: Run, second: Run) -> Markup:
     """What can be said of a run beside another: paired statements, how they were made, and what they lack."""
     try:
-        found = compare(first.dataset, second.dataset, labels=(first.label, second.label))
+        comparison = compare(first.dataset, second.dataset, labels=(first.label, second.label))
     except (RunError, UsageError) as error:
         return element("p", coded(f"{second.label} is not compared with {first.label}: {error}."))
-    verdicts = [judged(verdict) for verdict in between(found)]
-    notes = element("p", f"Intervals: {found.method}.", class_="soft")
-    return joined([element("ul", verdicts, class_="verdicts"), notes, folded("Not compared", found.missing)])
+    verdicts = [judged(verdict) for verdict in between(comparison)]
+    notes = element("p", f"Intervals: {comparison.method}.", class_="soft")
+    return joined([element("ul", verdicts, class_="verdicts"), notes, folded("Not compared", comparison.missing)])
 
 
 def folded(title: str, texts: Sequence[str]) -> Markup:

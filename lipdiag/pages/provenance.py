@@ -36,8 +36,8 @@ def provenance(run: Run) -> Markup:
 
 def launches(run: Run) -> list[dict[str, Any]]:
     """Records of the launches that filled a run."""
-    found = run.dataset.attrs.get("launches")
-    return [launch for launch in found if isinstance(launch, dict)] if isinstance(found, list) else []
+    listed = run.dataset.attrs.get("launches")
+    return [launch for launch in listed if isinstance(launch, dict)] if isinstance(listed, list) else []
 
 
 def commands(run: Run) -> list[str]:

@@ -23,8 +23,8 @@ SHORTEST = 8
 
 def step(checkpoint: str) -> int | None:
     """The training step in a checkpoint's name, its last whole number: 4000 of `run/checkpoint-4000`."""
-    found = re.findall(r"\d+", PurePath(checkpoint).stem)
-    return int(found[-1]) if found else None
+    numbers = re.findall(r"\d+", PurePath(checkpoint).stem)
+    return int(numbers[-1]) if numbers else None
 
 
 def over_steps(datasets: "Sequence[xr.Dataset]") -> str:
@@ -86,5 +86,5 @@ def average(run: Run, variable: str) -> str:
     values = values[np.isfinite(values)]
     if unknown(run, variable) or not values.size:
         return "-"
-    found = mean(values)
-    return with_half_width(found.value, (found.high - found.low) / 2)
+    estimate = mean(values)
+    return with_half_width(estimate.value, (estimate.high - estimate.low) / 2)

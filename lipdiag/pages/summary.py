@@ -31,10 +31,10 @@ def differences(runs: Sequence[Run]) -> list[str]:
     """How two runs differ, what matters most first; nothing where they cannot be compared."""
     first, second = runs
     try:
-        found = compare(first.dataset, second.dataset, labels=(first.label, second.label))
+        comparison = compare(first.dataset, second.dataset, labels=(first.label, second.label))
     except (RunError, UsageError):
         return []
-    said = [verdict.words for verdict in between(found)]
+    said = [verdict.words for verdict in between(comparison)]
     chief = [words for start in FIRST for words in said if words.startswith(start)][: len(FIRST)]
     return list(dict.fromkeys([*chief, *said]))
 
@@ -75,12 +75,12 @@ def health(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         if run.raw or run.over_logsnr:
             continue
-        found = judge(run.dataset, label=run.label)
-        for fault in found.faults:
+        diagnosis = judge(run.dataset, label=run.label)
+        for fault in diagnosis.faults:
             name = fault.name.replace("_", " ")
             said.append(f"{run.label} has a fault, {name}{fault.where}: {fault.evidence}. To do: {fault.remedy}.")
-        said += [f"{run.label} is not judged: {reason}." for reason in found.undecided]
-        said += found.missing
+        said += [f"{run.label} is not judged: {reason}." for reason in diagnosis.undecided]
+        said += diagnosis.missing
     return said
 
 

@@ -36,8 +36,8 @@ def table(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None)
         tables = [alone(runs[0])]
     else:
         # several runs are compared by their speed, which `curves` misses with a sentence where one lacks it
-        found = curves(runs)
-        tables = [compared(found[i : i + SIDE_BY_SIDE]) for i in range(0, len(found), SIDE_BY_SIDE)]
+        speed = curves(runs)
+        tables = [compared(speed[i : i + SIDE_BY_SIDE]) for i in range(0, len(speed), SIDE_BY_SIDE)]
     said = sentences(curves(runs, speeds[0])) if speeds else []
     said += [word for run in runs for word in spectral_words(run)]
     said += [f"{run.label}: {word[0]}" for run in runs for m in modules(run) if (word := m.sentence()) is not None]
@@ -90,23 +90,23 @@ def narrower(run: Run, name: str, times: np.ndarray) -> Iterator[Column]:
         yield Column(name, "" if unit == "1" else unit, cells)
 
 
-def compared(found: Sequence[Curve]) -> str:
+def compared(speed: Sequence[Curve]) -> str:
     """Runs side by side: the speed of each, of two also the ratio, and of each the spectral norm and loss."""
-    runs = [curve.run for curve in found]
+    runs = [curve.run for curve in speed]
     times = pick(runs)
     shared = next((run for run in runs if run.shared), runs[0])
     columns = [time_column(shared, times)]
     short = abbreviated([run.label for run in runs])
-    for curve, label in zip(found, short, strict=True):
+    for curve, label in zip(speed, short, strict=True):
         columns.append(Column(cut(label, 16), "", means(curve, times)))
-    if len(found) == 2:
-        columns.append(Column("ratio", "2nd/1st", ratios(found[0], found[1], times)))
+    if len(speed) == 2:
+        columns.append(Column("ratio", "2nd/1st", ratios(speed[0], speed[1], times)))
     for name, title in (("spectral_norm", "sp. norm"), ("loss", "loss")):
         measured = [(run, label) for run, label in zip(runs, short, strict=True) if run.has(name)]
         extra = [Column(title, cut(label, 6), of_times(run, name, times)) for run, label in measured]
         if sum(column.width + 2 for column in [*columns, *extra]) <= WIDTH + 2:
             columns += extra
-    kind = symbol(runs[0], found[0].variable)
+    kind = symbol(runs[0], speed[0].variable)
     heading = f"{kind} in {runs[0].unit}, Euclidean norm: mean +- half of its 95 % interval{_after(runs[0].own_time)}. "
     heading += "; ".join(f"{label}: {run.draws} draws of {run.data}" for run, label in zip(runs, short, strict=True))
     return lines(textwrap.fill(heading, WIDTH), columns)

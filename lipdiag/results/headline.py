@@ -47,13 +47,13 @@ def total(curve: Curve, end: float) -> float | None:
 
 def sentences(curves: Sequence[Curve]) -> list[str]:
     """What stands out in each run, and between a run without shared timesteps and one with."""
-    found = [said for curve in curves for said in (shared_words(curve) if curve.run.shared else peak_words(curve))]
+    said = [words for curve in curves for words in (shared_words(curve) if curve.run.shared else peak_words(curve))]
     for number, curve in enumerate(curves):
         if curve.run.shared:
             # the twin is the nearest before it, else the first after it
             twins = [*reversed(curves[:number]), *curves[number + 1 :]]
-            found += next((moved_words(twin, curve) for twin in twins if not twin.run.shared), [])
-    return found
+            said += next((moved_words(twin, curve) for twin in twins if not twin.run.shared), [])
+    return said
 
 
 def peak_words(curve: Curve) -> list[str]:

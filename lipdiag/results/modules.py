@@ -57,9 +57,9 @@ class Modules:
 
     def values(self, name: str) -> np.ndarray:
         """(time, module, draw) numbers; NaN where a draw is not done."""
-        found = self.run.dataset[name]
-        done = (self.run.dataset["done"] == 1).broadcast_like(found)
-        kept = np.where(done.transpose(*found.dims), found, np.nan)
+        variable = self.run.dataset[name]
+        done = (self.run.dataset["done"] == 1).broadcast_like(variable)
+        kept = np.where(done.transpose(*variable.dims), variable, np.nan)
         return np.moveaxis(kept.astype(np.float64), 1, 2)
 
     def derivative(self, side: str) -> np.ndarray:
@@ -143,9 +143,9 @@ class Modules:
             row: Row = {"series": self.run.label, "change": self.of, "place": i, "module": name}
             row |= {"leaf": int(self.leaf[i]), "reached": int(self.reached[i]), "dead": int(self.dead[i])}
             row |= {"mean": float(self.gain.value[i]), "low": float(self.gain.low[i]), "high": float(self.gain.high[i])}
-            for key, found in (("relative_gain", self.relative_gain), ("relative_derivative", self.share)):
-                if found is not None:
-                    parts = zip(("", "_low", "_high"), found, strict=True)
+            for key, estimate in (("relative_gain", self.relative_gain), ("relative_derivative", self.share)):
+                if estimate is not None:
+                    parts = zip(("", "_low", "_high"), estimate, strict=True)
                     row |= {f"{key}{part}": float(values[i]) for part, values in parts}
             yield row
 

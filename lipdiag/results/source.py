@@ -116,11 +116,11 @@ def open_samples(path: Path) -> "xr.Dataset":
         raise RunError(
             f"{path} is no file of samples ({shown(error)}); this figure needs {NEEDED['samples']}"
         ) from error
-    found = {name: array for name, array in arrays.items() if getattr(array, "ndim", 0) == 4}
-    if len(found) != 1 and "samples" not in found:
+    batches = {name: array for name, array in arrays.items() if getattr(array, "ndim", 0) == 4}
+    if len(batches) != 1 and "samples" not in batches:
         shapes = ", ".join(f"{name} {getattr(array, 'shape', '')}" for name, array in arrays.items()) or "nothing"
         raise RunError(f"{path} holds {shapes}, and not one array of images; this figure needs {NEEDED['samples']}")
-    images = found.get("samples", next(iter(found.values())))
+    images = batches.get("samples", next(iter(batches.values())))
     if images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
         images = np.moveaxis(images, -1, 1)
     values = images.astype(np.float64) / 127.5 - 1 if images.dtype == np.uint8 else images.astype(np.float64)
@@ -137,15 +137,15 @@ def open_training(path: Path) -> "xr.Dataset":
         raise RunError(f"{path / LOG} has no whole line yet; this figure needs {NEEDED['training']}")
     coordinates = {"step": log["step"]}
     for file in [name for name in MEASURED if (path / name).exists()][:1]:
-        found = columns(path / file, ("step", "timestep", MEASURED[file], "standard_error"))
-        if not found["step"].size:
+        table = columns(path / file, ("step", "timestep", MEASURED[file], "standard_error"))
+        if not table["step"].size:
             continue
-        found["mean"] = found[MEASURED[file]]
-        steps, timesteps = np.unique(found["step"]), np.unique(found["timestep"])
-        at = np.searchsorted(steps, found["step"]), np.searchsorted(timesteps, found["timestep"])
+        table["mean"] = table[MEASURED[file]]
+        steps, timesteps = np.unique(table["step"]), np.unique(table["timestep"])
+        at = np.searchsorted(steps, table["step"]), np.searchsorted(timesteps, table["timestep"])
         for name in ("mean", "standard_error"):
             values = np.full((steps.size, timesteps.size), np.nan)
-            values[at] = found[name]
+            values[at] = table[name]
             variables[name] = (("measured", "timestep"), values)
         coordinates |= {"measured": steps, "timestep": timesteps}
     return xr.Dataset(variables, coordinates, {"name": path.resolve().name})

@@ -54,8 +54,8 @@ def doubt(predictor: Predictor, x0: Float[Tensor, "n *event"], seed: int = 0) ->
     alpha, sigma = (along(c, values) for c in predictor.schedule(t))
     x = alpha * values + sigma * noise
     guess = sigma * (x - alpha * mean) / (alpha**2 * variance + sigma**2)
-    found, guessed = ((said - noise).square().mean() for said in (predictor(x.to(dtype), t).double(), guess))
-    ratio = float(found / guessed)
+    own, guessed = ((said - noise).square().mean() for said in (predictor(x.to(dtype), t).double(), guess))
+    ratio = float(own / guessed)
     if ratio <= HARDLY_BETTER or (ratio <= NO_BETTER and reach <= FAR):
         return ""
     spread = f"standard deviation {variance.sqrt():.3g}, from {x0.min():.3g} to {x0.max():.3g}"

@@ -51,21 +51,21 @@ def contents(path: Path) -> Contents:
         StorageError: If it cannot be read.
     """
     try:
-        found = Contents(metadata(path / "zarr.json"))
+        folder = Contents(metadata(path / "zarr.json"))
         for file in files(path):
             try:
                 status = file.stat(follow_symlinks=False)
             except FileNotFoundError:  # a temporary file of another worker
                 continue
-            found.held += min(status.st_size, HOLLOW * 512 * getattr(status, "st_blocks", status.st_size))
+            folder.held += min(status.st_size, HOLLOW * 512 * getattr(status, "st_blocks", status.st_size))
             name, *rest = Path(file.path).relative_to(path).parts
             if rest == ["zarr.json"]:
-                found.arrays[name] = metadata(Path(file.path))
+                folder.arrays[name] = metadata(Path(file.path))
             elif rest[:1] == ["c"] and all(re.fullmatch("[0-9]{1,7}", part) for part in rest[1:]):
-                found.chunks.setdefault(name, {})[tuple(map(int, rest[1:]))] = Path(file.path)
+                folder.chunks.setdefault(name, {})[tuple(map(int, rest[1:]))] = Path(file.path)
     except PermissionError as error:
         raise StorageError(f"cannot read {error.filename or path}: {error.strerror}") from error
-    return found
+    return folder
 
 
 def metadata(file: Path) -> dict[str, Any]:
@@ -74,13 +74,13 @@ def metadata(file: Path) -> dict[str, Any]:
     if len(text) > LARGEST_METADATA:
         raise ValueError(f"{file.name} is larger than the {LARGEST_METADATA} bytes allowed")
     try:
-        found = sound(json.loads(text.decode("utf-8")))
+        content = sound(json.loads(text.decode("utf-8")))
     except (ValueError, RecursionError) as error:
         cause = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"{'/'.join(file.parts[-2:])} cannot be read ({cause})") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ValueError(f"{'/'.join(file.parts[-2:])} holds no object")
-    return found
+    return content
 
 
 def read_regular(file: Path, most: int, links: bool = False) -> bytes:

@@ -54,7 +54,7 @@ class Array:
 
 
 @dataclass(frozen=True)
-class Found:
+class Checked:
     """A store that was checked: attributes, arrays, chunks by array and place in the grid, and bytes of its files."""
 
     path: Path
@@ -88,7 +88,7 @@ def metadata(home: Path, path: Path, absent: str, foreign: str) -> Contents:
         raise RunError(foreign.format(error)) from error
 
 
-def check_run(path: Path) -> Found:
+def check_run(path: Path) -> Checked:
     """The run at `path`, once all of its metadata is what lipdiag writes.
 
     Raises:
@@ -119,7 +119,7 @@ def check_run(path: Path) -> Found:
             run_table(listing, (layout["times"], layout["draws"]), held.held + LARGEST_GAP)
     except ValueError as error:
         damaged(path, error, "measure")
-    return Found(path, attributes, listed[-1], held.chunks, held.held)
+    return Checked(path, attributes, listed[-1], held.chunks, held.held)
 
 
 def absent(path: Path, foreign: str) -> str:
@@ -150,7 +150,7 @@ def run_table(arrays: dict[str, Array], unit: tuple[int, int], most: int) -> Non
             raise ValueError(f"the array {name!r:.60} is not of the kind lipdiag writes")
 
 
-def check_evaluation(path: Path, home: Path) -> Found:
+def check_evaluation(path: Path, home: Path) -> Checked:
     """The evaluation that is called `path` and lies at `home`, once all of its metadata is what lipdiag writes.
 
     Raises:
@@ -172,7 +172,7 @@ def check_evaluation(path: Path, home: Path) -> Found:
             evaluation_table(listing)
     except ValueError as error:
         damaged(path, error, "evaluate")
-    return Found(path, attributes, listed[-1], held.chunks, held.held)
+    return Checked(path, attributes, listed[-1], held.chunks, held.held)
 
 
 def evaluation_table(arrays: dict[str, Array]) -> None:
@@ -193,13 +193,13 @@ def evaluation_table(arrays: dict[str, Array]) -> None:
 
 def listings(held: Contents) -> list[dict[str, Array]]:
     """The arrays as their own files tell them, and last as the root tells them, which is replaced as a whole."""
-    found = [held.arrays]
+    tables = [held.arrays]
     copy = held.root.get("consolidated_metadata")
     if copy is not None:
         if not isinstance(copy, dict) or not isinstance(copy.get("metadata"), dict):
             raise ValueError("its consolidated metadata are no table of arrays")
-        found.append(copy["metadata"])
-    made = [{name: checked(name, array) for name, array in listing.items()} for listing in found]
+        tables.append(copy["metadata"])
+    made = [{name: checked(name, array) for name, array in listing.items()} for listing in tables]
     for listing in made:
         for array in listing.values():
             schema.fit(array.attributes, schema.ARRAY)
@@ -232,7 +232,7 @@ def checked(name: str, array: Any) -> Array:
             and all(isinstance(text, str) and text.isidentifier() and text.isascii() for text in (name, *dimensions))
             and isinstance(attributes, dict)
         )
-        found = Array(dtype, shape, chunks, dimensions, fill(array["fill_value"], dtype), packed, attributes)
+        known = Array(dtype, shape, chunks, dimensions, fill(array["fill_value"], dtype), packed, attributes)
         largest = math.prod(chunks) * BYTES[dtype]
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise strange from error
@@ -240,9 +240,9 @@ def checked(name: str, array: Any) -> Array:
         raise strange
     if largest > LARGEST_CHUNK:
         raise ValueError(f"the array {name!r:.60} has chunks of {largest} bytes")
-    if math.prod(found.grid) > MOST_CHUNKS:
+    if math.prod(known.grid) > MOST_CHUNKS:
         raise ValueError(f"the array {name!r:.60} is cut into more than {MOST_CHUNKS} chunks")
-    return found
+    return known
 
 
 def fill(value: Any, dtype: str) -> Any:

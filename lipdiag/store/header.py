@@ -38,16 +38,16 @@ def grow(path: Path, draws: int) -> None:
     Raises:
         OSError: If it cannot be written; the run is as long as it was, and the next growth completes this one.
     """
-    found = arrays(path)
-    size = found["draw"]["chunk_grid"]["configuration"]["chunk_shape"][0]
+    listing = arrays(path)
+    size = listing["draw"]["chunk_grid"]["configuration"]["chunk_shape"][0]
     for number in range(-(-draws // size)):
         chunk.write(path / "draw" / "c" / str(number), np.arange(number * size, (number + 1) * size))
-    for name, array in found.items():
+    for name, array in listing.items():
         if (axis := draw_axis(name, array["shape"])) is not None and array["shape"][axis] != draws:
             array["shape"][axis] = draws
             write(path / name, array)
     run = folder.metadata(path / FILE)
-    write(path, run | {"consolidated_metadata": consolidated(found)})
+    write(path, run | {"consolidated_metadata": consolidated(listing)})
 
 
 def draw_axis(name: str, shape: Any) -> int | None:
@@ -62,9 +62,9 @@ def arrays(path: Path) -> dict[str, dict[str, Any]]:
     return {file.parent.name: folder.metadata(file) for file in sorted(path.glob(f"*/{FILE}"))}
 
 
-def consolidated(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def consolidated(listing: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The arrays' metadata in the form in which zarr keeps them in the file of the group."""
-    return {"kind": "inline", "must_understand": False, "metadata": found}
+    return {"kind": "inline", "must_understand": False, "metadata": listing}
 
 
 def write(place: Path, content: dict[str, Any]) -> None:

@@ -39,10 +39,10 @@ def collected(attributes: Mapping[str, Any], done: np.ndarray) -> dict[str, list
     """
     launches = attributes.get("launches")
     records = [launch for launch in launches if isinstance(launch, dict)] if isinstance(launches, list) else []
-    found: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {}
     for kind in KINDS:
         lists = [record.get(kind) for record in records]
         texts = [text for texts in lists if isinstance(texts, list) for text in texts if isinstance(text, str)]
-        found[kind] = list(dict.fromkeys(texts))
-    found["warnings"] += lacking(done)
-    return found
+        notes[kind] = list(dict.fromkeys(texts))
+    notes["warnings"] += lacking(done)
+    return notes

@@ -13,7 +13,7 @@ from ..files import aside
 from ..text import writable
 from . import chunk
 from .folder import HOLLOW, read_regular
-from .format import BYTES, Array, Found, check_evaluation, check_run
+from .format import BYTES, Array, Checked, check_evaluation, check_run
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,15 +29,15 @@ def open_run(path: str | Path) -> "xr.Dataset":
         RunError: If `path` is no run, is damaged, or was made by a newer lipdiag.
         StorageError: If it cannot be read.
     """
-    found = check_run(Path(path))
-    if found.claimed > HOLLOW * found.held + LARGEST_BLANK:
+    store = check_run(Path(path))
+    if store.claimed > HOLLOW * store.held + LARGEST_BLANK:
         raise RunError(
-            f"{path} holds {found.held / 1e6:.0f} MB of the {found.claimed / 1e6:.0f} MB that it has room for, too "
+            f"{path} holds {store.held / 1e6:.0f} MB of the {store.claimed / 1e6:.0f} MB that it has room for, too "
             "little to be read; go on with the `lipdiag measure` that began it"
         )
-    draws = min(array.shape[place] for array in found.arrays.values() if (place := drawn(array)) is not None)
+    draws = min(array.shape[place] for array in store.arrays.values() if (place := drawn(array)) is not None)
     try:
-        values = {name: numbers(found, name) for name in found.arrays if name != "attempts"}
+        values = {name: numbers(store, name) for name in store.arrays if name != "attempts"}
     except OSError as error:
         raise StorageError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -45,7 +45,7 @@ def open_run(path: str | Path) -> "xr.Dataset":
             f"{path} is damaged: {error}; the command that measured it finds the damage and measures that part again"
         ) from error
     values["draw"] = np.arange(draws)
-    made = dataset(found, {n: v[:, :draws] if drawn(found.arrays[n]) == 1 else v for n, v in values.items()})
+    made = dataset(store, {n: v[:, :draws] if drawn(store.arrays[n]) == 1 else v for n, v in values.items()})
     made.encoding["source"] = str(path)  # where xarray keeps it too
     return indexed(made)
 
@@ -69,24 +69,24 @@ def open_evaluation(path: str | Path) -> "xr.Dataset":
     """
     path = Path(path)
     home = aside(path) if not os.path.lexists(path) and aside(path).exists() else path
-    found = check_evaluation(path, home)
+    store = check_evaluation(path, home)
     try:
-        values = {name: numbers(found, name) for name in found.arrays}
+        values = {name: numbers(store, name) for name in store.arrays}
         for name in ("sampler", "seed"):
             if len(np.unique(values[name])) < len(values[name]):
                 raise ValueError(f"it names a {name} twice")
-        return dataset(found, values)
+        return dataset(store, values)
     except OSError as error:
         raise StorageError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}): evaluate again with another --out") from error
 
 
-def dataset(found: Found, values: dict[str, np.ndarray]) -> "xr.Dataset":
+def dataset(store: Checked, values: dict[str, np.ndarray]) -> "xr.Dataset":
     """Arrays with their attributes; those along a single dimension are its coordinates."""
     import xarray as xr
 
-    kept = {name: found.arrays[name] for name in values}
+    kept = {name: store.arrays[name] for name in values}
     variables: dict[str, Any] = {
         name: (array.dimensions, values[name], {k: v for k, v in array.attributes.items() if k not in ENCODED})
         for name, array in sorted(kept.items())
@@ -95,7 +95,7 @@ def dataset(found: Found, values: dict[str, np.ndarray]) -> "xr.Dataset":
     return xr.Dataset(
         {name: variable for name, variable in variables.items() if name not in axes},
         {name: variable for name, variable in variables.items() if name in axes},
-        found.attributes,
+        store.attributes,
     )
 
 
@@ -103,16 +103,16 @@ ENCODED = ("coordinates", "_FillValue")
 """Attributes by which xarray tells itself how to read an array."""
 
 
-def numbers(found: Found, name: str) -> np.ndarray:
+def numbers(store: Checked, name: str) -> np.ndarray:
     """All of an array; its fill value where no chunk was written.
 
     Raises:
         ValueError: If a chunk is damaged.
         OSError: If one cannot be read.
     """
-    array = found.arrays[name]
+    array = store.arrays[name]
     values = np.full(array.shape, array.fill, object if array.dtype == "string" else array.dtype)
-    for place, file in found.chunks.get(name, {}).items():
+    for place, file in store.chunks.get(name, {}).items():
         if len(place) == len(array.grid) and all(i < n for i, n in zip(place, array.grid, strict=True)):
             corner = tuple(slice(i * n, (i + 1) * n) for i, n in zip(place, array.chunks, strict=True))
             here = values[corner]
@@ -156,7 +156,7 @@ def unpacked(file: Path, most: int) -> bytes:
 
 def texts(data: bytes, count: int) -> list[str]:
     """So many texts, each behind its length, all behind their number."""
-    found, place = [], 4
+    items, place = [], 4
     if len(data) < 4 or int.from_bytes(data[:4], "little") != count:
         raise ValueError(f"there are not {count} texts in a chunk")
     for _ in range(count):
@@ -164,6 +164,6 @@ def texts(data: bytes, count: int) -> list[str]:
         text = data[place + 4 : place + 4 + length]
         if len(text) != length:
             raise ValueError("a text is cut")
-        found.append(writable(text.decode()))
+        items.append(writable(text.decode()))
         place += 4 + length
-    return found
+    return items

@@ -299,8 +299,8 @@ def open_run(path: str | Path):
         >>> run["time_difference"].dims
         ('time', 'draw')
     """
-    found = reader.open_run(path)
-    return found.assign_attrs(collected(found.attrs, found["done"].values))
+    run = reader.open_run(path)
+    return run.assign_attrs(collected(run.attrs, run["done"].values))
 
 
 def _dataset(place: Any):
@@ -308,7 +308,7 @@ def _dataset(place: Any):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata not consolidated, where a worker was killed before that
-        found = xr.open_dataset(
+        run = xr.open_dataset(
             place,
             engine="zarr",
             zarr_format=3,
@@ -317,19 +317,19 @@ def _dataset(place: Any):
             decode_times=False,
             drop_variables=["attempts"],
         ).load()
-    return reader.indexed(found.assign_attrs(collected(found.attrs, found["done"].values)))
+    return reader.indexed(run.assign_attrs(collected(run.attrs, run["done"].values)))
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
     """Field by field, where a stored description differs from the one asked for."""
-    found = []
+    said = []
     for key in sorted(stored.keys() | asked.keys()):
         old, new = stored.get(key), asked.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{key}.")
+            said += differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            found.append(f"{prefix}{key} is {_short(old)} there and {_short(new)} here")
-    return found
+            said.append(f"{prefix}{key} is {_short(old)} there and {_short(new)} here")
+    return said
 
 
 def _short(value: Any) -> str:

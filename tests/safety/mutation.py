@@ -581,7 +581,7 @@ BUGS = {
         "store/format.py", "            and first == (", "            or first == (", "store/test_reader.py -k no_codec"
     ),
     "the copy of the metadata is not looked at": Bug(
-        "store/format.py", 'found.append(copy["metadata"])', "pass", "store/test_reader.py -k no_codec"
+        "store/format.py", 'tables.append(copy["metadata"])', "pass", "store/test_reader.py -k no_codec"
     ),
     "what is packed says how large it is": Bug(
         "store/reader.py", "if not width or size > most:", "if not width:", "store/test_reader.py -k zstandard"
