@@ -44,17 +44,17 @@ def parts(run: Run, end: float) -> list[Part]:
         inside = run.before(end) if run.shared else run.time("t") < end
         less, more = (">", "<=") if run.shared and run.direction < 0 else ("<", ">=")
         sign = "" if run.shared else "t "
-        listed = [(f"{sign}{less} {end:g}", inside), (f"{sign}{more} {end:g}", ~inside)]
-        return [Part(name, inside) for name, inside in listed if inside.any()]
+        named = [(f"{sign}{less} {end:g}", inside), (f"{sign}{more} {end:g}", ~inside)]
+        return [Part(name, inside) for name, inside in named if inside.any()]
     edge, first, last = int(np.ceil(end)), int(np.ceil(run.timestep.min())), int(run.timestep.max())
-    listed = []
+    halves = []
     if first < edge:
         name = f"< {end:g}" if first == 0 and last >= edge - 1 else f"{first}-{min(last, edge - 1)}"
-        listed.append(Part(name, run.timestep < edge, first, min(last, edge - 1)))
+        halves.append(Part(name, run.timestep < edge, first, min(last, edge - 1)))
     if last >= edge:
         name = f">= {end:g}" if last == run.count - 1 and first <= edge else f"{max(first, edge)}-{last}"
-        listed.append(Part(name, run.timestep >= edge, max(first, edge), last))
-    return [part for part in listed if part.inside.any()]
+        halves.append(Part(name, run.timestep >= edge, max(first, edge), last))
+    return [part for part in halves if part.inside.any()]
 
 
 def end_of(a: Run, b: Run) -> float:
