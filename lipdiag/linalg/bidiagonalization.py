@@ -3,7 +3,8 @@
 From a unit vector v_1, k steps give orthonormal V and U and an upper bidiagonal B, alpha on its diagonal and beta
 above, with  A V = U B  and  A' U = V B' + beta_k v_{k+1} e_k'.
 
-Products may be in any precision; all else is in float64, and the bases are reorthogonalized in full.
+Products may be in any precision; all else is in float64, and the bases are reorthogonalized in full. Nothing here waits
+for a graphics processor, but for what `stop` reads; small matrices are decomposed on the CPU, where that is fast.
 """
 
 import math
@@ -15,6 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .operator import Operator
+
+READ_FREELY = {"cpu"}
+"""Where a look at a number costs nothing. Elsewhere all work that was given out before it would have to be waited for,
+so that what only some samples need is computed for all."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +97,12 @@ def next_vector(z: Tensor, basis: Tensor, scale: Tensor) -> tuple[Tensor, Tensor
     z = orthogonalized(z, basis)
     length = z.norm(dim=1)
     lost = length <= 8 * torch.finfo(z.dtype).eps * size
-    if lost.any():
+    if z.device.type not in READ_FREELY or lost.any():
         fresh = torch.zeros_like(z)
         if basis.shape[1] < z.shape[1]:
-            generator = torch.Generator().manual_seed(basis.shape[1])
-            any_direction = torch.randn(z.shape[1], generator=generator, dtype=torch.float64)
-            fresh = orthogonalized(fresh + unit(any_direction[None]).to(z), basis)
+            generator = torch.Generator(z.device).manual_seed(basis.shape[1])
+            any_direction = torch.randn(1, z.shape[1], generator=generator, dtype=z.dtype, device=z.device)
+            fresh = orthogonalized(fresh + unit(any_direction), basis)
         z = torch.where(lost[:, None], fresh, z)
     return unit(z), torch.where(lost, 0, length)
 
@@ -113,6 +118,11 @@ def orthogonalized(z: Tensor, basis: Tensor) -> Tensor:
     for _ in range(2 if basis.shape[1] else 0):
         z = z - ((basis @ z[:, :, None]).mT @ basis)[:, 0]
     return z
+
+
+def at_hand(*small: Tensor) -> Tensor:
+    """Small arrays of one shape in float64 on the CPU, by a single read."""
+    return torch.stack(small).cpu().double()
 
 
 def bidiagonal(alpha: Float[Tensor, "batch k"], beta: Float[Tensor, "batch k"]) -> Float[Tensor, "batch k k"]:

@@ -7,7 +7,8 @@ and beta determine. Along the leading right singular vector y, of the largest si
 
 If v_1 is uniform on the sphere, |<v_1, y>| >= delta with a known probability, and s is then at most the root of
 max(|p|, s |q|) = 1 / delta beyond the largest singular value of B, where both grow. No gap is assumed. A start that is
-not uniform, such as random signs, voids the bound. For Lanczos likewise, with v_{k+1} = p(A) v_1.
+not uniform, such as random signs, voids the bound. For Lanczos likewise, with v_{k+1} = p(A) v_1. All this is of small
+arrays, in float64 on the CPU.
 
 Hochstenbach, Probabilistic upper bounds for the matrix two-norm, 2013. https://doi.org/10.1007/s10915-013-9716-x
 van Dorsselaer, Hochstenbach & van der Vorst, Computing probabilistic bounds for extreme eigenvalues of symmetric
@@ -45,9 +46,9 @@ def upper_bound(alpha: Tensor, beta: Tensor, top: Tensor, rows: int, columns: in
     """
     if alpha.shape[1] == min(rows, columns):
         return top
-    scale = torch.where(top > 0, top, 1).cpu().double()
+    scale = torch.where(top > 0, top, 1)
     # A breakdown is where one of these is zero: the polynomials then explode, and the bound closes on the value.
-    alpha, beta = ((z.cpu().double() / scale[:, None]).clamp_min(EPS) for z in (alpha, beta))
+    alpha, beta = ((z / scale[:, None]).clamp_min(EPS) for z in (alpha, beta))
 
     def growth(s):
         # alpha_j q_j = p_{j-1} - beta_{j-1} q_{j-1}  and  beta_j p_j = s^2 q_j - alpha_j p_{j-1}, from p_0 = 1, q_0 = 0
@@ -62,7 +63,7 @@ def upper_bound(alpha: Tensor, beta: Tensor, top: Tensor, rows: int, columns: in
         return most
 
     excess = excess_at(growth, torch.ones_like(scale), -math.log(least_overlap(columns, 1 - confidence)))
-    return top * (1 + excess).to(top)
+    return top * (1 + excess)
 
 
 def eigenvalue_bound(alpha: Tensor, beta: Tensor, top: Tensor, n: int, confidence: float) -> Tensor:
@@ -77,10 +78,10 @@ def eigenvalue_bound(alpha: Tensor, beta: Tensor, top: Tensor, n: int, confidenc
     """
     if alpha.shape[1] == n:
         return top
-    size = (alpha.abs() + beta).amax(1).cpu().double()
+    size = (alpha.abs() + beta).amax(1)
     scale = torch.where(size > 0, size, 1)
-    base = top.cpu().double() / scale
-    alpha, beta = alpha.cpu().double() / scale[:, None], (beta.cpu().double() / scale[:, None]).clamp_min(EPS)
+    base = top / scale
+    alpha, beta = alpha / scale[:, None], (beta / scale[:, None]).clamp_min(EPS)
 
     def growth(s):
         # beta_j p_j = (s - alpha_j) p_{j-1} - beta_{j-1} p_{j-2}, from p_0 = 1
@@ -94,7 +95,7 @@ def eigenvalue_bound(alpha: Tensor, beta: Tensor, top: Tensor, n: int, confidenc
         return most
 
     excess = excess_at(growth, base, -math.log(least_overlap(n, 1 - confidence)))
-    return torch.where(size.to(top) > 0, top + (excess * scale).to(top), top)
+    return torch.where(size > 0, top + excess * scale, top)
 
 
 def excess_at(growth: Callable[[Tensor], Tensor], base: Tensor, goal: float) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .bidiagonalization import bidiagonal, golub_kahan, next_vector, ritz, unit, wide
+from .bidiagonalization import at_hand, bidiagonal, golub_kahan, next_vector, ritz, unit, wide
 from .certificate import eigenvalue_bound, upper_bound
 from .operator import Operator
 from .rounding_error import RoundingError
@@ -86,17 +86,29 @@ def singular_values(
 
     rounding = RoundingError(A, A if exact is None else exact, unit(wide(start, A)))
 
+    every = widest = torch.arange(A.batch)
+
     def narrow(alpha, beta):
+        nonlocal widest
         if width is None or alpha.shape[1] < minimum:
             return False
-        top = ritz(alpha, beta, A.rows)[0][:, 0]
-        upper = upper_bound(alpha, beta, top, A.rows, A.columns, confidence) + rounding.slack(alpha.shape[1], top)
-        return not bool((upper > (1 + width) * top).any())  # a sample that is not a number does not hold up the others
+        both = at_hand(alpha, beta)
+        for some in (widest, every):  # first the one that was widest a step ago, and mostly is too wide still
+            alpha, beta = both[:, some]
+            top = ritz(alpha, beta, A.rows)[0][:, 0]
+            upper = upper_bound(alpha, beta, top, A.rows, A.columns, confidence)
+            ratio = (upper + rounding.slack(alpha.shape[1], top, some)) / top
+            too_wide = ratio > 1 + width  # a sample that is not a number does not hold up the others
+            if too_wide.any():
+                widest = some[torch.where(too_wide, ratio, 0).argmax()][None]
+                return False
+        return True
 
     run = golub_kahan(A, start, steps, narrow)
-    values, residuals = ritz(run.alpha, run.beta, A.rows)
-    top, k = values[:, 0], run.alpha.shape[1]
-    upper = upper_bound(run.alpha, run.beta, top, A.rows, A.columns, confidence)
+    alpha, beta = at_hand(run.alpha, run.beta)
+    values, residuals = ritz(alpha, beta, A.rows)
+    top, k = values[:, 0], alpha.shape[1]
+    upper = upper_bound(alpha, beta, top, A.rows, A.columns, confidence)
     image = run.alpha[:, :1] * run.left[:, 0]
     values, residuals = values[:, :count], residuals[:, :count]
     if exact is not None:
@@ -105,6 +117,7 @@ def singular_values(
         values = torch.cat([longest[:, None], (values[:, 1:] - slack).clamp_min(0)], 1)
         upper = torch.maximum(upper, longest)
     upper = upper + rounding.slack(k, top)
+    values, residuals, upper = (z.to(run.alpha) for z in (values, residuals, upper))
     return SingularValues(values, residuals, upper, k, 2 * k, run.adjoint_gap, run.alpha[:, 0], run.right[:, 0], image)
 
 
@@ -169,16 +182,16 @@ def extreme_eigenvalues(
         basis[:, j + 1], beta[:, j] = next_vector(z, basis[:, : j + 1], scale)
         k = j + 1
         if k == steps or (width is not None and k >= minimum):
-            found = extremes(alpha[:, :k], beta[:, :k], n, confidence)
+            found = extremes(*at_hand(alpha[:, :k], beta[:, :k]), n, confidence)
             modulus = torch.maximum(found.smallest.abs(), found.largest.abs())
             gap = torch.maximum(found.upper - found.largest, found.smallest - found.lower)
             if width is not None and not bool((gap > width * modulus).any()):
                 break
-    return found
+    return ExtremeEigenvalues(*(z.to(first) for z in found[:-1]), found.steps)
 
 
 def extremes(alpha: Tensor, beta: Tensor, n: int, confidence: float) -> ExtremeEigenvalues:
-    """What k steps of Lanczos say."""
+    """What k steps of Lanczos say, of alpha and beta on the CPU."""
     k = alpha.shape[1]
     finite = (alpha.isfinite() & beta.isfinite()).all(1)[:, None]
     alpha, beta = torch.where(finite, alpha, 0), torch.where(finite, beta, 0)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .bidiagonalization import Bidiagonalization, bidiagonal, unit, wide
+from .bidiagonalization import Bidiagonalization, at_hand, bidiagonal, unit, wide
 from .operator import Operator
 
 UNMEASURED = 8
@@ -23,35 +23,41 @@ class RoundingError:
 
     Attributes:
         image: The exact A v_1.
-        forward: Length of the largest error of a product with A found so far, for each operator.
+        forward: Length of the largest error of a product with A found so far, for each operator; on the CPU.
         backward: Likewise with A'.
     """
 
     def __init__(self, A: Operator, exact: Operator, first: Tensor):
         self.exact = exact
-        self.forward = self.backward = first.new_zeros(A.batch)
+        self.forward = self.backward = torch.zeros(A.batch, dtype=torch.float64)
         if exact is A:
             return
         self.image = wide(exact.mv(first.to(A.dtype)), A)
         u = unit(self.image).to(A.dtype)
-        self.forward = (wide(A.mv(first.to(A.dtype)), A) - self.image).norm(dim=1)
-        self.backward = (wide(A.vm(u), A) - wide(exact.vm(u), A)).norm(dim=1)
+        self.forward = lengths(wide(A.mv(first.to(A.dtype)), A) - self.image)
+        self.backward = lengths(wide(A.vm(u), A) - wide(exact.vm(u), A))
 
-    def slack(self, steps: int, top: Tensor) -> Tensor:
-        """What the singular values, of which `top` is the largest, may be off by after so many steps."""
+    def slack(self, steps: int, top: Tensor, some: Tensor | slice = slice(None)) -> Tensor:
+        """What singular values, of which `top` is the largest, of some operators may be off by after so many steps."""
         unmeasured = UNMEASURED * torch.finfo(self.exact.dtype).eps * top
-        return steps**0.5 * (self.forward + self.backward + unmeasured)
+        return steps**0.5 * (self.forward[some] + self.backward[some] + unmeasured)
 
     def look(self, run: Bidiagonalization) -> Tensor:
         """Measures along the leading Ritz vectors too; |A v| of the right one, which is a true lower bound."""
         k = run.alpha.shape[1]
-        P, values, Q = torch.linalg.svd(bidiagonal(*(z.nan_to_num(0, 0, 0) for z in (run.alpha, run.beta))))
+        B = bidiagonal(*at_hand(run.alpha, run.beta).nan_to_num(0, 0, 0))
+        P, values, Q = (z.to(run.alpha) for z in torch.linalg.svd(B))
         p, s, q = P[:, None, :, 0], values[:, :1], Q[:, :1]
         u, v = (p @ run.left)[:, 0], (q @ run.right[:, :k])[:, 0]
         Av, Au = (
             wide(product(z.to(self.exact.dtype)), self.exact) for product, z in ((self.exact.mv, v), (self.exact.vm, u))
         )
-        self.forward = torch.maximum(self.forward, (s * u - Av).norm(dim=1))
+        self.forward = torch.maximum(self.forward, lengths(s * u - Av))
         remainder = run.beta[:, -1:] * p[:, 0, -1:] * run.right[:, k]
-        self.backward = torch.maximum(self.backward, (s * v + remainder - Au).norm(dim=1))
-        return Av.norm(dim=1) / v.norm(dim=1)
+        self.backward = torch.maximum(self.backward, lengths(s * v + remainder - Au))
+        return lengths(Av) / lengths(v)
+
+
+def lengths(z: Tensor) -> Tensor:
+    """The norm of each vector, on the CPU."""
+    return z.norm(dim=1).cpu().double()

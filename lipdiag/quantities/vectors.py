@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..linalg.bidiagonalization import bidiagonal, golub_kahan, ritz
+from ..linalg.bidiagonalization import at_hand, bidiagonal, golub_kahan, ritz
 from .accuracy import Accuracy
 from .point import Point
 from .quantity import MANY_PRODUCTS, RANKS, SPECTRAL, Quantity, Variable
@@ -30,13 +30,14 @@ def vectors(point: Point) -> dict[str, Tensor]:
     def close(alpha: Tensor, beta: Tensor) -> bool:
         if alpha.shape[1] <= count:
             return False
-        values, residuals = ritz(alpha, beta, A.rows)
+        values, residuals = ritz(*at_hand(alpha, beta), A.rows)
         return bool((residuals[:, :count] <= CLOSE * values[:, :1]).all())
 
     run = golub_kahan(A, point.start, min(point.accuracy.krylov_steps, A.rows, A.columns), close)
     k = run.alpha.shape[1]
-    values, residuals = ritz(run.alpha, run.beta, A.rows)
-    P, _, Q = torch.linalg.svd(bidiagonal(run.alpha, run.beta))
+    small = at_hand(run.alpha, run.beta)
+    values, residuals = ritz(*small, A.rows)
+    P, _, Q = (z.to(run.alpha) for z in torch.linalg.svd(bidiagonal(*small)))
     right = Q[:, :count] @ run.right[:, :k]
     left = P.mT[:, :count] @ run.left
     sign = signs(right)

@@ -2,10 +2,13 @@
 
 import itertools
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
+from lipdiag.linalg import bidiagonalization
 from lipdiag.linalg.bidiagonalization import golub_kahan
 from lipdiag.linalg.lanczos import extreme_eigenvalues, singular_values
 from lipdiag.linalg.operator import Operator
@@ -105,13 +108,15 @@ def test_products_in_float32_do_not_spoil_the_recurrence(device):
 
 
 def test_a_run_ends_at_the_first_step_that_is_narrow_enough():
-    M = with_singular_values(torch.linspace(1.2, 0.1, 200), 200, 200)
+    """For all of them, of which now one is the widest and then another."""
+    M = with_singular_values(torch.linspace(1.2, 0.1, 200), 200, 200, batch=20)
     A = operator(M)
-    found = singular_values(A, start(A), 100, width=0.05)
-    assert (found.upper <= 1.05 * found.values[:, 0]).all()
-    assert 8 < found.steps < 100
-    before = singular_values(A, start(A), found.steps - 1)
-    assert (before.upper > 1.05 * before.values[:, 0]).any()
+    for width in (0.1, 0.085, 0.07, 0.05, 0.03):
+        found = singular_values(A, start(A), 100, width=width)
+        assert (found.upper <= (1 + width) * found.values[:, 0]).all()
+        assert 8 < found.steps < 100
+        before = singular_values(A, start(A), found.steps - 1)
+        assert (before.upper > (1 + width) * before.values[:, 0]).any()
     assert singular_values(A, start(A), 100, width=10.0).steps == 8
     assert singular_values(A, start(A), 100, width=10.0, minimum=3).steps == 3
     assert singular_values(A, start(A), 9, width=1e-9).steps == 9
@@ -162,6 +167,63 @@ def test_what_cannot_be_asked_is_refused():
         extreme_eigenvalues(A, start(A), 3)
     with pytest.raises(ValueError, match="0 steps"):
         extreme_eigenvalues(operator(randn(2, 4, 4)), start(operator(randn(2, 4, 4))), 0)
+
+
+class Looks(TorchFunctionMode):
+    """Counts what would have to wait for a graphics processor: reads, and answers to a condition."""
+
+    READS = "cpu", "item", "tolist", "numpy", "__bool__", "__float__", "__int__"
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen += [name for name in self.READS if func is getattr(torch.Tensor, name)]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def unread(device):
+    """Raises where the host waits for the device, if that is one to be waited for."""
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        with Looks() as looks:
+            yield looks
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_no_krylov_step_is_waited_for(device, monkeypatch):
+    """Through breakdowns too; whether to go on is read once a step, and not before the least of them are done."""
+    monkeypatch.setattr(bidiagonalization, "READ_FREELY", set())
+    for name in ("geometric", "rank one"):
+        A = operator(spectrum(name)[0].to(device))
+        first = start(A)
+        with unread(device) as looks:
+            golub_kahan(A, first, min(A.rows, A.columns))
+        assert looks.seen == []
+    A = operator(with_singular_values(torch.linspace(1.2, 0.1, 200), 200, 200).to(device))
+    for steps in (7, 8, 11):
+        with Looks() as looks:
+            assert singular_values(A, start(A), steps, width=1e-9).steps == steps
+        assert looks.seen.count("cpu") == max(0, steps - 7) + 1
+    S = operator(with_eigenvalues(torch.linspace(-3, 2, 200)).to(device))
+    with Looks() as looks:
+        assert extreme_eigenvalues(S, start(S), 11, width=1e-9).steps == 11
+    assert looks.seen.count("cpu") == 4
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_a_device_that_is_not_waited_for_takes_the_same_steps(name, monkeypatch):
+    A = operator(spectrum(name)[0])
+    found = golub_kahan(A, start(A), min(A.rows, A.columns))
+    monkeypatch.setattr(bidiagonalization, "READ_FREELY", set())
+    same = golub_kahan(A, start(A), min(A.rows, A.columns))
+    for z, w in zip(vars(found).values(), vars(same).values(), strict=True):
+        assert torch.equal(z, w)
 
 
 EIGENVALUES = {
