@@ -10,8 +10,7 @@ to them. Every operation is homogeneous, so an input that does not move is a sym
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +27,9 @@ SAME_MEMORY = {
     aten.is_same_size.default,
     aten._has_same_storage_numel.default,
 }
+
+
+SEQUENCES = list, tuple  # once, as `list | tuple` would be made anew in each call
 
 
 class RecordingError(RuntimeError):
@@ -56,7 +58,7 @@ class Slot:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # and not frozen, by which it would take thrice as long to make
 class Step:
     """One operation: slots stand in its arguments where tangents do."""
 
@@ -65,10 +67,10 @@ class Step:
     kwargs: dict
     outputs: tuple[Slot | None, ...]
     writes: frozenset[int] = frozenset()  # storages
+    reads: tuple[Slot, ...] = field(init=False)
 
-    @cached_property
-    def reads(self) -> tuple[Slot, ...]:
-        return tuple(dict.fromkeys(a for a in leaves((*self.args, *self.kwargs.values())) if isinstance(a, Slot)))
+    def __post_init__(self) -> None:
+        self.reads = tuple(dict.fromkeys(a for a in leaves((*self.args, *self.kwargs.values())) if type(a) is Slot))
 
     def replaced(self, change: Callable[[Any], Any]) -> "Step":
         """The step with `change` applied to each argument, those in lists too."""
@@ -78,18 +80,12 @@ class Step:
 
 def leaves(arguments: Sequence) -> list:
     """Arguments of an operation with lists opened, which are at most one level deep."""
-    out: list = []
-    for a in arguments:
-        if isinstance(a, list | tuple):
-            out.extend(a)
-        else:
-            out.append(a)
-    return out
+    return [b for a in arguments for b in (a if isinstance(a, SEQUENCES) else (a,))]
 
 
 def swap(argument, change):
     """An argument of an operation with `change` applied to each of its leaves."""
-    if isinstance(argument, list | tuple):
+    if isinstance(argument, SEQUENCES):
         return [change(a) for a in argument]
     return change(argument)
 
@@ -179,11 +175,8 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         if func is aten._efficientzerotensor.default:  # has no memory, which kernels that are called from here read
             return torch.zeros((), **kwargs).expand(*args)
-        tangents = {}
-        for a in (*args, *kwargs.values()):
-            for x in a if isinstance(a, list | tuple) else (a,):
-                if isinstance(x, Tensor) and (slot := self.find(x)) is not None:
-                    tangents[id(x)] = slot
+        found = [(x, self.find(x)) for x in leaves((*args, *kwargs.values())) if isinstance(x, Tensor)]
+        tangents = {id(x): slot for x, slot in found if slot is not None}
         targets = written_arguments(func, args, kwargs) if func._schema.is_mutable else []
         for x in targets:
             if id(x) not in tangents:
@@ -192,21 +185,25 @@ class Recorder(TorchDispatchMode):
                     tangents[id(x)] = self.adopt(x)
         out = func(*args, **kwargs)
         if tangents:
-            step = Step(func, tuple(args), kwargs, ()).replaced(lambda a: tangents.get(id(a), a))
-            self.keep(step, out, frozenset(tangents[id(x)].storage for x in targets))
+            self.keep(func, args, kwargs, tangents, out, frozenset(tangents[id(x)].storage for x in targets))
         return out
 
-    def keep(self, step: Step, out, writes: frozenset[int]) -> None:
+    def keep(self, func, args, kwargs, tangents: dict[int, Slot], out, writes: frozenset[int]) -> None:
         """Adds what was just done to tangents."""
         results = leaves([out])
-        if not any(isinstance(o, Tensor) for o in results):
+        outputs = tuple(self.place(o) if isinstance(o, Tensor) else None for o in results)
+        if not any(outputs):
             if isinstance(out, bool):  # a question about geometry, which is fixed
                 return
-            raise RecordingError(f"{step.function} makes a {type(out).__name__} of a tangent.")
-        outputs = tuple(self.place(o) if isinstance(o, Tensor) else None for o in results)
-        reads = step.reads
+            raise RecordingError(f"{func} makes a {type(out).__name__} of a tangent.")
+        reads = tangents.values()
         if writes or any(o is not None and o not in reads for o in outputs):  # else an alias
-            self.add(Step(step.function, step.args, step.kwargs, outputs, writes))
+
+            def seen(a):
+                return tangents.get(id(a), a)
+
+            named = {k: swap(a, seen) for k, a in kwargs.items()} if kwargs else {}
+            self.add(Step(func, tuple([swap(a, seen) for a in args]), named, outputs, writes))
 
 
 def written_arguments(func, args, kwargs) -> list:
