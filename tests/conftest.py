@@ -11,10 +11,10 @@ pytest_plugins = ["tests.holm", "tests.runs", "tests.recipes", "pytester"]
 
 torch.set_num_threads(1)  # two small threads that wait for each other are slower than one
 
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
 
 
-@pytest.fixture(params=DEVICES)
+@pytest.fixture(params=DEVICES, scope="session")
 def device(request) -> torch.device:
     """Every device at hand."""
     return torch.device(request.param)

@@ -37,10 +37,10 @@ def test_coverage_for_singular_values(name, steps, confidence, generator, p_valu
     p_value(covered(found.upper, float(SPECTRA[name].max()), confidence))
 
 
-def test_at_99_percent_at_least_98_of_100_hold(generator):
+def test_at_99_percent_at_least_98_of_100_hold(generator, device):
     """The promise of the package, at the depth where a study stops."""
-    A = operator(with_singular_values(SPECTRA["flat"], 100, 100, batch=1).expand(RUNS, -1, -1))
-    found = singular_values(A, sphere((RUNS, 100), generator, dtype=A.dtype), 100, width=0.05)
+    A = operator(with_singular_values(SPECTRA["flat"], 100, 100, batch=1).expand(RUNS, -1, -1).to(device))
+    found = singular_values(A, sphere((RUNS, 100), generator, dtype=A.dtype, device=device), 100, width=0.05)
     assert int((found.upper >= 1.05).sum()) >= 0.98 * RUNS
     assert (found.upper <= 1.05 * found.values[:, 0]).all()
 

@@ -19,21 +19,21 @@ def tokens(h):
 
 # What becomes of the layer before the energy is taken, each with a rule of forward mode
 LAYERS = {
-    "convolution": lambda h: functional.silu(functional.conv2d(h, U[..., None, None])),
-    "transposed convolution": lambda h: functional.conv_transpose2d(h, U[..., None, None]).tanh(),
-    "group norm": lambda h: functional.group_norm(h, 2, U[0], U[1]).sin(),
+    "convolution": lambda h: functional.silu(functional.conv2d(h, U[..., None, None].to(h))),
+    "transposed convolution": lambda h: functional.conv_transpose2d(h, U[..., None, None].to(h)).tanh(),
+    "group norm": lambda h: functional.group_norm(h, 2, U[0].to(h), U[1].to(h)).sin(),
     "group norm, strided": lambda h: functional.group_norm(h.transpose(2, 3), 4).sin(),
-    "layer norm": lambda h: functional.layer_norm(tokens(h), (8,), U[0], U[1]).sin(),
-    "linear": lambda h: functional.linear(tokens(h), U).sin(),
+    "layer norm": lambda h: functional.layer_norm(tokens(h), (8,), U[0].to(h), U[1].to(h)).sin(),
+    "linear": lambda h: functional.linear(tokens(h), U.to(h)).sin(),
     "softmax and products": lambda h: (tokens(h) @ h.flatten(2)).softmax(-1) @ tokens(h),
     "sums and quotients": lambda h: (h / (2 + h.square()) - 3) * h + 1,
-    "fused attention": lambda h: functional.scaled_dot_product_attention(tokens(h), tokens(h) @ U, tokens(h)),
+    "fused attention": lambda h: functional.scaled_dot_product_attention(tokens(h), tokens(h) @ U.to(h), tokens(h)),
     "attention of torch": lambda h: ATTENTION(tokens(h), tokens(h), tokens(h), need_weights=False)[0],
 }
 
 
 def hidden(x, t):
-    return functional.conv2d(x, W, padding=1) * (1 + t.cos())[:, None, None, None]
+    return functional.conv2d(x, W.to(x), padding=1) * (1 + t.cos())[:, None, None, None]
 
 
 def energy(layer):
@@ -48,7 +48,9 @@ def energy(layer):
 
 def guided(layer):
     """Its own prediction beside the gradient of something else."""
-    return lambda x, t: functional.conv2d(hidden(x, t), W.transpose(0, 1), padding=1).sin() - 0.3 * energy(layer)(x, t)
+    return lambda x, t: (
+        functional.conv2d(hidden(x, t), W.transpose(0, 1).to(x), padding=1).sin() - 0.3 * energy(layer)(x, t)
+    )
 
 
 def functorch(layer):
@@ -58,10 +60,12 @@ def functorch(layer):
 @pytest.mark.parametrize("record", [True, False])
 @pytest.mark.parametrize("made", [energy, guided, functorch])
 @pytest.mark.parametrize("name", LAYERS)
-def test_products_are_those_of_differences_and_adjoint(name, made, record):
+def test_products_are_those_of_differences_and_adjoint(name, made, record, device):
     """Differences of step 1e-6 are off by 1e-9 at most, as their convergence from 1e-3 on tells."""
-    f, x, t = made(LAYERS[name]), randn(2, 2, 4, 4, seed=3), torch.tensor([0.3, 0.7], dtype=torch.float64)
-    dx, dt, u = randn(*x.shape, seed=4), torch.ones_like(t), randn(*x.shape, seed=7)
+    ATTENTION.to(device)
+    f, x = made(LAYERS[name]), randn(2, 2, 4, 4, seed=3).to(device)
+    t = torch.tensor([0.3, 0.7], dtype=torch.float64, device=device)
+    dx, dt, u = randn(*x.shape, seed=4).to(device), torch.ones_like(t), randn(*x.shape, seed=7).to(device)
     line = linearize(f, x, t, record=record)
     assert relative(line.jvp(dx, dt), central_difference(f, (x, t), (dx, dt), 1e-6)) < 1e-7
     assert line.method == "forward mode"
@@ -69,7 +73,7 @@ def test_products_are_those_of_differences_and_adjoint(name, made, record):
     torch.testing.assert_close((line.jvp(dx) * u).sum(), (dx * line.vjp(u)).sum(), rtol=1e-10, atol=1e-10)
 
 
-def test_a_gradient_without_a_graph_of_its_own_is_told_by_differences_not_by_a_zero():
+def test_a_gradient_without_a_graph_of_its_own_is_told_by_differences_not_by_a_zero(device):
     """Forward mode knows no convolution's backward pass, and reverse mode finds nothing there to differentiate."""
 
     def f(x):
@@ -77,7 +81,7 @@ def test_a_gradient_without_a_graph_of_its_own_is_told_by_differences_not_by_a_z
             x = x.requires_grad_(True)
             return torch.autograd.grad(functional.silu(hidden(x, x[:, 0, 0, 0])).square().sum(), x)[0]
 
-    x, v = randn(2, 2, 4, 4, seed=3), randn(2, 2, 4, 4, seed=4)
+    x, v = randn(2, 2, 4, 4, seed=3).to(device), randn(2, 2, 4, 4, seed=4).to(device)
     line = linearize(f, x)
     assert relative(line.jvp(v), central_difference(f, (x,), (v,), 1e-6)) < 1e-7
     assert line.method == "finite differences"

@@ -82,8 +82,8 @@ def test_values_approach_from_below_and_evidence_holds(name, steps, device):
     torch.testing.assert_close(found.alpha1, found.image.norm(dim=1))
 
 
-def test_values_grow_and_bounds_shrink_with_every_step():
-    M = with_singular_values(torch.linspace(1.2, 0.1, 60), 60, 60)
+def test_values_grow_and_bounds_shrink_with_every_step(device):
+    M = with_singular_values(torch.linspace(1.2, 0.1, 60), 60, 60).to(device)
     A = operator(M)
     runs = [singular_values(A, start(A), k) for k in range(1, 40)]
     for a, b in itertools.pairwise(runs):
@@ -107,9 +107,9 @@ def test_products_in_float32_do_not_spoil_the_recurrence(device):
     assert (run.adjoint_gap < 1e-5).all()
 
 
-def test_a_run_ends_at_the_first_step_that_is_narrow_enough():
+def test_a_run_ends_at_the_first_step_that_is_narrow_enough(device):
     """For all of them, of which now one is the widest and then another."""
-    M = with_singular_values(torch.linspace(1.2, 0.1, 200), 200, 200, batch=20)
+    M = with_singular_values(torch.linspace(1.2, 0.1, 200), 200, 200, batch=20).to(device)
     A = operator(M)
     for width in (0.1, 0.085, 0.07, 0.05, 0.03):
         found = singular_values(A, start(A), 100, width=width)
@@ -123,15 +123,15 @@ def test_a_run_ends_at_the_first_step_that_is_narrow_enough():
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, 1.01])
-def test_products_that_are_not_adjoint_are_noticed(wrong):
-    M = randn(3, 10, 10)
+def test_products_that_are_not_adjoint_are_noticed(wrong, device):
+    M = randn(3, 10, 10).to(device)
     A, B = operator(M), operator(wrong * M)
     found = singular_values(Operator(A.mv, B.vm, 10, 10, 3, M.dtype, M.device), start(A), 3)
-    torch.testing.assert_close(found.adjoint_gap, torch.full((3,), abs(1 - wrong), dtype=torch.float64))
+    torch.testing.assert_close(found.adjoint_gap, torch.full((3,), abs(1 - wrong)).to(M))
 
 
-def test_a_sample_that_is_not_finite_does_not_spoil_the_others():
-    M = randn(3, 20, 20)
+def test_a_sample_that_is_not_finite_does_not_spoil_the_others(device):
+    M = randn(3, 20, 20).to(device)
     exact = torch.linalg.svdvals(M)[:, 0]
     M[1, 3, 4] = math.nan
     A = operator(M)
@@ -145,8 +145,8 @@ def test_a_sample_that_is_not_finite_does_not_spoil_the_others():
         assert z.isnan().tolist() == [False, True, False]
 
 
-def test_a_sample_does_not_see_the_others():
-    M = randn(4, 12, 9)
+def test_a_sample_does_not_see_the_others(device):
+    M = randn(4, 12, 9).to(device)
     A = operator(M)
     together = singular_values(A, start(A), 6)
     for i in range(4):
@@ -271,8 +271,8 @@ def test_extreme_eigenvalues_approach_from_inside_and_evidence_holds(name, steps
         assert ((z[:, None] - values).abs().amin(1) <= residual + tolerance).all()
 
 
-def test_a_run_for_eigenvalues_ends_when_both_bounds_are_close():
-    A = operator(with_eigenvalues(torch.linspace(-3, 2, 200)))
+def test_a_run_for_eigenvalues_ends_when_both_bounds_are_close(device):
+    A = operator(with_eigenvalues(torch.linspace(-3, 2, 200)).to(device))
     found = extreme_eigenvalues(A, start(A), 100, width=0.05)
     assert (found.upper - found.largest <= 0.05 * 3).all()
     assert (found.smallest - found.lower <= 0.05 * 3).all()

@@ -67,8 +67,8 @@ def double_free(f, x, t):
         return f(x, t)
 
 
-def test_a_function_of_x_alone():
-    x, v = randn(2, 3), randn(2, 3, seed=2)
+def test_a_function_of_x_alone(device):
+    x, v = randn(2, 3).to(device), randn(2, 3, seed=2).to(device)
     line = linearize(lambda z: z.sin(), x)
     torch.testing.assert_close(line.jvp(v), v * x.cos())
     torch.testing.assert_close(line.vjp(v), v * x.cos())
@@ -77,29 +77,31 @@ def test_a_function_of_x_alone():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_number_a_sample(method):
-    x = randn(2, 3)
+def test_one_number_a_sample(method, device):
+    x = randn(2, 3).to(device)
     A = linearize(lambda z: z.square().sum(1), x, methods=(method,)).jacobian
     torch.testing.assert_close(dense(A), 2 * x[:, None])
     torch.testing.assert_close(dense(jacobian(lambda z: z.square().sum(1), x)), 2 * x[:, None])
 
 
-def test_products_keep_the_precision_of_f_and_take_directions_in_any():
-    line = linearize(lambda x, t: x * t.to(x.dtype)[:, None], randn(2, 3).float(), randn(2))
+def test_products_keep_the_precision_of_f_and_take_directions_in_any(device):
+    """Of another type, and from the CPU."""
+    line = linearize(lambda x, t: x * t.to(x.dtype)[:, None], randn(2, 3).float().to(device), randn(2).to(device))
     for product in (line.jvp(randn(2, 3)), line.jvp(dt=torch.ones(2)), line.vjp(randn(2, 3)), line.output):
         assert product.dtype == torch.float32
+        assert product.device.type == device.type
 
 
 @pytest.mark.parametrize(("method", "record"), [*((m, True) for m in METHODS), ("forward mode", False)])
-def test_a_function_that_writes_to_its_inputs_does_not_write_to_ours(method, record):
-    x, t, v = randn(2, 3), randn(2, seed=2), randn(2, 3, seed=3)
+def test_a_function_that_writes_to_its_inputs_does_not_write_to_ours(method, record, device):
+    x, t, v = (z.to(device) for z in (randn(2, 3), randn(2, seed=2), randn(2, 3, seed=3)))
     line = linearize(lambda x, t: x.mul_(2) * t.add_(1)[:, None], x, t, (method,), record)
     for _ in range(2):
         torch.testing.assert_close(line.jvp(v, v[:, 0]), 2 * v * (1 + t)[:, None] + 2 * x * v[:, :1])
         torch.testing.assert_close(line.vjp(v), 2 * v * (1 + t)[:, None])
         torch.testing.assert_close(line.output, 2 * x * (1 + t)[:, None])
-    assert (x == randn(2, 3)).all()
-    assert (t == randn(2, seed=2)).all()
+    assert (x.cpu() == randn(2, 3)).all()
+    assert (t.cpu() == randn(2, seed=2)).all()
 
 
 # The chain
@@ -309,9 +311,9 @@ def test_a_constant_has_zero_products_of_both_kinds(methods):
     assert line.dead == {"x"}
 
 
-def test_a_zero_of_time_does_not_meet_an_infinite_slope():
+def test_a_zero_of_time_does_not_meet_an_infinite_slope(device):
     """At t = 0 the slope of sqrt(t) is infinite; along x alone that must not show, in the recording pass either."""
-    x, t = randn(2, 3), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    x, t = randn(2, 3).to(device), torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)
     line = linearize(lambda x, t: x.sin() + t.sqrt()[:, None], x, t)
     for _ in range(2):
         torch.testing.assert_close(line.jvp(x), x * x.cos())
@@ -378,9 +380,9 @@ def test_a_graph_keeps_nothing_for_parameters():
     assert all(p.requires_grad and p.grad is None for p in f.parameters())
 
 
-def test_everything_is_freed_with_the_linearization():
+def test_everything_is_freed_with_the_linearization(device):
     """Without the garbage collector: a linearization is large, and a study makes many."""
-    f, x, t = made("UNet2DModel")
+    f, x, t = made("UNet2DModel", device=device)
     line = linearize(f, x, t)
     line.jvp(x)
     line.vjp(x)
@@ -396,18 +398,16 @@ def test_everything_is_freed_with_the_linearization():
 # Finite differences
 
 
-def test_finite_differences_find_their_own_step_in_time():
+def test_finite_differences_find_their_own_step_in_time(device):
     """exp(-t / s) over five decades of s, at t = s: the step must follow the function, which is not told."""
-    scale = torch.logspace(-2, 3, 6, dtype=torch.float64)
-    line = linearize(
-        lambda x, t: x * (-t / scale).exp()[:, None], torch.ones(6, 1).double(), scale, ("finite differences",)
-    )
+    scale, ones = torch.logspace(-2, 3, 6, dtype=torch.float64, device=device), torch.ones(6, device=device).double()
+    line = linearize(lambda x, t: x * (-t / scale).exp()[:, None], ones[:, None], scale, ("finite differences",))
     exact = -(1 / scale / torch.e)[:, None]
-    assert ((line.jvp(dt=torch.ones(6).double()) - exact).abs() / exact.abs()).max() < 1e-9
+    assert ((line.jvp(dt=ones) - exact).abs() / exact.abs()).max() < 1e-9
 
 
-def test_finite_differences_in_float32_lose_half_of_its_digits():
-    x, v = randn(20, 50).float(), randn(20, 50, seed=2).float()
+def test_finite_differences_in_float32_lose_half_of_its_digits(device):
+    x, v = randn(20, 50).float().to(device), randn(20, 50, seed=2).float().to(device)
     line = linearize(functional.silu, x, methods=("finite differences",))
     exact = linearize(functional.silu, x.double()).jvp(v.double())
     assert relative(line.jvp(v), exact) < 3e-4

@@ -19,16 +19,16 @@ LOSS = {"ieee": 0.0, "tf32": 2.0**-11, "3xtf32": 2.0**-22}  # of a factor, relat
 
 
 @pytest.fixture(scope="module")
-def point():
+def point(device):
     """A U-Net in float32 at one point, RUNS times, and its Jacobian in float64."""
-    return at_one_point(RUNS)
+    return at_one_point(RUNS, device)
 
 
-def at_one_point(runs, side=8):
+def at_one_point(runs, device, side=8):
     torch.manual_seed(0)
     network, f = NETWORKS["UNet2DModel"].make()
-    x, t = randn(1, 2, side, side), torch.tensor([300.0]).double()
-    network.double().eval().requires_grad_(False)
+    x, t = randn(1, 2, side, side).to(device), torch.tensor([300.0], dtype=torch.float64, device=device)
+    network.to(device).double().eval().requires_grad_(False)
     truth = dense(linearize(f, x, t).jacobian)
     network.float()
     return linearize(f, x.float().expand(runs, -1, -1, -1), t.expand(runs)).jacobian, truth
@@ -48,7 +48,7 @@ def test_rounding_is_to_the_nearest_of_ten_bits():
 def test_products_lose_what_their_bits_say(point, kind):
     """Against the float64 Jacobian; an error of one factor grows by the depth of the network, here by less than 8."""
     A, J = with_products(point[0], kind), point[1]
-    v, u = (sphere((RUNS, n), torch.Generator().manual_seed(1), dtype=torch.float32) for n in (A.columns, A.rows))
+    v, u = (sphere((RUNS, n), torch.Generator().manual_seed(1), device=A.device) for n in (A.columns, A.rows))
     for product, truth in ((A.mv(v), v.double() @ J[0].mT), (A.vm(u), u.double() @ J[0])):
         error = ((product - truth).norm(dim=1) / truth.norm(dim=1)).max()
         assert LOSS[kind] / 8 <= error <= 8 * LOSS[kind] + 3e-6
@@ -61,18 +61,18 @@ def test_certified_intervals_hold_the_float64_value(point, kind, p_value):
     """RUNS random starts; the bound promises 99 %."""
     A, J = point
     truth = float(torch.linalg.svdvals(J)[0, 0])
-    start = sphere((RUNS, A.columns), torch.Generator().manual_seed(2))
+    start = sphere((RUNS, A.columns), torch.Generator().manual_seed(2), device=A.device)
     found = singular_values(with_products(A, kind), start, 64, width=0.05, exact=None if kind == "ieee" else A)
     p_value(coverage(int((found.upper >= truth).sum()), RUNS, 0.99))
     assert (found.values[:, 0] <= truth * (1 + 2e-6)).all()
     assert (found.upper <= 1.05 * found.values[:, 0] * (1 + 1e-3)).all()
 
 
-def test_where_it_converges_the_interval_is_as_wide_as_the_rounding():
+def test_where_it_converges_the_interval_is_as_wide_as_the_rounding(device):
     """At full depth no randomness of the start is left: tf32 alone would miss the value by its own error."""
-    A, J = at_one_point(2, side=4)
+    A, J = at_one_point(2, device, side=4)
     truth = float(torch.linalg.svdvals(J)[0, 0])
-    start = sphere((2, A.columns), torch.Generator().manual_seed(3))
+    start = sphere((2, A.columns), torch.Generator().manual_seed(3), device=device)
     widths = []
     for kind in PRODUCTS:
         found = singular_values(with_products(A, kind), start, A.columns, exact=None if kind == "ieee" else A)
@@ -82,10 +82,10 @@ def test_where_it_converges_the_interval_is_as_wide_as_the_rounding():
 
 
 def test_what_was_linearized_is_not_rounded(point):
-    before = point[0].mv(sphere((RUNS, point[0].columns), torch.Generator().manual_seed(4), dtype=torch.float32))
+    v = sphere((RUNS, point[0].columns), torch.Generator().manual_seed(4), device=point[0].device)
+    before = point[0].mv(v)
     with_products(point[0], "tf32").mv(before)
-    again = point[0].mv(sphere((RUNS, point[0].columns), torch.Generator().manual_seed(4), dtype=torch.float32))
-    assert torch.equal(before, again)
+    assert torch.equal(before, point[0].mv(v))
 
 
 def test_refusals(point):

@@ -95,7 +95,7 @@ class Buffered(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, dx):
-        out = torch.zeros(dx.shape, dtype=dx.dtype)
+        out = torch.zeros(dx.shape, dtype=dx.dtype, device=dx.device)
         early = out.view(-1)[: dx[0].numel()]
         out += dx
         early.add_(dx[0].flatten())
@@ -183,14 +183,26 @@ FUNCTIONS = {
 }
 
 
+def on(device, f):
+    """The function with what it makes, and its weights, on a device."""
+    if isinstance(f, nn.Module):
+        f.to(device)
+
+    def placed(*inputs):
+        with device:
+            return f(*inputs)
+
+    return placed
+
+
 # Reverse mode does not know the derivative of these: they write to what it has kept.
 REFUSED = "in place on views", "activations in place", "a constant overwritten later", "a value overwritten later"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_recorded_products_equal_passes(name):
+def test_recorded_products_equal_passes(name, device):
     """At a tangent that the tape has not seen; tolerance: float64 rounding, where the function has no float32 part."""
-    f, x, v, w = FUNCTIONS[name], randn(*SHAPE, seed=3), randn(*SHAPE, seed=4), randn(*SHAPE, seed=5)
+    f, x, v, w = on(device, FUNCTIONS[name]), *(randn(*SHAPE, seed=seed).to(device) for seed in (3, 4, 5))
     tolerance = 1e-6 if name == "casts" else 1e-13
     y, dy, tape = record(f, (x,), (v,))
     expected = push_forward(f, (x.clone(),), (w.clone(),))
@@ -200,12 +212,12 @@ def test_recorded_products_equal_passes(name):
         assert relative(tape(w), expected[1]) < tolerance
     assert (tape(2 * w) == 2 * tape(w)).all()  # exactly linear: nothing of the recorded tangent is left in the tape
     for z, seed in ((x, 3), (v, 4), (w, 5)):
-        assert (z == randn(*SHAPE, seed=seed)).all()
+        assert (z.cpu() == randn(*SHAPE, seed=seed)).all()
 
 
 @pytest.mark.parametrize("name", [n for n in FUNCTIONS if n not in REFUSED])
-def test_recorded_products_equal_reverse_mode_applied_twice(name):
-    f, x, v, w = FUNCTIONS[name], randn(*SHAPE, seed=3), randn(*SHAPE, seed=4), randn(*SHAPE, seed=5)
+def test_recorded_products_equal_reverse_mode_applied_twice(name, device):
+    f, x, v, w = on(device, FUNCTIONS[name]), *(randn(*SHAPE, seed=seed).to(device) for seed in (3, 4, 5))
     tape = record(f, (x,), (v,))[2]
     assert relative(tape(w), double_backward(lambda z: f(z.clone()), (x,), (w,))[1]) < (
         1e-6 if name == "casts" else 1e-12
@@ -261,9 +273,9 @@ TWO_INPUTS = {
 
 
 @pytest.mark.parametrize("name", TWO_INPUTS)
-def test_two_inputs_each_alone_and_both(name):
-    f, x, t = TWO_INPUTS[name], randn(*SHAPE, seed=3), randn(2, seed=6)
-    dx, dt = randn(*SHAPE, seed=4), randn(2, seed=7)
+def test_two_inputs_each_alone_and_both(name, device):
+    f, x, t = on(device, TWO_INPUTS[name]), randn(*SHAPE, seed=3).to(device), randn(2, seed=6).to(device)
+    dx, dt = randn(*SHAPE, seed=4).to(device), randn(2, seed=7).to(device)
     tape = record(f, (x, t), (dx, dt))[2]
     for tangents in ((dx, None), (None, dt), (dx, dt)):
         expected, found = double_backward(f, (x, t), tangents)[1], tape(*tangents)
@@ -284,16 +296,16 @@ def test_a_product_does_not_touch_the_direction_or_share_memory_with_it():
         assert (v == before).all()
 
 
-def test_temporaries_are_freed_after_their_last_use():
+def test_temporaries_are_freed_after_their_last_use(device):
     """A chain of n layers needs the memory of a few, not of n."""
-    weights = [randn(4, 4, 3, 3, seed=i) for i in range(30)]
+    weights = [randn(4, 4, 3, 3, seed=i).to(device) for i in range(30)]
 
     def f(x):
         for w in weights:
             x = functional.silu(functional.conv2d(x, w, padding=1))
         return x
 
-    x = randn(*SHAPE)
+    x = randn(*SHAPE).to(device)
     tape = record(f, (x,), (x,))[2]
 
     alive, most = [], 0

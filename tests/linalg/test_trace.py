@@ -80,17 +80,17 @@ def test_the_standard_error_estimates_the_standard_deviation(grouped, generator)
 
 @pytest.mark.parametrize("kind", ["trace", "squared Frobenius norm"])
 @pytest.mark.parametrize("group_size", [1, 4])
-def test_intervals_cover(kind, group_size, generator, p_value):
+def test_intervals_cover(kind, group_size, generator, p_value, device):
     """95 % intervals by Student's t over 2000 samples; members of a group share no more than a width."""
     n, samples, p = 200, 2000, 2
-    A = torch.eye(n, dtype=torch.float64) + randn(n, n) / math.sqrt(n)
+    A = (torch.eye(n, dtype=torch.float64) + randn(n, n) / math.sqrt(n)).to(device)
     exact = float(A.trace() if kind == "trace" else A.square().sum())
-    z = rademacher((p, samples, n), generator, dtype=torch.float64)
+    z = rademacher((p, samples, n), generator, dtype=torch.float64, device=device)
     group = torch.arange(samples) // group_size
     found = hutchinson_trace(z, images(A, z), group) if kind == "trace" else None
     found = found or hutchinson_squared_frobenius_norm(images(A, z), group)
     assert (found.freedom == group_size * (p - 1)).all()
-    half = torch.from_numpy(t.ppf(0.975, found.freedom.numpy())) * found.standard_error
+    half = torch.from_numpy(t.ppf(0.975, found.freedom.cpu().numpy())).to(device) * found.standard_error
     hits = int(((found.value - exact).abs() <= half).sum())
     p_value(coverage(hits, samples, 0.94, 0.96))
 
