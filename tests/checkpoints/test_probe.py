@@ -217,13 +217,13 @@ def digits() -> Tensor:
     return torch.stack([data[i] for i in range(0, 1797, 60)])
 
 
-def test_a_stranger_s_shared_timesteps_are_recognized():
+def test_a_stranger_s_shared_timesteps_are_recognized(device):
     """The embedded twin without the record of its clock, and the DDPM beside it, which must not be taken for one."""
-    found = probe(checkpoints.load("digits-etsdm", clock="timesteps(1000)"), digits())
+    found = probe(checkpoints.load("digits-etsdm", clock="timesteps(1000)").to(device), digits())
     assert found.best.clock == Shared(Timesteps(), 100, 5)
     assert '--clock "shared(timesteps(1000), 100, 5)"' in found.notes[0]
     for name in checkpoints.EMBEDDED:
-        assert probe(checkpoints.load(name), digits()).right, name
+        assert probe(checkpoints.load(name).to(device), digits()).right, name
 
 
 class Late(nn.Module):

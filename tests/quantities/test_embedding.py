@@ -33,14 +33,14 @@ class Told(nn.Module):
         return 0.5 * x + e.mean(1)[:, None, None, None]
 
 
-def measured(network: nn.Module, clock: Clock):
+def measured(network: nn.Module, clock: Clock, device="cpu"):
     model = NetworkPredictor(network, Linear(), eps, clock, SHAPE)
     plan = Plan(timesteps=TIMES, draws=2, dtype="float64", quantities=("embedding",))
-    return lipdiag.measure(model, DATA, plan, progress=False)
+    return lipdiag.measure(model, DATA, plan, progress=False, device=str(device))
 
 
-def test_speed_and_size_of_a_known_embedding():
-    run = measured(Told(), Timesteps())
+def test_speed_and_size_of_a_known_embedding(device):
+    run = measured(Told(), Timesteps(), device)
     k = np.array(TIMES, dtype=float)
     other = np.where(k < 999, k + 1, k - 1)
     expected = 3 * np.abs(np.log1p(other) - np.log1p(k))  # |(1, 2, 2)| = 3

@@ -53,10 +53,10 @@ def small() -> Small:
     return Small().double()
 
 
-def measured(network: nn.Module, clock: Clock = Timesteps(), quantities=BOTH, draws: int = 2):  # noqa: B008
+def measured(network: nn.Module, clock: Clock = Timesteps(), quantities=BOTH, draws: int = 2, device="cpu"):  # noqa: B008
     model = NetworkPredictor(network, Linear(), eps, clock, SHAPE)
     plan = Plan(timesteps=TIMES, draws=draws, dtype="float64", quantities=quantities, seed=0)
-    return lipdiag.measure(model, DATA, plan, progress=False, probe=False)
+    return lipdiag.measure(model, DATA, plan, progress=False, probe=False, device=str(device))
 
 
 def inside(network: nn.Module, **options) -> dict[str, Modules]:
@@ -91,9 +91,9 @@ def norm(parts) -> float:
 
 
 @pytest.mark.parametrize("of", ["the timestep", "x"])
-def test_derivatives_of_every_module_are_those_of_finite_differences(of):
+def test_derivatives_of_every_module_are_those_of_finite_differences(of, device):
     network = small()
-    run = measured(network)
+    run = measured(network, device=device)
     m = {found.of: found for found in modules(read([run])[0])}[of]
     assert m.names == [
         "whole network", "embed", *(f"{b}{part}" for b in ("first", "second")

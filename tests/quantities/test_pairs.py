@@ -19,11 +19,11 @@ VARIANCE, SIZE = 0.3, 6
 QUANTITIES = ("pairs", "swap", "stein", "loss")
 
 
-def measured(clock):
+def measured(clock, device="cpu"):
     model = Gaussian(torch.zeros(SIZE), torch.full((SIZE,), VARIANCE, dtype=torch.float64), Linear(), clock)
     data = np.random.default_rng(0).normal(size=(9, SIZE)) * np.sqrt(VARIANCE)
     plan = Plan(timesteps=TIMES, draws=5, dtype="float64", quantities=QUANTITIES, batch=10)
-    return lipdiag.measure(model, data, plan, progress=False)
+    return lipdiag.measure(model, data, plan, progress=False, device=str(device))
 
 
 def factor(timestep):
@@ -38,8 +38,8 @@ def told(clock):
 
 
 @pytest.mark.parametrize("clock", [Timesteps(), Shared(Timesteps(), 100, 5)], ids=["plain", "shared"])
-def test_a_gaussian_model_gives_the_closed_forms(clock):
-    run, c = measured(clock), factor(told(clock))
+def test_a_gaussian_model_gives_the_closed_forms(clock, device):
+    run, c = measured(clock, device), factor(told(clock))
     square, product = run["stein_square"].values, run["stein_product"].values  # c^2 |x|^2 and c <x, noise>
     relative = np.abs(c[:, None] - c) / c[:, None]
     found = run["pair_difference"].transpose("time", "draw", "other").values
@@ -50,8 +50,8 @@ def test_a_gaussian_model_gives_the_closed_forms(clock):
     np.testing.assert_allclose(run["swap_loss"].values, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_a_model_that_is_told_the_same_timestep_answers_exactly_the_same():
-    run = measured(Shared(Timesteps(), 100, 5))
+def test_a_model_that_is_told_the_same_timestep_answers_exactly_the_same(device):
+    run = measured(Shared(Timesteps(), 100, 5), device)
     same = told(Shared(Timesteps(), 100, 5))[:, None] == told(Shared(Timesteps(), 100, 5))
     zero = (run["pair_difference"].values == 0).all(1)
     np.testing.assert_array_equal(zero, same)

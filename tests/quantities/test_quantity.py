@@ -37,14 +37,14 @@ def factor(k, variances=VARIANCES):
     return np.sqrt(1 - alpha2) / (alpha2 * variances + 1 - alpha2)
 
 
-def test_every_draw_has_the_numbers_of_the_formulas():
+def test_every_draw_has_the_numbers_of_the_formulas(device):
     """To rounding, draw by draw: over a mean of draws a step of two timesteps would pass for one."""
-    model = Gaussian(torch.zeros(SIZE), torch.from_numpy(VARIANCES), Linear(), Timesteps())
+    model = Gaussian(torch.zeros(SIZE), torch.from_numpy(VARIANCES), Linear(), Timesteps()).to(device)
     names = ("time_difference", "time_derivative", "loss", "stein_product")
     data = torch.randn(DRAWS, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     point = points(model, Plan(quantities=names, dtype="float64"), data.__getitem__, TIMES, range(DRAWS), record=False)
-    found = {name: values.view(len(TIMES), DRAWS).numpy() for name, values in measure_point(point).items()}
-    x, noise = (z.view(len(TIMES), DRAWS, SIZE).numpy() for z in (point.x, point.noise))
+    found = {name: values.view(len(TIMES), DRAWS).cpu().numpy() for name, values in measure_point(point).items()}
+    x, noise = (z.view(len(TIMES), DRAWS, SIZE).cpu().numpy() for z in (point.x, point.noise))
     alpha2 = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[list(TIMES)][:, None, None]
     np.testing.assert_allclose(x, np.sqrt(alpha2) * data.numpy() + np.sqrt(1 - alpha2) * noise, rtol=1e-9)
     here, later = (factor(np.array(TIMES) + step)[:, None] for step in (0, 1))
@@ -55,7 +55,7 @@ def test_every_draw_has_the_numbers_of_the_formulas():
     np.testing.assert_allclose(found["stein_square"], ((here * x) ** 2).sum(-1), rtol=1e-9)
     h = 1e-6  # timesteps, of which 1000 make the unit of t
     near = (model(point.x, point.t + h) - model(point.x, point.t - h)).norm(dim=1).view(len(TIMES), DRAWS) / (2e3 * h)
-    np.testing.assert_allclose(found["time_derivative"], near, rtol=1e-5)
+    np.testing.assert_allclose(found["time_derivative"], near.cpu(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [v, x0, velocity], ids=lambda kind: kind.__name__)

@@ -90,11 +90,12 @@ def test_the_last_step_ends_at_the_data():
     torch.testing.assert_close(b, torch.tensor([[0.6 - 0.8 * 0.8 / 0.6], [-0.6 / 0.8]]))
 
 
-def test_the_run_holds_the_length_of_what_becomes_of_the_seeds_direction():
+def test_the_run_holds_the_length_of_what_becomes_of_the_seeds_direction(device):
     """Along the diagonal model's axes the sampler is a product of known factors."""
     model = Gaussian(ZEROS, VARIANCES, Linear(), Timesteps(1000))
     data = np.zeros((3, 5))
-    found = lipdiag.measure(model, data, PLAN.replace(timesteps="0,99", draws=3), progress=False)["sensitivity"]
+    plan = PLAN.replace(timesteps="0,99", draws=3)
+    found = lipdiag.measure(model, data, plan, progress=False, device=str(device))["sensitivity"]
     assert found.attrs["quantity"] == "sensitivity"
     times = path(model.clock, model.schedule, torch.tensor([0.001, 0.1], dtype=torch.float64), STEPS)
     alpha, sigma = model.schedule(times)

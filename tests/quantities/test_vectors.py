@@ -10,11 +10,11 @@ from lipdiag.diffusion.schedule import Linear
 from lipdiag.study.plan import Plan
 
 
-def test_vectors_of_a_gaussian_are_its_axes():
+def test_vectors_of_a_gaussian_are_its_axes(device):
     variances = torch.tensor([0.5, 0.002, 1.0, 0.05, 0.2, 0.01], dtype=torch.float64)
     model = Gaussian(torch.zeros(6), variances, Linear(), Timesteps())
     plan = Plan(timesteps="0,50", draws=3, dtype="float64", quantities=("vectors",), ranks=3)
-    run = lipdiag.measure(model, np.zeros((4, 6)) + 0.1, plan, progress=False)
+    run = lipdiag.measure(model, np.zeros((4, 6)) + 0.1, plan, progress=False, device=str(device))
     assert run["right_singular_vectors"].dims == ("time", "draw", "rank", "entry")
     alpha2 = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[[0, 50]]
     eigenvalues = np.sqrt(1 - alpha2)[:, None] / (alpha2[:, None] * variances.numpy() + 1 - alpha2[:, None])
@@ -28,7 +28,7 @@ def test_vectors_of_a_gaussian_are_its_axes():
         assert (found["vector_residuals"].values <= 1e-3 * eigenvalues.max(1, keepdims=True)).all()
 
 
-def test_left_and_right_belong_together():
+def test_left_and_right_belong_together(device):
     """J v = value u and J' u = value v, for a full matrix that is not symmetric."""
 
     class Matrix:
@@ -39,7 +39,7 @@ def test_left_and_right_belong_together():
             return x @ self.A.T.to(x) + 1e-3 * t[:, None].to(x)
 
     plan = Plan(timesteps="9", draws=2, dtype="float64", quantities=("vectors",), ranks=9)
-    run = lipdiag.measure(Matrix(), np.zeros((3, 5)), plan, progress=False).isel(time=0, draw=1)
+    run = lipdiag.measure(Matrix(), np.zeros((3, 5)), plan, progress=False, device=str(device)).isel(time=0, draw=1)
     v, u = (run[f"{side}_singular_vectors"].values for side in ("right", "left"))
     values, A = run["vector_singular_values"].values, Matrix.A.numpy()
     np.testing.assert_allclose(values, np.linalg.svd(A, compute_uv=False), rtol=1e-10)

@@ -51,9 +51,9 @@ def exact_end(schedule, t0: float, t1: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("schedule", TABLES + CONTINUOUS, ids=repr)
-def test_many_steps_give_the_spread_of_the_data(schedule):
+def test_many_steps_give_the_spread_of_the_data(schedule, device):
     # The map from noise to samples is linear and diagonal here, so that three unit vectors tell it wholly.
-    found = sample(gaussian(schedule), noise=NOISE, steps=500)
+    found = sample(gaussian(schedule).to(device), noise=NOISE, steps=500).cpu()
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, found.diagonal().diag(), rtol=0, atol=1e-9)
     first = 1.0 if schedule not in CONTINUOUS else times(gaussian(schedule), 2)[0].item()
@@ -226,10 +226,10 @@ def tiny_unet():
 
 
 @pytest.mark.parametrize("sampler", TABLE_SAMPLERS)
-def test_samples_have_the_mean_and_the_variance_of_the_data(sampler):
+def test_samples_have_the_mean_and_the_variance_of_the_data(sampler, device):
     # 2000 samples: mean and spread are off by 4 standard errors with probability 6e-5 in each of 3 coordinates.
     mean = torch.tensor([-1.0, 0.0, 3.0], dtype=torch.float64)
-    x = sample(gaussian(Linear(), mean), 2000, steps=100, sampler=sampler, batch=2000)
+    x = sample(gaussian(Linear(), mean).to(device), 2000, steps=100, sampler=sampler, batch=2000).cpu()
     assert x.shape == (2000, 3)
     assert ((x.mean(0) - mean).abs() < 4 * SPREAD / math.sqrt(2000) + 0.05).all()
     assert ((x.std(0) / SPREAD - 1).abs() < 4 / math.sqrt(2 * 2000) + 0.05).all()
@@ -308,13 +308,13 @@ def test_switching_the_map_on_at_sampling_alone_is_worse_than_never_sharing():
     assert at_sampling > 0.1
 
 
-def test_the_embedded_model_makes_digits():
+def test_the_embedded_model_makes_digits(device):
     """Its samples are nearer to a digit than noise of their own mean and variance, pixel by pixel, is."""
     from lipdiag.data.dataset import dataset
 
     data = dataset("digits")
     every = torch.stack([data[i] for i in range(len(data))]).flatten(1)
-    x = sample(checkpoints.load("digits-ddpm"), 32, steps=50).flatten(1)
+    x = sample(checkpoints.load("digits-ddpm").to(device), 32, steps=50).flatten(1).cpu()
     assert x.dtype == torch.float32
     fake = every.mean(0) + every.std(0) * torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
     nearest, nearest_fake = (torch.cdist(points, every).min(1).values.mean() for points in (x, fake))
