@@ -15,6 +15,7 @@ from ..diffusion.predictor import NetworkPredictor
 from ..diffusion.spelling import parse
 from ..errors import CheckpointError
 from ..files import open_regular, shown
+from ..weights.container import Contents
 from ..weights.refusal import refuse
 from ..weights.tensors import fit
 from .networks import adapted, create_network
@@ -79,6 +80,13 @@ def file_digest(path: str | Path) -> str:
 def folder_digest(digests: Mapping[str, str]) -> str:
     """One SHA-256 for the files that make a model, as of the text that sha256sum prints for them."""
     return hashlib.sha256("".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()).hexdigest()
+
+
+def of_file(contents: Contents, path: Path, notes: tuple[str, ...] = (), **facts: Any) -> Checkpoint:
+    """The checkpoint in one file of weights, by what was found in it and further facts."""
+    facts = {"state": contents.state, "notes": (*contents.notes, *notes)} | facts
+    weights, available = contents.weights, contents.available
+    return Checkpoint(path=str(path), weights=weights, available=available, sha256=file_digest(path), **facts)
 
 
 def assemble(

@@ -123,6 +123,12 @@ def lumina2(config: Mapping[str, Any]) -> dict[str, Tensor]:
     }
 
 
+def monai(config: Mapping[str, Any]) -> dict[str, Tensor]:
+    width, classes = config["cross_attention_dim"], config["num_class_embeds"]
+    inputs = {} if width is None else {"context": torch.zeros(1, 1, width)}
+    return inputs if classes is None else inputs | {"class_labels": torch.zeros(1, dtype=torch.long)}
+
+
 BLANKS = {
     "UNet1DModel": lambda config: {},
     "UNet2DModel": unet_2d,
@@ -135,6 +141,7 @@ BLANKS = {
     "SanaTransformer2DModel": sana,
     "AuraFlowTransformer2DModel": aura_flow,
     "Lumina2Transformer2DModel": lumina2,
+    "monai.DiffusionModelUNet": monai,
 }
 
 

@@ -25,7 +25,7 @@ from ..diffusion.schedule import VP, Linear, Schedule, ShiftedCosine, Straight
 from ..files import read_json, shown
 from ..weights.container import Contents
 from ..weights.refusal import refuse
-from .checkpoint import Checkpoint, file_digest
+from .checkpoint import Checkpoint, of_file
 from .conditioning import blank
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # by width: S, B, L, XL
@@ -67,21 +67,18 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     doubled = config["out_channels"] == 2 * config["in_channels"]
     inputs, input_notes = blank("DiT", config)
     notes = [
-        *contents.notes,
         *([how] if how else []),
         *(["a learned variance was left out"] if doubled else []),
         *(["data are latents of Stable Diffusion's VAE times 0.18215"] if config["in_channels"] == 4 else []),
         *input_notes,
     ]
-    return Checkpoint(
-        path=str(path),
+    return of_file(
+        contents,
+        path,
         kind=f"{kind} file",
         network="DiT",
         network_config=config,
         state=renamed(contents.state, path),
-        weights=contents.weights,
-        available=contents.available,
-        sha256=file_digest(path),
         convention=convention(kind, facts, path),
         shape=(config["in_channels"], config["sample_size"], config["sample_size"]),
         conditioning=inputs,

@@ -13,7 +13,7 @@ from typing import NoReturn
 from ..files import shown
 from ..weights.container import Contents
 from ..weights.refusal import refuse
-from . import dit, lucidrains, openai, single_file, usage
+from . import dit, lucidrains, monai, openai, single_file, usage
 from .checkpoint import Checkpoint
 from .usage import Usage
 
@@ -33,8 +33,8 @@ class Family:
         tested: Against what.
         recognizes: Whether a bare state dict, with what was around it, is of this family; None for folders.
         load: Makes a checkpoint of it, or None where only its owner's code can.
-        builds: Whether lipdiag has, or another package that is installed, the network of a file.
-        package: That package.
+        builds: Whether lipdiag, or the package, has the network of a file.
+        package: Which has the network, if lipdiag has it not.
         usage: How its network is used, as far as the file tells, where only its owner's code can make it.
     """
 
@@ -48,6 +48,11 @@ class Family:
     usage: Callable[[Contents], Usage] = usage.unknown
     builds: Callable[[Contents], bool] = lambda contents: True
     package: str = ""
+
+    @property
+    def absent(self) -> bool:
+        """Whether the package is needed and not installed."""
+        return bool(self.package) and find_spec(self.package) is None
 
 
 def has(*patterns: str) -> Callable[[Contents], bool]:
@@ -137,6 +142,27 @@ FAMILIES = (
         dit.read,
     ),
     Family(
+        "rectified-flow-pytorch (lucidrains)",
+        "`.pt` of its Trainer, with `model`, `ema_model`",
+        "U-Net by its package, EMA; the straight path from noise to data",
+        "its package, else its network, by `--factory`; --shape; --parameterization where it does not predict the flow",
+        "its own Trainer's file and output, to 1e-5",
+        lucidrains.rectified,
+        lucidrains.read,
+        package=lucidrains.RECTIFIED,
+    ),
+    Family(
+        "MONAI: DiffusionModelUNet in 2-D and 3-D (also of monai-generative)",
+        "`.pt` state dict, or with `model`; a bundle's `models/model.pt`",
+        "U-Net by its package; heads and scheduler (DDPM, DDIM, PNDM, RFlow) from the bundle's config",
+        "its package, else its network, by `--factory`; in a bundle --shape, else `--original-config net.json` with "
+        "num_head_channels, shape and scheduler",
+        "its own networks' output, to 1e-5; its schedulers' noise levels and targets",
+        monai.recognizes,
+        monai.read,
+        package="monai",
+    ),
+    Family(
         "denoising-diffusion-pytorch (lucidrains)",
         "`.pt` of its Trainer, with `model`, `ema`",
         "U-Net by its package, EMA; schedule, time and objective from its buffers; ElucidatedDiffusion's defaults",
@@ -146,7 +172,7 @@ FAMILIES = (
         lambda contents: contents.container == "denoising-diffusion-pytorch" or lucidrains.recognizes(contents),
         lucidrains.read,
         usage=usage.lucidrains,
-        builds=lucidrains.builds,
+        builds=lucidrains.recognizes,
         package=lucidrains.PACKAGE,
     ),
     Family(
@@ -219,7 +245,7 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
         CheckpointError: If lipdiag has no class for its network; the sentence says what a factory is given.
     """
     family = recognized(contents)
-    if family is None or family.load is None or not family.builds(contents):
+    if family is None or family.load is None or family.absent or not family.builds(contents):
         lack(contents, family, path)
     return family.load(contents, path, original_config)
 
@@ -230,8 +256,7 @@ def lack(contents: Contents, family: Family | None, path: Path) -> NoReturn:
     chosen = "" if len(contents.available) < 2 else f" ({contents.weights} of {' and '.join(contents.available)})"
     told = used(contents)
     options = " ".join(filter(None, ("--factory my_network:build", told.options)))
-    lost = family is not None and family.package and find_spec(family.package) is None
-    package = f" (install {family.package}, which has U-Nets)" if family is not None and lost else ""
+    package = f" (install {family.package}, which has it)" if family is not None and family.absent else ""
     refuse(
         path,
         f"is {name}, whose network lipdiag does not have{package}: `lipdiag inspect {shown(path)} --write-factory "

@@ -1,33 +1,33 @@
-"""lucidrains' U-Net of denoising-diffusion-pytorch, built by that package where it is installed.
+"""lucidrains' U-Nets of denoising-diffusion-pytorch and rectified-flow-pytorch, built by these packages.
 
-Names and shapes tell all of its arguments that matter. GaussianDiffusion keeps its schedule beside the network.
+Names and shapes tell all of their arguments that matter. GaussianDiffusion keeps its schedule beside the network.
 ElucidatedDiffusion and the continuous-time ones keep nothing: the first is known by what it calls its network, and has
-the numbers of Karras et al. unless it was told others; of the others the user has to say which it was.
+the numbers of Karras et al. unless it was told others; of the others the user has to say which it was. RectifiedFlow
+keeps nothing either: its U-Net is known by the residual branches, and predicts the flow unless it was told otherwise.
 
 References:
     Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022. https://arxiv.org/abs/2206.00364
 """
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..diffusion.clock import LogSigma
-from ..diffusion.convention import Convention
+from ..diffusion.convention import FLOW, Convention
 from ..diffusion.parameterization import Edm
 from ..diffusion.schedule import Karras, Normalized
 from ..weights.container import Contents
 from ..weights.refusal import refuse
 from . import usage
-from .checkpoint import Checkpoint, file_digest
+from .checkpoint import Checkpoint, of_file
 
-PACKAGE, NETWORK = "denoising_diffusion_pytorch", "denoising_diffusion_pytorch.Unet"
-ELUCIDATED = "net."
+PACKAGE, RECTIFIED = "denoising_diffusion_pytorch", "rectified_flow_pytorch"
+ELUCIDATED, BRANCH = "net.", ".branch."
 PART = re.compile(
-    r"(init_conv|final_conv|time_mlp\.[013]|(downs|ups)\.\d+\.[0123]|mid_(block[12]|attn)|final_res_block)\..*"
+    r"(init_conv|final_conv|time_mlp\.[013]|(downs|ups)\.\d+\.[0123]|mid_(block[12]|attn)|final_res_block|(down|up|mid)_xattnres)\..*"
 )
 CONTINUOUS = (
     'as --schedule "vp(0, 20)" --parameterization eps --clock "log_snr(vp(0, 20))" for ContinuousTimeGaussianDiffusion'
@@ -38,22 +38,27 @@ DEFAULTS = (
     "ElucidatedDiffusion with its own defaults, sigma_data 0.5: give --schedule, --parameterization and --clock where "
     "it was told others; x is what the network sees, x / sqrt(0.25 + sigma^2)"
 )
+STRAIGHT = (
+    "RectifiedFlow that predicts the flow, its default: give --parameterization eps where predict is noise, x0 where "
+    "it is clean; its Trainer shows the network pictures in [-1, 1] (from [0, 1]): so give x0"
+)
 
 
-def builds(contents: Contents) -> bool:
-    """Whether it is the U-Net, and its package is here."""
-    return recognizes(contents) and find_spec(PACKAGE) is not None
+def rectified(contents: Contents) -> bool:
+    """Whether it is the U-Net of rectified-flow-pytorch, by its residual branches."""
+    return any(BRANCH in name for name in contents.state) and recognizes(contents)
 
 
 def recognizes(contents: Contents) -> bool:
     """Whether all names, and enough of them, are those of the U-Net, perhaps inside ElucidatedDiffusion."""
-    names = [name.removeprefix(ELUCIDATED) for name in contents.state]
+    names = [name.removeprefix(ELUCIDATED).replace(BRANCH, ".") for name in contents.state]
     needed = {"init_conv.weight", "time_mlp.1.weight", "downs.0.0.block1.proj.weight", "final_conv.weight"}
     return needed <= set(names) and all(map(PART.fullmatch, names))
 
 
 def arguments(state: dict[str, Tensor]) -> dict[str, Any]:
     """The arguments of the class, those that differ from its defaults."""
+    state = {name.replace(BRANCH, "."): tensor for name, tensor in state.items()}
     width, fourier = state["time_mlp.1.weight"].shape
     dim, levels = width // 4, 1 + max(int(name.split(".")[1]) for name in state if name.startswith("downs."))
     ends = [state.get(f"downs.{i}.3.1.weight", state.get(f"downs.{i}.3.weight")) for i in range(levels)]
@@ -77,6 +82,10 @@ def arguments(state: dict[str, Tensor]) -> dict[str, Any]:
         "full_attn": (full, [False] * (levels - 1) + [True]),
     }
     found |= {name: value for name, (value, default) in differing.items() if value != default}
+    if "down_xattnres.0.pseudo_query" in state:
+        lora = state.get("mid_xattnres.loras.0.down")
+        found |= {"xattnres_heads": len(state["down_xattnres.0.pseudo_query"])}
+        found |= {"xattnres_dim_lora": None if lora is None else len(lora)}
     if "time_mlp.0.weights" in state:
         found |= {"learned_sinusoidal_cond": True, "learned_sinusoidal_dim": fourier - 1}
     return found
@@ -86,20 +95,22 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     """The checkpoint that a Trainer of that package wrote, or the U-Net's bare weights."""
     if original_config is not None:
         refuse(path, "tells its network's arguments by its shapes: leave --original-config out")
-    elucidated = all(name.startswith(ELUCIDATED) for name in contents.state)
+    flow, elucidated = rectified(contents), all(name.startswith(ELUCIDATED) for name in contents.state)
     state = {name.removeprefix(ELUCIDATED): tensor for name, tensor in contents.state.items()}
     kept = usage.lucidrains(contents)
+    told = arguments(state)
+    if flow and {"self_condition", "learned_variance"} & set(told):
+        refuse(path, "is a U-Net that sees a picture beside x or predicts a variance beside the flow: use --factory")
     preconditioned = Convention(Normalized(Karras()), Edm(), LogSigma(Karras()))
-    return Checkpoint(
-        path=str(path),
-        kind=f"{NETWORK} of a training",
-        network=NETWORK,
-        network_config=arguments(state),
+    network = f"{RECTIFIED if flow else PACKAGE}.Unet"
+    return of_file(
+        contents,
+        path,
+        kind=f"{network} of a training",
+        network=network,
+        network_config=told,
         state=state,
-        weights=contents.weights,
-        available=contents.available,
-        sha256=file_digest(path),
-        convention=preconditioned if elucidated else kept.convention,
-        notes=(*contents.notes, *kept.notes, *([DEFAULTS] if elucidated else [])),
-        hint="" if contents.table or elucidated else CONTINUOUS,
+        convention=FLOW if flow else preconditioned if elucidated else kept.convention,
+        notes=(*kept.notes, *([STRAIGHT] if flow else [DEFAULTS] if elucidated else [])),
+        hint="" if contents.table or elucidated or flow else CONTINUOUS,
     )

@@ -54,14 +54,15 @@ def openai_class() -> type[nn.Module]:
     return importlib.import_module(f"{name}.unet").UNetModel
 
 
-def lucidrains_class() -> type[nn.Module]:
-    """The U-Net of denoising-diffusion-pytorch, which imports much that it does not need."""
+def packaged_class(module: str, name: str) -> type[nn.Module]:
+    """A network's class in a package that need not be installed, which imports much that it does not need."""
     try:
-        return importlib.import_module("denoising_diffusion_pytorch.denoising_diffusion_pytorch").Unet
+        return getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever one of the many does
+        package = module.partition(".")[0]
         raise CheckpointError(
-            f"denoising_diffusion_pytorch, which has the network, cannot be imported ({type(error).__name__}: "
-            f"{shown(error)}): repair its installation, or give --factory"
+            f"{package}, which has the network, cannot be imported ({type(error).__name__}: {shown(error)}): repair "
+            "its installation, or give --factory"
         ) from error
 
 
@@ -88,6 +89,13 @@ def dit_class() -> type[nn.Module]:
     return type("DiT", (parent,), {"__init__": init, "__module__": __name__})
 
 
+# where packages have the classes that are known by their own name behind the package's
+PACKAGED = {
+    "denoising_diffusion_pytorch.Unet": "denoising_diffusion_pytorch.denoising_diffusion_pytorch",
+    "rectified_flow_pytorch.Unet": "rectified_flow_pytorch.rectified_flow",
+    "monai.DiffusionModelUNet": "monai.networks.nets.diffusion_model_unet",
+}
+
 # The only classes that the name in a file can lead to.
 NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
     name: partial(diffusers_class, name)
@@ -99,7 +107,8 @@ NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
         "Lumina2Transformer2DModel",
         *TIME_BY_KEYWORD,
     )
-} | {"UNetModel": openai_class, "DiT": dit_class, "denoising_diffusion_pytorch.Unet": lucidrains_class}
+} | {"UNetModel": openai_class, "DiT": dit_class}
+NETWORKS |= {name: partial(packaged_class, module, name.rpartition(".")[2]) for name, module in PACKAGED.items()}
 
 
 class TimeByKeyword(nn.Module):
@@ -206,7 +215,7 @@ def create_network(
     config = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     unknown = set(config) - set(inspect.signature(network_class.__init__).parameters)
     if unknown:
-        refuse(path, f"gives its {name} the argument {shown(min(unknown))!r}, which this diffusers does not know")
+        refuse(path, f"gives its {name} the argument {shown(min(unknown))!r}, which its package does not know")
     try:
         with nullcontext() if state is None else Budget(state):
             return network_class(**config).eval()

@@ -24,7 +24,7 @@ from ..errors import Caution
 from ..files import read_json, shown
 from ..weights.container import Contents
 from ..weights.refusal import refuse
-from .checkpoint import Checkpoint, file_digest
+from .checkpoint import Checkpoint, of_file
 from .published import known
 
 HEADS = ("num_heads", "num_head_channels", "num_heads_upsample", "use_new_attention_order")
@@ -81,21 +81,19 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     if inputs:
         notes.append(Caution(f"conditioned on y = {label}{', no class,' if label else ''} throughout"))
     size = flags.get("image_size")
-    return Checkpoint(
-        path=str(path),
+    return of_file(
+        contents,
+        path,
         kind=f"{contents.container or 'OpenAI'} file",
         network="UNetModel",
         network_config=shape | {name: flags[name] for name in HEADS if name in flags} | {"image_size": size or 0},
         state=state,
-        weights=contents.weights,
-        available=contents.available,
-        sha256=file_digest(path),
         convention=convention(contents, flags, steps),
         shape=(shape["in_channels"], size, size) if type(size) is int else None,
         conditioning=inputs,
         limit=None if contents.container in FLOWS else spell(Clip()),  # their samplers' clip_denoised
         timestep_factor=1000 / steps if flags.get("rescale_timesteps") else 1.0,
-        notes=(*contents.notes, *notes),
+        notes=tuple(notes),
     )
 
 

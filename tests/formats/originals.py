@@ -2,15 +2,18 @@
 
     LIPDIAG_ORIGINALS=clones python -m pytest tests/checkpoints
 
-Nothing of it is in this repository. Without the folder the tests that need it are skipped; the others hold the same
-loaders to written-down layouts and formulas.
+Nothing of it is in this repository. Without the folder, or the package that has the code, the tests that need it are
+skipped; the others hold the same loaders to written-down layouts and formulas.
 """
 
+import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from unittest.mock import MagicMock
 
 import pytest
@@ -43,16 +46,41 @@ def clone(name: str) -> Path:
 
 
 @contextmanager
+def package(name: str, *absent: str) -> Iterator[None]:
+    """Let an installed package be imported, with stand-ins for what it imports and its networks do not use."""
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"needs the package {name}")
+    with standing_in(absent, lambda module: module.__name__.partition(".")[0] == name):
+        yield
+
+
+@contextmanager
 def importable(folder: Path, *absent: str) -> Iterator[None]:
     """Let the modules in a folder be imported; `absent` names packages that its networks import and do not use."""
-    before = dict(sys.modules)
-    sys.modules.update({name: MagicMock(name=name) for name in absent if name not in sys.modules})
+
+    def inside(module: ModuleType) -> bool:
+        file = getattr(module, "__file__", None)
+        return isinstance(file, str) and Path(file).is_relative_to(folder)
+
     sys.path.insert(0, str(folder))
+    try:
+        with standing_in(absent, inside):
+            yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+@contextmanager
+def standing_in(absent: tuple[str, ...], forgotten: Callable[[ModuleType], bool]) -> Iterator[None]:
+    """Stand-ins for modules that are not there, and afterwards neither they nor what was imported with them."""
+    before = dict(sys.modules)
+    for name in absent:
+        if name not in sys.modules:
+            sys.modules[name] = MagicMock(name=name, __version__="99.0", __path__=[])
+            sys.modules[name].__spec__ = ModuleSpec(name, None)
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
         for name in set(sys.modules) - set(before):
-            file = getattr(sys.modules[name], "__file__", None)
-            if name in absent or (isinstance(file, str) and Path(file).is_relative_to(folder)):
+            if name in absent or forgotten(sys.modules[name]):
                 del sys.modules[name]

@@ -1,5 +1,6 @@
 """The arguments that names and shapes of lucidrains' U-Net tell; test_originals_factories.py has the networks."""
 
+import importlib
 import itertools
 
 import pytest
@@ -10,6 +11,8 @@ from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import CheckpointError
 from lipdiag.formats.lucidrains import arguments, recognizes
 from lipdiag.weights.container import Contents
+from tests.formats.agreement import derivatives_agree
+from tests.formats.originals import package
 
 
 def state(widths, channels, heads, size, full, fourier=None, first=None, inputs=None, outputs=None):
@@ -76,11 +79,10 @@ def test_a_file_tells_its_schedule_and_what_it_lacks_is_asked_for_at_once(tmp_pa
     torch.save({"model": table | {f"model.{name}": z for name, z in network.items()}}, tmp_path / "model-1.pt")
     torch.save({"model": {f"net.{name}": z for name, z in network.items()}}, tmp_path / "model-2.pt")
     torch.save({"model": {f"model.{name}": z for name, z in network.items()}}, tmp_path / "model-3.pt")
-    monkeypatch.setattr("lipdiag.formats.lucidrains.find_spec", lambda name: None)
     monkeypatch.setattr("lipdiag.formats.family.find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match=r"does not have \(install denoising_diffusion_pytorch, which has U-Nets"):
+    with pytest.raises(CheckpointError, match=r"does not have \(install denoising_diffusion_pytorch, which has it"):
         checkpoints.inspect(tmp_path / "model-1.pt")
-    monkeypatch.setattr("lipdiag.formats.lucidrains.find_spec", lambda name: "here")
+    monkeypatch.setattr("lipdiag.formats.family.find_spec", lambda name: "here")
     kept, elucidated, bare = (checkpoints.inspect(tmp_path / f"model-{i}.pt") for i in (1, 2, 3))
     assert (kept.clock, kept.unknown) == ("timesteps(1000)", ("parameterization", "shape"))
     assert (elucidated.parameterization, elucidated.unknown) == ("edm(0.5)", ("shape",))
@@ -88,3 +90,39 @@ def test_a_file_tells_its_schedule_and_what_it_lacks_is_asked_for_at_once(tmp_pa
     with pytest.raises(CheckpointError) as raised:
         checkpoints.load(tmp_path / "model-3.pt")
     assert "give them by --schedule, --parameterization, --clock and --shape, as --schedule" in str(raised.value)
+
+
+ABSENT = ("torchvision", "torchvision.transforms", "torchvision.utils", "torchvision.models")
+FLOWS = (
+    {"dim": 8, "dim_mults": (1, 2), "channels": 1, "attn_dim_head": 8},
+    {"dim": 8, "dim_mults": (1, 2, 2), "channels": 2, "xattnres_heads": 2, "xattnres_dim_lora": 4, "attn_heads": 2},
+)
+
+
+@pytest.mark.parametrize("told", FLOWS, ids=("", "other heads"))
+def test_a_rectified_flows_trainer_and_what_lipdiag_reads_of_it(tmp_path, told):
+    """The package's own Trainer trains, averages and saves; its own prediction of the flow is the truth."""
+    with package("rectified_flow_pytorch", *ABSENT):
+        original = importlib.import_module("rectified_flow_pytorch.rectified_flow")
+        torch.manual_seed(0)
+        flow = original.RectifiedFlow(original.Unet(**told))
+        data = torch.rand(8, told["channels"], 8, 8)
+        trainer = original.Trainer(
+            flow, dataset=list(data), num_train_steps=2, batch_size=4,
+            checkpoint_every=2, num_samples=4, checkpoints_folder=str(tmp_path), results_folder=str(tmp_path / "r"),
+            accelerate_kwargs={"cpu": True}, ema_kwargs={"update_after_step": 0, "update_every": 1, "beta": 0.5},
+        )  # fmt: skip
+        trainer()
+        file = tmp_path / "checkpoint.2.pt"
+        averaged, raw = (checkpoints.load(file, w, shape=(told["channels"], 8, 8)) for w in ("ema", "raw"))
+    x, t = torch.randn(2, told["channels"], 8, 8), torch.tensor([0.3, 0.8], dtype=torch.float64)
+    for made, theirs in ((averaged, trainer.ema_model.ema_model), (raw, flow)):
+        with torch.no_grad():
+            expected = (
+                x
+                - (1 - t.float()).view(-1, 1, 1, 1)
+                * theirs.eval().predict_flow(theirs.model, x, times=1 - t.float())[1]
+            )
+            torch.testing.assert_close(made(x, t), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(averaged(x, t), raw(x, t))
+    derivatives_agree(averaged, t)
