@@ -16,7 +16,7 @@ from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..diffusion.schedule import Schedule
 from ..errors import CheckpointError, UsageError
 from ..files import shown
-from ..formats import accelerate, diffusers_directory, edm, family, native
+from ..formats import accelerate, diffusers_directory, edm, family, lerobot, native
 from ..formats.checkpoint import Checkpoint, assemble
 from ..formats.conditioning import given
 from ..hub import spelled
@@ -188,6 +188,8 @@ def as_stored(path: Path, reading: Reading) -> Checkpoint:
                 contents = open_container(accelerate.read(path, weights), weights, path)
                 if contents is not None:
                     return family.read(contents, accelerate.weights_file(path), original_config)
+        if lerobot.recognizes(path):
+            return lerobot.read(path, weights)
         if native.recognizes(path):
             return native.read(path, weights)
         if edm.recognizes(path):

@@ -163,6 +163,13 @@ FAMILIES = (
         package="monai",
     ),
     Family(
+        "LeRobot: diffusion policies",
+        "the policy's folder, `config.json` with `model.safetensors`",
+        "U-Net over time by its package, schedule, prediction, shape; encoders are left out",
+        "its package; `--conditioning` with global_cond, what the encoders make of an observation, else zeros",
+        "its own policy's output, to 1e-5, and its scheduler's noise levels",
+    ),
+    Family(
         "denoising-diffusion-pytorch (lucidrains)",
         "`.pt` of its Trainer, with `model`, `ema`",
         "U-Net by its package, EMA; schedule, time and objective from its buffers; ElucidatedDiffusion's defaults",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import cache, partial, wraps
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -89,6 +90,34 @@ def dit_class() -> type[nn.Module]:
     return type("DiT", (parent,), {"__init__": init, "__module__": __name__})
 
 
+@cache
+def lerobot_class() -> type[nn.Module]:
+    """The U-Net of LeRobot's diffusion policies, which there takes the whole config of its policy."""
+    parent: Any = packaged_class("lerobot.policies.diffusion.modeling_diffusion", "DiffusionConditionalUnet1d")
+
+    def init(
+        self: Any,
+        actions: int,
+        global_cond_dim: int,
+        down_dims: tuple[int, ...],
+        kernel_size: int,
+        n_groups: int,
+        diffusion_step_embed_dim: int,
+        use_film_scale_modulation: bool,
+    ) -> None:
+        config = SimpleNamespace(
+            action_feature=SimpleNamespace(shape=(actions,)),
+            down_dims=down_dims,
+            kernel_size=kernel_size,
+            n_groups=n_groups,
+            diffusion_step_embed_dim=diffusion_step_embed_dim,
+            use_film_scale_modulation=use_film_scale_modulation,
+        )
+        parent.__init__(self, config, global_cond_dim)
+
+    return type("DiffusionConditionalUnet1d", (parent,), {"__init__": init, "__module__": __name__})
+
+
 # where packages have the classes that are known by their own name behind the package's
 PACKAGED = {
     "denoising_diffusion_pytorch.Unet": "denoising_diffusion_pytorch.denoising_diffusion_pytorch",
@@ -108,6 +137,7 @@ NETWORKS: dict[str, Callable[[], type[nn.Module]]] = {
         *TIME_BY_KEYWORD,
     )
 } | {"UNetModel": openai_class, "DiT": dit_class}
+NETWORKS |= {"lerobot.DiffusionConditionalUnet1d": lerobot_class}
 NETWORKS |= {name: partial(packaged_class, module, name.rpartition(".")[2]) for name, module in PACKAGED.items()}
 
 
