@@ -25,6 +25,7 @@ from ..view import View
 from ..weights.container import open_container
 from ..weights.refusal import refuse, refusing
 from ..weights.tensors import SHAPES, read_tensors, weights_dtype
+from . import adapter
 from .factory import make
 from .hub import WEIGHTS, located
 from .reading import SILENT, Reading
@@ -183,6 +184,8 @@ def as_stored(path: Path, reading: Reading) -> Checkpoint:
     if path.is_dir():
         if diffusers_directory.recognizes(path):
             return diffusers_directory.read(path, weights)
+        if adapter.recognizes(path):
+            return adapter.read(path, reading, as_stored)
         if accelerate.recognizes(path):
             with refusing(path, SHAPES):
                 contents = open_container(accelerate.read(path, weights), weights, path)
@@ -205,6 +208,8 @@ def as_stored(path: Path, reading: Reading) -> Checkpoint:
         raise CheckpointError(
             f"there is no checkpoint {shown(path)}: give a folder, a .pt file, or one of {', '.join(EMBEDDED)}"
         )
+    if adapter.recognizes(path):
+        return adapter.read(path, reading, as_stored)
     content = read_tensors(path)
     with refusing(path, SHAPES):
         contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)
@@ -212,9 +217,7 @@ def as_stored(path: Path, reading: Reading) -> Checkpoint:
 
 
 def meant(path: Path) -> str:
-    """What else may be meant by a folder without a model: an adapter, or what is in it."""
-    if (path / "adapter_config.json").exists() or any(path.glob("*lora*.safetensors")):
-        return " but an adapter, to be merged into its model (merge_and_unload or fuse_lora) and saved with it"
+    """What else may be meant by a folder without a model: what is in it."""
     known = (WEIGHTS, diffusers_directory.TRAINING)
     inner = [file for file in path.iterdir() if any(pattern.fullmatch(file.name) for pattern in known)]
     latest = max(inner, key=lambda file: [int(part) for part in re.findall(r"\d+", file.name)], default=None)

@@ -86,6 +86,14 @@ FAMILIES = (
         "diffusers' own output, to 1e-5; its schedulers' tables and preconditioners",
     ),
     Family(
+        "LoRA adapters of peft and diffusers",
+        "folder with `adapter_config.json` or `pytorch_lora_weights.safetensors`, or a file `*lora*.safetensors`",
+        "its factors, merged in memory into its model, W + scale B A; text encoders are left out",
+        "nothing where the adapter names its model and that is at hand or in the hub's cache, else `--original-config` "
+        "with the model",
+        "peft's own merge and output, to 1e-5",
+    ),
+    Family(
         "Stable Diffusion, SD3, Flux, Sana, AuraFlow, Lumina 2, latent diffusion in one file",
         "`.safetensors`, `.ckpt` in the original layout, or diffusers' network alone",
         "weights, EMA, the schedule's table",
@@ -219,7 +227,7 @@ FAMILIES = (
 UNSUPPORTED = {
     "TorchScript, torch.export, ONNX": "they are programs, not weights: their derivatives are not the network's own",
     "quantised networks": "rounding has no derivative",
-    "LoRA, ControlNet, VAE, text encoders": "they are parts of a model, not a function from noise to noise",
+    "ControlNet, VAE, text encoders": "they are parts of a model, not a function from noise to noise",
     "discrete flows": "they are over tokens: there is no noise to predict",
     "OpenAI's classifiers and upsamplers": "the ones predict no noise, the others see a small picture beside x",
     "CogView, HunyuanDiT, Chroma, Flux 2, UViT": "their classes are not on lipdiag's list: use `--factory`",

@@ -8,7 +8,6 @@ of actions as the policy normalizes them, (horizon, actions).
 """
 
 from pathlib import Path
-from typing import Any
 
 from ..errors import Caution, CheckpointError
 from ..files import read_json, shown

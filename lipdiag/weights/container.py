@@ -305,7 +305,10 @@ def refuse_others(state: Mapping[str, Tensor], path: str | Path) -> None:
     if any("_flat_param" in name for name in names):
         refuse(path, "holds flat parameters of FSDP's shards, not a network's: save its full state dict")
     if any(re.search(r"lora_(A|B|up|down|unet)|lora\.(up|down)|hada_w1", name) for name in names):
-        refuse(path, "is a LoRA adapter, not a network: fuse it into its model and save that")
+        refuse(
+            path,
+            "is a LoRA adapter, not a network: call it lora.safetensors and give its model by --original-config",
+        )
     quantised = r"scales|zeros|quant_state|qweight|weight_scale|_packed_params|absmax"
     if any(re.search(quantised, n) for n in names if not n.startswith("model_ema.")):  # to_q.weight is to_qweight there
         refuse(

@@ -16,10 +16,11 @@ from tests.formats.agreement import derivatives_agree
 from tests.formats.originals import package
 
 ABSENT = (
-    "torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.transforms.v2", "datasets",
-    "datasets.table", "datasets.features", "datasets.features.features", "pyarrow", "pyarrow.compute", "pyarrow.dataset",
-    "pyarrow.parquet", "datasets.utils", "datasets.utils.logging", "gymnasium", "gymnasium.utils", "av", "cv2", "serial",
-    "transformers", "deepdiff", "jsonlines", "pynput", "rerun", "imageio", "gymnasium.spaces", "gymnasium.vector",
+    "torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.transforms.v2",
+    "datasets", "datasets.table", "datasets.features", "datasets.features.features", "pyarrow", "pyarrow.compute",
+    "pyarrow.dataset", "pyarrow.parquet", "datasets.utils", "datasets.utils.logging", "gymnasium",
+    "gymnasium.utils", "av", "cv2", "serial", "transformers", "deepdiff", "jsonlines", "pynput", "rerun", "imageio",
+    "gymnasium.spaces", "gymnasium.vector",
 )  # fmt: skip
 TOLD = {
     "down_dims": [16, 32], "kernel_size": 3, "n_groups": 4, "diffusion_step_embed_dim": 16,
