@@ -52,6 +52,16 @@ BUGS = {
         "return torch.sin((1 - t) * per_time) / math.cos(self.offset * per_time), torch",
         "diffusion/test_continuous.py -k Unnormalized",
     ),
+    "an adapter is scaled by alpha, not by alpha over its rank": Bug(
+        "checkpoints/adapter.py", 'rank**0.5 if config.get("use_rslora") else rank', "1",
+        "checkpoints/test_adapter.py -k merged",
+    ),
+    "the conditions of a policy are as wide as the embedding of its time": Bug(
+        "formats/lerobot.py", ".shape[1] - embedding", ".shape[0] - embedding", "formats/test_lerobot.py -k folder"
+    ),
+    "an expression in a bundle's config passes for a value": Bug(
+        "formats/monai.py", 'known.startswith(("$", "@"))', 'known.startswith("@")', "formats/test_monai.py -k asked"
+    ),
     "heads for their width": Bug(
         "formats/lucidrains.py", "[shape[1] for shape in learned]", "[shape[2] for shape in learned]",
         "formats/test_lucidrains.py -k arguments",
