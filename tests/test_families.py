@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 
 from lipdiag.cli import main
 from tests.formats.originals import package
+from tests.formats.test_physicsnemo import physicsnemo
 
 PAGE = Path(__file__).parents[1] / "docs" / "how" / "families.md"
 SHORT = "--timesteps log:2 --draws 2 --quantity time_difference --no-probe --json --out run.zarr"
@@ -180,6 +181,12 @@ def monai(told):
     return write
 
 
+def mdlus():
+    from tests.formats.test_physicsnemo import EDM, made
+
+    made("EDMPrecond", EDM).save("model.mdlus")
+
+
 def k_diffusion():
     """What its train.py saves as slim: weights with the config as metadata; the network is the user's."""
     config = {"model": {"type": "own", "input_channels": 3, "input_size": [8, 8], "sigma_min": 0.01, "sigma_max": 80.0,
@@ -249,6 +256,8 @@ ROWS = (
         "its class, random, in a bundle's layout", monai("PLANE"), lambda: package("monai")),
     Row("pictures of medicine, 3-D", "MONAI", "bundle", "lipdiag measure bundle/models/model.pt --shape 3,8,8,8",
         "its class, random, in a bundle's layout", monai("VOLUME"), lambda: package("monai")),
+    Row("weather and other fields", "PhysicsNeMo", "`.mdlus`", "lipdiag measure model.mdlus",
+        "its classes, random, by their save", mdlus, physicsnemo),
     Row("k-diffusion", "k-diffusion", "slim `.safetensors` with its config",
         "lipdiag measure slim.safetensors --factory my_network:build",
         "its layout, a network of the user's; its own code in tests/checkpoints/test_originals_factories.py",

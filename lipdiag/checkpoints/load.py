@@ -16,7 +16,7 @@ from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..diffusion.schedule import Schedule
 from ..errors import CheckpointError, UsageError
 from ..files import shown
-from ..formats import accelerate, diffusers_directory, edm, family, lerobot, native
+from ..formats import accelerate, diffusers_directory, edm, family, lerobot, native, physicsnemo
 from ..formats.checkpoint import Checkpoint, assemble
 from ..formats.conditioning import given
 from ..hub import spelled
@@ -210,6 +210,8 @@ def as_stored(path: Path, reading: Reading) -> Checkpoint:
         )
     if adapter.recognizes(path):
         return adapter.read(path, reading, as_stored)
+    if physicsnemo.recognizes(path):
+        return physicsnemo.read(path, weights)
     content = read_tensors(path)
     with refusing(path, SHAPES):
         contents = None if isinstance(content.get("config"), str) else open_container(content, weights, path)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from ..data.arrays import LARGEST_UNPACKED
 from ..diffusion.predictor import CLASS_INPUTS
@@ -27,6 +28,7 @@ CLASSES = {
     "num_embeds_ada_norm": 1,
     "num_class_embeds": 0,
     "num_classes": 0,
+    "label_dim": 0,
 }  # in a config; the null classes after them
 PIXELS = 8  # of a picture's side to one of its latents'
 
@@ -183,7 +185,8 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
             raise UsageError(
                 f"the {checkpoint.network} in {place} knows the classes {classes}: {label} is none of them"
             )
-        inputs[name] = torch.tensor([label])
+        told, known = checkpoint.conditioning[name], torch.tensor([label])
+        inputs[name] = one_hot(known, told.shape[1]).float() if told.ndim == 2 else known
     if not inputs:
         return checkpoint
     known = set(inspect.signature(NETWORKS[checkpoint.network]().forward).parameters) - {"self"}

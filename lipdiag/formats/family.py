@@ -171,10 +171,17 @@ FAMILIES = (
         package="monai",
     ),
     Family(
+        "PhysicsNeMo: SongUNet, DhariwalUNet, also in VP, VE, iDDPM and EDM preconditioners",
+        "`.mdlus`, a zip or tar archive",
+        "raw network by its package, from its arguments; preconditioner, shape",
+        "its package (2 or newer); `--label` where it is told classes, else none",
+        "its own denoisers, to 1e-4",
+    ),
+    Family(
         "LeRobot: diffusion policies",
         "the policy's folder, `config.json` with `model.safetensors`",
         "U-Net over time by its package, schedule, prediction, shape; encoders are left out",
-        "its package; `--conditioning` with global_cond, what the encoders make of an observation, else zeros",
+        "its package; `--conditioning` with global_cond, what the encoders see in an observation, else zeros",
         "its own policy's output, to 1e-5, and its scheduler's noise levels",
     ),
     Family(

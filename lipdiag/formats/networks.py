@@ -122,6 +122,8 @@ def lerobot_class() -> type[nn.Module]:
 PACKAGED = {
     "denoising_diffusion_pytorch.Unet": "denoising_diffusion_pytorch.denoising_diffusion_pytorch",
     "rectified_flow_pytorch.Unet": "rectified_flow_pytorch.rectified_flow",
+    "physicsnemo.SongUNet": "physicsnemo.models.diffusion_unets",
+    "physicsnemo.DhariwalUNet": "physicsnemo.models.diffusion_unets",
     "monai.DiffusionModelUNet": "monai.networks.nets.diffusion_model_unet",
 }
 

@@ -9,6 +9,7 @@ skipped; the others hold the same loaders to written-down layouts and formulas.
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
@@ -50,7 +51,8 @@ def package(name: str, *absent: str) -> Iterator[None]:
     """Let an installed package be imported, with stand-ins for what it imports and its networks do not use."""
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"needs the package {name}")
-    with standing_in(absent, lambda module: module.__name__.partition(".")[0] == name):
+    with standing_in(absent, lambda module: module.__name__.partition(".")[0] == name), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what it imports
         yield
 
 
