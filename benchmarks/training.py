@@ -15,8 +15,8 @@ from torch import nn
 from benchmarks.cost import seconds
 from lipdiag.data.dataset import dataset
 from lipdiag.diffusion.continuous import along
+from lipdiag.training.batch import draw
 from lipdiag.training.loop import build, train
-from lipdiag.training.objective import draw
 from lipdiag.training.recipe import RECIPES, Recipe
 
 STEPS = 4

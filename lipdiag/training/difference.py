@@ -50,8 +50,13 @@ def differences(
     Cost: two evaluations of the model on `draws` samples, a timestep.
     """
     x0, noise = drawn(data, draws, seed)
-    for k in sorted({k for k in (*timesteps, *edges(predictor)) if k < count(predictor) - 1}):
+    for k in looks(predictor, timesteps):
         yield difference(predictor, x0, noise, k)
+
+
+def looks(predictor: Predictor, timesteps: Sequence[int] = TIMESTEPS) -> list[int]:
+    """The timesteps that there are, of those asked for, and the edges of shared blocks."""
+    return sorted({k for k in (*timesteps, *edges(predictor)) if k < count(predictor) - 1})
 
 
 def edges(predictor: Predictor) -> list[int]:

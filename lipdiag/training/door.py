@@ -50,10 +50,11 @@ def train(
         sample_every: Draw a grid of samples every so many steps.
         snapshot_every: Seconds that a crash may cost.
         on_step: Called after each step with (step, numbers): loss, learning_rate, gradient_norm, seconds, and what was
-            measured at it; or "package.module:function".
+            measured at it; or "package.module:function". On a card it hears of the steps of about a second at once.
         device: auto, cpu, cuda, cuda:N.
         progress: Whether to show a bar.
-        stop: Asked after each step; when it says so a snapshot is kept and the training ends early.
+        stop: Asked after each step, on a card about once a second; when it says so a snapshot is kept and the training
+            ends early.
         changes: Fields of the recipe: `steps`, `data`, `seed`, `batch`, `penalty`, ...
 
     Returns:
@@ -87,7 +88,7 @@ def train(
         torch.cuda.set_device(place)
     with current_folder_importable():
         called = find(on_step, "the function") if isinstance(on_step, str) else on_step
-        states = session(recipe, out, place, stop, measure_every or 0, snapshot_every, called)
+        states = session(recipe, out, place, stop, measure_every or 0, snapshot_every, called, (sample_every or 0,))
         if not under_a_bar(states, recipe.steps, not progress, out, sample_every or 0):
             raise KeyboardInterrupt
     return out
@@ -123,9 +124,10 @@ def under_a_bar(states: Iterator[State], steps: int, quiet: bool, out: Path, sam
     step, smooth = 0, None
     with bar(steps, "step", "training", quiet or not distributed.leads()) as shown:
         for state in states:
-            smooth = state.loss if smooth is None else 0.98 * smooth + 0.02 * state.loss
+            for row in state.rows:
+                smooth = row.loss if smooth is None else 0.98 * smooth + 0.02 * row.loss
             if step == 0:
-                shown.initial = shown.n = state.step - 1  # steps that were done before do not count as fast ones
+                shown.initial = shown.n = state.rows[0].step - 1  # what was done before does not count as fast
             step = state.step
             shown.update(step - shown.n)
             shown.set_postfix_str(f"loss {smooth:.4f}", refresh=False)

@@ -2,21 +2,26 @@
 
 Memory is what the weights, their gradients, Adam's two moments and the averaged weights take, plus the tensors that a
 forward pass keeps for the backward one. What a backward pass, the allocator and convolution kernels need besides is
-not counted: the sum is a lower estimate. Operations are those of convolutions and matrix products; a step is three
-forward passes of them, since the backward pass multiplies twice.
+not counted: the sum is a lower estimate, and a trial on a card tells what was really taken. Operations are those of
+convolutions and matrix products; a step is three forward passes of them, since the backward pass multiplies twice. What
+the device could do is measured too, by products of large matrices in the same precision: their rate is called its peak.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .batch import Batch
+from .card import affordable_draws
+from .difference import looks
 from .loop import build
-from .objective import Batch, loss
+from .manner import manner
+from .objective import loss
+from .panel import Panel
 from .recipe import Recipe
 
 COPIES = 5  # of the weights: themselves, gradients, two moments, average
@@ -26,6 +31,7 @@ SECONDS = 2.0
 """How long a trial goes on."""
 
 LAPS = 8  # of a trial, at least, before more samples are taken at a time
+SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices whose product tells the peak
 DEAR = 1e11  # operations of a step on one sample that take a core seconds
 
 
@@ -52,18 +58,18 @@ def kept_for_backward(recipe: Recipe, device: str = "meta", samples: int = 1) ->
     told = {} if batch.labels is None else {"class_labels": batch.labels}
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with FlopCounterMode(display=False) as counter, hooks, torch.device(device):
-        predictor.network(batch.x0, batch.t.float(), **told)
+        predictor.network(batch.x0, batch.t.float().to(device), **told)
     total = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights)
     return total, counter.get_total_flops()
 
 
-def blank(recipe: Recipe, samples: int, device: str = "cpu") -> Batch:
-    """A batch of nothing in particular."""
+def blank(recipe: Recipe, samples: int, device: torch.device | str = "cpu") -> Batch:
+    """A batch of nothing in particular, on a device."""
     x = torch.zeros(samples, *recipe.shape, device=device)
     labels = (
         torch.zeros(samples, dtype=torch.long, device=device) if recipe.network_config.get("num_class_embeds") else None
     )
-    return Batch(x, x, torch.full((samples,), 0.5, dtype=torch.float64, device=device), labels)
+    return Batch(x, x, torch.full((samples,), 0.5, dtype=torch.float64), labels)
 
 
 class Trial(NamedTuple):
@@ -73,11 +79,22 @@ class Trial(NamedTuple):
         step: Seconds of a step on the whole batch, in one process.
         samples: How many were trained on at a time.
         device: Where, by its name.
+        peak: Operations a second of a product of large matrices there, in the precision of the network's layers.
+        memory: Bytes that were taken at most, with the averaged weights; None on a processor, which counts none.
     """
 
     step: float
     samples: int
     device: str
+    peak: float
+    memory: int | None
+
+
+def looked_at(recipe: Recipe, draws: int) -> int:
+    """Samples that pass through the network while K is measured on so many draws."""
+    with torch.device("meta"):
+        predictor = build(recipe)
+    return 2 * draws * len(looks(predictor))
 
 
 def trial(recipe: Recipe, operations: int, device: torch.device | str, seconds: float = SECONDS) -> Trial | None:
@@ -95,6 +112,7 @@ def trial(recipe: Recipe, operations: int, device: torch.device | str, seconds: 
     device = torch.device(device)
     if not seconds or (device.type == "cpu" and PASSES * operations > DEAR):
         return None
+    precision = manner(recipe, device).precision
     predictor = build(recipe).to(device).train()
     optimizer = torch.optim.AdamW(predictor.parameters(), fused=True)
 
@@ -106,35 +124,49 @@ def trial(recipe: Recipe, operations: int, device: torch.device | str, seconds: 
         return time.perf_counter() - began
 
     def passes(batch: Batch) -> None:
-        loss(predictor, batch, recipe.penalty, recipe.precision).backward()
+        loss(predictor, batch, recipe.penalty, precision).backward()
 
     piece = max(1, recipe.batch // recipe.accumulate)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        samples, spent, laps = 1, 0.0, [lap(partial(passes, blank(recipe, 1)))]
+        samples, spent, laps = 1, 0.0, [lap(partial(passes, blank(recipe, 1, device)))]
         while spent < seconds:
-            batch = blank(recipe, samples)
+            batch = blank(recipe, samples, device)
             laps.append(lap(partial(passes, batch)))
             spent += laps[-1]
             if samples < piece and laps[-1] < seconds / LAPS:
                 samples, laps = min(2 * samples, piece), []
-        laps = laps or [lap(partial(passes, blank(recipe, samples)))]
+        laps = laps or [lap(partial(passes, blank(recipe, samples, device)))]
         update = min(lap(optimizer.step) for _ in range(2))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return Trial(min(laps) * recipe.batch / samples + update, samples, name)
+    name, memory = "cpu", None
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        memory = torch.cuda.max_memory_allocated(device) + BYTES * sum(w.numel() for w in predictor.parameters())
+    kind = getattr(torch, precision)
+    side = SIDE[device.type]
+    a = torch.ones(side, side, dtype=kind, device=device)
+    product = max(min(lap(partial(torch.mm, a, a)) for _ in range(3)), 1e-9)
+    step = min(laps) * recipe.batch / samples + update
+    return Trial(step, samples, name, 2 * side**3 / product, memory)
 
 
 def estimate(
     recipe: Recipe, device: torch.device | str = "cpu", processes: int = 1, seconds: float = SECONDS
 ) -> dict[str, Any]:
-    """Facts for a person who decides whether to train by a recipe, after a trial of so many seconds."""
+    """Facts for a person who decides whether to train by a recipe, after a trial of so many seconds.
+
+    Measuring K on the way, and for the card of the finished model, is told by the samples that have to pass for it.
+    """
     count = parameters(recipe)
     kept, operations = kept_for_backward(recipe)
     share = recipe.batch // (processes * recipe.accumulate) or 1
-    activations = kept * share // (2 if recipe.precision == "bfloat16" else 1)
-    tried = trial(replace(recipe, compile=False), operations, device, seconds)
+    precision, tried = manner(recipe, torch.device(device)).precision, trial(recipe, operations, device, seconds)
+    activations = kept * share // (2 if precision == "bfloat16" else 1)
     step = None if tried is None else tried.step / processes
     weights, work = COPIES * BYTES * count, PASSES * operations * recipe.batch
+    passed = looked_at(recipe, Panel().draws), looked_at(recipe, affordable_draws(recipe))
+    panel, card = (step and step * samples / PASSES / recipe.batch for samples in passed)
     return {
+        "precision": precision,
         "parameters": count,
         "memory_gib": rounded((weights + activations) / 2**30),
         "weights_gib": rounded(weights / 2**30),
@@ -145,8 +177,12 @@ def estimate(
         "step_seconds": step and rounded(step),
         "images_per_s": step and rounded(recipe.batch / step),
         "flop_per_s": step and rounded(work / step),
+        "share_of_peak": step and tried and rounded(work / step / (tried.peak * processes)),
         "hours": step and rounded(step * recipe.steps / 3600),
-        "trial": tried and f"{seconds:g} s on {tried.device}, {tried.samples} samples at a time",
+        "panel_seconds": panel and rounded(panel),
+        "card_seconds": card and rounded(card),
+        "measured_gib": tried and tried.memory and rounded(tried.memory / 2**30),
+        "trial": tried and f"{seconds:g} s on {tried.device}, {tried.samples} samples at a time, not compiled",
     }
 
 

@@ -1,21 +1,23 @@
-"""The training loop: a generator of states, one a step, from a recipe.
+"""The training loop: a generator of states from a recipe, one a step on a processor, about one a second on a card.
 
 The network learns y = a x0 + b eps (its parameterization) from x = alpha x0 + sigma eps under the mean squared error,
 at uniform timesteps: integers where the clock counts them, else times uniform in (0, 1). All that is random in a step
 follows from (seed, step): a run that is stopped and resumed equals one that is not, and two recipes that differ in
 the clock alone see the same samples, timesteps and noise. The noise level is never shared, only the network's own time.
 
+A card computes while this prepares the steps that follow, and would stand still whenever somebody looked at a number of
+its own. So losses and norms stay there, and are read and judged together.
+
 Several processes that have joined (`lipdiag.distributed`) take equal parts of each batch and average their gradients:
 up to rounding, and without dropout, the model is the one that a single process trains.
 """
 
-import contextlib
 import copy
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +31,30 @@ from ..diffusion.schedule import SCHEDULES, Table
 from ..diffusion.spelling import parse
 from ..errors import CheckpointError, NonFiniteError, RunError, UsageError
 from ..formats.networks import create_network
-from .objective import Batch, classes, draw, loss, seed
+from .batch import classes, draw, drawn_ahead, resident, seed
+from .learner import Learner
+from .manner import manner
 from .recipe import Recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, for each weight
-AHEAD = 3  # batches that are drawn, each by a thread, while a step computes
+LONGEST = 200  # steps between two looks at their numbers
+SETTLED = 3  # looks after which the pace is known
+
+
+class Row(NamedTuple):
+    """What is logged of a step.
+
+    Attributes:
+        step: Steps done.
+        loss: Of this step's batch, before the step.
+        learning_rate: Of this step.
+        gradient_norm: Before clipping.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
 
 
 @dataclass(frozen=True)
@@ -41,26 +62,40 @@ class State:
     """Where a run stands after a step; the predictors are the run's own and change with the next step.
 
     Args:
-        step: Steps done.
-        loss: Of this step's batch, before the step.
-        learning_rate: Of this step.
-        gradient_norm: Before clipping.
+        rows: Of the steps since the state before, this step's last.
         predictor: With the weights as they are.
         ema: With the averaged weights, in eval mode.
         optimizer: AdamW with its moments.
+        compiled: Whether the network's passes are compiled; None while that is not decided.
+        precision: Of the network's layers.
     """
 
-    step: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
+    rows: tuple[Row, ...]
     predictor: NetworkPredictor
     ema: NetworkPredictor
     optimizer: torch.optim.Optimizer
+    compiled: bool | None
+    precision: str
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.rows[-1].step
+
+    @property
+    def loss(self) -> float:
+        """The loss of the last step's batch, before the step."""
+        return self.rows[-1].loss
+
+    @property
+    def holds(self) -> bool:
+        """Whether the weights are still those of this step."""
+        return all(int(found["step"]) == self.step for found in self.optimizer.state.values())
 
     def snapshot(self) -> dict[str, Tensor]:
         """All that `train` needs to go on from here, as named tensors on the CPU."""
-        tensors = {"step": torch.tensor(self.step)}
+        decided = -1 if self.compiled is None else int(self.compiled)
+        tensors = {"step": torch.tensor(self.step), "compiled": torch.tensor(decided)}
         for name, tensor in self.predictor.network.state_dict().items():
             tensors[f"model.{name}"] = tensor
         for name, tensor in self.ema.network.state_dict().items():
@@ -71,67 +106,129 @@ class State:
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
+@dataclass
+class Pace:
+    """When to look at the numbers of the steps, and how long a step takes.
+
+    Attributes:
+        patience: Seconds from one look to the next; 0 to look after every step.
+        every: Steps after whose multiples there is a look whatever the pace.
+        length: Steps from the last look to the next.
+        looks: How many there were since the steps went at this pace.
+        seconds: Of a step, the least found; the first stretch, which prepares what the others use, does not count.
+    """
+
+    patience: float
+    every: Sequence[int] = ()
+    length: int = 1
+    looks: int = 0
+    seconds: float = math.inf
+    began: float = field(default_factory=lambda: time.perf_counter())
+
+    def due(self, step: int, waiting: int) -> bool:
+        """Whether to look after a step, so many of which were not looked at."""
+        return waiting >= self.length or any(every and step % every == 0 for every in self.every)
+
+    @property
+    def passed(self) -> float:
+        """Seconds since the last look."""
+        return time.perf_counter() - self.began
+
+    def look(self, seconds: float, steps: int) -> None:
+        """Take note of how long the steps since the last look took, the same in all processes."""
+        if self.looks:
+            self.seconds = min(self.seconds, seconds / steps)
+        self.looks += 1
+        self.length = max(1, min(LONGEST, int(self.patience * steps / max(seconds, 1e-9))))
+
+    def start(self, anew: bool = False) -> None:
+        """Begin the next stretch; anew where the steps go at another pace from now on."""
+        if anew:
+            self.length, self.looks, self.seconds = 1, 0, math.inf
+        self.began = time.perf_counter()
+
+
 def train(
     recipe: Recipe,
     data: Data | None = None,
     device: torch.device | str = "cpu",
     snapshot: Mapping[str, Tensor] | None = None,
+    every: Sequence[int] = (),
 ) -> Iterator[State]:
-    """Train a model by the recipe, one state a step; the caller draws bars, saves, and stops when it likes.
+    """Train a model by the recipe, state by state; the caller draws bars, saves, and stops when it likes.
 
     Args:
         recipe: What to train.
         data: The samples, if not those the recipe names.
         device: Where to train.
         snapshot: Of the state to go on from, made under the same recipe.
+        every: Numbers of steps after each of which there is a state, however fast the device is.
 
     Raises:
         UsageError: If the recipe's texts or its data cannot be used.
-        NonFiniteError: If the loss or a gradient is no longer finite.
+        NonFiniteError: If the loss or a gradient is no longer finite; on a card the weights may be so too by then.
     """
     samples = dataset(recipe.data, recipe.shape) if data is None else data
-    device, part = torch.device(device), check_step(recipe, samples, torch.device(device))
+    device, part = torch.device(device), check_step(recipe, samples)
+    how = manner(recipe, device)
     predictor = build(recipe).to(device).train()
     ema = copy.deepcopy(predictor).eval().requires_grad_(False)
-    weights = dict(predictor.network.named_parameters())
-    optimizer = torch.optim.AdamW(weights.values(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    first = 0 if snapshot is None else restore(snapshot, predictor.network, ema.network, optimizer)
+    weights = list(predictor.network.parameters())
+    optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    first, compiled = (0, None) if snapshot is None else restore(snapshot, predictor.network, ema.network, optimizer)
+    if device.type != "cpu":
+        samples = resident(samples, device, torch.cuda.mem_get_info(device)[0])
     means, current = (tensors_of(model.network) for model in (ema, predictor))
-    learner = called_through(predictor, recipe, device)
-    base = predictor.clock.base
-    batches = drawn_ahead(lambda step: draw(recipe, samples, base, step, part), first, recipe.steps, device)
-    dropout = "dropout" + (str(distributed.rank()) if distributed.rank() else "")
+    learner, base = Learner(predictor, recipe, device, how, compiled), predictor.clock.base
+    batches = drawn_ahead(lambda step: draw(recipe, samples, base, step, part, device), first, recipe.steps, device)
+    pace, waiting = Pace(how.patience, (*every, recipe.steps)), []
     for step, batch in enumerate(batches, first):
         rate = learning_rate(recipe, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        pieces = batch.pieces(recipe.accumulate) if recipe.accumulate > 1 else [batch]
-        values = []
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed(recipe.seed, dropout, step))
-            for piece in pieces:
-                with together(learner.network, piece is pieces[-1]):
-                    value = loss(learner, piece, recipe.penalty, recipe.precision) / len(pieces)
-                    value.backward()
-                values.append(value.detach())
-        norm = nn.utils.clip_grad_norm_(weights.values(), recipe.clip)
-        (found,) = distributed.mean([torch.stack(values).sum().item()])
-        if not (math.isfinite(found) and norm.isfinite()):
-            raise NonFiniteError(
-                f"the training is no longer finite at step {step + 1} (loss {found}, gradient {norm.item()}): "
-                "lower learning_rate or raise warmup, and check the data's range"
-            )
+        value = learner.passes(batch, step)
+        norm = nn.utils.clip_grad_norm_(weights, recipe.clip)
+        waiting.append((value, norm, rate))
+        looked = pace.due(step + 1, len(waiting))
+        if looked:
+            rows, seconds = read(waiting, step + 1, pace)
         optimizer.step()
         average(means, current, min(recipe.ema_decay, (1 + step) / (10 + step)))
-        yield State(step + 1, found, rate, norm.item(), predictor, ema, optimizer)
+        if looked:
+            pace.look(seconds, len(rows))
+            anew = pace.looks >= SETTLED and learner.consider(pace.seconds, recipe.steps - step - 1)
+            yield State(rows, predictor, ema, optimizer, learner.compiled, how.precision)
+            waiting.clear()
+            pace.start(anew)
 
 
-def check_step(recipe: Recipe, data: Data, device: torch.device) -> slice:
+def read(waiting: Sequence[tuple[Tensor, Tensor, float]], step: int, pace: Pace) -> tuple[tuple[Row, ...], float]:
+    """The rows of the steps up to `step`, once they are computed, and how long that took.
+
+    Raises:
+        NonFiniteError: If one of them is not finite.
+    """
+    numbers = torch.stack([torch.stack([value, norm]) for value, norm, _ in waiting]).tolist()
+    *losses, seconds = distributed.mean([*(value for value, _ in numbers), pace.passed])
+    rows = []
+    for done, (found, (_, norm), (*_, rate)) in enumerate(
+        zip(losses, numbers, waiting, strict=True), step - len(waiting) + 1
+    ):
+        if not (math.isfinite(found) and math.isfinite(norm)):
+            raise NonFiniteError(
+                f"the training is no longer finite at step {done} (loss {found}, gradient {norm}): "
+                "lower learning_rate or raise warmup, and check the data's range"
+            )
+        rows.append(Row(done, found, rate, norm))
+    return tuple(rows), seconds
+
+
+def check_step(recipe: Recipe, data: Data) -> slice:
     """The part of each batch that this process takes, once the recipe can be trained so.
 
     Raises:
-        UsageError: If the batch cannot be cut, labels are missing or too large, or the device lacks the precision.
+        UsageError: If the batch cannot be cut, or labels are missing or too large.
     """
     shares, pieces = distributed.size(), recipe.accumulate
     if recipe.batch % (shares * pieces):
@@ -139,58 +236,11 @@ def check_step(recipe: Recipe, data: Data, device: torch.device) -> slice:
             f"a batch of {recipe.batch} cannot be cut into equal parts for {shares} processes times {pieces} pieces: "
             f"choose a batch that {shares * pieces} divides"
         )
-    if recipe.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UsageError("this device does not compute in bfloat16: leave precision at float32")
-    if recipe.compile and recipe.penalty:
-        raise UsageError("the penalty takes derivatives that a compiled network does not give: leave compile at false")
     if classes(recipe) and (data.labels is None or data.labels.max() >= classes(recipe)):
         found = "without labels" if data.labels is None else f"with labels up to {data.labels.max()}"
         raise UsageError(f"the network is told one of {classes(recipe)} classes, and {data.name} comes {found}")
     share = recipe.batch // shares
     return slice(distributed.rank() * share, (distributed.rank() + 1) * share)
-
-
-def called_through(predictor: NetworkPredictor, recipe: Recipe, device: torch.device) -> NetworkPredictor:
-    """The predictor with its network called through what the step needs; the weights are the same."""
-    network: nn.Module = predictor.network
-    if recipe.compile:
-        network = torch.compile(network)  # type: ignore[assignment]
-    if distributed.size() > 1:
-        network = nn.parallel.DistributedDataParallel(network, [device] if device.type == "cuda" else None)
-    told = predictor.clock, predictor.shape, predictor.conditioning
-    return NetworkPredictor(network, predictor.schedule, predictor.parameterization, *told)
-
-
-def together(network: nn.Module, last: bool) -> contextlib.AbstractContextManager:
-    """Where a backward pass averages its gradients over the processes, which once a step is enough."""
-    if isinstance(network, nn.parallel.DistributedDataParallel) and not last:
-        return network.no_sync()
-    return contextlib.nullcontext()
-
-
-def drawn_ahead(drawing: Callable[[int], Batch], first: int, last: int, device: torch.device) -> Iterator[Batch]:
-    """The batches of the steps from `first` to before `last` in turn, each drawn while others are trained on."""
-
-    def prepared(step: int) -> Batch:
-        batch = drawing(step)
-        if device.type != "cuda":
-            return batch
-        x0, noise, t, labels = batch
-        return Batch(
-            x0.pin_memory(), noise.pin_memory(), t.pin_memory(), None if labels is None else labels.pin_memory()
-        )
-
-    with ThreadPoolExecutor(AHEAD, "batch") as pool:
-        waiting = deque(pool.submit(prepared, step) for step in range(first, min(first + AHEAD, last)))
-        try:
-            for step in range(first, last):
-                batch = waiting.popleft().result()
-                if step + AHEAD < last:
-                    waiting.append(pool.submit(prepared, step + AHEAD))
-                yield batch
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def build(recipe: Recipe) -> NetworkPredictor:
@@ -236,13 +286,13 @@ def average(means: tuple[list[Tensor], list[Tensor]], current: tuple[list[Tensor
 
 def restore(
     snapshot: Mapping[str, Tensor], network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
-) -> int:
-    """Put a snapshot's tensors back in their places and return its step.
+) -> tuple[int, bool | None]:
+    """Put a snapshot's tensors back in their places; returns its step, and whether the network was compiled by then.
 
     Raises:
         RunError: If the snapshot was made of another model.
     """
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "step": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "step": {}, "compiled": {}}
     try:
         for name, tensor in snapshot.items():
             part, _, rest = name.partition(".")
@@ -256,6 +306,7 @@ def restore(
         if any(state[i][key].shape != weight.shape for i, weight in enumerate(network.parameters()) for key in MOMENTS):
             raise KeyError("a moment of another shape")
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        return int(parts["step"][""])
+        compiled = int(parts["compiled"].get("", torch.tensor(-1)))
+        return int(parts["step"][""]), None if compiled < 0 else compiled > 0
     except (RuntimeError, KeyError, ValueError, OverflowError) as error:
         raise RunError("the snapshot is of another model: give the recipe it was made by, or another --out") from error

@@ -1,4 +1,4 @@
-"""What a step is trained on: draws keyed by (seed, step), the mean squared error, and a penalty on the derivative.
+"""What a step makes small: the mean squared error, and a penalty on the derivative.
 
 The penalty is mean (dy/dk)^2, y the network's output and k the time it is told, at fixed x: the first of the
 alternatives that Yang et al. weigh against E-TSDM. The derivative is exact, by forward mode, and reverse mode goes
@@ -9,69 +9,19 @@ References:
     Yang et al., Lipschitz singularities in diffusion models (E-TSDM), 2024. https://arxiv.org/abs/2306.11251
 """
 
-from typing import Any, NamedTuple
-
-import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..data.dataset import Data
-from ..diffusion.clock import Clock
 from ..diffusion.continuous import along
 from ..diffusion.parameterization import eps
 from ..diffusion.predictor import NetworkPredictor
 from ..errors import UsageError
 from ..linalg.forward_mode import RULES, unpacked, with_tangent
-from .recipe import Recipe
-
-SMALLEST_TIME = 1e-5  # of continuous clocks: at t = 0 there is no noise to predict
-
-
-class Batch(NamedTuple):
-    """What one step is trained on."""
-
-    x0: Float[Tensor, "batch *event"]
-    noise: Float[Tensor, "batch *event"]
-    t: Float[Tensor, "batch"]
-    labels: Int64[Tensor, "batch"] | None = None
-
-    def pieces(self, count: int) -> list["Batch"]:
-        """The batch in so many equal pieces."""
-        parts = [[None] * count if values is None else values.chunk(count) for values in self]
-        return [Batch(*piece) for piece in zip(*parts, strict=True)]
-
-
-def seed(root: int, role: str, step: int) -> int:
-    """A seed for one role in one step, so that no stream of random numbers runs through a training."""
-    return int(np.random.SeedSequence([root, *role.encode(), step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def draw(recipe: Recipe, data: Data, clock: Clock, step: int, part: slice = slice(None)) -> Batch:
-    """The batch of one step, from the seed, the step and the clock without sharing; or the part of it asked for."""
-    generator = torch.Generator().manual_seed(seed(recipe.seed, "batch", step))
-    indices = torch.randint(len(data), (recipe.batch,), generator=generator)
-    noise = torch.randn((recipe.batch, *data.shape), generator=generator)[part]
-    uniform = torch.rand(recipe.batch, generator=generator, dtype=torch.float64)[part]
-    mirrored = torch.rand(recipe.batch, generator=generator)[part] < 0.5 if recipe.flip else None
-    chosen = indices[part].tolist()
-    x0 = torch.stack([data[index] for index in chosen])
-    if mirrored is not None:
-        x0 = torch.where(along(mirrored, x0), x0.flip(-1), x0)
-    count = getattr(clock, "count", None)
-    t = clock.time((uniform * count).floor()) if clock.discrete and count else uniform.clamp(min=SMALLEST_TIME)
-    labels = None
-    if classes(recipe) and data.labels is not None:
-        labels = torch.from_numpy(data.labels[chosen].astype(np.int64))
-    return Batch(x0, noise, t, labels)
-
-
-def classes(recipe: Recipe) -> int:
-    """How many classes the recipe's network is told; 0 if it is told none."""
-    return recipe.network_config.get("num_class_embeds") or 0
+from .batch import Batch, brought
 
 
 def loss(
@@ -81,30 +31,22 @@ def loss(
 
     Args:
         predictor: Of the network.
-        batch: On the CPU, or where the network is.
+        batch: Where the network is, its times on the processor.
         penalty: Weight of the mean square of the output's derivative in the timestep that the network is told.
         precision: "bfloat16" for autocast; the error itself is always computed in float32.
     """
     x0, noise, t, labels = batch
-    device = next(predictor.parameters()).device
-    x0, noise = (values.to(device, non_blocking=True) for values in (x0, noise))
-
-    def column(values: Tensor) -> Tensor:
-        return along(values.to(x0.dtype), x0).to(device)
-
-    alpha, sigma = map(column, predictor.schedule(t))
-    a, b = map(column, predictor.parameterization(predictor.schedule, t))
+    # Four numbers a sample, from tables in float64: the processor has them sooner than another device is told of them.
+    columns = torch.stack([*predictor.schedule(t), *predictor.parameterization(predictor.schedule, t)]).to(x0.dtype)
+    alpha, sigma, a, b = (along(column, x0) for column in brought(columns, x0.device))
     x, target = alpha * x0 + sigma * noise, a * x0 + b * noise
     # Of a network said to predict the noise, the output comes back as it is. Its own prediction turned into noise and
     # back would be lost where alpha = 0, and its digits where sigma is small.
-    told: dict[str, Any] = predictor.conditioning
-    if labels is not None:
-        told = told | {"class_labels": labels.to(device)}
+    told = predictor.conditioning | ({} if labels is None else {"class_labels": labels})
     raw = NetworkPredictor(predictor.network, predictor.schedule, eps, predictor.clock, predictor.shape, told)
-    t = t.to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    with torch.autocast(x0.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         if not penalty:
-            return (raw(x, t) - target).square().mean()
+            return (raw.conditioned(x, t, brought(predictor.clock(t), x.device)) - target).square().mean()
         y, derivative = derivative_in_time(raw, x, t)
     error = (y - target).square().mean()
     return error if derivative is None else error + penalty * derivative.square().mean()
@@ -112,7 +54,7 @@ def loss(
 
 def derivative_in_time(predictor: NetworkPredictor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
     """The prediction, and its derivative in the timestep told, None if there is none; both with their graphs."""
-    timestep = predictor.clock(t)
+    timestep = brought(predictor.clock(t), x.device)
     with forward_ad.dual_level(), TwiceDifferentiable():
         y = predictor.conditioned(x, t, forward_ad.make_dual(timestep, torch.ones_like(timestep)))
         return forward_ad.unpack_dual(y)

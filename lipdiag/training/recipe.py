@@ -13,11 +13,11 @@ from typing import Any
 from ..errors import UsageError
 from .unets import CIFAR10, CIFAR10_CLASSES, DIGITS, EMOJI, FULL256, MNIST
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 OWN = "photographs"
 """The data of a recipe that trains on what its user gives."""
 
-MANNER = ("accumulate", "compile")
+MANNER = ("accumulate", "compile", "precision")
 """Fields that change how steps are computed, and the model by rounding only: a training may go on with others."""
 
 
@@ -44,9 +44,11 @@ class Recipe:
         clip: Largest norm of the gradient.
         ema_decay: Of the exponential moving average of the weights, min(ema_decay, (1 + step) / (10 + step)) early on.
         seed: Of the first weights, the samples, the timesteps and the noise.
-        precision: Of the network's layers: "bfloat16" leaves it to autocast which ones; weights stay float32.
+        precision: Of the network's layers: "bfloat16" leaves it to autocast which ones; weights, their average and
+            the loss stay float32. "auto" is bfloat16 on a card that has it, else float32.
         accumulate: Pieces that a process takes its share of the batch in, to need less memory.
-        compile: Whether the network goes through torch.compile.
+        compile: Whether the network goes through torch.compile; None, which JSON calls null, where it has been found
+            to pay, on a card and in a long training.
     """
 
     name: str
@@ -67,9 +69,9 @@ class Recipe:
     seed: int = 0
     flip: bool = False
     penalty: float = 0.0
-    precision: str = "float32"
+    precision: str = "auto"
     accumulate: int = 1
-    compile: bool = False
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -99,8 +101,10 @@ def check(name: str, value: Any) -> None:
         good, allowed = type(value) in (int, float) and 0 <= value < math.inf, "a number of at least 0"
     elif name == "ema_decay":
         good, allowed = type(value) in (int, float) and 0 <= value < 1, "a number in [0, 1)"
-    elif name in ("flip", "compile"):
+    elif name == "flip":
         good, allowed = type(value) is bool, "true or false"
+    elif name == "compile":
+        good, allowed = value is None or type(value) is bool, "true, false, or null for what pays"
     elif name == "precision":
         good, allowed = value in PRECISIONS, " or ".join(PRECISIONS)
     elif name == "shape":
@@ -167,7 +171,7 @@ RECIPES = {
         Recipe(
             "full256", "full256", (3, 256, 256), "UNet2DModel", FULL256,
             steps=500_000, batch=64, learning_rate=2e-5, warmup=5_000, ema_decay=0.9999, flip=True,
-            precision="bfloat16", accumulate=4,
+            accumulate=4,
         ),
     )
 }  # fmt: skip

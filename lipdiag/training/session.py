@@ -8,7 +8,7 @@ Of several processes the one of rank 0 writes.
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -47,17 +47,20 @@ def session(
     measure_every: int = 0,
     snapshot_seconds: float = SNAPSHOT_SECONDS,
     on_step: Callable[[int, dict[str, float]], object] | None = None,
+    every: Sequence[int] = (),
 ) -> Iterator[State]:
-    """Train by a recipe into a folder, one state a step; leaves a checkpoint that `load` reads.
+    """Train by a recipe into a folder, state by state; leaves a checkpoint that `load` reads.
 
     Args:
         recipe: What to train.
         out: The folder; one that holds an unfinished training of the same recipe is gone on with.
         device: Where to train.
-        stop: Asked after each step; when it says so in any process, a snapshot is kept and all end early.
+        stop: Asked after each state; when it says so in any process, a snapshot is kept and all end early.
         measure_every: Steps from one measurement of the averaged model's differences to the next; 0 for none.
         snapshot_seconds: Time from one snapshot to the next, at least.
-        on_step: Called after each step with its number and its numbers by name, in the process that writes.
+        on_step: Called for each step with its number and its numbers by name, in the process that writes: after the
+            step, or after the state that it belongs to.
+        every: Numbers of steps after each of which there is a state.
 
     Raises:
         RunError: If the folder holds a training by another recipe, or a finished one.
@@ -77,17 +80,18 @@ def session(
         state = None
         with writer or ExitStack():
             try:
-                for state in train(recipe, data, device, snapshot):
+                for state in train(recipe, data, device, snapshot, (measure_every, *every)):
                     stopping = distributed.anywhere(stop() or distributed.orphaned(parent))
                     if writer is not None:
                         seen = writer.take(state, stopping)
                         if on_step is not None:
-                            told(on_step, state.step, seen, recipe.steps)
+                            told(on_step, seen, recipe.steps)
                     yield state
                     if stopping:
                         return
             except Exception as error:
-                if writer is not None and state is not None and writer.logged == state.step < recipe.steps:
+                known = writer is not None and state is not None and writer.logged == state.step < recipe.steps
+                if known and state.holds:
                     writer.keep(state)
                 if not out_of_memory(error):
                     raise
@@ -98,16 +102,18 @@ def session(
                 ) from error
 
 
-def told(on_step: Callable[[int, dict[str, float]], object], step: int, seen: dict[str, float], last: int) -> None:
-    """Call a function of the user's after a step.
+def told(on_step: Callable[[int, dict[str, float]], object], seen: dict[int, dict[str, float]], last: int) -> None:
+    """Call a function of the user's for each step that was taken.
 
     Raises:
         UsageError: If it raises.
     """
+    step = 0
     try:
-        on_step(step, seen)
+        for step, found in seen.items():
+            on_step(step, found)
     except Exception as error:  # the user's own code can fail in any way
-        then = "the same command goes on from there" if step < last else "the training is finished and kept"
+        then = "the same command goes on" if max(seen) < last else "the training is finished and kept"
         raise UsageError(
             f"on_step failed at step {step} with {type(error).__name__}: {shown(error)}; mend it, {then}"
         ) from error
@@ -154,22 +160,23 @@ class Writer:
     def __exit__(self, *error: object) -> None:
         self.open.close()
 
-    def take(self, state: State, stopping: bool) -> dict[str, float]:
-        """Log a state, and keep it if it is time to, or save it if it is the last; returns its numbers by name.
+    def take(self, state: State, stopping: bool) -> dict[int, dict[str, float]]:
+        """Log a state, and keep it if it is time to, or save it if it is the last; returns numbers by name by step.
 
         A state whose rows are not all written is never kept: what goes on from the one before writes them again.
         """
         seconds = self.before + time.monotonic() - self.began
-        self.losses = [*self.losses[-499:], state.loss]
-        row = (state.step, state.loss, state.learning_rate, state.gradient_norm, round(seconds, 3))
-        self.log.write(*row)
-        seen = dict(zip(LOSSES[1:], row[1:], strict=True))
+        seen = {}
+        for row in state.rows:
+            self.losses = [*self.losses[-499:], row.loss]
+            self.log.write(*row, round(seconds, 3))
+            seen[row.step] = dict(zip(LOSSES[1:], (*row[1:], round(seconds, 3)), strict=True))
         last = state.step == self.recipe.steps
         if self.differences is not None and self.measure_every and (state.step % self.measure_every == 0 or last):
             panel = observe(state.ema, self.data, Panel())
             for reading in panel.readings:
                 self.differences.write(state.step, *reading)
-            seen |= numbers(panel)
+            seen[state.step] |= numbers(panel)
         self.logged = state.step
         if last:
             self.save(state, seconds)
@@ -191,7 +198,8 @@ class Writer:
         """Write the card and the checkpoint, whose configuration comes last and says that all is there."""
         loss = sum(self.losses) / len(self.losses)
         state.ema.limit = Clip() if self.data.eight_bit else None
-        facts = {"recipe": self.recipe.to_dict(), "loss": loss, "seconds": seconds}
+        how = {"precision": state.precision, "compiled": bool(state.compiled)}
+        facts = {"recipe": self.recipe.to_dict(), "loss": loss, "seconds": seconds, **how}
         atomic_write(self.out / "README.md", model_card(self.recipe, state.ema, facts, self.data).encode())
         save(self.out, state.ema, weights="ema", data=self.recipe.data, training=facts)
         (self.out / SNAPSHOT).unlink(missing_ok=True)

@@ -10,8 +10,9 @@ from lipdiag.data.dataset import Array, dataset
 from lipdiag.diffusion.clock import Shared, Timesteps
 from lipdiag.diffusion.exact import Empirical
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.training.card import command, limit, model_card, table
+from lipdiag.training.card import FEWEST_DRAWS, affordable_draws, command, limit, model_card, table
 from lipdiag.training.difference import DRAWS, difference, drawn
+from lipdiag.training.estimate import looked_at
 from lipdiag.training.loop import build
 from lipdiag.training.recipe import RECIPES, set_fields
 
@@ -68,3 +69,14 @@ def test_the_card_says_what_is_stored(recipe):
     card = model_card(recipe, build(recipe).eval(), {"loss": 0.125}, dataset("digits"))
     for words in ("license: apache-2.0", "0.12500", recipe.schedule, "CC BY 4.0", "E. Alpaydin", "| 500 |"):
         assert words in card
+
+
+def test_the_table_takes_a_tenth_of_a_short_training_and_all_its_draws_after_a_long_one(recipe):
+    for steps, batch, draws in ((1, 1, FEWEST_DRAWS), (6000, 64, DRAWS), (1000, 22, 100)):
+        tried = dataclasses.replace(recipe, steps=steps, batch=batch)
+        assert affordable_draws(tried) == draws
+        predictor, told = build(tried).eval(), []
+        predictor.network.register_forward_pre_hook(lambda module, args, told=told: told.append(len(args[0])))
+        if draws < DRAWS:
+            assert f"over {draws} draws" in model_card(tried, predictor, {"loss": 0.5}, dataset("digits"))
+            assert sum(told) == looked_at(tried, draws) == 2 * draws * 11

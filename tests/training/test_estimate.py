@@ -7,9 +7,9 @@ import torch
 
 from lipdiag.errors import UsageError
 from lipdiag.training import estimate as module
+from lipdiag.training.batch import classes
 from lipdiag.training.estimate import estimate, kept_for_backward, parameters
 from lipdiag.training.loop import build
-from lipdiag.training.objective import classes
 from lipdiag.training.recipe import RECIPES, set_fields
 
 PUBLISHED = {"cifar10": 35.7e6, "full256": 113.7e6}  # of Ho, Jain & Abbeel, 2020, as their checkpoints have them

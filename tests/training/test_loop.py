@@ -9,8 +9,11 @@ import torch
 
 from lipdiag.data.dataset import dataset
 from lipdiag.errors import NonFiniteError, RunError, UsageError
-from lipdiag.training.loop import build, learning_rate, train
-from lipdiag.training.objective import draw, loss
+from lipdiag.training import learner, loop
+from lipdiag.training.batch import draw
+from lipdiag.training.loop import LONGEST, Pace, build, learning_rate, train
+from lipdiag.training.manner import Manner
+from lipdiag.training.objective import loss
 from lipdiag.training.recipe import set_fields
 
 
@@ -81,7 +84,7 @@ def test_the_learning_rate_rises_and_falls_as_stated(recipe):
     assert rates[99] == pytest.approx(0.25 * (1 - math.cos(math.pi / 100)))
     assert rates[9] == max(rates)
     for step, state in enumerate(train(dataclasses.replace(recipe, steps=2))):
-        assert state.learning_rate == state.optimizer.param_groups[0]["lr"]
+        assert state.rows[-1].learning_rate == state.optimizer.param_groups[0]["lr"]
         assert state.step == step + 1
 
 
@@ -194,3 +197,57 @@ def test_a_training_that_diverges_says_so(recipe):
 def test_a_recipe_that_cannot_be_built_is_a_usage_error(recipe, setting):
     with pytest.raises(UsageError):
         next(train(set_fields(recipe, [setting])))
+
+
+def one_look(monkeypatch, patience: float = 1e9) -> None:
+    """Let the steps be looked at as on a card, whose patience never ends here."""
+    monkeypatch.setattr(loop, "manner", lambda *told: Manner("float32", False, patience))
+
+
+def test_steps_that_are_looked_at_together_are_those_that_were_looked_at_one_by_one(recipe, monkeypatch):
+    recipe = dataclasses.replace(recipe, steps=11)
+    alone = list(train(recipe))
+    rows, last = [state.rows[0] for state in alone], weights(alone[-1])
+    one_look(monkeypatch)
+    states = [(state.step, state.rows) for state in train(recipe, every=(4,))]
+    assert [step for step, _ in states] == [1, 4, 8, 11], "after the first one, where asked for, and at the end"
+    assert [row for _, found in states for row in found] == rows
+    *_, end = train(recipe)
+    assert torch.equal(weights(end), last)
+
+
+def test_the_step_at_which_it_diverged_is_named_when_it_is_seen(recipe, monkeypatch):
+    calls = []
+
+    def broken(*told):
+        calls.append(1)
+        return loss(*told) * (torch.nan if len(calls) >= 4 else 1)
+
+    monkeypatch.setattr(learner, "loss", broken)
+    one_look(monkeypatch)
+    states = train(recipe)
+    first = next(states)
+    assert (first.step, first.holds) == (1, True)
+    with pytest.raises(NonFiniteError, match="step 4 "):
+        next(states)
+    assert len(calls) == 6
+    assert not first.holds, "the weights have gone on"
+
+
+def test_looks_come_as_often_as_patience_wants():
+    pace = Pace(1.0, (1000,))
+    assert pace.due(1, 1)
+    pace.look(20.0, 1)  # which loads libraries, and is not its pace
+    assert pace.length == 1
+    pace.look(0.1, 1)
+    assert (pace.length, pace.seconds) == (10, 0.1)
+    assert not pace.due(11, 9)
+    assert pace.due(12, 10)
+    pace.look(0.5, 10)
+    assert (pace.length, pace.seconds) == (20, 0.05)
+    pace.look(1e-6, 20)
+    assert pace.length == LONGEST
+    assert pace.due(2000, 1)
+    pace.start(anew=True)
+    assert (pace.length, pace.looks, pace.seconds) == (1, 0, math.inf)
+    assert Pace(0.0).due(7, 1)

@@ -11,9 +11,9 @@ from lipdiag.data.dataset import dataset
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.errors import UsageError
-from lipdiag.training import loop
+from lipdiag.training.batch import draw
 from lipdiag.training.loop import build, train
-from lipdiag.training.objective import derivative_in_time, draw, loss
+from lipdiag.training.objective import derivative_in_time, loss
 from lipdiag.training.recipe import set_fields
 
 
@@ -109,7 +109,7 @@ def test_pieces_of_a_batch_add_up(recipe):
     recipe = set_fields(recipe, ["network_config.dropout=0", "batch=8"])
     whole, pieces = (next(train(dataclasses.replace(recipe, accumulate=n))) for n in (1, 4))
     assert pieces.loss == pytest.approx(whole.loss, rel=1e-5)
-    assert pieces.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-5)
+    assert pieces.rows[-1].gradient_norm == pytest.approx(whole.rows[-1].gradient_norm, rel=1e-5)
     for a, b in zip(whole.predictor.parameters(), pieces.predictor.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6)
     with pytest.raises(UsageError, match="choose a batch that 3 divides"):
@@ -124,29 +124,6 @@ def test_bfloat16_rounds_the_passes_and_not_the_weights(recipe):
     assert rounded.loss != exact.loss
     assert rounded.loss == pytest.approx(exact.loss, rel=2e-2)  # bfloat16 has 8 bits
     assert {weight.dtype for weight in rounded.predictor.parameters()} == {torch.float32}
-
-
-def test_a_compiled_network_is_called_and_leaves_no_trace_in_the_snapshot(recipe, monkeypatch):
-    calls = []
-
-    class Compiled(torch.nn.Module):
-        def __init__(self, network):
-            super().__init__()
-            self._orig_mod = network
-
-        def forward(self, *args, **kwargs):
-            calls.append(1)
-            return self._orig_mod(*args, **kwargs)
-
-    monkeypatch.setattr(loop.torch, "compile", Compiled)
-    (plain,), (compiled,) = (
-        itertools.islice(train(dataclasses.replace(recipe, compile=flag)), 1) for flag in (False, True)
-    )
-    assert calls == [1]
-    assert compiled.loss == plain.loss
-    assert set(compiled.snapshot()) == set(plain.snapshot())
-    with pytest.raises(UsageError, match="compile"):
-        next(train(dataclasses.replace(recipe, compile=True, penalty=1.0)))
 
 
 def test_mirroring_touches_half_of_the_samples_and_nothing_else(recipe):

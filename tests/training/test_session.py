@@ -14,9 +14,10 @@ from PIL import Image
 from lipdiag.data.dataset import dataset
 from lipdiag.errors import NonFiniteError, RunError, StorageError, UsageError
 from lipdiag.formats.native import load
-from lipdiag.training import loop
+from lipdiag.training import learner, loop
 from lipdiag.training.difference import difference, drawn
 from lipdiag.training.log import Log
+from lipdiag.training.manner import Manner
 from lipdiag.training.recipe import RECIPES, set_fields
 from lipdiag.training.session import session, shared
 
@@ -56,7 +57,7 @@ def test_20_and_20_steps_leave_the_files_of_40(tmp_path, recipe):
 
 
 def test_the_logs_hold_what_the_states_and_the_model_tell(tmp_path, recipe):
-    states = [(s.step, s.loss, s.learning_rate, s.gradient_norm) for s in session(recipe, tmp_path, measure_every=6)]
+    states = [row for s in session(recipe, tmp_path, measure_every=6) for row in s.rows]
     told = [tuple(map(float, row.values())) for row in rows(tmp_path / "log.csv")]
     assert told == states
     model, data = load(tmp_path), dataset("digits")
@@ -147,14 +148,14 @@ def test_a_batch_larger_than_memory_says_what_to_lower_and_goes_on(tmp_path, rec
     finish(recipe, tmp_path / "whole")
     calls = []
 
-    def greedy(learner, batch, *told):
+    def greedy(called, batch, *told):
         calls.append(len(batch.x0))
         if len(calls) > 3 and len(batch.x0) > 2:
             raise error
-        return plain(learner, batch, *told)
+        return plain(called, batch, *told)
 
-    plain = loop.loss
-    monkeypatch.setattr(loop, "loss", greedy)
+    plain = learner.loss
+    monkeypatch.setattr(learner, "loss", greedy)
     with pytest.raises(UsageError, match="accumulate=2"):
         finish(recipe, tmp_path / "run")
     assert [row["step"] for row in rows(tmp_path / "run" / "log.csv")] == ["1", "2", "3"]
@@ -171,11 +172,36 @@ def test_a_training_that_diverges_keeps_the_last_good_state(tmp_path, recipe, mo
         calls.append(1)
         return plain(*told) * (torch.nan if len(calls) == 4 else 1)
 
-    plain = loop.loss
-    monkeypatch.setattr(loop, "loss", broken)
+    plain = learner.loss
+    monkeypatch.setattr(learner, "loss", broken)
     with pytest.raises(NonFiniteError, match="step 4"):
         finish(recipe, tmp_path / "run")
     assert next(session(recipe, tmp_path / "run")).step == 4
+
+
+def test_weights_that_went_on_after_the_last_look_are_not_kept(tmp_path, recipe, monkeypatch):
+    """As on a card, which is looked at once a second: what was kept before is what is gone on with."""
+    recipe = dataclasses.replace(recipe, steps=12)
+    finish(recipe, tmp_path / "whole")
+    monkeypatch.setattr(loop, "manner", lambda *told: Manner("float32", False, 1e9))
+    calls = []
+
+    def greedy(*told):
+        calls.append(1)
+        if len(calls) == 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(*told)
+
+    plain = learner.loss
+    monkeypatch.setattr(learner, "loss", greedy)
+    with pytest.raises(UsageError, match="accumulate=2"):
+        finish(recipe, tmp_path / "run", every=(5,), snapshot_seconds=0.0)
+    told = []
+    finish(recipe, tmp_path / "run", on_step=lambda step, seen: told.append((step, seen["loss"])))
+    assert [step for step, _ in told] == list(range(6, 13)), "every step is told, and from the last kept one on"
+    assert rows(tmp_path / "run" / "log.csv") == rows(tmp_path / "whole" / "log.csv")
+    name = "model.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def pictures(folder: Path, count: int, size: tuple[int, int] = (8, 8), colours: bool = True) -> None:

@@ -1,0 +1,127 @@
+"""The network as a training step calls it: compiled where that pays, its gradients averaged over the processes."""
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+
+from .. import distributed
+from ..diffusion.predictor import NetworkPredictor
+from ..errors import LipdiagError
+from ..files import shown
+from ..linalg.linearize import out_of_memory
+from ..printing import plain
+from .batch import Batch, seed
+from .manner import Manner, repeatable, tell
+from .objective import loss
+from .recipe import Recipe
+
+COMPILING = 120.0  # seconds that it takes to compile the passes of a U-Net, about
+WORTH = 10  # times that, at least, the training that is left takes, where compiling is tried
+
+
+class Learner:
+    """A network that is trained.
+
+    Args:
+        predictor: Of the network.
+        recipe: By which.
+        device: Where.
+        manner: How.
+        compiled: Whether its passes were compiled when it was last trained; None if that was never decided.
+
+    Attributes:
+        compiled: Whether its passes are compiled; None while that is not decided.
+    """
+
+    def __init__(
+        self,
+        predictor: NetworkPredictor,
+        recipe: Recipe,
+        device: torch.device,
+        manner: Manner,
+        compiled: bool | None = None,
+    ):
+        self.predictor, self.recipe, self.device, self.manner = predictor, recipe, device, manner
+        self.dropout = "dropout" + (str(distributed.rank()) if distributed.rank() else "")
+        self.uncompiled: float | None = None  # seconds of a step, where compiled ones are on trial
+        self.compiled = compiled if manner.compile is None else manner.compile
+        self.call(bool(self.compiled))
+
+    def call(self, compiled: bool) -> None:
+        """Let the steps call the network so from now on; the weights are the same."""
+        network: nn.Module = self.predictor.network
+        if compiled:
+            tell("compiling the network, which takes a minute or two where it is large, before the training goes on")
+            network = torch.compile(network)  # type: ignore[assignment]
+        if distributed.size() > 1:
+            network = nn.parallel.DistributedDataParallel(
+                network, [self.device] if self.device.type == "cuda" else None
+            )
+        p = self.predictor
+        self.called = NetworkPredictor(network, p.schedule, p.parameterization, p.clock, p.shape, p.conditioning)
+        self.untried = compiled
+
+    def passes(self, batch: Batch, step: int) -> Tensor:
+        """Put the gradients of a step in their places, and return its loss, wherever it was computed.
+
+        A compiler can fail in any way. Where the same passes succeed without it, the training goes on so.
+        """
+        try:
+            value = self.uncaught(batch, step)
+        except Exception as error:
+            if not self.untried or out_of_memory(error) or isinstance(error, LipdiagError):
+                raise
+            for weight in self.predictor.network.parameters():
+                weight.grad = None
+            self.call(False)
+            value = self.uncaught(batch, step)
+            reason = f"{type(error).__name__}: {shown(str(error).strip().partition(chr(10))[0])[:200]}"
+            tell(f"the network cannot be compiled ({reason}): it is trained as it is written")
+            self.compiled, self.uncompiled = False, None
+        self.untried = False
+        return value
+
+    def uncaught(self, batch: Batch, step: int) -> Tensor:
+        """The passes over every piece of a batch."""
+        pieces = batch.pieces(self.recipe.accumulate) if self.recipe.accumulate > 1 else [batch]
+        values = []
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), repeatable(self.device):
+            torch.manual_seed(seed(self.recipe.seed, self.dropout, step))
+            for piece in pieces:
+                with together(self.called.network, piece is pieces[-1]):
+                    value = loss(self.called, piece, self.recipe.penalty, self.manner.precision) / len(pieces)
+                    value.backward()
+                values.append(value.detach())
+        return torch.stack(values).sum()
+
+    def consider(self, seconds: float, left: int) -> bool:
+        """Decide, once the pace is known, whether compiled passes pay; whether the pace is another from now on.
+
+        Args:
+            seconds: Of a step, in all processes.
+            left: Steps that are to come.
+        """
+        if self.compiled is not None:
+            return False
+        if self.uncompiled is not None:
+            self.compiled = seconds < self.uncompiled
+            found = f"a step takes {plain(seconds)} s compiled and {plain(self.uncompiled)} s as it is written"
+            tell(f"{found}: {'it stays compiled' if self.compiled else 'the rest goes as it is written'}")
+            if not self.compiled:
+                self.call(False)
+            return not self.compiled
+        if seconds * left < WORTH * COMPILING:
+            self.compiled = False
+            return False
+        self.uncompiled = seconds
+        self.call(True)
+        return True
+
+
+def together(network: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+    """Where a backward pass averages its gradients over the processes, which once a step is enough."""
+    if isinstance(network, nn.parallel.DistributedDataParallel) and not last:
+        return network.no_sync()
+    return contextlib.nullcontext()
