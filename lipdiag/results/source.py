@@ -152,15 +152,16 @@ def open_training(path: Path) -> "xr.Dataset":
 
 
 def columns(path: Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Columns of numbers; the last line may be half written."""
+    """Columns of numbers; the last line may be half written, and of a training that has just begun there is none."""
     try:
         text = read_regular(path, LARGEST_LOG, links=True)
         if len(text) > LARGEST_LOG:
             raise ValueError(f"it is larger than {LARGEST_LOG} bytes")
-        rows = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
+        read = csv.DictReader(io.StringIO(text[: text.rfind(b"\n") + 1].decode(), newline=""))
+        rows = list(read)
     except (ValueError, csv.Error) as error:
         raise RunError(f"{path} is no table ({error}); this figure needs {NEEDED['training']}") from error
-    missing = [name for name in needed if not rows or name not in rows[0]]
+    missing = [name for name in needed if name not in (read.fieldnames or ())]
     if missing:
         raise RunError(f"{path} lacks {', '.join(missing)}; this figure needs {NEEDED['training']}")
     whole = [row for row in rows if all(row.get(name) not in (None, "") for name in needed)]

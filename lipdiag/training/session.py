@@ -37,6 +37,7 @@ RECIPE = "recipe.json"
 LOG = "log.csv"
 DIFFERENCE = "difference.csv"
 SNAPSHOT_SECONDS = 60.0
+PATIENCE = 50  # times as long as writing a snapshot takes is trained before the next one
 
 
 def session(
@@ -57,7 +58,8 @@ def session(
         device: Where to train.
         stop: Asked after each state; when it says so in any process, a snapshot is kept and all end early.
         measure_every: Steps from one measurement of the averaged model's differences to the next; 0 for none.
-        snapshot_seconds: Time from one snapshot to the next, at least.
+        snapshot_seconds: Time from one snapshot to the next, and more where writing one takes a fiftieth of it; 0 to
+            keep every state.
         on_step: Called for each step with its number and its numbers by name, in the process that writes: after the
             step, or after the state that it belongs to.
         every: Numbers of steps after each of which there is a state.
@@ -152,6 +154,7 @@ class Writer:
         self.differences = self.open.enter_context(Log(out / DIFFERENCE, COLUMNS, step)) if kept else None
         self.before = self.log.last["seconds"]
         self.began = self.written = time.monotonic()
+        self.took = 0.0
         self.losses: list[float] = []
 
     def __enter__(self) -> "Writer":
@@ -180,19 +183,26 @@ class Writer:
         self.logged = state.step
         if last:
             self.save(state, seconds)
-        elif stopping or time.monotonic() - self.written >= self.snapshot_seconds:
+        elif stopping or time.monotonic() - self.written >= self.pause:
             self.keep(state)
         return seen
+
+    @property
+    def pause(self) -> float:
+        """Seconds from one snapshot to the next: those asked for, and more where writing one takes long."""
+        return max(self.snapshot_seconds, PATIENCE * self.took) if self.snapshot_seconds else 0.0
 
     def keep(self, state: State) -> None:
         """Write all that is needed to go on from a state."""
         from safetensors.torch import save as serialize
 
+        began = time.monotonic()
         for log in (self.log, self.differences):
             if log is not None:
                 log.sync()  # a snapshot that outlives a power cut must not outlive its rows
         atomic_write(self.out / SNAPSHOT, serialize(state.snapshot()))
         self.written = time.monotonic()
+        self.took = self.written - began
 
     def save(self, state: State, seconds: float) -> None:
         """Write the card and the checkpoint, whose configuration comes last and says that all is there."""

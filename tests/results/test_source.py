@@ -1,5 +1,6 @@
 """What is given on the command line, read: files of samples, trainings, evaluations, and what is none of them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -121,6 +122,24 @@ def test_a_log_without_a_whole_line_is_no_training_to_draw_yet(tmp_path):
     (tmp_path / "log.csv").write_text("step,loss,learning_rate,gradient_norm\n1,0.5,")
     with pytest.raises(RunError, match=r"log\.csv has no whole line yet"):
         open_source(tmp_path, "training")
+
+
+def test_a_training_is_read_while_it_runs(tmp_path, recipe):
+    """After its first steps, before K was measured for the first time, and afterwards."""
+    from lipdiag.training.session import session
+
+    for state in session(dataclasses.replace(recipe, steps=5), tmp_path, measure_every=3):
+        found = open_source(tmp_path, "training")
+        assert found["step"].values.tolist() == list(range(1, state.step + 1))
+        assert found["loss"].values[-1] == state.loss
+        measured = found["measured"].values.tolist() if "measured" in found else []
+        assert measured == [step for step in (3, 5) if step <= state.step]
+
+
+def test_a_number_that_is_half_written_is_not_taken_for_another(tmp_path):
+    """Of 2 a row ends with 1, in the last of the columns that are drawn."""
+    (tmp_path / "log.csv").write_text("step,loss,learning_rate,gradient_norm\n1,0.5,0.1,10.25\n2,0.5,0.1,1")
+    assert open_source(tmp_path, "training")["gradient_norm"].values.tolist() == [10.25]
 
 
 def test_what_numpy_says_of_a_broken_archive_is_cut_to_a_line(tmp_path):
