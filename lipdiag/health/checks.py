@@ -1,57 +1,24 @@
-"""What every true model obeys, checked on the draws of a run without knowing the truth.
-
-For x = alpha x0 + sigma eps and the best prediction eps* = E[eps | x]:
-    E <eps, eps*> = E |eps*|^2 (Stein, Tweedie), so that no multiple of it would do better;
-    E <eps, f(x)> = sigma E tr df/dx for every f, so that its loss is 1 - sigma E tr J / d, and what is above is excess;
-    J = (I - (alpha/sigma)^2 Cov[x0 | x]) / sigma is symmetric, and sigma times its largest eigenvalue at most 1;
-    the error in x0, (sigma/alpha)^2 times the loss, grows with the noise;
-    told another time than its own, it errs more.
-A trained network obeys them nearly. So each check has a threshold, wider than what good networks show, and its p-value
-is that of Student's test that the true mean is beyond the threshold, over draws; several places are judged by Holm.
-
-References:
-    Efron, Tweedie's formula and selection bias, 2011.
-    Guo, Wu, Shamai & Verdu, Estimation in Gaussian noise: properties of the minimum mean-square error, 2011.
-"""
+"""Every check: a law of true models, how far from it is a fault, and what to do."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import numpy as np
-from scipy.special import stdtr
 
 from ..results.run import Run
-from ..statistics import Estimate, mean, moments, ratio
-
-FEWEST = 8
-"""Draws below which Student's test says nothing."""
-
-CURVED = 3.0
-"""Standard errors by which the loss has to rise on both sides of its least, lest the least be anywhere."""
-
-
-class Test(NamedTuple):
-    """One comparison with a threshold.
-
-    Attributes:
-        check: Name of the check.
-        place: Row of the run's time axis.
-        estimate: What is compared.
-        t: Student's statistic of how far it is beyond the threshold.
-        p: How likely so much or more is where the truth is at the threshold.
-        other: Row that it was compared with.
-        slope: Of the noise on the prediction, where that was compared.
-    """
-
-    check: str
-    place: int
-    estimate: Estimate
-    t: float
-    p: float
-    other: int | None = None
-    slope: float | None = None
-
+from .laws import (
+    Test,
+    equation,
+    excess,
+    expansion,
+    jump,
+    nothing,
+    order,
+    shift,
+    size,
+    speed,
+    still,
+    symmetry,
+    told,
+)
 
 Tests = Callable[[Run, float], Iterator[Test]]
 
@@ -62,7 +29,7 @@ class Check:
 
     Attributes:
         question: What it answers, in words that need no explanation.
-        tests: Comparisons of a run with the threshold.
+        tests: Comparisons of a run with the threshold; None where the model itself has to be asked.
         quantities: What `measure` has to be asked for.
         variables: What they fill.
         threshold: How far.
@@ -71,162 +38,12 @@ class Check:
     """
 
     question: str
-    tests: Tests
+    tests: Tests | None
     quantities: tuple[str, ...]
     variables: tuple[str, ...]
     threshold: float
     looks: str
     remedy: str
-
-
-def above(excess: np.ndarray, tries: int = 1) -> tuple[float, float]:
-    """Student's statistic, and the p-value of his one-sided test that the true mean of some draws is above 0.
-
-    Args:
-        excess: The draws.
-        tries: How many such tests this one is the best of.
-    """
-    if excess.size < FEWEST or not np.isfinite(excess).all():
-        return 0.0, 1.0
-    middle, error = (float(z) for z in moments(excess))
-    t = middle / error if error > 0 else np.copysign(np.inf, middle or -1.0)
-    return t, min(1.0, tries * float(stdtr(excess.size - 1, -t)))
-
-
-def rows(run: Run, *names: str) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-    """Each row with the draws of some variables, those that all of them have; rows of too few are left out."""
-    every = [run.values(name) for name in names]
-    for place in range(run.timestep.size):
-        here = [values[place] for values in every]
-        kept = np.logical_and.reduce([np.isfinite(v.reshape(len(v), -1)).all(1) for v in here])
-        if kept.sum() >= FEWEST:
-            yield place, tuple(v[kept] for v in here)
-
-
-def size(run: Run, threshold: float) -> Iterator[Test]:
-    """The share of the loss that a multiple of the answer would save, (E q - E p)^2 / (E q d L)."""
-    for place, (p, q, loss) in rows(run, "stein_product", "stein_square", "loss"):
-        if q.mean() > 0 < loss.mean():
-            gap = np.sign(p.mean() - q.mean()) * (p - q)
-            whole = q.mean() * (run.dimension or 1) * loss.mean()
-            found = mean(gap)
-            value, low, high = (max(z, 0.0) ** 2 / whole for z in found[:3])
-            share = Estimate(value, low, high, found.draws)
-            beyond = above(gap - np.sqrt(threshold * whole), 2)
-            yield Test("size", place, share, *beyond, slope=float(p.mean() / q.mean()))
-
-
-def excess(run: Run, threshold: float) -> Iterator[Test]:
-    """What the loss is above 1 - sigma tr J / d; |noise|^2 - d, whose mean is 0, takes away of its spread."""
-    d = run.dimension or 1
-    for place, (p, q, loss, trace) in rows(run, "stein_product", "stein_square", "loss", "trace"):
-        found = loss - 1 + run.time("sigma")[place] * trace / d
-        control = loss + (2 * p - q) / d - 1
-        found = found - (np.cov(found, control)[0, 1] / max(control.var(ddof=1), 1e-300)) * control
-        yield Test("excess", place, mean(found), *above(found - threshold))
-
-
-def order(run: Run, threshold: float) -> Iterator[Test]:
-    """The error in x0 over that at a noisier time, of the same draws."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factor = (run.time("sigma") / run.time("alpha")) ** 2
-    level = -run.time("logsnr")
-    found = {place: factor[place] * loss for place, (loss,) in rows(run, "loss")}
-    for place, here in found.items():
-        noisier = [
-            other
-            for other, there in found.items()
-            if level[other] > level[place] and here.size == there.size and np.isfinite(there).all()
-        ]
-        if noisier:
-            (t, p), other = max((above(here - threshold * found[o], len(noisier)), o) for o in noisier)
-            yield Test("order", place, ratio(here, found[other]), t, p, other)
-
-
-def nothing(run: Run, threshold: float) -> Iterator[Test]:
-    """The loss, 1 of a model that always answers 0."""
-    for place, (loss,) in rows(run, "loss"):
-        yield Test("nothing", place, mean(loss), *above(loss - threshold))
-
-
-def expansion(run: Run, threshold: float) -> Iterator[Test]:
-    """Sigma times the largest eigenvalue of the symmetric part of the Jacobian."""
-    for place, (bound,) in rows(run, "denoising_bound"):
-        yield Test("expansion", place, mean(bound), *above(bound - threshold))
-
-
-def symmetry(run: Run, threshold: float) -> Iterator[Test]:
-    """|J - J^T| over |J + J^T|."""
-    for place, (asymmetry,) in rows(run, "asymmetry"):
-        yield Test("symmetry", place, mean(asymmetry), *above(asymmetry - threshold))
-
-
-def speed(run: Run, threshold: float) -> Iterator[Test]:
-    """K over that of isolated points in log(sigma / alpha), sqrt(d) |d log(sigma/alpha) / d timestep|."""
-    points = np.sqrt(run.dimension or 1) * np.abs(run.time("dlogsnr_dtimestep")) / 2
-    for place, (K,) in rows(run, "time_difference"):
-        if run.block(run.timestep)[place] < 0 and points[place] > 0:
-            yield Test("speed", place, mean(K / points[place]), *above(K / points[place] - threshold))
-
-
-def jump(run: Run, threshold: float) -> Iterator[Test]:
-    """K over the larger of its neighbours, away from edges of blocks."""
-    found = {place: K for place, (K,) in rows(run, "time_difference") if run.block(run.timestep)[place] < 0}
-    for place, K in found.items():
-        beside = [found[o] for o in (place - 1, place + 1) if o in found and found[o].size == K.size]
-        if len(beside) == 2:
-            high = max(beside, key=np.mean)
-            yield Test("jump", place, ratio(K, high), *above(K - threshold * high))
-
-
-def still(run: Run, threshold: float) -> Iterator[Test]:
-    """The share of draws whose answer is the same at two timesteps to the last bit, away from shared blocks."""
-    for place, (K,) in rows(run, "time_difference"):
-        if run.block(run.timestep)[place] < 0 and run.block(run.other[0])[place] < 0:
-            same = float((K == 0).mean())
-            yield Test(
-                "still", place, Estimate(same, np.nan, np.nan, K.size), same - threshold, float(same <= threshold)
-            )
-
-
-def told(run: Run, threshold: float) -> Iterator[Test]:
-    """The loss of a network that is told another time, over that of one that is told its own."""
-    for place, (swap,) in rows(run, "swap_loss"):
-        own = swap[:, place]
-        others = [o for o in range(swap.shape[1]) if o != place and not np.array_equal(swap[:, o], own)]
-        if others and own.mean() > 0:
-            other = min(others, key=lambda o: swap[:, o].mean())
-            beyond = above(threshold * own - swap[:, other], len(others))
-            yield Test("told", place, ratio(swap[:, other], own), *beyond, other)
-
-
-def shift(run: Run, threshold: float) -> Iterator[Test]:
-    """By how many timesteps what the network is told is off, from the losses at k and k + 1 told either.
-
-    Near its least the loss is c (k' - k - offset)^2 and more: being told one less at k + 1 saves A = c (2 offset - 1),
-    and one more at k costs B = c (2 offset + 1). Pairs weigh as much as they know, c over their variance.
-    """
-    if not run.index:
-        return
-    found = {run.timestep[place]: (place, swap) for place, (swap,) in rows(run, "swap_loss")}
-    sums = []
-    for k, (place, here) in found.items():
-        after, there = found.get(k + 1, (0, here[:0]))
-        if len(there) == len(here):
-            own, later = here[:, place], there[:, after]
-            saved, cost = later - there[:, place], here[:, after] - own
-            curvature, noise = max(float((cost - saved).mean()), 0.0), float((cost + saved).var())
-            sums.append(np.stack([saved, cost]) * (curvature / noise if noise > 0 else 0.0))
-    if not sums or len({z.shape for z in sums}) > 1:
-        return
-    saved, cost = np.sum(sums, axis=0)
-    if above(cost - saved)[0] < CURVED:
-        return
-    offset = float((saved + cost).mean() / (cost - saved).mean() / 2)
-    half = np.ptp(mean((saved + cost) / 2 - offset * (cost - saved))[1:3]) / 2 / (cost - saved).mean()
-    estimate = Estimate(offset, offset - half, offset + half, saved.size)
-    least = (2 * threshold - 1) * (cost - saved) / 2
-    yield Test("shift", 0, estimate, *above((saved if offset > 0 else -cost) - least, 2))
 
 
 PREDICTED = ("stein_product", "stein_square", "loss")
@@ -296,6 +113,42 @@ CHECKS: dict[str, Check] = {
         shift, ("swap",), ("swap_loss",), 0.5,
         "timesteps by which what the network is told is off, at most",
         "tell it so many timesteps less: indices that begin at 1, or a loop that is one off",
+    ),
+    "equation": Check(
+        "whether its answers at different times are of one diffusion",
+        equation, ("fokker_planck",), ("fokker_planck_residual",), 3.0,
+        "squared residual of the Fokker-Planck equation, in units of the noise's own square, at most",
+        "check schedule and clock, and how timesteps are weighed in training",
+    ),
+    "plateau": Check(
+        "whether the embedding of time tells timesteps apart",
+        None, (), (), 0.1,
+        "share of neighbouring timesteps with the same embedding to the last bit, at most",
+        "embed timesteps in float32: cast after the embedding, not before",
+    ),
+    "grain": Check(
+        "whether the embedding of time is rounded",
+        None, (), (), 0.1,
+        "rounding of the embedding to half precision over its change from one timestep to the next, at most",
+        "embed timesteps in float32, and leave autocast out of the embedding",
+    ),
+    "alias": Check(
+        "whether far timesteps look alike to it",
+        None, (), (), 0.05,
+        "share of timesteps whose embedding is nearer to a far one's than half the way to a neighbour's, at most",
+        "embed timesteps by lower frequencies too: the slowest must not come round within the whole time",
+    ),
+    "pace": Check(
+        "whether its embedding of time is steady",
+        None, (), (), 0.5,
+        "change of the embedding to the next timestep over that between any two timesteps, at most",
+        "embed timesteps by lower frequencies, or in the unit that the frequencies are made for (--clock)",
+    ),
+    "copies": Check(
+        "whether it learned its data by heart",
+        None, (), (), 0.25,
+        "share of samples that are near-copies of data, at most",
+        "train on more data, for a shorter time, or with augmentation; give data that it was not trained on to compare",
     ),
 }  # fmt: skip
 """Every check by name; the numbers are the thresholds. Where several find the same, the first cause is named."""

@@ -5,7 +5,7 @@ import math
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..printing import WIDTH, Column, Row, lines, plain
 from ..statistics import Estimate
@@ -14,6 +14,8 @@ from .fault import Fault
 
 HEADINGS = ("check", "allowed", "found", "at timestep", "p")
 TITLE = "each check where it is nearest to its threshold, or farthest beyond it:"
+LINKS = ("timestep", "input", "x embedding", "x network", "= output")
+CHAIN = "change per timestep of the embedding's input, its growth, and what comes of it:"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,24 @@ class Line:
     looks: str
 
 
+class Link(NamedTuple):
+    """How the change of the network's output from a timestep to the next comes about: a product of three.
+
+    Attributes:
+        timestep: The first of both.
+        given: Change of what the embedding of time is given.
+        embedding: By how much the embedding enlarges it.
+        network: By how much the rest of the network enlarges the change of the embedding.
+        output: Change of the output, the product.
+    """
+
+    timestep: float
+    given: float
+    embedding: float
+    network: float
+    output: float
+
+
 @dataclass(frozen=True, repr=False)
 class Diagnosis(View):
     """What is wrong with a model, where, and how sure that is.
@@ -52,6 +72,7 @@ class Diagnosis(View):
         missing: What could not be judged, and the command that measures it.
         undecided: Why nothing certain can be said.
         notes: What else has to be known.
+        chain: How the change of the output with the timestep comes about, where the embedding of time is known.
     """
 
     label: str
@@ -62,6 +83,7 @@ class Diagnosis(View):
     missing: tuple[str, ...] = ()
     undecided: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    chain: tuple[Link, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -87,6 +109,7 @@ class Diagnosis(View):
             "missing": list(self.missing),
             "undecided": list(self.undecided),
             "notes": list(self.notes),
+            "chain": [link._asdict() for link in self.chain],
         }
 
     @property
@@ -138,6 +161,10 @@ class Diagnosis(View):
         if self.lines:
             columns = [Column(name, "", [row[i] for row in self.cells]) for i, name in enumerate(HEADINGS)]
             parts.append(lines(TITLE, columns))
+        if self.chain:
+            rows = zip(*self.chain, strict=True)
+            columns = [Column(name, "", list(map(plain, row))) for name, row in zip(LINKS, rows, strict=True)]
+            parts.append(lines(CHAIN, columns))
         return "\n\n".join([*parts, *(wrapped(note) for note in (*self.missing, *self.notes))])
 
     __repr__ = __str__

@@ -12,6 +12,7 @@ from typing import Any
 from ..checkpoints.load import inspect
 from ..checkpoints.reading import SILENT, Reading
 from ..errors import CheckpointError, UsageError
+from ..quantities.point import Point
 from ..results.run import read
 from ..store.store import open_run
 from ..study.measure import NOT_TRIED, carry_out, prepared
@@ -19,30 +20,31 @@ from ..study.plan import Plan, refuse_planned
 from ..study.points import ends, points
 from ..study.resolve import resolve_model
 from ..study.study import Study
-from . import network
+from . import embedding, network, samples
 from .conventions import conventions
 from .diagnosis import Diagnosis
 from .fault import Fault
 from .judge import LEVEL, judge, limited
-from .samples import own_samples_are_data, samples
 
-QUANTITIES = ("time_difference", "stein", "loss", "trace", "one_sided_lipschitz", "asymmetry", "swap")
+QUANTITIES = (
+    "time_difference", "stein", "loss", "trace", "one_sided_lipschitz", "asymmetry", "fokker_planck", "swap",
+)  # fmt: skip
 PLAN = Plan(timesteps="pairs:10", draws=32, quantities=QUANTITIES, krylov_steps=8, certified_width=1.0, probes=1)
-"""What the doctor measures: a third of the price of `measure` with its defaults."""
+"""What the doctor measures: less than half the price of `measure` with its defaults."""
 
 LOOKED = 8
 """Timesteps, and draws of each, at which the network is looked into."""
 
 DEGRADED = {
     "wrong_size", "untrained_band", "miscalibrated_time", "excess_loss", "expanding", "asymmetric", "too_fast",
-    "untrained",
+    "untrained", "inconsistent_times",
 }  # fmt: skip
 """Faults that weights of another model in one layer cause too."""
 
 UNCERTAIN = {"no_denoiser", "shared_timesteps"}
 """What the conventions tell that they cause too."""
 
-INTERNAL = {"expansion", "symmetry", "speed", "jump"}
+INTERNAL = {"expansion", "symmetry", "speed", "jump", "equation"}
 """Checks that a sound model passes on whatever data."""
 
 STRANGE = (
@@ -114,20 +116,24 @@ def examine(
     if reading.function == "raw":
         raise UsageError("what the doctor checks holds for predicted noise: leave the raw function out")
     with prepared(model, data, plan, out, True, device, priced=priced, probe=False, reading=reading) as ready:
-        faults, undecided, notes = before(ready, model, reading)
+        point = looked_at(ready)
+        faults, undecided, notes = before(ready, point, model, reading)
         carry_out(ready, quiet=not progress)
-        dataset = ready.store.dataset()
-        found = judge(dataset, limits, level)
+        drawn, told = samples.drawn(ready.predictor), embedding.embedded(ready.predictor)
+        further = [*samples.copies(drawn, ready.source, limits["copies"])]
+        further += embedding.embedding_tests(told, limits) if told is not None else []
+        found = judge(ready.store.dataset(), limits, level, further=further)
+        found = replace(found, chain=tuple(embedding.chain(point)))
         names = {fault.name for fault in faults}
         lost = names <= UNCERTAIN and bool(names or undecided)
         sound = not any(line.check in INTERNAL and line.p_value <= level for line in found.lines)
-        if lost and sound and own_samples_are_data(ready.predictor, ready.source):
+        if lost and sound and samples.are_data(ready.predictor, drawn, ready.source):
             faults, undecided = [], [STRANGE]
         elif lost or (not names and DEGRADED & {fault.name for fault in found.faults}):
             faults = network.foreign(looked_at(ready, 2 * LOOKED)) or faults
             undecided = [] if faults else undecided
         if not faults and not found.faults:
-            faults = samples(ready.predictor, ready.source)
+            faults = samples.samples(ready.predictor, drawn, ready.source)
         return merged(found, faults, undecided, [*notes, *(n for n in ready.notes if n != NOT_TRIED)])
 
 
@@ -141,22 +147,21 @@ def as_run(model: Any) -> Any:
     return None
 
 
-def before(ready: Study, model: Any, reading: Reading) -> tuple[list[Fault], list[str], list[str]]:
+def before(ready: Study, point: Point, model: Any, reading: Reading) -> tuple[list[Fault], list[str], list[str]]:
     """What is found without the run: faults, reasons to be undecided, and notes."""
-    point = looked_at(ready)
     broken = network.untouched(ready.predictor) or network.dead(point)
     broken += [*network.rounding(point), *other_weights(ready, point, model, reading)]
     faults, undecided, notes = conventions(ready.predictor, ready.source)
     return [*broken, *faults], [] if broken or faults else undecided, notes
 
 
-def looked_at(ready: Study, draws: int = LOOKED) -> Any:
+def looked_at(ready: Study, draws: int = LOOKED) -> Point:
     """A few timesteps by a few draws, timestep-major."""
     few, source = ends(ready.timesteps, LOOKED), ready.source
     return points(ready.predictor, ready.plan, source.sample, few, range(draws), record=False, label=source.label)
 
 
-def other_weights(ready: Study, point: Any, model: Any, reading: Reading) -> list[Fault]:
+def other_weights(ready: Study, point: Point, model: Any, reading: Reading) -> list[Fault]:
     """Whether the file's other weights, averaged or raw, are better."""
     if not isinstance(model, str | Path):
         return []

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..printing import plain
 from ..results.run import Run
-from .checks import CHECKS, Test
+from .checks import CHECKS
+from .laws import Test
 
 SAME = 0.75
 """Distance of slopes that are one scale, in logarithms, relative to that of the scale from 1."""
@@ -81,10 +82,12 @@ def not_finite(run: Run) -> list[Fault]:
 def explained(run: Run, found: Sequence[Finding], tests: Sequence[Test]) -> list[Fault]:
     """The faults behind some findings: what follows from another is named with it alone."""
     by = {name: [f for f in found if f.test.check == name] for name in CHECKS}
-    place = {name: {f.test.place for f in findings} for name, findings in by.items()}
+    place = {name: {f.test.place for f in findings if f.test.place is not None} for name, findings in by.items()}
     if len(place["nothing"]) >= MOST * run.timestep.size:
         return [with_others(of(run, "untrained", by["nothing"]), found)]
-    faults: list[Fault] = []
+    faults = [of(run, name, by[check]) for check, name in EMBEDDED.items() if by[check]]
+    if faults and by["plateau"] and by["plateau"][0].test.estimate.value == 1:
+        faults[0] = replace(faults[0], name="ignored_time")
     if by["size"] and one_scale(by["size"], tests):  # what is told cannot be judged by losses of a wrong size
         return [with_others(of(run, "wrong_scale", by["size"]), found)]
     band = place["order"] | place["nothing"]
@@ -96,7 +99,7 @@ def explained(run: Run, found: Sequence[Finding], tests: Sequence[Test]) -> list
     if band:
         inside = [f for name in ("nothing", "order", "told") for f in by[name] if f.test.place in band]
         faults.append(of(run, "untrained_band", inside))
-    unmoved = [f for f in by["still"] if f.test.place not in band]
+    unmoved = [f for f in by["still"] if f.test.place not in band and not by["plateau"]]
     free = np.count_nonzero((run.block(run.timestep) < 0) & (run.block(run.other[0]) < 0))
     if len(unmoved) > 1 or len(unmoved) == free > 0:  # one alone may be an end, where there is no other time to be told
         faults.append(of(run, "ignored_time" if len(unmoved) == free else "rounded_time", unmoved))
@@ -112,8 +115,14 @@ def explained(run: Run, found: Sequence[Finding], tests: Sequence[Test]) -> list
         "symmetry": "asymmetric",
         "speed": "too_fast",
         "jump": "jump",
+        "equation": "inconsistent_times",
+        "copies": "memorised",
     }
     return [of(run, names[name], findings) for name, findings in by.items() if findings and name in names]
+
+
+EMBEDDED = {"plateau": "rounded_time", "grain": "rounded_time", "alias": "aliased_time", "pace": "fast_embedding"}
+"""What is wrong with the embedding of time, from which all else may follow."""
 
 
 def one_scale(found: Sequence[Finding], tests: Sequence[Test]) -> bool:
@@ -147,6 +156,12 @@ WORDS = {
     "still": "{} of the draws are answered the same at the next timestep, to the last bit",
     "told": "told timestep {other} the loss is {} of that told its own",
     "shift": "the loss is least where it is told {} timesteps more than it is",
+    "equation": "the squared residual of the Fokker-Planck equation is {}, 0 for a true model",
+    "plateau": "of neighbouring timesteps a share of {} has the same embedding, to the last bit",
+    "grain": "the embedding is rounded by {} of its change from one timestep to the next",
+    "alias": "a share of {} of the timesteps looks like one far away",
+    "pace": "the embedding changes to the next timestep by {} of what lies between any two",
+    "copies": "a share of {} of the samples are near-copies of data",
 }
 
 
@@ -157,12 +172,12 @@ def of(run: Run, name: str, found: Sequence[Finding]) -> Fault:
     other = "" if test.other is None else f"{run.timestep[test.other]:.4g}"
     timesteps: list[float] = []
     where = ""
-    if test.check != "shift":
-        timesteps = [float(run.timestep[place]) for place in sorted({f.test.place for f in found})]
+    if test.place is not None:
+        timesteps = [float(run.timestep[place]) for place in sorted({f.test.place for f in found} - {None})]
         where = f"at timestep {run.timestep[test.place]:.4g} "
     said = WORDS[test.check].format(number(test), other=other, slope=plain(test.slope or np.nan))
     sure = f"n = {test.estimate.draws}, p = {plain(surest.p, 2)} among all"
-    return Fault(name, tuple(timesteps), f"{where}{said} ({sure})", remedy(name, test), surest.p)
+    return Fault(name, tuple(timesteps), f"{where}{said}{test.said} ({sure})", remedy(name, test), surest.p)
 
 
 def number(test: Test) -> str:

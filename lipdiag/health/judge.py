@@ -12,9 +12,10 @@ import numpy as np
 
 from ..errors import UsageError, unknown
 from ..results.run import Run, read
-from .checks import CHECKS, FEWEST, Test
+from .checks import CHECKS
 from .diagnosis import Diagnosis, Line
 from .fault import Finding, explained, not_finite
+from .laws import FEWEST, Test
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -24,7 +25,11 @@ LEVEL = 0.01
 
 
 def judge(
-    dataset: "xr.Dataset", thresholds: Mapping[str, float] | None = None, level: float = LEVEL, label: str | None = None
+    dataset: "xr.Dataset",
+    thresholds: Mapping[str, float] | None = None,
+    level: float = LEVEL,
+    label: str | None = None,
+    further: Sequence[Test] = (),
 ) -> Diagnosis:
     """What is wrong with a model by a run of it, as far as the run tells.
 
@@ -33,6 +38,7 @@ def judge(
         thresholds: In the place of those in `CHECKS`, by name.
         level: Of all tests together.
         label: What to call the run; by default the checkpoint's name.
+        further: Tests of the model itself, which are judged with those of the run.
 
     Raises:
         UsageError: If a threshold is of no check, or the run is of a network's own output.
@@ -45,7 +51,7 @@ def judge(
         )
     limits = limited(thresholds or {}, level)
     able = [name for name, check in CHECKS.items() if all(run.has(v) for v in check.variables)]
-    tests = [test for name in able for test in CHECKS[name].tests(run, limits[name])]
+    tests = [test for name in able if (made := CHECKS[name].tests) for test in made(run, limits[name])] + [*further]
     many = Counter(test.check for test in tests)
     p = holm([test.p for test in tests], [1 / many[test.check] for test in tests])  # a check counts once
     found = [Finding(test, float(q)) for test, q in zip(tests, p, strict=True) if q <= level]
@@ -95,7 +101,7 @@ def line(run: Run, name: str, threshold: float, tests: Sequence[Test], p: np.nda
     if not mine:
         return None
     _, q, test = max(mine, key=lambda found: found[0])
-    where = None if name == "shift" else float(run.timestep[test.place])
+    where = None if test.place is None else float(run.timestep[test.place])
     return Line(name, threshold, test.estimate, where, q, len(mine), CHECKS[name].looks)
 
 

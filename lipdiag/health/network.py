@@ -14,8 +14,8 @@ from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..printing import plain
 from ..quantities.point import Point
 from ..statistics import ratio
-from .checks import above
 from .fault import Fault
+from .laws import above
 
 NEIGHBOURS = 16
 """Timesteps next to each other that are told, at each of several places."""

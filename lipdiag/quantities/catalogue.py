@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 
-from . import embedding, modules, pairs, prediction, sensitivity, space, time, vectors
+from . import embedding, fokker_planck, modules, pairs, prediction, sensitivity, space, time, vectors
 from .point import Point
 from .quantity import Quantity, Values, Work
 
 QUANTITIES: dict[str, Quantity] = {
     name: quantity
-    for part in (time, space, vectors, pairs, embedding, prediction, sensitivity, modules)
+    for part in (time, space, vectors, pairs, embedding, prediction, fokker_planck, sensitivity, modules)
     for name, quantity in part.QUANTITIES.items()
 }
 

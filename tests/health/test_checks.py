@@ -9,9 +9,10 @@ from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.health.checks import CHECKS, above
+from lipdiag.health.checks import CHECKS
 from lipdiag.health.examine import PLAN
 from lipdiag.health.judge import judge
+from lipdiag.health.laws import above
 from lipdiag.results.run import read
 
 D, TIMES, DRAWS = 8, (20, 200, 700), 192

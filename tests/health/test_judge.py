@@ -43,9 +43,12 @@ def test_what_is_not_there_is_said_with_the_command_that_measures_it():
     assert found.verdict == "undecided"
     (said,) = found.missing
     assert "whether a multiple of its answer would do better, whether" in said
-    assert "listens to its timestep and whether its timesteps are off by one: measure it with" in said
+    assert (
+        "timesteps are off by one and whether its answers at different times are of one diffusion: measure it with"
+        in said
+    )
     assert "`lipdiag measure ckpt.pt --quantity stein --quantity loss" in said
-    assert "--quantity swap --out NEW.zarr`" in said
+    assert "--quantity swap --quantity fokker_planck --out NEW.zarr`" in said
     assert json.loads(found.to_json())["verdict"] == "undecided"
 
 
