@@ -16,11 +16,12 @@ from functools import cached_property
 import numpy as np
 
 RHO = 7.0
-MOVES = 10
-"""Places of a grid that are moved, at most; where it has more times, neighbours move together."""
+PLACES = (3, 5, 10)
+"""Around so many places of a grid its times are moved, one after the other; from coarse to fine."""
 
-PARTS = (0.5, 0.5, 0.25, 0.25)
-"""How much of the gap to the next time each is moved by, sweep by sweep."""
+PARTS = (0.5, 1 / 64)
+"""The largest move and the least, in parts of the way to the next place; halved where none of them helps."""
+
 ALIGNED = {
     "AYS, SD 1.5": (
         (999, 850, 736, 645, 545, 455, 343, 233, 124, 24),
@@ -32,6 +33,10 @@ ALIGNED = {
     ),
 }
 """Timesteps of 1000, and sigma / alpha, of ten steps, as published and as diffusers' `AysSchedules` has them."""
+
+
+NAMES = ("uniform, leading", "uniform, trailing", "uniform, linspace", "quadratic", "log-SNR", "Karras", *ALIGNED)
+"""Of the common grids."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +82,19 @@ class Axis:
         return t if self.count is None else np.unique(np.round(t * self.count))[::-1] / self.count
 
     def shifted(self, t: np.ndarray, centre: float, width: float, part: float) -> np.ndarray:
-        """A grid whose times around one place are moved by a part of the gap to the time before or after.
+        """A grid whose times around one place are moved along it, to where their neighbours were.
 
         Args:
             t: From noise to data.
             centre: The place, counted in times.
-            width: Where the move has faded to nothing.
-            part: Of the gap: to the noise where positive, to the data where negative.
+            width: Where the move has faded to nothing, in times.
+            part: Of the width, by which the time at the centre moves: to the noise where positive, to the data where
+                negative. The order stays where it is below 1.
         """
-        at = np.interp(t, self.t, self.along)
-        gap = -np.diff(at, prepend=2) if part > 0 else -np.diff(at, append=0)
-        return self.at(
-            np.interp(
-                at + part * np.clip(1 - np.abs(np.arange(t.size) - centre) / width, 0, 1) * gap, self.along, self.t
-            )
-        )
+        at, order = np.interp(t, self.t, self.along), np.arange(t.size)
+        moved = order - part * width * np.clip(1 - np.abs(order - centre) / width, 0, 1)
+        whole = np.interp(moved, np.arange(-1, t.size + 1), [2.0, *at, 0.0])
+        return self.at(np.interp(whole, self.along, self.t))
 
 
 def common(axis: Axis, steps: int) -> dict[str, np.ndarray]:
@@ -100,14 +103,15 @@ def common(axis: Axis, steps: int) -> dict[str, np.ndarray]:
     u = np.linspace(1, 0, steps) if steps > 1 else np.ones(1)
     lowest, highest = axis.ratio[[0, -1]]
     low, high = np.log(lowest), np.log(highest)
-    grids = {
-        "uniform, leading": axis.at(first + (i - 1) * last / steps),
-        "uniform, trailing": axis.at(i * last / steps),
-        "uniform, linspace": axis.at(first + u * (last - first)),
-        "quadratic": axis.at((np.sqrt(first) + u * (np.sqrt(last) - np.sqrt(first))) ** 2),
-        "log-SNR": axis.of(low + u * (high - low)),
-        "Karras": axis.of(RHO * np.log(lowest ** (1 / RHO) + u * (highest ** (1 / RHO) - lowest ** (1 / RHO)))),
-    }
+    formulas = (
+        axis.at(first + (i - 1) * last / steps),
+        axis.at(i * last / steps),
+        axis.at(first + u * (last - first)),
+        axis.at((np.sqrt(first) + u * (np.sqrt(last) - np.sqrt(first))) ** 2),
+        axis.of(low + u * (high - low)),
+        axis.of(RHO * np.log(lowest ** (1 / RHO) + u * (highest ** (1 / RHO) - lowest ** (1 / RHO)))),
+    )
+    grids = dict(zip(NAMES, formulas, strict=False))  # the tables follow
     for name, (timesteps, sigmas) in ALIGNED.items():
         if axis.count is None:
             logs = np.interp(np.linspace(0, 1, steps + 1), np.linspace(0, 1, len(sigmas)), np.log(sigmas))[:-1]
@@ -128,15 +132,19 @@ def improved(axis: Axis, t: np.ndarray, score: Callable[[np.ndarray], float], tr
         score: Of a grid, to be made small.
         trials: Scores at most.
     """
-    centres = np.linspace(0, t.size - 1, min(t.size, MOVES))
-    width = max(1.0, t.size / MOVES)
     best = score(t)
-    for part in PARTS:
-        for centre in centres:
-            for side in (part, -part):
-                other = axis.shifted(t, centre, width, side)
-                if trials and not np.array_equal(other, t):
-                    trials -= 1
-                    if (found := score(other)) < best:
-                        t, best = other, found
+    part, least = PARTS
+    while trials and part >= least:
+        before = best
+        for places in PLACES:
+            width = max(1.0, (t.size - 1) / (places - 1))
+            for centre in np.linspace(0, t.size - 1, min(t.size, places)):
+                for side in (part, -part):
+                    other = axis.shifted(t, centre, width, side)
+                    if trials and not np.array_equal(other, t) and (np.diff(other) < 0).all():
+                        trials -= 1
+                        if (found := score(other)) < best:
+                            t, best = other, found
+        if best == before:
+            part /= 2
     return t

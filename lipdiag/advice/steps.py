@@ -46,6 +46,7 @@ class Choice:
         name: Of the grid that is advised: `advised`, or a common one where no other is better.
         t: Its times, from noise to data.
         best: The common grid with the least error over all draws.
+        uniform: The uniform one with the least.
         judged: Endpoint errors of every grid, the fitted one last, on the draws that judge.
         against_best: Ratio of the error of the fitted grid to the best common grid's, over the draws in pairs.
         against_uniform: Ratio of the advised grid's error to the best uniform grid's.
@@ -55,6 +56,7 @@ class Choice:
     name: str
     t: np.ndarray
     best: str
+    uniform: str
     judged: Mapping[str, np.ndarray]
     against_best: Estimate
     against_uniform: Estimate
@@ -95,7 +97,7 @@ def choose(
     uniform = min((name for name in usual if name.startswith(UNIFORM)), key=error)
     against = ratio(judged[ours], judged[best])
     name = ours if better(against) else best
-    return Choice(steps, name, grids[name], best, judged, against, ratio(judged[name], judged[uniform]))
+    return Choice(steps, name, grids[name], best, uniform, judged, against, ratio(judged[name], judged[uniform]))
 
 
 @dataclass(frozen=True, repr=False)

@@ -30,14 +30,15 @@ def advise(
     seed: int = 0,
     device: str = "auto",
     advance: Callable[[int], object] | None = None,
+    priced: Callable[[int, float], object] | None = None,
     reading: "Reading | None" = None,
     **words: Any,
 ) -> Advice | StepsAdvice:
     """Settings that a run or a model suggests; printed, or shown in a notebook, it says them in words.
 
     Without a sampler `what` is a run, a dataset or its path, and the advice is where to share timesteps (E-TSDM). With
-    one it is a model, as `measure` takes it, and the advice is at which times to ask it: some 300 evaluations
-    a draw for the reference and 8000 besides, and more for each number of steps: 130 a draw for 5, 600 for 20.
+    one it is a model, as `measure` takes it, and the advice is at which times to ask it: some 380 evaluations a draw
+    for the reference, and 500 for each number of steps up to 40, which is told before they begin.
 
     Args:
         what: A run, or with a sampler a model.
@@ -50,6 +51,7 @@ def advise(
         seed: Of their first noise.
         device: Of a model.
         advance: Called with the number of evaluations of the model that were made since its last call.
+        priced: Called before them with the most that there will be, and the seconds that so many take.
         reading: How the model is read.
         words: The same word by word, as for `measure`.
 
@@ -85,7 +87,7 @@ def advise(
     predictor.to(resolve_device(device)).eval().requires_grad_(False)
     name = str(predictor.path or (what if isinstance(what, str | Path) else "the model"))
     counts = [steps] if isinstance(steps, int) else list(STEPS if steps is None else steps)
-    return advise_steps(predictor, sampler, counts, DRAWS if draws is None else draws, seed, name, advance)
+    return advise_steps(predictor, sampler, counts, DRAWS if draws is None else draws, seed, name, advance, priced)
 
 
 def advise_steps(
@@ -96,8 +98,9 @@ def advise_steps(
     seed: int = 0,
     name: str = "the model",
     advance: Callable[[int], object] | None = None,
+    priced: Callable[[int, float], object] | None = None,
 ) -> StepsAdvice:
-    """At which times to ask a predictor of the noise.
+    """At which times to ask a predictor of the noise; see `advise`.
 
     Raises:
         UsageError: If a number of steps, or of draws, cannot be.
@@ -109,7 +112,7 @@ def advise_steps(
     from ..diffusion.predictor import RawOutput
     from ..diffusion.schedule import Straight
     from ..sampling.walk import require_rule
-    from .trial import Trial, axis_of
+    from .trial import Trial, axis_of, price
 
     require_rule(sampler)
     if isinstance(predictor, RawOutput):
@@ -124,7 +127,9 @@ def advise_steps(
         raise UsageError(
             f"got {draws} draws; half of them fit grids and half judge them, so give at least {LEAST_DRAWS}"
         )
-    trial = Trial(predictor, sampler, draws, seed, advance)
+    most_asked = price(sampler, steps, draws)
+    tell = None if priced is None else lambda seconds: priced(most_asked, most_asked * seconds)
+    trial = Trial(predictor, sampler, draws, seed, advance, tell)
     choices = tuple(trial.advise(count) for count in steps)
     clock, straight = predictor.clock.base, isinstance(predictor.schedule, Straight)
 

@@ -3,21 +3,23 @@
 The reference is Heun's method on many times. What a jump from one of its times to another does wrong is seen without
 asking the model again, since the trajectory and the noise along it are known; what becomes of an error on the way to
 the data is measured, by carrying one along (`gains`). The sum of the jumps' errors, each times its gain, is made small
-over all grids at once by dynamic programming, and the best of them is improved by the endpoint error itself.
+over all grids at once by dynamic programming. Such grids and the best common ones are improved a little by the endpoint
+error itself, and what is then the best of them further.
 
 References:
     Chen et al., On the trajectory regularity of ODE-based diffusion sampling (GITS), 2024.
     https://arxiv.org/abs/2405.11326
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..advice.grids import Axis, common, improved
+from ..advice.grids import NAMES, Axis, common, improved
 from ..advice.pieces import cheapest
 from ..advice.steps import Choice, choose
 from ..diffusion.ddim import LEAST_AMPLITUDE
@@ -29,14 +31,42 @@ from ..sampling.walk import evaluations, predicted, walk
 NODES = 120
 """Times of the reference."""
 
-CARRIED = 8
-"""Draws whose errors are carried along, and twice the places where one is begun."""
+CARRIED = 3
+"""One in so many of the draws that fit has its errors carried along."""
+
+BEGUN = 8
+"""Places of the reference where an error is begun."""
 
 PASSES = 800
-"""Evaluations of the model for each draw that improve a grid, unless these are fewer than `LEAST_TRIALS` grids."""
+"""Evaluations of the model for each draw that fits, unless they are fewer than those of `LEAST_TRIALS` grids."""
 
 LEAST_TRIALS = 20
+STARTS = 2
+"""So many of the common grids, and those by dynamic programming, are improved on half of the draws, the best on all."""
+
+GITS, AMPLIFIED = "GITS, on this model", 1.15
+"""The least sum of jumps' errors, the earlier ones amplified by each later step as the authors have it."""
+
 ADVISED = "advised"
+
+
+def price(sampler: str, steps: Sequence[int], draws: int) -> int:
+    """Evaluations of the model that advice on so many steps takes, at most; see `Trial`."""
+    fit, judge = draws // 2, draws - draws // 2
+    half, carried, grids = -(-fit // 2), -(-fit // CARRIED), len(NAMES) + 1
+    places = range(max(1, NODES // BEGUN), NODES, max(1, NODES // BEGUN))
+    asked = draws * evaluations("heun", NODES) + fit * evaluations("heun", NODES // 2 + 1)
+    asked += carried * sum(NODES - place for place in places)
+    for count in steps:
+        trials, starts = budget(sampler, count), STARTS + 2
+        rough, fine = trials + starts, starts + 1 + trials // 2
+        asked += evaluations(sampler, count) * (half * rough + fit * (fine + grids + 1) + judge * (grids + 1))
+    return asked
+
+
+def budget(sampler: str, steps: int) -> int:
+    """How many grids of so many steps are tried."""
+    return max(LEAST_TRIALS, PASSES // evaluations(sampler, steps))
 
 
 def axis_of(predictor: Predictor) -> Axis:
@@ -85,10 +115,17 @@ class Trial:
         draws: Half of them fit grids, half judge them.
         seed: Of the first noise.
         advance: Called with the number of evaluations that were made since its last call.
+        priced: Called at first, with the seconds that one of them takes.
     """
 
     def __init__(
-        self, predictor: Predictor, sampler: str, draws: int, seed: int, advance: Callable[[int], object] | None = None
+        self,
+        predictor: Predictor,
+        sampler: str,
+        draws: int,
+        seed: int,
+        advance: Callable[[int], object] | None = None,
+        priced: Callable[[float], object] | None = None,
     ):
         self.predictor, self.sampler, self.advance = predictor, sampler, advance or (lambda count: None)
         self.axis = axis_of(predictor)
@@ -96,8 +133,21 @@ class Trial:
         noise = torch.stack([normal(seed, i, predictor.shape) for i in range(draws)])
         self.noise = noise.to(placed.device)
         self.fitting, self.judging = slice(0, draws // 2), slice(draws // 2, draws)
+        if priced is not None:
+            priced(self.seconds())
         self.reference = self.fine()
-        self.costs = self.jumps() * self.gains()
+        self.alone = self.jumps()
+        self.costs = self.alone * self.gains()
+
+    @torch.no_grad()
+    def seconds(self) -> float:
+        """What an evaluation of one draw takes: the shorter of two batches; the first may warm something up."""
+        t, x, taken = np.array([self.axis.t[-1]]), self.begin(self.axis.t[-1:], slice(None)), []
+        for _ in range(2):
+            begun = time.perf_counter()
+            float(predicted(self.predictor, x, torch.tensor(t[0])).flatten()[0])  # which waits for the device
+            taken.append(time.perf_counter() - begun)
+        return min(taken) / len(x)
 
     def begin(self, t: np.ndarray, draws: slice) -> Tensor:
         """The state at a grid's first time: noise of standard deviation one, or sigma where that is more."""
@@ -155,10 +205,10 @@ class Trial:
     @torch.no_grad()
     def gains(self) -> np.ndarray:
         """How much of an error at each time of the reference is left at its end, of a jump's error carried along."""
-        found, draws = self.reference, slice(0, min(CARRIED, self.fitting.stop))
+        found, draws = self.reference, slice(0, -(-self.fitting.stop // CARRIED))
         y, eps = found.y[:, draws], found.eps[:, draws]
         alpha = self.predictor.schedule(torch.tensor(found.t))[0].clamp_min(LEAST_AMPLITUDE).tolist()
-        stride = max(1, len(eps) // (2 * CARRIED))
+        stride = max(1, len(eps) // BEGUN)
         places = list(range(stride, len(eps), stride))
         carried, sizes = y[:0], []
         for i in range(stride, len(eps)):
@@ -177,18 +227,29 @@ class Trial:
     def advise(self, steps: int) -> Choice:
         """The best grid of so many steps that was found, and how it and the common ones do on draws of their own."""
         usual = common(self.axis, steps)
+        known = steps < len(self.costs)
+        if known:
+            usual[GITS] = self.cut(self.alone, steps, lambda before, cost: AMPLIFIED * before + cost)
+        found = [self.cut(self.costs**power, steps) for power in (1, 2) if known]
+
+        half = slice(0, -(-self.fitting.stop // 2))
+
+        def score(t: np.ndarray, draws: slice = self.fitting) -> float:
+            return float(self.errors(t, draws).mean())
+
         fitted = {name: self.errors(t, self.fitting) for name, t in usual.items()}
-        paths = [cheapest(self.costs**power, steps) for power in (1, 2) if steps < len(self.costs)]
-        begun = [self.reference.t[edges[:-1]] for edges in paths] + [usual[min(fitted, key=lambda k: fitted[k].mean())]]
-
-        def score(t: np.ndarray) -> float:
-            return float(self.errors(t, self.fitting).mean())
-
-        trials = max(LEAST_TRIALS, PASSES // evaluations(self.sampler, steps))
-        grid = improved(self.axis, min(begun, key=score), score, trials)
+        best = sorted(usual, key=lambda name: fitted[name].mean())
+        begun = [usual[name] for name in best[:STARTS]] + found
+        trials = budget(self.sampler, steps)
+        tried = (improved(self.axis, t, lambda t: score(t, half), trials // len(begun)) for t in begun)
+        grid = improved(self.axis, min(tried, key=score), score, trials // 2)
         fitted[ADVISED] = self.errors(grid, self.fitting)
         judged = {name: self.errors(t, self.judging) for name, t in (usual | {ADVISED: grid}).items()}
         return choose(steps, usual | {ADVISED: grid}, fitted, judged)
+
+    def cut(self, costs: np.ndarray, steps: int, combine: Callable[..., np.ndarray] = np.add) -> np.ndarray:
+        """The times of the reference between which all jumps together cost least."""
+        return self.reference.t[cheapest(costs, steps, combine)[:-1]]
 
     def last_steps(self) -> np.ndarray:
         """The error of one step to the data from each time of the reference, mean over the draws that judge."""

@@ -7,7 +7,8 @@ import click
 from click.core import ParameterSource
 
 from ..errors import UsageError
-from ..progress import bar
+from ..progress import bar, say
+from .measure import duration
 from .options import computing, everywhere, read_reading, reading, stoppable, use_threads
 
 
@@ -68,7 +69,13 @@ def advise(
         of_model = {"sampler": sampler, "steps": steps, "draws": draws, "seed": given["seed"]}
         told = {"device": given["device"], "reading": read_reading(given)}
         with stoppable(), bar(None, "eval", "sampling", quiet, unit_scale=True) as shown:
-            advice = propose(source, end, blocks, above, **of_model, **told, advance=shown.update)
+
+            def priced(count: int, seconds: float) -> None:
+                shown.total = count
+                if not quiet:
+                    say(f"at most {count:,} evaluations of the model, {duration(seconds)} at this speed")
+
+            advice = propose(source, end, blocks, above, **of_model, **told, advance=shown.update, priced=priced)
     if given["as_json"]:
         click.echo(json.dumps(advice.to_dict()))
     elif not quiet:

@@ -100,3 +100,15 @@ def test_moving_far_from_a_time_leaves_it():
     moved = axis.shifted(t, 2, 1.0, 0.5)
     assert (moved != t).tolist() == [i == 2 for i in range(8)]
     assert moved[2] == pytest.approx((t[1] + t[2]) / 2)
+
+
+def test_a_grid_is_moved_as_a_whole_where_its_window_is_wrong():
+    """20 times of which half lie where nothing happens, by fewer trials than each time would need of its own."""
+    axis = levels()
+    begin, wanted = np.linspace(0.98, 0.02, 20), np.linspace(0.6, 0.02, 20)
+
+    def score(t):
+        assert (np.diff(t) < 0).all()  # no sampler divides by a step of none
+        return float(np.abs(t - wanted).max())
+
+    assert score(improved(axis, begin, score, 40)) < 0.3 * score(begin)

@@ -16,6 +16,15 @@ def plane(schedule):
     return dict(oracles.oracles(schedule))["plane"]
 
 
+def test_the_usual_grid_is_kept_where_nothing_better_was_found(monkeypatch):
+    monkeypatch.setattr(oracles, "better", lambda against: False)
+    monkeypatch.setattr("lipdiag.advice.steps.better", lambda against: False)
+    rows = list(sampling("plane", plane(VP()), "ddim", (4,), 16))
+    assert {row.verdict for row in rows} <= {"kept", "equal", "worse"}
+    assert rows[1].verdict == "kept"
+    assert rows[1].against.value < 1  # that of the grid that was fitted, and not 1
+
+
 @pytest.mark.parametrize(
     ("low", "high", "verdict"), [(0.5, 0.9, "better"), (0.9, 1.1, "equal"), (1.1, 1.2, "worse"), (1.0, 1.0, "equal")]
 )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lipdiag.advice.grids import common
-from lipdiag.advisor.trial import Trial, axis_of
+from lipdiag.advisor.trial import AMPLIFIED, Trial, axis_of, price
 from lipdiag.diffusion.clock import Reversed, Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import VE, VP, Linear, Straight
@@ -83,18 +83,33 @@ def test_draws_that_judge_are_not_those_that_fit(monkeypatch):
     original = Trial.errors
     monkeypatch.setattr(Trial, "errors", lambda self, t, draws: asked.append(draws) or original(self, t, draws))
     trial = Trial(gaussian(), "ddim", 16, 0)
-    count = len(common(trial.axis, 4)) + 1
+    count = len(common(trial.axis, 4)) + 2
     trial.advise(4)
     assert asked[-count:] == [slice(8, 16)] * count
-    assert set(map(str, asked[:-count])) == {"slice(0, 8, None)"}
+    assert set(map(str, asked[:-count])) == {"slice(0, 8, None)", "slice(0, 4, None)"}
 
 
-def test_every_evaluation_is_counted():
+@pytest.mark.parametrize(("sampler", "steps"), [("heun", 3), ("ddim", 12)])
+def test_every_evaluation_is_counted_and_was_in_the_price(sampler, steps):
     model, counted, made = gaussian(), [], []
     model.register_forward_pre_hook(lambda _, given: made.append(len(given[0])))
-    trial = Trial(model, "heun", 16, 0, counted.append)
-    trial.advise(3)
+    trial = Trial(model, sampler, 18, 0, counted.append)
+    trial.advise(steps)
     assert sum(counted) == sum(made)
+    assert 0.8 * price(sampler, [steps], 18) < sum(made) <= price(sampler, [steps], 18)
+
+
+def test_the_grid_of_gits_is_the_best_of_all_by_its_own_sum():
+    """Earlier errors are amplified by every later step."""
+    trial = Trial(gaussian(), "ddim", 16, 0)
+    trial.advise(3)
+    kept = {}
+    for first in range(1, 119):
+        for second in range(first + 1, 120):
+            before = AMPLIFIED * (AMPLIFIED * trial.alone[0, first] + trial.alone[first, second])
+            kept[0, first, second] = before + trial.alone[second, 120]
+    t = trial.cut(trial.alone, 3, lambda before, cost: AMPLIFIED * before + cost)
+    np.testing.assert_array_equal(t, trial.reference.t[list(min(kept, key=kept.get))])
 
 
 def test_an_axis_that_runs_backwards_has_the_same_grid():
