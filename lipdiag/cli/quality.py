@@ -90,9 +90,8 @@ def sample(
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many, from --seed on.")
 @click.option(
     "--extractor",
-    help="Features for FID and KID: pixels, digits, mnist, efficientnet-lite0, or PKG.MOD:FUNCTION of your own that "
-    "returns a module.  "
-    "[default: digits for the embedded digits, else pixels]",
+    help="Features for FID and KID: pixels, digits, mnist, efficientnet-lite0, efficientnet-lite1, or "
+    "PKG.MOD:FUNCTION of your own that returns a module.  [default: digits for the embedded digits, else pixels]",
 )
 @click.option(
     "--data",

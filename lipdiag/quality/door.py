@@ -182,8 +182,8 @@ def evaluate(
         samplers: Names with steps, such as "ddim:20".
         n: Samples a sampler and seed.
         seeds: How many, from `seed` on.
-        extractor: Features for FID and KID: pixels, digits, mnist, efficientnet-lite0, or "pkg.mod:function" of your
-            own that returns a module; by default digits for the embedded digits, else pixels.
+        extractor: Features for FID and KID: pixels, digits, mnist, efficientnet-lite0, efficientnet-lite1, or
+            "pkg.mod:function" of your own that returns a module; by default digits for these, else pixels.
         data: What to compare with: a folder of images, .npy, .npz, or an embedded set; by default the checkpoint's own.
         out: The evaluation, a folder, kept after every sampler and seed and gone on with; None keeps it in memory.
         batch: Samples made together.

