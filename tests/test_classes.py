@@ -15,6 +15,7 @@ from lipdiag.diffusion.predictor import RawOutput
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import RunError, UsageError
 from lipdiag.quantities.draw import data_index
+from lipdiag.study.resolve import of_class
 
 PLAN = Plan(timesteps="5,500", draws=6, quantities=("loss", "time_difference", "spectral_norm", "pairs", "sensitivity"))
 LABELS = np.array([2, 0, 1, 2, 1])
@@ -118,7 +119,8 @@ def test_rows_of_one_number_a_class_are_told_too(raw):
     predictor = RawOutput(predictor) if raw else predictor
     assert predictor.class_input == "class_labels"
     x, t = torch.zeros(3, 2), torch.full((3,), 0.5, dtype=torch.float64)
-    assert predictor.with_classes("class_labels", [3, 0, 1])(x, t)[:, 0].tolist() == [3, 0, 1]
+    told = {"class_labels": torch.stack([of_class(k, torch.zeros(1, 4)) for k in (3, 0, 1)])}
+    assert predictor.told(told)(x, t)[:, 0].tolist() == [3, 0, 1]
     assert predictor(x, t)[:, 0].tolist() == [0, 0, 0]
 
 

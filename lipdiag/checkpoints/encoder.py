@@ -72,6 +72,7 @@ class Latents(Data):
         self.pictures, self.encoder = pictures, encoder
         self.name, self.shape = f"{pictures.name}, encoded by the model's vae", encoder.shape
         self.labels, self.numbered = pictures.labels, pictures.numbered
+        self.conditions = pictures.conditions
         self._known: dict[int, Tensor] = {}
 
     def __len__(self) -> int:

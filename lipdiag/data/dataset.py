@@ -8,11 +8,12 @@ Nothing is cropped or resized: resampling changes the small-scale structure that
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -42,11 +43,12 @@ GREY = ("1", "L", "LA", "I", "I;16", "F")
 
 
 class Data(ABC):
-    """Samples of one shape, read one at a time, and the class of each where that is known."""
+    """Samples of one shape, read one at a time; the class of each, and what else goes with it, where that is known."""
 
     name: str
     shape: tuple[int, ...]
     labels: np.ndarray | None = None
+    conditions: Mapping[str, np.ndarray] = MappingProxyType({})  # what a network is told with each, by its keyword
     numbered: bool = True  # whether a label is a number that its owner gave, or the place of a folder among others
     eight_bit: bool = False  # whether they are pictures of 8 bits, which all come to lie in [-1, 1]
 
@@ -81,6 +83,7 @@ class Array(Data):
         order: Axes of an item of `values` in the order of `shape`, or () where they agree.
         half: Half of the largest 8-bit value.
         labels: The class of each sample.
+        conditions: What a network is told with each, by its keyword.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Array(Data):
     order: tuple[int, ...] = ()
     half: float = 127.5
     labels: np.ndarray | None = None
+    conditions: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -112,6 +116,8 @@ class Array(Data):
         digest = hashlib.sha256(f"{self.values.dtype.str} {self.values.shape} {self.half}".encode())
         for start in range(0, len(self), 1024):  # a memory-mapped array need not fit into memory
             digest.update(np.ascontiguousarray(self.values[start : start + 1024]).tobytes())
+        for name, array in sorted(self.conditions.items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
 
@@ -182,8 +188,9 @@ def dataset(name: str | Path, shape: tuple[int, ...] | None = None, resize: bool
 
     Args:
         name: A name or a path; a path that exists wins over a name. A .npz file holds one array, and may hold the
-            class of each sample beside it, called labels, y or targets (arr_1 where names were not given). Of a folder
-            of folders each is a class.
+            class of each sample beside it, called labels, y or targets (arr_1 where names were not given). What else it
+            holds for each sample, called samples, is what the network is told with it. Of a folder of folders each is
+            a class.
         shape: The model's event shape. Without it, the data's own: pictures are RGB unless the first one is grey.
         resize: Whether the pictures of a folder are made as large as `shape` and cut to their centre.
 
@@ -196,8 +203,8 @@ def dataset(name: str | Path, shape: tuple[int, ...] | None = None, resize: bool
     if resize:
         raise UsageError(f"resizing is for folders of pictures, and {shown(name)} is none: leave --resize out")
     if path.exists():
-        values, labels = read_arrays(path)
-        return replace(array(str(name), values, shape), labels=labels)
+        values, labels, conditions = read_arrays(path)
+        return replace(array(str(name), values, shape), labels=labels, conditions=conditions)
     if str(name) == "digits":
         with np.load(ASSETS / "digits.npz", allow_pickle=False) as file:
             return array("digits", file["images"], shape, half=8.0)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..errors import UsageError
+from .arrays import paired
 from .dataset import Data, array, dataset
 
 MOST = 4096
@@ -22,8 +23,9 @@ def as_data(data: Any, shape: tuple[int, ...] | None = None, resize: bool = Fals
     """What a caller gives as data.
 
     Args:
-        data: A `Data`, a name or path, an array or tensor (samples, *shape), or a torch `DataLoader` or `Dataset`, of
-            which the first 4096 samples are taken in their order; pairs and dictionaries may bring classes.
+        data: A `Data`, a name or path, an array or tensor (samples, *shape), a dictionary of them as a .npz file holds
+            it, or a torch `DataLoader` or `Dataset`, of which the first 4096 samples are taken in their order; pairs
+            and dictionaries may bring classes.
         shape: The model's event shape; without it the data's own.
         resize: Whether the pictures of a folder are made as large as the model's and cut to their centre.
 
@@ -36,6 +38,9 @@ def as_data(data: Any, shape: tuple[int, ...] | None = None, resize: bool = Fals
         return array("an array", as_numpy(data), shape)
     if isinstance(data, str) or hasattr(data, "__fspath__"):
         return dataset(data, shape=shape, resize=resize)
+    if isinstance(data, Mapping):
+        values, labels, conditions = paired({name: as_numpy(value) for name, value in data.items()}, "the dictionary")
+        return replace(array("a dictionary", values, shape), labels=labels, conditions=conditions)
     if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
         raise UsageError(
             f"got a {type(data).__name__} as data: give a path, a name, an array (samples, *shape) or a DataLoader"

@@ -21,6 +21,7 @@ class Ranged(Data):
         self.pictures, self.low, self.high = pictures, low, high
         self.name, self.shape = f"{pictures.name} in [{low:g}, {high:g}]", pictures.shape
         self.labels, self.numbered = pictures.labels, pictures.numbered
+        self.conditions = pictures.conditions
 
     def __len__(self) -> int:
         return len(self.pictures)

@@ -7,7 +7,7 @@ and parameterization stay at the true t. That is the whole difference between DD
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from .schedule import Schedule
 
 CLASS_INPUTS = ("class_labels", "y")
 """What networks call the input that tells them a class."""
+
+CHANNELS = "channels"
+"""The condition that a network sees as further channels behind those of x: a mask, a picture, a smaller one."""
 
 
 class Predictor(nn.Module, ABC):
@@ -91,9 +94,11 @@ class NetworkPredictor(Predictor):
         clock: The time it is told.
         shape: Shape of one sample.
         conditioning: Further keyword arguments; tensors among them have a leading dimension of 1 or of the batch, and
-            move with the module. A name such as added_cond_kwargs/time_ids is an entry of a dictionary.
+            move with the module. A name such as added_cond_kwargs/time_ids is an entry of a dictionary; what is called
+            channels is concatenated to x, behind its channels.
 
     Attributes:
+        beside: How many channels the network sees beside those of x, where its files tell.
         integers: Whether the network takes integer timesteps alone, to look them up; None before its first call.
 
     Example:
@@ -108,6 +113,7 @@ class NetworkPredictor(Predictor):
         torch.Size([1, 2])
     """
 
+    beside: int = 0
     integers: bool | None = None
 
     def __init__(
@@ -143,14 +149,10 @@ class NetworkPredictor(Predictor):
                 return name
         return None
 
-    def with_classes(self, name: str, classes: Sequence[int]) -> "NetworkPredictor":
-        """The same network, told a class of its own for each sample of a batch."""
-        blank = self.conditioning[name]
-        value = torch.tensor(classes, device=blank.device)
-        if blank.ndim == 2:
-            value = torch.nn.functional.one_hot(value, blank.shape[1])
+    def told(self, inputs: Mapping[str, Tensor]) -> "NetworkPredictor":
+        """The same network, told these of each sample of a batch, in the place of what it is told throughout."""
         twin = copy.copy(self)
-        twin._buffers = {**self._buffers, f"_conditioning_{name}": value.to(blank.dtype)}
+        twin._buffers = {**self._buffers, **{f"_conditioning_{name}": value for name, value in inputs.items()}}
         return twin
 
     @property
@@ -177,7 +179,7 @@ class NetworkPredictor(Predictor):
             for key in outer:
                 place = place.setdefault(key, {})
             place[last] = value
-        y = self.answer(x, timestep, conditioning)
+        y = self.answer(self.seen(x, conditioning.pop(CHANNELS, None)), timestep, conditioning)
         if isinstance(y, tuple):
             y = y[0]
         elif not isinstance(y, Tensor):
@@ -191,6 +193,28 @@ class NetworkPredictor(Predictor):
                 f"twice its channels, so wrap the network"
             )
         return y
+
+    def seen(self, x: Tensor, channels: Any) -> Tensor:
+        """x as the network sees it, with the channels beside it.
+
+        Raises:
+            CheckpointError: If there are none, or others than the network has room for.
+        """
+        if channels is None and not self.beside:
+            return x
+        room = (self.beside or "some", *x.shape[2:])
+        if channels is None:
+            raise CheckpointError(
+                f"the network sees {self.beside} channels beside x, as for inpainting or super resolution: give them "
+                f"in the order of its pipeline, of shape (1, {', '.join(map(str, room))}) as channels by "
+                "--conditioning, or for each sample in an array called channels in the .npz of the data"
+            )
+        if channels.ndim != x.ndim or channels.shape[2:] != x.shape[2:] or self.beside not in (0, channels.shape[1]):
+            raise CheckpointError(
+                f"the channels beside x have the shape {tuple(channels.shape[1:])} where the network has room for "
+                f"({', '.join(map(str, room))}): give them at the size of x"
+            )
+        return torch.cat([x, channels.to(x.dtype)], 1)
 
     def answer(self, x: Tensor, timestep: Tensor, conditioning: dict[str, Any]) -> Any:
         """What the network returns, told the timestep as it takes it."""
@@ -253,9 +277,11 @@ class RawOutput(Predictor):
         """The name of the input by which the network inside is told a class; None where it takes none."""
         return self.predictor.class_input
 
-    def with_classes(self, name: str, classes: Sequence[int]) -> "RawOutput":
-        """The raw output of the predictor inside, told these classes by that input."""
-        return RawOutput(self.predictor.with_classes(name, classes))
+    def told(self, inputs: Mapping[str, Tensor]) -> "RawOutput":
+        """The raw output of the predictor inside, told these inputs."""
+        twin = copy.copy(self)
+        twin._modules = {**self._modules, "predictor": self.predictor.told(inputs)}
+        return twin
 
     def conditioned(self, x, t, timestep):
         return self.predictor.output(x, timestep).to(x.dtype)

@@ -39,6 +39,7 @@ class Checkpoint:
         shape: Of one sample.
         data: Name of the data it was trained on.
         conditioning: Further inputs of the network, by keyword.
+        beside: How many channels it sees beside those of x.
         training: Facts about its training.
         timestep_factor: The network is told its timestep times this.
         limit: What keeps x0 in the data's range in sampling, spelled out; None where nothing does.
@@ -59,6 +60,7 @@ class Checkpoint:
     shape: tuple[int, ...] | None = None
     data: str | None = None
     conditioning: dict[str, Tensor] = field(default_factory=dict)
+    beside: int = 0
     training: dict[str, Any] = field(default_factory=dict)
     timestep_factor: float = 1.0
     limit: str | None = None
@@ -116,6 +118,7 @@ def assemble(
     fit(network, checkpoint.state, checkpoint.path)
     network = adapted(network, checkpoint.network, checkpoint.timestep_factor)
     predictor = NetworkPredictor(network, *used.whole, shape=shape, conditioning=checkpoint.conditioning)
+    predictor.beside = checkpoint.beside
     predictor.data, predictor.notes = checkpoint.data, (*checkpoint.notes, *checkpoint.chosen)
     if checkpoint.limit is not None:
         try:

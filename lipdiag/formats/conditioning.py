@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..data.arrays import LARGEST_UNPACKED
-from ..diffusion.predictor import CLASS_INPUTS
+from ..diffusion.predictor import CHANNELS, CLASS_INPUTS
 from ..errors import Caution, UsageError
 from ..files import open_regular, shown
 from ..weights.tensors import read_tensors
@@ -190,6 +190,7 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
     if not inputs:
         return checkpoint
     known = set(inspect.signature(NETWORKS[checkpoint.network]().forward).parameters) - {"self"}
+    known |= {CHANNELS} if checkpoint.beside else set()
     strange = sorted(name for name in inputs if name.partition("/")[0] not in known)
     if strange:
         raise UsageError(

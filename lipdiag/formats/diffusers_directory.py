@@ -98,7 +98,7 @@ def described(
     config = read_json(folder / "config.json")
     name = class_name(config)
     arguments, notes = network_arguments(name, config, folder)
-    require_x_alone(name, arguments, folder)
+    beside = channels_beside(name, arguments, folder)
     scheduler, in_range = scheduler_file(path if path.is_dir() else folder, folder), None
     if scheduler is None:
         scheduled = Stated(UNTOLD, (f"there is no {SCHEDULER}",))
@@ -117,6 +117,8 @@ def described(
         refuse(folder, f"has a config from which no {name} can be built ({shown(error)})", error)
     if event_shape(name, arguments, inputs) is not None and name == "FluxTransformer2DModel":
         notes = (*notes, "x is packed tokens, (tokens, channels): pack latents as diffusers' Flux pipelines do")
+    if beside:
+        notes = (*notes, f"sees {beside} channels beside x, as for inpainting or super resolution")
     return Checkpoint(
         path=str(path),
         kind=kind,
@@ -127,8 +129,9 @@ def described(
         available=available,
         sha256=folder_digest(digests),
         convention=replace(scheduled.convention, clock=shared_clock(config, scheduled.convention.clock, folder)),
-        shape=event_shape(name, arguments, inputs),
+        shape=event_shape(name, arguments, inputs, beside),
         conditioning=inputs,
+        beside=beside,
         limit=in_range,
         notes=(*notes, *scheduled.notes, *input_notes),
     )
@@ -204,18 +207,25 @@ def network_arguments(
     return {key: value for key, value in plain.items() if key in known}, notes
 
 
-def require_x_alone(name: str, arguments: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a network that sees more channels than it denoises, such as a picture or a mask beside x."""
+def channels_beside(name: str, arguments: Mapping[str, Any], folder: Path) -> int:
+    """How many channels a network sees beside those that it denoises, such as a mask or a picture.
+
+    Raises:
+        CheckpointError: If it is not concatenated to x that it sees them, or it denoises what it does not see.
+    """
     known = inspect.signature(NETWORKS[name]().__init__).parameters
     inputs, outputs = (
         arguments.get(key, known[key].default if key in known else None) for key in ("in_channels", "out_channels")
     )
-    if type(inputs) is int and type(outputs) is int and outputs not in (inputs, 2 * inputs):
+    if type(inputs) is not int or type(outputs) is not int or outputs in (inputs, 2 * inputs):
+        return 0
+    if outputs > inputs or name not in ("UNet2DModel", "UNet2DConditionModel"):
         refuse(
             folder,
-            f"holds a network with {inputs} channels in and {outputs} out, which sees a picture or a mask beside x (as "
-            "for inpainting or super resolution): give --factory, with a function of x alone",
+            f"holds a network with {inputs} channels in and {outputs} out, which sees something else than x in a way "
+            "that is not known: give --factory, with a function of x alone",
         )
+    return inputs - outputs
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -268,9 +278,13 @@ def read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, digests
 
 
-def event_shape(name: str, arguments: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-    """The shape of one sample, where the network's arguments tell it."""
+def event_shape(
+    name: str, arguments: Mapping[str, Any], inputs: Mapping[str, Tensor], beside: int = 0
+) -> tuple[int, ...] | None:
+    """The shape of one sample, where the network's arguments tell it; it sees so many channels beside."""
     size, channels = arguments.get("sample_size"), arguments.get("in_channels")
+    if type(channels) is int:
+        channels -= beside
     if name == "FluxTransformer2DModel":
         return (len(inputs["img_ids"]), arguments.get("in_channels", 64))
     sides = [size] * (1 if name == "UNet1DModel" else 2) if type(size) is int else size

@@ -25,6 +25,8 @@ def conventions(predictor: Predictor, source: Source) -> tuple[list[Fault], list
     """Faults, reasons to be undecided, and notes."""
     if source.fingerprint == "model":
         return [], ["there are no data but the model's own samples, which its loss says little of: give --data"], []
+    if source.conditions:
+        return [], ["whether prediction and time are told right was not tried: each x0 has conditions of its own"], []
     try:
         found = probe(predictor, torch.stack([source.sample(i) for i in range(DRAWS)]))
     except (UnfiniteError, RuntimeError, ValueError, IndexError, AssertionError) as error:

@@ -158,7 +158,7 @@ def before(ready: Study, point: Point, model: Any, reading: Reading) -> tuple[li
 def looked_at(ready: Study, draws: int = LOOKED) -> Point:
     """A few timesteps by a few draws, timestep-major."""
     few, source = ends(ready.timesteps, LOOKED), ready.source
-    return points(ready.predictor, ready.plan, source.sample, few, range(draws), record=False, label=source.label)
+    return points(ready.predictor, ready.plan, source.sample, few, range(draws), record=False, told=source.told)
 
 
 def other_weights(ready: Study, point: Point, model: Any, reading: Reading) -> list[Fault]:

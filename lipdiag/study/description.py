@@ -43,8 +43,9 @@ class Source:
         fingerprint: What a run goes on with alone.
         passes: Forward passes of the model that making one sample takes.
         stand_in: In its place where the model is checked and timed, and samples would first have to be made.
-        label: The class of each draw's x0, which the model is told; None where it is told one throughout, or none.
+        told: What the model is told with each draw's x0, its class among it; None where that is the same throughout.
         labels: What a run goes on with alone: a fingerprint of the classes.
+        conditions: The names of what is told beside a class.
         notes: What has to be known of it; more may come while samples are made.
     """
 
@@ -53,8 +54,9 @@ class Source:
     fingerprint: str
     passes: int = 0
     stand_in: Callable[[int], Tensor] | None = None
-    label: Callable[[int], int] | None = None
+    told: Callable[[int], dict[str, Tensor]] | None = None
     labels: str = ""
+    conditions: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
 

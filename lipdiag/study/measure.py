@@ -29,6 +29,7 @@ from .arithmetic import arithmetic, compiled, differentiable, evaluating
 from .description import Source
 from .network import worded
 from .plan import Plan, refuse_planned
+from .points import informed
 from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
 
 if TYPE_CHECKING:
@@ -98,14 +99,14 @@ def prepared(
     ):
         predictor.to(place)
         try:
-            plan, said = answered(predictor, plan)
-            said += changed.enter_context(lifted(predictor, plan.torch_dtype))
             source = resolve_source(predictor, data, plan.seed, encode, resize, range)
-            attributes = named(predictor.path if isinstance(model, str | Path) else model, predictor, source)
-            path = None if out is None else Path(out)
-            ready = study.prepare(predictor, source, plan, path, resume, attributes, shard, retry)
+            asked = informed(predictor, source.told if source.conditions else None, (0,), plan.torch_dtype)
+            plan, said = answered(asked, plan)
+            said += changed.enter_context(lifted(asked, plan.torch_dtype))
+            attributes = named(predictor.path if isinstance(model, str | Path) else model, asked, source)
+            ready = study.prepare(asked, source, plan, Path(out) if out else None, resume, attributes, shard, retry)
             ready.halving = not deterministic
-            ready.notes += [*remarks(predictor, source), *said, *([SET_ASIDE] if compiled(predictor) else [])]
+            ready.notes += [*remarks(asked, source), *said, *([SET_ASIDE] if compiled(asked) else [])]
             study.price(ready)
             if priced(ready):
                 check_model(ready, probe)
@@ -179,6 +180,8 @@ def calibration(predictor: Predictor, source: Source) -> list[str]:
     """What the probe says of the way the model is used, on the first draws of x0."""
     from ..checkpoints.probe import DRAWS, probe
 
+    if source.conditions:
+        return [Caution(f"{NOT_TRIED}: each x0 is told something of its own")]
     network = predictor.predictor if isinstance(predictor, RawOutput) else predictor
     tried = probe(network, torch.stack([source.sample(i) for i in range(DRAWS)]))
     if tried is None:

@@ -102,5 +102,7 @@ def configured(network: Any) -> tuple[int, ...] | None:
     channels, size = (config.get(name) if hasattr(config, "get") else None for name in ("in_channels", "sample_size"))
     if type(channels) is not int or size is None:
         return None
-    sizes = (size, size) if type(size) is int else tuple(size)
+    sizes, outputs = (size, size) if type(size) is int else tuple(size), config.get("out_channels")
+    if type(outputs) is int:  # what it sees beside x is no part of a sample
+        channels = min(channels, outputs)
     return (channels, *sizes) if math.prod(sizes) > 0 else None

@@ -1,13 +1,13 @@
 """The points of a plan: each timestep by each draw, with common random numbers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..diffusion.continuous import along, slope
-from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
+from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput, device_of
 from ..quantities import draw
 from ..quantities.catalogue import needs
 from ..quantities.modules import listed
@@ -21,6 +21,21 @@ def ends(timesteps: np.ndarray, most: int = 4) -> list[float]:
     return list(timesteps[np.linspace(0, last, min(last + 1, most)).round().astype(int)].tolist())
 
 
+def informed(
+    predictor: Predictor,
+    told: Callable[[int], Mapping[str, Tensor]] | None,
+    draws: Sequence[int],
+    dtype: torch.dtype,
+    times: int = 1,
+) -> Predictor:
+    """The predictor, told what goes with each of these draws, as often over as there are times."""
+    if told is None or not isinstance(predictor, NetworkPredictor | RawOutput):
+        return predictor
+    each, home = [told(i) for i in draws], device_of(predictor)
+    stacked = {name: torch.stack([of[name] for of in each] * times) for name in each[0]}
+    return predictor.told({k: v.to(home, dtype if v.is_floating_point() else None) for k, v in stacked.items()})
+
+
 def points(
     predictor: Predictor,
     plan: Plan,
@@ -28,7 +43,7 @@ def points(
     timesteps: Sequence[float],
     draws: range,
     record: bool = True,
-    label: Callable[[int], int] | None = None,
+    told: Callable[[int], Mapping[str, Tensor]] | None = None,
 ) -> Point:
     """The point of all given timesteps by all given draws, timestep-major.
 
@@ -39,11 +54,9 @@ def points(
         timesteps: In the model's own unit.
         draws: Draw numbers.
         record: Whether enough products will follow to pay for recording them.
-        label: Draw number -> the class that a network is told with it.
+        told: Draw number -> what a network is told with it, by its keywords.
     """
     inside = listed(predictor) if {"modules", "modules_x"} & set(plan.quantities) else ()
-    if label is not None and isinstance(predictor, NetworkPredictor | RawOutput) and predictor.class_input:
-        predictor = predictor.with_classes(predictor.class_input, [label(i) for i in draws] * len(timesteps))
     device = next((p.device for p in [*predictor.parameters(), *predictor.buffers()]), torch.device("cpu"))
     times, number, n = len(timesteps), len(draws), 1
     x0 = torch.stack([sample(i).double() for i in draws])
@@ -68,7 +81,7 @@ def points(
         return z.to(device, plan.torch_dtype)
 
     return Point(
-        predictor=predictor,
+        predictor=informed(predictor, told, draws, plan.torch_dtype, times),
         accuracy=plan.accuracy,
         t=t.to(device),
         timestep=timestep.to(device),

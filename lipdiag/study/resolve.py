@@ -1,6 +1,7 @@
 """What the words of a command stand for: a device, a model, the data it is shown."""
 
 import hashlib
+import inspect
 import os
 import re
 from contextlib import suppress
@@ -16,7 +17,7 @@ from ..checkpoints.reading import SILENT, Reading
 from ..data.ranged import USUAL, ranged
 from ..diffusion.clock import Timesteps
 from ..diffusion.parameterization import eps
-from ..diffusion.predictor import CLASS_INPUTS, NetworkPredictor, Predictor, RawOutput, device_of
+from ..diffusion.predictor import CHANNELS, CLASS_INPUTS, NetworkPredictor, Predictor, RawOutput, device_of
 from ..diffusion.schedule import Table
 from ..diffusion.spelling import spell
 from ..errors import Caution, CheckpointError, UsageError
@@ -147,7 +148,45 @@ def resolve_source(
         data = Latents(data, autoencoder)
     elif data.eight_bit and folder_of(model.path) is not None:
         raise UsageError(f"{data.name} holds pictures, and the model has a vae: {LATENTS}")
-    return with_classes(from_data(data, seed), data, model, seed)
+    return with_conditions(with_classes(from_data(data, seed), data, model, seed), data, model, seed)
+
+
+def with_conditions(source: Source, data: Any, model: Predictor, seed: int) -> Source:
+    """The source with what else the data tell of each x0.
+
+    Raises:
+        UsageError: If the model takes no such input.
+    """
+    from ..quantities.draw import data_index
+
+    if not data.conditions:
+        return source
+    bare = model.predictor if isinstance(model, RawOutput) else model
+    takes = accepted(bare.network) if isinstance(bare, NetworkPredictor) else []
+    strange = [name for name in data.conditions if takes is not None and name.partition("/")[0] not in takes]
+    if strange:
+        raise UsageError(
+            f"{data.name} holds {shown(strange[0])} beside the samples, and the model takes "
+            f"{', '.join(takes or ['nothing beside x and the time'])}: leave it out, or call it as the model does"
+        )
+    kinds = {"f": torch.float32, "i": torch.int64, "u": torch.int64, "b": torch.bool}
+
+    def told(i: int) -> dict[str, torch.Tensor]:
+        k = data_index(seed, i, len(data))
+        rows = {name: np.asarray(array[k]) for name, array in data.conditions.items()}
+        found = {name: torch.from_numpy(row).to(kinds[row.dtype.kind]) for name, row in rows.items()}
+        return found if source.told is None else source.told(i) | found
+
+    note = f"each x0 of {data.name} is told its own {' and '.join(map(shown, data.conditions))}"
+    return replace(source, told=told, conditions=tuple(data.conditions), notes=[*source.notes, note])
+
+
+def accepted(network: Any) -> list[str] | None:
+    """The names of what a network takes beside x and the timestep; None where it takes whatever it is told."""
+    parameters = inspect.signature(getattr(network, "forward", network)).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return [CHANNELS, *list(parameters)[2:]]
 
 
 def with_classes(source: Source, data: Any, model: Predictor, seed: int) -> Source:
@@ -185,17 +224,23 @@ def with_classes(source: Source, data: Any, model: Predictor, seed: int) -> Sour
         )
     return replace(
         source,
-        label=lambda i: int(labels[data_index(seed, i, len(data))]),
+        told=lambda i: {name: of_class(int(labels[data_index(seed, i, len(data))]), blank)},
         labels=hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),
         notes=[*source.notes, f"each x0 of {data.name} is told its own class, as {name}"],
     )
 
 
+def of_class(label: int, blank: torch.Tensor) -> torch.Tensor:
+    """A class as the network is told it: its number, or a row of one number a class."""
+    row = torch.tensor(label)
+    return (torch.nn.functional.one_hot(row, blank.shape[1]) if blank.ndim == 2 else row).to(blank.dtype)
+
+
 def remarks(model: Predictor, source: Source) -> list[str]:
     """What a reader of the numbers has to know of a model on these data."""
     kept: tuple[str, ...] = model.notes
-    if source.label is not None:  # it is not told one class throughout
-        names = "|".join(CLASS_INPUTS)
+    if source.told is not None:  # it is not told one throughout
+        names = "|".join(map(re.escape, (*(CLASS_INPUTS if source.labels else ()), *source.conditions)))
         kept = tuple(re.sub(rf"\b({names}) = [^,]+?(?=,| throughout)", r"\1 = that of x0", note) for note in kept)
         kept = tuple(note for note in kept if not re.match(rf"({names}): ", note))
     return [*kept, *source.notes]

@@ -339,7 +339,7 @@ def measure_unit(study: Study, unit: WorkUnit) -> dict[str, np.ndarray]:
 
 def _measure(study: Study, timesteps: list[float], draws: range) -> dict[str, np.ndarray]:
     source, record = study.source, recorded(study.plan.quantities)
-    point = points(study.predictor, study.plan, source.sample, timesteps, draws, record, source.label)
+    point = points(study.predictor, study.plan, source.sample, timesteps, draws, record, source.told)
     shape, values = (len(timesteps), len(draws)), measure_point(point)
     return {name: value.reshape(*shape, *value.shape[1:]).cpu().numpy() for name, value in values.items()}
 

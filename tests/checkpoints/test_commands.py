@@ -58,15 +58,20 @@ def test_a_table_of_betas_is_told_in_a_line_and_kept_whole_for_machines(tmp_path
     assert shortened(few) == few
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(9, 4), (2, 1), (7, 4)])
-def test_inspect_and_measure_refuse_a_network_that_sees_more_than_x_alike(tmp_path, monkeypatch, inputs, outputs):
+@pytest.mark.parametrize(("inputs", "outputs"), [(9, 4), (2, 1), (4, 5)])
+def test_a_network_that_sees_more_than_x_is_told_of_and_asked_for_what_it_sees(tmp_path, monkeypatch, inputs, outputs):
     monkeypatch.chdir(tmp_path)
     network = diffusers.UNet2DModel(**SMALL | {"in_channels": inputs, "out_channels": outputs})
     diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()).save_pretrained("pipe")
     looked, measured = (CliRunner().invoke(main, [command, "pipe"]) for command in ("inspect", "measure"))
-    assert (looked.exit_code, measured.exit_code) == (3, 3)
-    assert looked.stderr == measured.stderr
-    assert f"{inputs} channels in and {outputs} out" in looked.stderr
+    if outputs > inputs:
+        assert (looked.exit_code, measured.exit_code) == (3, 3)
+        assert looked.stderr == measured.stderr
+        assert f"{inputs} channels in and {outputs} out" in looked.stderr
+    else:
+        assert (looked.exit_code, measured.exit_code) == (0, 3)
+        assert f"sees {inputs - outputs} channels beside x" in looked.output
+        assert "as channels by --conditioning" in measured.stderr
 
 
 def test_inspect_with_data_says_what_the_probe_found():

@@ -41,6 +41,14 @@ HUB = "checkpoints/test_hub.py"
 TEMPLATE = "checkpoints/test_template.py"
 FORMULAS = "quantities/test_quantity.py -k formulas"
 BUGS = {
+    # what is told with x0
+    "channels in front of x": Bug(
+        "diffusion/predictor.py", "torch.cat([x, channels.to(x.dtype)], 1)", "torch.cat([channels.to(x.dtype), x], 1)",
+        "test_conditions.py -k concatenates",
+    ),
+    "one condition for all": Bug(
+        "study/points.py", "[told(i) for i in draws]", "[told(0) for i in draws]", "test_conditions.py -k own_x0",
+    ),
     # models on the hub
     "fetched unasked": Bug("checkpoints/hub.py", "    if download:\n", "    if True:\n", f"{HUB} -k network"),
     "half a download for a whole": Bug(
