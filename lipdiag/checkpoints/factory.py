@@ -84,6 +84,8 @@ def make(reading: Reading, path: str | Path | None = None) -> Predictor:
     converted = path is not None and edm.recognizes(Path(path))
     if reading.label is not None and not converted:
         raise UsageError("a factory gives its network a class itself, or by --conditioning: leave --label out")
+    if reading.prompt is not None:
+        raise UsageError("a factory gives its network a text itself, or by --conditioning: leave --prompt out")
     if reading.original_config is not None and (path is None or converted):
         raise UsageError(NO_CONFIG)
     in_file = None if path is None or converted else network_in(path, reading)

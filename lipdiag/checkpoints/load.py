@@ -28,9 +28,10 @@ from ..weights.tensors import SHAPES, read_tensors, weights_dtype
 from . import adapter
 from .factory import make
 from .hub import WEIGHTS, located
+from .prompt import embeddings
 from .reading import SILENT, Reading
 
-ASKED = ("weights", "conditioning", "label", "original_config", "download")
+ASKED = ("weights", "conditioning", "label", "prompt", "original_config", "download")
 """What is told of a checkpoint that its files leave open."""
 
 EMBEDDED = ("digits-ddpm", "digits-etsdm")
@@ -113,9 +114,9 @@ def load(
         clock: Likewise.
         shape: Likewise.
         factory: "package.module:function" of the user's own that makes the network, where only that can.
-        words: `conditioning`, `label` and `original_config`: further inputs of the network, the class that it is told,
-            and a file with what the checkpoint's own do not tell; `download=True` fetches what the cache of the hub
-            lacks, and nothing else goes to the network.
+        words: `conditioning`, `label`, `prompt` and `original_config`: further inputs of the network, the class and the
+            text that it is told, and a file with what the checkpoint's own do not tell; `download=True` fetches what
+            the cache of the hub lacks, and nothing else goes to the network.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, of no known format, or does not tell all that is needed.
@@ -162,7 +163,13 @@ def read(path: str | Path, reading: Reading = SILENT) -> Checkpoint:
         UsageError: If the network takes no such input.
         CheckpointError: If the checkpoint is missing, damaged, or of no known format.
     """
-    checkpoint = given(as_stored(placed(path, reading.download), reading), reading.conditioning, reading.label)
+    checkpoint = as_stored(placed(path, reading.download), reading)
+    if reading.prompt is not None:
+        inputs = embeddings(checkpoint.path, checkpoint.network, checkpoint.network_config, reading.prompt)
+        said = f"{' and '.join(inputs)} are what the model's text encoder makes of {shown(reading.prompt)!r}"
+        checkpoint = given(checkpoint, inputs, None)
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, said))
+    checkpoint = given(checkpoint, reading.conditioning, reading.label)
     if "bfloat16" in weights_dtype(checkpoint.state):
         note = (
             "the weights are bfloat16, widened to float32 without loss; in bfloat16 itself timesteps above 256 would "
@@ -232,7 +239,8 @@ def inspect(path: str | Path, weights: str = "ema", **words: Any) -> Inspection:
     Args:
         path: A folder or file of a known format, or the name of an embedded model.
         weights: "ema", averaged ones where there are any, or "raw".
-        words: `conditioning`, `label` and `original_config`, which tell what the files leave open, and `download`.
+        words: `conditioning`, `label`, `prompt` and `original_config`, which tell what the files leave open, and
+            `download`.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, or of no known format.

@@ -26,6 +26,7 @@ class Reading:
         function: What is measured: "eps", the noise, or "raw", the network's own output.
         conditioning: Further inputs of the network in place of the blank ones, tensors by keyword or a file of them.
         label: The class that the network is told.
+        prompt: The text that it is told, by the text encoder in its folder.
         original_config: What the file itself does not tell: a folder of diffusers' with the network's config.json, or a
             JSON file of the flags that the model was trained with.
         download: Whether a model on the Hugging Face hub is fetched that is not in the local cache.
@@ -41,6 +42,7 @@ class Reading:
     function: str = "eps"
     conditioning: str | Path | Mapping[str, Tensor] | None = None
     label: int | None = None
+    prompt: str | None = None
     original_config: str | Path | None = None
     download: bool = False
 

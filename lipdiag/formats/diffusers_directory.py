@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..diffusion.clock import Clock, Shared
 from ..diffusion.convention import UNTOLD
-from ..errors import CheckpointError
+from ..errors import Caution, CheckpointError
 from ..files import LARGEST_JSON, open_regular, parse_json, read_all, read_json, shown
 from ..weights.averages import choose
 from ..weights.refusal import refuse
@@ -117,6 +117,9 @@ def described(
         refuse(folder, f"has a config from which no {name} can be built ({shown(error)})", error)
     if event_shape(name, arguments, inputs) is not None and name == "FluxTransformer2DModel":
         notes = (*notes, "x is packed tokens, (tokens, channels): pack latents as diffusers' Flux pipelines do")
+    if "encoder_hidden_states" in inputs and any((p / "text_encoder").is_dir() for p in (path, folder.parent)):
+        hint = '; --prompt "" tells it what its text encoder makes of no words'
+        input_notes = tuple(Caution(note + hint) for note in input_notes)
     if beside:
         notes = (*notes, f"sees {beside} channels beside x, as for inpainting or super resolution")
     return Checkpoint(

@@ -81,8 +81,8 @@ FAMILIES = (
         "AuraFlow, Lumina 2",
         "pipeline folder, the network's folder with `scheduler/` beside it, or a training's `checkpoint-N/`",
         "network, schedule, prediction, time, EMA folder; variants, shards, `.bin`, the first versions' names",
-        "`--conditioning` or `--label`, else the data's classes or the blank condition; latents as data, or pictures "
-        "with `--encode`",
+        "`--conditioning`, `--prompt` or `--label`, else the data's classes and conditions or the blank one; latents "
+        "as data, or pictures with `--encode`",
         "diffusers' own output, to 1e-5; its schedulers' tables and preconditioners",
     ),
     Family(

@@ -42,6 +42,9 @@ TEMPLATE = "checkpoints/test_template.py"
 FORMULAS = "quantities/test_quantity.py -k formulas"
 BUGS = {
     # what is told with x0
+    "a prompt without its library": Bug(
+        "checkpoints/prompt.py", 'find_spec("transformers") is None', "False", "checkpoints/test_prompt.py -k refusals",
+    ),
     "channels in front of x": Bug(
         "diffusion/predictor.py", "torch.cat([x, channels.to(x.dtype)], 1)", "torch.cat([channels.to(x.dtype), x], 1)",
         "test_conditions.py -k concatenates",
