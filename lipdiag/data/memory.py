@@ -45,7 +45,8 @@ def as_data(data: Any, shape: tuple[int, ...] | None = None, resize: bool = Fals
         raise UsageError(
             f"got a {type(data).__name__} as data: give a path, a name, an array (samples, *shape) or a DataLoader"
         )
-    batched = hasattr(data, "batch_size") and getattr(data, "batch_size", None) is not None
+    # a loader with a sampler of batches, as accelerate's, has no batch size
+    batched = any(getattr(data, name, None) is not None for name in ("batch_size", "batch_sampler"))
     with torch.random.fork_rng(devices=[]):  # a loader that shuffles takes its order from the caller's random numbers
         pairs = [parts(item) for item in first(data, batched)]
     if not pairs:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
 from lipdiag.data.memory import MOST, as_data
 from lipdiag.errors import UsageError
@@ -25,11 +25,12 @@ def pairs():
         X.numpy(),
         pairs(),
         DataLoader(pairs(), batch_size=4),
+        DataLoader(pairs(), batch_sampler=BatchSampler(SequentialSampler(pairs()), 4, drop_last=False)),
         DataLoader(pairs(), batch_size=None),
         DataLoader([{"pixel_values": x, "label": y} for x, y in zip(X, Y, strict=True)], batch_size=3),
         list(X.numpy()),
     ],
-    ids=["tensor", "array", "dataset", "loader", "unbatched", "dictionaries", "list"],
+    ids=["tensor", "array", "dataset", "loader", "sampler", "unbatched", "dictionaries", "list"],
 )
 def test_every_form_holds_the_same_samples(data):
     found = as_data(data, (3, 4, 4))

@@ -41,6 +41,9 @@ HUB = "checkpoints/test_hub.py"
 TEMPLATE = "checkpoints/test_template.py"
 FORMULAS = "quantities/test_quantity.py -k formulas"
 BUGS = {
+    "batches of a sampler for samples": Bug(
+        "data/memory.py", '("batch_size", "batch_sampler")', '("batch_size",)', "data/test_memory.py",
+    ),
     # what is told with x0
     "a prompt without its library": Bug(
         "checkpoints/prompt.py", 'find_spec("transformers") is None', "False", "checkpoints/test_prompt.py -k refusals",
