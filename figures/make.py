@@ -26,6 +26,8 @@ from lipdiag.results.source import open_source
 
 HERE = Path(__file__).parent
 DDPM, ETSDM = "digits-ddpm", "digits-etsdm"
+CHECKPOINTS = (10, 40, 160, 640)
+"""Steps after which a training is looked at."""
 BLOCK_ENDS = (19, 39, 59, 79, 99)
 LARGEST_TABLE, LARGEST_PICTURE = 100_000, 120_000
 RESOLUTIONS = (200, 160, 130)
@@ -91,6 +93,14 @@ def recipes() -> dict[str, Recipe]:
             tuple(f"sample {model} --n 64 --steps 50 --out {model}.npz" for model in (DDPM, ETSDM)),
         ),
         "training": Recipe(("short",), ("train --recipe digits --steps 250 --measure-every 25 --out short",)),
+        "steps": Recipe(
+            tuple(f"runs/checkpoint-{steps}.zarr" for steps in CHECKPOINTS),
+            (
+                *(f"train --recipe digits --steps {steps} --out checkpoint-{steps}" for steps in CHECKPOINTS),
+                f"measure {' '.join(f'checkpoint-{steps}' for steps in CHECKPOINTS)} --weights raw --out runs "
+                "--timesteps log:24 --draws 16 --quantity time_difference --quantity spectral_norm --quantity loss",
+            ),
+        ),
         "quality": Recipe(
             ("quality.zarr",), (f"evaluate {DDPM} {samplers} --n 256 --seeds 3 --extractor digits --out quality.zarr",)
         ),
@@ -139,7 +149,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(os.environ.get("LIPDIAG_FIGURES") or scratch):
         for figure in sys.argv[1:] or known:
             for text in known[figure].commands:
-                if text not in done and not (text.startswith("train") and Path(known[figure].sources[0]).exists()):
+                if text not in done and not (text.startswith("train") and Path(text.split()[-1]).exists()):
                     call(text)
                 done.add(text)
             draw(figure, known[figure])

@@ -23,6 +23,7 @@ from .quality import quality
 from .samples import samples
 from .schedules import schedules
 from .singularity import singularity
+from .steps import steps
 from .training import training
 from .vectors import SIDES, vectors
 
@@ -135,6 +136,13 @@ FIGURES = {
     ),
     "samples": FigureSpec(samples, "images (give the .npz of `lipdiag sample`)", "samples"),
     "training": FigureSpec(training, "loss, gradient, K in training (give a training's folder)", "training"),
+    "steps": FigureSpec(
+        steps,
+        "K, spectral norm and loss of many checkpoints over the steps of training",
+        any_of=DERIVATIVES,
+        measured=DERIVATIVES[0],
+        alike=True,
+    ),
     "quality": FigureSpec(quality, "FID and KID over steps (give what `lipdiag evaluate` wrote)", "quality"),
 }
 

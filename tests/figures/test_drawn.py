@@ -346,3 +346,21 @@ def test_a_model_of_continuous_time_is_drawn_over_its_own_time(plain):
     for name in ("derivatives", "pairs", "jacobian"):
         label = plot(plain.assign_attrs(frozen=frozen), figure=name).axes[0].get_xlabel()
         assert label.endswith("time $t$ (0 = data, 1 = noise)")
+
+
+def test_checkpoints_are_drawn_over_the_steps_of_their_training():
+    """In the order of the steps, with the largest mean over draws and the mean of all; of many only some curves."""
+    runs = [make(draws=8, checkpoint=f"run/checkpoint-{n}", seed=n, height=0.1 * n) for n in range(10, 0, -1)]
+    picture = plot(runs, figure="steps")
+    whole, near, *rest = picture.axes
+    assert [axes.get_title(loc="left")[4:] for axes in rest] == ["spectral norm", "loss"]
+    assert len([drawn for drawn in whole.lines if len(drawn.get_xdata()) > 1]) >= 8
+    assert "curves of 8 of the 10 checkpoints" in picture.caption
+    x, largest = line(near, 0)
+    np.testing.assert_array_equal(x, range(1, 11))
+    K = [run["time_difference"].values for run in reversed(runs)]
+    np.testing.assert_allclose(largest, [values.mean(1).max() for values in K], rtol=1e-12)
+    np.testing.assert_allclose(line(near, 1)[1], [values.mean() for values in K], rtol=1e-12)
+    assert reach(near, 1, 4) == pytest.approx(tuple(student(K[3].mean(0))))
+    unnumbered = plot([make(draws=3, checkpoint=f"run/{name}") for name in "ab"], figure="steps")
+    assert unnumbered.axes[1].get_xlabel() == "checkpoint, in the order given [1]"

@@ -759,7 +759,7 @@ BUGS = {
         "weights/test_outline.py -k error_that_quotes"
     ),
     "steps in the order of their digits": Bug(
-        "pages/steps.py", "key=lambda i: steps[i] or 0", "key=lambda i: str(steps[i])",
+        "results/steps.py", "key=lambda i: steps[i]", "key=lambda i: str(steps[i])",
         "pages/test_steps.py -k order_of_steps"
     ),
     "percent signs that LaTeX takes for comments": Bug(
