@@ -9,7 +9,7 @@ import numpy as np
 from ..printing import WIDTH, Column, abbreviated, lines, plain, with_half_width
 from ..results.curve import DERIVATIVES
 from ..results.run import Run, read
-from ..results.steps import at_top, averaged, in_order, over, top, unknown
+from ..results.steps import at_top, averaged, highest, in_order, over, unknown
 from .tables import symbol
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def over_steps(datasets: "Sequence[xr.Dataset]") -> str:
     columns = []
     speed = next((name for name in DERIVATIVES if all(run.has(name) for run in runs)), None)
     if speed is not None:
-        name, places = symbol(runs[0], speed), [top(run, speed) for run in runs]
+        name, places = symbol(runs[0], speed), [highest(run, speed) for run in runs]
         times = ["-" if k is None else plain(run.timestep[k]) for run, k in zip(runs, places, strict=True)]
         columns += [
             Column(name, "largest", told(runs, speed, at_top)),

@@ -31,7 +31,7 @@ def unknown(run: Run, variable: str) -> bool:
     return variable in QUOTIENTS and not run.all_jumps
 
 
-def top(run: Run, variable: str) -> int | None:
+def highest(run: Run, variable: str) -> int | None:
     """Where along the timesteps the mean over draws is largest; None where that is not known."""
     s = run.statistics(variable)
     return None if unknown(run, variable) or not np.isfinite(s.mean).any() else int(np.nanargmax(s.mean))
@@ -39,7 +39,7 @@ def top(run: Run, variable: str) -> int | None:
 
 def at_top(run: Run, variable: str) -> np.ndarray:
     """The draws where their mean is largest."""
-    place = top(run, variable)
+    place = highest(run, variable)
     return np.array([np.nan]) if place is None else np.asarray(run.values(variable)[place])
 
 
