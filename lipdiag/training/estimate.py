@@ -113,6 +113,8 @@ def trial(recipe: Recipe, operations: int, device: torch.device | str, seconds: 
     if not seconds or (device.type == "cpu" and PASSES * operations > DEAR):
         return None
     precision = manner(recipe, device).precision
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     predictor = build(recipe).to(device).train()
     optimizer = torch.optim.AdamW(predictor.parameters(), fused=True)
 

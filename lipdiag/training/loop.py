@@ -176,7 +176,7 @@ def train(
     weights = list(predictor.network.parameters())
     optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     first, compiled = (0, None) if snapshot is None else restore(snapshot, predictor.network, ema.network, optimizer)
-    if device.type != "cpu":
+    if device.type == "cuda":
         samples = resident(samples, device, torch.cuda.mem_get_info(device)[0])
     means, current = (tensors_of(model.network) for model in (ema, predictor))
     learner, base = Learner(predictor, recipe, device, how, compiled), predictor.clock.base

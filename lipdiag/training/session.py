@@ -92,8 +92,7 @@ def session(
                     if stopping:
                         return
             except Exception as error:
-                known = writer is not None and state is not None and writer.logged == state.step < recipe.steps
-                if known and state.holds:
+                if writer is not None and state is not None and writer.logged == state.step < recipe.steps:
                     writer.keep(state)
                 if not out_of_memory(error):
                     raise
@@ -193,9 +192,11 @@ class Writer:
         return max(self.snapshot_seconds, PATIENCE * self.took) if self.snapshot_seconds else 0.0
 
     def keep(self, state: State) -> None:
-        """Write all that is needed to go on from a state."""
+        """Write all that is needed to go on from a state; nothing where the weights have gone on after it."""
         from safetensors.torch import save as serialize
 
+        if not state.holds:
+            return
         began = time.monotonic()
         for log in (self.log, self.differences):
             if log is not None:
