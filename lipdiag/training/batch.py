@@ -21,13 +21,13 @@ from ..data.dataset import Array, Data, Folder
 from ..diffusion.clock import Clock
 from ..diffusion.continuous import along
 from ..printing import plain
-from ..progress import say
+from .manner import tell
 from .recipe import Recipe
 
 SMALLEST_TIME = 1e-5  # of continuous clocks: at t = 0 there is no noise to predict
 AHEAD = 3  # batches that are drawn, each by a thread, while a step computes
 SHARE = 0.25  # of a device's free memory, that data may take
-TOGETHER = 1024  # samples that are brought to a device at once
+TOGETHER = 2**24  # numbers of samples that are brought to a device at once
 
 
 class Batch(NamedTuple):
@@ -136,10 +136,11 @@ class Resident(Data):
         self.data, self.half = data, torch.tensor(half, device=device)  # by a number a card multiplies with its inverse
         kind = torch.uint8 if data.eight_bit else torch.float32
         self.values = torch.empty(len(data), *data.shape, dtype=kind, device=device)
+        size = max(1, TOGETHER // math.prod(data.shape))
         with ThreadPoolExecutor(AHEAD, "samples") as pool:
-            for start in range(0, len(data), TOGETHER):
+            for start in range(0, len(data), size):
                 # By way of the floats that a sample is read as: the bytes come back exactly, whatever their order was.
-                x = torch.stack([*pool.map(data.__getitem__, range(start, min(start + TOGETHER, len(data))))])
+                x = torch.stack([*pool.map(data.__getitem__, range(start, min(start + size, len(data))))])
                 self.values[start : start + len(x)] = ((x + 1) * half).round() if data.eight_bit else x
 
     def __len__(self) -> int:
@@ -166,8 +167,8 @@ def resident(data: Data, device: torch.device, free: int) -> Data:
     if size <= SHARE * free:
         return Resident(data, device)
     need, there = (f"{plain(number / 2**30)} GiB" for number in (size, free))
-    say(
-        f"lipdiag: the data take {need} and {device} has {there} free, of which data may take {SHARE:.0%}: they stay "
+    tell(
+        f"the data take {need} and {device} has {there} free, of which data may take {SHARE:.0%}: they stay "
         "in the host's memory or on its disk, and come batch by batch"
     )
     return data

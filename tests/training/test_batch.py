@@ -29,7 +29,7 @@ def every_kind(folder):
 
 
 def test_samples_on_a_device_have_the_bits_of_those_on_the_host(tmp_path, device, monkeypatch):
-    monkeypatch.setattr(module, "TOGETHER", 4)  # fewer than there are, and no divisor of their number
+    monkeypatch.setattr(module, "TOGETHER", 800)  # of fewer samples than there are, and no divisor of their number
     for data in every_kind(tmp_path):
         held = Resident(data, device)
         assert held.values.dtype == (torch.uint8 if data.eight_bit else torch.float32)
