@@ -1,6 +1,7 @@
 """The network as a training step calls it: compiled where that pays, its gradients averaged over the processes."""
 
 import contextlib
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,10 @@ class Learner:
         A compiler can fail in any way. Where the same passes succeed without it, the training goes on so.
         """
         try:
-            value = self.uncaught(batch, step)
+            with warnings.catch_warnings():
+                if self.untried:  # the compiler has views on how other libraries are written
+                    warnings.filterwarnings("ignore", module=r"torch\._(dynamo|inductor|functorch)")
+                value = self.uncaught(batch, step)
         except Exception as error:
             if not self.untried or out_of_memory(error) or isinstance(error, LipdiagError):
                 raise

@@ -672,6 +672,10 @@ BUGS = {
     "weights that went on are kept as a step's": Bug(
         "training/session.py", "if not state.holds:", "if False:", "training/test_session.py -k went_on"
     ),
+    "what the compiler thinks of other libraries is told": Bug(
+        "training/learner.py", 'warnings.filterwarnings("ignore"', 'warnings.filterwarnings("error"',
+        "training/test_learner.py -k what_torch_compiles",
+    ),
     "the same scale for every picture on a device": Bug(
         "training/batch.py", "found.float() / self.half - 1", "found.float() / 127.5 - 1",
         "training/test_batch.py -k samples_on_a_device",
