@@ -44,6 +44,7 @@ class Bare(NamedTuple):
     bfloat16: bool = False
     compiled: bool = False
     channels_last: bool = False
+    captured: bool = False
 
 
 PROCESSOR = (Bare("float32"),)
@@ -52,6 +53,7 @@ CARD = (
     Bare("bfloat16", True),
     Bare("bfloat16, compiled", True, True),
     Bare("bfloat16, compiled, channels last", True, True, True),
+    Bare("bfloat16, compiled and captured", True, True, False, True),
 )
 LEAST = {"cpu": 0.95, "cuda": 1.0}
 """Times the fastest bare loop that ours is to be, at least."""
@@ -83,7 +85,8 @@ def bare(recipe: Recipe, how: Bare, device: torch.device) -> Callable[[], float]
         x = (alpha * piece.x0 + sigma * piece.noise).to(memory_format=layout)
         pieces.append((x, predictor.clock(piece.t).float().to(device), piece.noise))
     optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=0.0, fused=True)
-    called = torch.compile(network) if how.compiled else network
+    mode = "reduce-overhead" if how.captured else "default"
+    called = torch.compile(network, mode=mode) if how.compiled else network
 
     def step() -> float:
         optimizer.zero_grad()
