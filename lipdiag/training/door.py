@@ -1,6 +1,6 @@
 """A training from a few words: what the command and Jupyter both call."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from .. import distributed
 from ..checkpoints.factory import current_folder_importable, find
 from ..errors import UsageError, meant, unknown
 from ..files import atomic_write
+from ..printing import plain
 from ..progress import bar
 from ..sampling.picture import grid, pixels, png
 from ..sampling.sampler import sample
@@ -88,8 +89,15 @@ def train(
         torch.cuda.set_device(place)
     with current_folder_importable():
         called = find(on_step, "the function") if isinstance(on_step, str) else on_step
-        states = session(recipe, out, place, stop, measure_every or 0, snapshot_every, called, (sample_every or 0,))
-        if not under_a_bar(states, recipe.steps, not progress, out, sample_every or 0):
+        last: dict[str, float] = {}
+
+        def hear(step: int, numbers: dict[str, float]) -> None:
+            last.update(numbers)
+            if called is not None:
+                called(step, numbers)
+
+        states = session(recipe, out, place, stop, measure_every or 0, snapshot_every, hear, (sample_every or 0,))
+        if not under_a_bar(states, recipe.steps, not progress, out, sample_every or 0, last):
             raise KeyboardInterrupt
     return out
 
@@ -119,8 +127,13 @@ def default_out(recipe: Recipe) -> Path:
     return Path(f"{recipe.name}-{'etsdm' if recipe.clock.startswith('shared') else 'ddpm'}")
 
 
-def under_a_bar(states: Iterator[State], steps: int, quiet: bool, out: Path, sample_every: int) -> bool:
-    """Go through a training with a bar on standard error; whether it came to its end."""
+def under_a_bar(
+    states: Iterator[State], steps: int, quiet: bool, out: Path, sample_every: int, last: Mapping[str, float]
+) -> bool:
+    """Go through a training with a bar on standard error; whether it came to its end.
+
+    Beside the loss it shows the largest K among `last`, the numbers that were heard of last.
+    """
     step, smooth = 0, None
     with bar(steps, "step", "training", quiet or not distributed.leads()) as shown:
         for state in states:
@@ -130,10 +143,18 @@ def under_a_bar(states: Iterator[State], steps: int, quiet: bool, out: Path, sam
                 shown.initial = shown.n = state.rows[0].step - 1  # what was done before does not count as fast
             step = state.step
             shown.update(step - shown.n)
-            shown.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
+            shown.set_postfix_str(f"loss {smooth:.4f}{peak(last)}", refresh=False)
             if sample_every and step % sample_every == 0 and distributed.rank() == 0:
                 atomic_write(out / f"samples-{step:07d}.png", pictures(state))
     return step == steps
+
+
+def peak(numbers: Mapping[str, float]) -> str:
+    """The largest K and its timestep in words, where K was measured."""
+    name = "time_difference/"
+    found = {key.removeprefix(name): value for key, value in numbers.items() if key.startswith(name)}
+    k = max(found, key=lambda k: found[k], default="")
+    return f", K {plain(found[k])} at {k}" if found else ""
 
 
 def pictures(state: State) -> bytes:

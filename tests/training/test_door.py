@@ -10,6 +10,7 @@ from click.testing import CliRunner
 import lipdiag
 from lipdiag.cli import main
 from lipdiag.errors import UsageError
+from lipdiag.printing import plain
 from lipdiag.training.panel import Panel, observe
 
 TINY = ["block_out_channels=[8,8]", "attention_head_dim=8", "norm_num_groups=4"]
@@ -34,12 +35,10 @@ def test_python_and_the_command_leave_the_same_files(tmp_path):
         assert (tmp_path / "called" / name).read_bytes() == (tmp_path / "typed" / name).read_bytes()
 
 
-def test_a_function_hears_of_every_step_what_the_log_holds(tmp_path, recipe):
+def test_a_function_hears_of_every_step_what_the_log_holds_and_the_bar_shows_the_largest_k(tmp_path, recipe, capsys):
     heard = []
     recipe = dataclasses.replace(recipe, clock="shared(timesteps(1000), 100, 2)")
-    lipdiag.train(
-        recipe, tmp_path / "a", on_step=lambda *told: heard.append(told), measure_every=6, progress=False, device="cpu"
-    )
+    lipdiag.train(recipe, tmp_path / "a", on_step=lambda *told: heard.append(told), measure_every=6, device="cpu")
     assert [step for step, _ in heard] == [1, 2, 3, 4, 5, 6]
     for (step, numbers), row in zip(heard, log(tmp_path / "a"), strict=True):
         assert {"step": step, **{name: numbers[name] for name in row if name != "step"}} == row
@@ -51,6 +50,9 @@ def test_a_function_hears_of_every_step_what_the_log_holds(tmp_path, recipe):
     assert last["jump"] == max(readings[49].time_difference, readings[99].time_difference)
     assert last["spectral_norm"] == readings[100].spectral_norm
     assert math.isnan(readings[500].spectral_norm)
+    largest = max(readings.values(), key=lambda reading: reading.time_difference)
+    shown = capsys.readouterr().err.split("\r")[-1]
+    assert f", K {plain(largest.time_difference)} at {largest.timestep}]" in shown
 
 
 def test_a_function_that_raises_ends_in_a_sentence_and_the_training_goes_on(tmp_path, recipe):
