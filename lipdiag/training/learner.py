@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -69,9 +70,7 @@ class Learner:
         A compiler can fail in any way. Where the same passes succeed without it, the training goes on so.
         """
         try:
-            with warnings.catch_warnings():
-                if self.untried:  # the compiler has views on how other libraries are written
-                    warnings.filterwarnings("ignore", module=r"torch\._(dynamo|inductor|functorch)")
+            with hushed() if self.untried else contextlib.nullcontext():
                 value = self.uncaught(batch, step)
         except Exception as error:
             if not self.untried or out_of_memory(error) or isinstance(error, LipdiagError):
@@ -122,6 +121,14 @@ class Learner:
         self.uncompiled = seconds
         self.call(True)
         return True
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """No word of what torch's compiler thinks of how other libraries are written."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\._(dynamo|inductor|functorch)")
+        yield
 
 
 def together(network: nn.Module, last: bool) -> contextlib.AbstractContextManager:
