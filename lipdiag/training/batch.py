@@ -165,6 +165,8 @@ def resident(data: Data, device: torch.device, free: int) -> Data:
         return data
     size = len(data) * math.prod(data.shape) * (1 if data.eight_bit else 4)
     if size <= SHARE * free:
+        if isinstance(data, Folder):
+            tell(f"reading the {len(data)} pictures below {data.name} into the memory of {device}, once for all steps")
         return Resident(data, device)
     need, there = (f"{plain(number / 2**30)} GiB" for number in (size, free))
     tell(
