@@ -90,13 +90,8 @@ def train(
     with current_folder_importable():
         called = find(on_step, "the function") if isinstance(on_step, str) else on_step
         last: dict[str, float] = {}
-
-        def hear(step: int, numbers: dict[str, float]) -> None:
-            last.update(numbers)
-            if called is not None:
-                called(step, numbers)
-
-        states = session(recipe, out, place, stop, measure_every or 0, snapshot_every, hear, (sample_every or 0,))
+        heard = hearing(last, called)
+        states = session(recipe, out, place, stop, measure_every or 0, snapshot_every, heard, (sample_every or 0,))
         if not under_a_bar(states, recipe.steps, not progress, out, sample_every or 0, last):
             raise KeyboardInterrupt
     return out
@@ -147,6 +142,17 @@ def under_a_bar(
             if sample_every and step % sample_every == 0 and distributed.rank() == 0:
                 atomic_write(out / f"samples-{step:07d}.png", pictures(state))
     return step == steps
+
+
+def hearing(last: dict[str, float], called: OnStep | None) -> OnStep:
+    """A function that keeps the numbers of the last step in `last`, and calls the user's own."""
+
+    def hear(step: int, numbers: dict[str, float]) -> None:
+        last.update(numbers)
+        if called is not None:
+            called(step, numbers)
+
+    return hear
 
 
 def peak(numbers: Mapping[str, float]) -> str:
