@@ -41,7 +41,7 @@ from .options import INTERRUPTED, computing, everywhere, stoppable, use_threads
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="How much a crash may cost; more where writing it takes a fiftieth of that.",
+    help="How much a crash may cost; at least 50 times what writing a snapshot takes.",
 )
 @click.option("--dry-run", is_flag=True, help="Try two seconds of it; show its size, speed and price.")
 @computing
