@@ -68,7 +68,7 @@ def shares(folder: Path, units: int, timesteps: str = "log:32") -> Iterator[Shar
     from lipdiag.store import layout
     from lipdiag.study.measure import prepared
     from lipdiag.study.plan import Plan
-    from lipdiag.study.study import attempt
+    from lipdiag.study.study import carried_out
 
     plan = Plan(timesteps=timesteps, draws=8 * units)
     with (
@@ -83,7 +83,7 @@ def shares(folder: Path, units: int, timesteps: str = "log:32") -> Iterator[Shar
                 setattr(ready.store, name, ours.timed(getattr(type(ready.store), name).__get__(ready.store)))
 
             def both(unit=unit):
-                return ready.store.complete(unit) or attempt(ready, unit)
+                return list(carried_out(ready, [unit]))
 
             whole.timed(both)()
             values: dict[str, Any] = {name: ready.store.read(name, unit) for name in ready.store.variables}

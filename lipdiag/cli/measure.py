@@ -35,6 +35,18 @@ PLANNED = (
 """Options that are fields of a plan."""
 
 
+class Batch(click.IntRange):
+    """A number of pairs, or the word auto."""
+
+    name = "integer or auto"
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 @click.command()
 @click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1)
 @click.option(
@@ -64,7 +76,13 @@ PLANNED = (
     "--certified-width", type=float, default=0.05, show_default=True, help="Of the spectral norm's interval, relative."
 )
 @click.option("--probes", type=int, default=2, show_default=True, help="Random vectors for traces.")
-@click.option("--batch", type=int, help="Pairs in a micro-batch.  [default: from the size of x]")
+@click.option(
+    "--batch",
+    type=Batch(),
+    default="auto",
+    show_default=True,
+    help="Pairs in a micro-batch; auto: of as many units, which follow from the size of x, as fill the device.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),

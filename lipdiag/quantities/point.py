@@ -34,6 +34,7 @@ class Point:
         noise: The true noise in x.
         start: Directions uniform on the sphere.
         probes: Rademacher vectors, float64.
+        block: The number of the block that each pair belongs to, where several are measured at once.
         record: Whether enough products will follow to pay for recording them.
         perturbation: Unit directions in which x is changed, where they are needed.
         quantities: Names of what is asked for.
@@ -51,6 +52,7 @@ class Point:
     noise: Float[Tensor, "batch *event"]
     start: Float[Tensor, "batch n"]
     probes: Float[Tensor, "probes batch n"]
+    block: Int[Tensor, " batch"] | None = None
     record: bool = True
     perturbation: Float[Tensor, "batch n"] | None = None
     quantities: tuple[str, ...] = ()
@@ -102,8 +104,9 @@ class Point:
 
     @cached_property
     def group(self) -> Int[Tensor, " batch"]:
-        """Pairs of one timestep share a number: their estimates share a relative variance."""
-        return self.timestep.unique(return_inverse=True)[1]
+        """Pairs of one timestep and block share a number: their estimates share a relative variance."""
+        block = torch.zeros_like(self.timestep) if self.block is None else self.block.to(self.timestep)
+        return torch.stack([block, self.timestep]).unique(dim=1, return_inverse=True)[1]
 
     @cached_property
     def images(self) -> tuple[Float[Tensor, "probes batch n"], Float[Tensor, "probes batch n"]]:

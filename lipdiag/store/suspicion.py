@@ -55,6 +55,10 @@ class Suspicion:
         """The mark that earlier launches left in a unit, 0 where they left none."""
         return self.deaths.get(name(unit), 0)
 
+    def clear(self, unit: WorkUnit) -> bool:
+        """Whether nothing is held against a unit, so that it may be measured along with others."""
+        return not self.died(unit) and name(unit) not in self.failures
+
     def rank(self, unit: WorkUnit) -> int:
         """By which units are measured in turn, those that may kill last."""
         return abs(self.died(unit))

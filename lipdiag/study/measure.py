@@ -23,7 +23,7 @@ from ..progress import bar
 from ..quantities.catalogue import QUANTITIES
 from ..shared_network import lifted
 from ..store.notes import lacking
-from . import study
+from . import preparation, study
 from .answer import answered, in_a_sentence, verify_weights
 from .arithmetic import arithmetic, compiled, differentiable, evaluating
 from .description import Source
@@ -104,10 +104,12 @@ def prepared(
             plan, said = answered(asked, plan)
             said += changed.enter_context(lifted(asked, plan.torch_dtype))
             attributes = named(predictor.path if isinstance(model, str | Path) else model, asked, source)
-            ready = study.prepare(asked, source, plan, Path(out) if out else None, resume, attributes, shard, retry)
+            ready = preparation.prepare(
+                asked, source, plan, Path(out) if out else None, resume, attributes, shard, retry
+            )
             ready.halving = not deterministic
             ready.notes += [*remarks(asked, source), *said, *([SET_ASIDE] if compiled(asked) else [])]
-            study.price(ready)
+            preparation.price(ready)
             if priced(ready):
                 check_model(ready, probe)
             yield ready
@@ -127,7 +129,7 @@ def named(model: Any, predictor: Predictor, source: Source) -> dict[str, str]:
 def check_model(ready: study.Study, probe: bool) -> None:
     """Check the model of a study before it is measured, its conventions too where `probe` asks for that."""
     with in_a_sentence(ready.predictor, ready.plan):
-        study.check(ready)
+        preparation.check(ready)
         ready.notes += tried_conventions(ready) if probe else [NOT_TRIED]
 
 
@@ -329,7 +331,7 @@ def carry_out(ready: study.Study, quiet: bool = False, asked: dict[str, Any] | N
                 progress.set_postfix_str(state.message)
         ended = "finished"
         if ready.passes < ready.floor:
-            study.price(ready)  # the forward pass was timed while the machine was slow
+            preparation.price(ready)  # the forward pass was timed while the machine was slow
     except KeyboardInterrupt:
         pass  # what is done is kept, and the same plan goes on from here
     finally:

@@ -42,7 +42,8 @@ class Plan(Accuracy):
         max_draws: Where drawing stops under `tolerance`.
         seed: Of data, noise and random vectors.
         dtype: Of the network's arithmetic, `float32` or `float64`.
-        batch: (draw, timestep) pairs in a micro-batch; by default from the size of x.
+        batch: (draw, timestep) pairs in a unit and a micro-batch. By default, or for `auto`, units follow from the size
+            of x, and as many are measured at once as fill the device and fit into its memory.
 
     Example:
         >>> plan = lipdiag.Plan(timesteps="0,10,100", draws=16, quantities=("time_difference", "loss"))
@@ -57,7 +58,7 @@ class Plan(Accuracy):
     max_draws: int = 4096
     seed: int = 0
     dtype: str = "float32"
-    batch: int | None = None
+    batch: int | str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.quantities, str):
@@ -74,8 +75,10 @@ class Plan(Accuracy):
         for name, least in (("draws", 1), ("max_draws", 1), ("krylov_steps", 1), ("ranks", 1), ("probes", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}, it must be at least {least}")
-        if self.batch is not None and self.batch < 1:
-            raise UsageError(f"batch is {self.batch}, it must be at least 1")
+        if self.batch == "auto":
+            object.__setattr__(self, "batch", None)
+        if self.batch is not None and (isinstance(self.batch, str) or self.batch < 1):
+            raise UsageError(f"batch is {self.batch!r}, it must be at least 1, or auto")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise UsageError(f"tolerance is {self.tolerance}, it must lie between 0 and 1 (0.05 is 5 %)")
         if not 0 < self.confidence < 1:

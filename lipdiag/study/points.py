@@ -26,13 +26,12 @@ def informed(
     told: Callable[[int], Mapping[str, Tensor]] | None,
     draws: Sequence[int],
     dtype: torch.dtype,
-    times: int = 1,
 ) -> Predictor:
-    """The predictor, told what goes with each of these draws, as often over as there are times."""
+    """The predictor, told for each sample what goes with its draw."""
     if told is None or not isinstance(predictor, NetworkPredictor | RawOutput):
         return predictor
-    each, home = [told(i) for i in draws], device_of(predictor)
-    stacked = {name: torch.stack([of[name] for of in each] * times) for name in each[0]}
+    each, home = {i: told(i) for i in dict.fromkeys(draws)}, device_of(predictor)
+    stacked = {name: torch.stack([each[i][name] for i in draws]) for name in each[draws[0]]}
     return predictor.told({k: v.to(home, dtype if v.is_floating_point() else None) for k, v in stacked.items()})
 
 
@@ -45,53 +44,59 @@ def points(
     record: bool = True,
     told: Callable[[int], Mapping[str, Tensor]] | None = None,
 ) -> Point:
-    """The point of all given timesteps by all given draws, timestep-major.
+    """The point of all given timesteps by all given draws, timestep-major; see `joined`."""
+    return joined(predictor, plan, sample, [(timesteps, draws)], record, told)
+
+
+def joined(
+    predictor: Predictor,
+    plan: Plan,
+    sample: Callable[[int], Tensor],
+    blocks: Sequence[tuple[Sequence[float], range]],
+    record: bool = True,
+    told: Callable[[int], Mapping[str, Tensor]] | None = None,
+) -> Point:
+    """The point of several blocks, each of all its timesteps by all its draws, timestep-major.
+
+    What is random is drawn once a draw, on the processor, and spread over the timesteps on the device.
 
     Args:
         predictor: The model, already in eval mode.
         plan: Seeds and accuracy.
         sample: Draw number -> x0.
-        timesteps: In the model's own unit.
-        draws: Draw numbers.
+        blocks: Timesteps in the model's own unit and draw numbers of each; their estimates are pooled by themselves.
         record: Whether enough products will follow to pay for recording them.
         told: Draw number -> what a network is told with it, by its keywords.
     """
+    pairs = [(k, i, b) for b, (timesteps, draws) in enumerate(blocks) for k in timesteps for i in draws]
+    each = sorted({i for _, i, _ in pairs})
     inside = listed(predictor) if {"modules", "modules_x"} & set(plan.quantities) else ()
     device = next((p.device for p in [*predictor.parameters(), *predictor.buffers()]), torch.device("cpu"))
-    times, number, n = len(timesteps), len(draws), 1
-    x0 = torch.stack([sample(i).double() for i in draws])
-    noise = torch.stack([draw.noise(plan.seed, i, predictor.shape) for i in draws])
-    n = noise[0].numel()
-    start = torch.stack([draw.start(plan.seed, i, n) for i in draws])
-    probes = torch.stack([draw.probes(plan.seed, i, plan.probes, n) for i in draws], 1)
+    n = int(np.prod(predictor.shape))
+    which = torch.tensor([each.index(i) for _, i, _ in pairs], device=device)
 
-    perturbation = None
-    if "perturbation" in needs(plan.quantities):
-        drawn = torch.stack([draw.perturbation(plan.seed, i, n) for i in draws])
-        perturbation = drawn.repeat(times, 1).to(device)
+    def spread(make: Callable[[int], Tensor]) -> Tensor:
+        return torch.stack([make(i) for i in each]).double().to(device)[which]
 
-    timestep = torch.tensor(timesteps, dtype=torch.float64).repeat_interleave(number)
+    timestep = torch.tensor([k for k, _, _ in pairs], dtype=torch.float64)
     t = predictor.clock.base.time(timestep)
-    clock_rate = slope(predictor.clock.base, t)
-    alpha, sigma = predictor.schedule(t)
-    x0, noise = (z.repeat(times, *[1] * len(predictor.shape)) for z in (x0, noise))
-    x = along(alpha, x0) * x0 + along(sigma, x0) * noise
-
-    def place(z: Tensor) -> Tensor:
-        return z.to(device, plan.torch_dtype)
-
+    rate = 1 / slope(predictor.clock.base, t)
+    alpha, sigma = (z.to(device) for z in predictor.schedule(t))
+    x0, noise = spread(sample), spread(lambda i: draw.noise(plan.seed, i, predictor.shape))
+    perturbed = "perturbation" in needs(plan.quantities)
     return Point(
-        predictor=informed(predictor, told, draws, plan.torch_dtype, times),
+        predictor=informed(predictor, told, [i for _, i, _ in pairs], plan.torch_dtype),
         accuracy=plan.accuracy,
         t=t.to(device),
         timestep=timestep.to(device),
-        rate=(1 / clock_rate).to(device),
-        x=place(x),
-        noise=place(noise),
-        start=start.repeat(times, 1).to(device),
-        probes=probes.repeat(1, times, 1).to(device),
+        rate=rate.to(device),
+        x=(along(alpha, x0) * x0 + along(sigma, x0) * noise).to(plan.torch_dtype),
+        noise=noise.to(plan.torch_dtype),
+        start=spread(lambda i: draw.start(plan.seed, i, n)),
+        probes=spread(lambda i: draw.probes(plan.seed, i, plan.probes, n)).transpose(0, 1).contiguous(),
+        block=torch.tensor([b for _, _, b in pairs], device=device),
         record=record,
-        perturbation=perturbation,
+        perturbation=spread(lambda i: draw.perturbation(plan.seed, i, n)) if perturbed else None,
         quantities=plan.quantities,
         columns=tuple(resolve_timesteps(plan.timesteps, predictor.clock, predictor.schedule).tolist()),
         modules=inside,

@@ -17,8 +17,8 @@ from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import RunError
 from lipdiag.quantities.time import other_time
 from lipdiag.results.run import Run, read, sharing
+from lipdiag.study.description import coordinates
 from lipdiag.study.plan import resolve_timesteps
-from lipdiag.study.study import coordinates
 from tests.runs import dataset_of
 
 VP, KARRAS = SCHEDULES["vp"](), SCHEDULES["karras"]()

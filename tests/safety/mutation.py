@@ -158,8 +158,8 @@ BUGS = {
     ),
     "alpha for sigma in x": Bug(
         "study/points.py",
-        "x = along(alpha, x0) * x0 + along(sigma, x0) * noise",
-        "x = along(sigma, x0) * x0 + along(alpha, x0) * noise",
+        "x=(along(alpha, x0) * x0 + along(sigma, x0) * noise)",
+        "x=(along(sigma, x0) * x0 + along(alpha, x0) * noise)",
         FORMULAS,
     ),
     "a probe of length one": Bug(
@@ -561,8 +561,8 @@ BUGS = {
         "study/plan.py", "schedule is not None and", "schedule is None and", "study/test_plan.py -k log_snr"
     ),
     "classes of other draws": Bug(
-        "study/points.py", "[label(i) for i in draws] * len(timesteps)",
-        "[label(i) for i in draws for _ in timesteps]",
+        "study/points.py", "[label(i) for _, i, _ in pairs]",
+        "sorted(label(i) for _, i, _ in pairs)",
         "test_classes.py -k own_x0",
     ),
     "latents that are not scaled": Bug(

@@ -13,7 +13,7 @@ from lipdiag.diffusion.continuous import Karras
 from lipdiag.diffusion.parameterization import x0
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.errors import CheckpointError
-from lipdiag.study import study
+from lipdiag.study import preparation
 from lipdiag.study.plan import Plan
 from tests.networks import SHAPE, Mixing, Rounding, Tiny, predictor
 
@@ -486,14 +486,14 @@ class Counted(Tiny):
 )
 def test_the_checks_take_a_few_forward_passes(monkeypatch, quantities, most):
     """Twelve more than one answer, two products and the differences in time took."""
-    real, taken = study.check, []
+    real, taken = preparation.check, []
 
     def counted(ready):
         before = Counted.calls
         real(ready)
         taken.append(Counted.calls - before)
 
-    monkeypatch.setattr(study, "check", counted)
+    monkeypatch.setattr(preparation, "check", counted)
     measure(Counted(), PLAN.replace(quantities=quantities))
     assert 0 < taken[0] <= most
 

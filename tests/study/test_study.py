@@ -16,6 +16,7 @@ from lipdiag.errors import CheckpointError, LipdiagError, RunError, StorageError
 from lipdiag.study import measure as front
 from lipdiag.study import resolve, study
 from lipdiag.study.plan import Plan
+from lipdiag.study.points import points
 from tests.networks import (
     SHAPE,
     Detached,
@@ -92,7 +93,7 @@ def test_the_time_derivative_is_per_timestep():
     found = measure(model, Plan(timesteps="3,40", draws=2, dtype="float64", quantities=("time_derivative",)))
     source = resolve.resolve_source(model, DATA, 0)
     for i, k in enumerate((3.0, 40.0)):
-        point = study.points(model, Plan(dtype="float64"), source.sample, [k], range(2))
+        point = points(model, Plan(dtype="float64"), source.sample, [k], range(2))
         network = model.network.double()
         later, earlier = (network(point.x, point.timestep + h) for h in (1e-4, -1e-4))
         slope = ((later - earlier) / 2e-4).flatten(1).norm(dim=1).detach().numpy()
@@ -116,12 +117,13 @@ def test_a_run_that_is_removed_meanwhile_is_said_to_be_lost(tmp_path, monkeypatc
     """Not made anew around what is still to come, and never called done."""
     plan, seen, attempt = Plan(timesteps="0,500", draws=16, batch=4, quantities=("loss",)), [], study.attempt
 
-    def counted(ready, unit):
-        settled = attempt(ready, unit)
-        seen.append(unit)
+    def counted(ready, some, behind):
+        again = attempt(ready, some, behind)
+        seen.extend(some)
         if len(seen) == (1 if at == "the first unit" else 8):
+            behind.wait()
             shutil.rmtree(tmp_path / "a.zarr")
-        return settled
+        return again
 
     monkeypatch.setattr(study, "attempt", counted)
     with pytest.raises(StorageError, match=r"a\.zarr was removed .* what it held is lost; measure again"):
@@ -182,8 +184,8 @@ def test_shards_together_equal_one(tmp_path):
 def test_models_see_the_same_data_noise_and_directions():
     """Common random numbers: a draw does not depend on the model, the batch or the other timesteps."""
     source = resolve.resolve_source(predictor(), DATA, 0)
-    a = study.points(predictor(), PLAN, source.sample, [5.0, 80.0], range(4))
-    b = study.points(predictor(Timeless(), Shared(Timesteps(1000), 100, 5)), PLAN, source.sample, [80.0], range(2, 3))
+    a = points(predictor(), PLAN, source.sample, [5.0, 80.0], range(4))
+    b = points(predictor(Timeless(), Shared(Timesteps(1000), 100, 5)), PLAN, source.sample, [80.0], range(2, 3))
     assert torch.equal(a.x[6], b.x[0])
     assert torch.equal(a.noise[6], b.noise[0])
     assert torch.equal(a.start[6], b.start[0])

@@ -1,0 +1,126 @@
+"""The memory that a measurement takes, told from one pair, next to what torch's own record of its allocations says."""
+
+import pytest
+import torch
+
+import lipdiag
+from lipdiag.diffusion.clock import Timesteps
+from lipdiag.diffusion.exact import Gaussian
+from lipdiag.diffusion.schedule import Linear
+from lipdiag.store.layout import units
+from lipdiag.study import measure as front
+from lipdiag.study import memory
+from lipdiag.study.memory import Held, Need, at_once, need
+from lipdiag.study.plan import Plan
+from lipdiag.study.study import measure_unit
+from tests.networks import SHAPE, predictor
+
+CPU = torch.device("cpu")
+FULL = ("spectral_norm", "time_derivative", "squared_frobenius_norm", "trace")
+
+
+def allocated(work):
+    """The most bytes that torch's allocator had given out at once, by its profiler."""
+    from torch.profiler import ProfilerActivity, profile
+
+    def walk(events):
+        for event in events:
+            if event.tag.name == "Allocation":
+                yield event.start_time_ns, event.extra_fields.alloc_size
+            yield from walk(event.children)
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    now = peak = 0
+    for _, size in sorted(walk(seen.profiler.kineto_results.experimental_event_tree())):
+        now += size
+        peak = max(peak, now)
+    return peak
+
+
+def gaussian():
+    n = 200
+    return Gaussian(torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64), Linear(), Timesteps(1000))
+
+
+@pytest.mark.parametrize(
+    ("model", "quantities"),
+    [
+        (lambda: lipdiag.load("digits-ddpm"), FULL),
+        (lambda: lipdiag.load("digits-ddpm"), ("time_difference", "loss")),
+        (predictor, FULL),
+        (gaussian, (*FULL, "one_sided_lipschitz")),
+    ],
+    ids=["digits, full report", "digits, answers", "layers, full report", "closed form, full report"],
+)
+def test_the_peak_is_told_within_a_fifth_before_the_start(model, quantities):
+    """A unit of 32 pairs next to what the allocator gave out for it."""
+    plan = Plan(timesteps="0,10,300,900", draws=8, quantities=quantities, batch=32)
+    model = model()
+    with front.prepared(model, torch.zeros(3, *model.shape), plan, device="cpu", priced=lambda _: False) as ready:
+        unit = units(ready.layout, 4, range(8))[0]
+        assert ready.batch == 32
+        peak = allocated(lambda: measure_unit(ready, unit))
+        assert ready.need.of(32) == pytest.approx(peak, rel=0.2)
+        weights = sum(z.nbytes for z in [*model.parameters(), *model.buffers()])
+        assert ready.memory == weights + ready.need.of(32)
+
+
+def test_what_is_let_go_counts_no_more():
+    """Two of a million numbers at once, three in turn, and a view, which holds nothing of its own."""
+    with Held() as held:
+        a = torch.zeros(1_000_000)
+        b = a + 1
+        view = b[::2]
+        del a, b
+        assert held.now == 4_000_000  # by the view
+        del view
+        torch.ones(1_000_000)
+    assert held.peak == 8_000_000
+    assert held.now == 0
+
+
+def test_a_device_that_counts_for_itself_is_believed(monkeypatch):
+    """A kilobyte always, 171 bytes a pair."""
+    pairs = [0]
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: pairs.append(0))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5000)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5000 + 1000 + 171 * pairs[-1])
+    assert need(pairs.append, torch.device("cuda", 0)) == Need(1000, 171)
+
+
+@pytest.mark.parametrize(
+    ("room", "device", "pairs"),
+    [
+        (10**9, "cuda", 16 * 32),  # no more than fill it
+        (125_000 * 100 + 10_000, "cuda", 96),  # three units of a hundred pairs that fit
+        (125_000 * 31, "cuda", 30),  # not a whole unit
+        (1, "cuda", 1),
+        (None, "cuda", 32),  # nobody knows
+        (10**9, "cpu", 32),
+        (125_000 * 8, "cpu", 7),
+    ],
+)
+def test_as_many_pairs_at_once_as_fill_the_device_and_fit(monkeypatch, room, device, pairs):
+    monkeypatch.setattr(memory, "free", lambda _: room)
+    assert at_once(32, Need(1000, 100_000), torch.device(device)) == pairs
+
+
+def test_free_memory_counts_what_torch_keeps_for_itself(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10_000, 80_000))
+    assert memory.free(torch.device("cuda", 0)) == 10_400
+    here = memory.free(CPU)
+    assert here is not None
+    assert 1e8 < here < 1e14
+
+
+@pytest.mark.parametrize("told", [{"plan": Plan(batch=16)}, {"deterministic": True}])
+def test_a_fixed_micro_batch_does_not_follow_the_memory(monkeypatch, told):
+    monkeypatch.setattr(memory, "free", lambda _: 1)
+    data = torch.zeros(3, *SHAPE)
+    for how in (told, {}):
+        with front.prepared(predictor(), data, device="cpu", priced=lambda _: False, **how) as ready:
+            assert ready.batch == (ready.layout.pairs if how else 1)
+    assert Plan(batch="auto") == Plan()

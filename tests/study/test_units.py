@@ -1,0 +1,158 @@
+"""Units measured several at once and written meanwhile: the numbers are those of one at a time, nothing is lost."""
+
+import numpy as np
+import pytest
+import torch
+
+import lipdiag
+from lipdiag.errors import IncompleteError
+from lipdiag.study import measure as front
+from lipdiag.study import memory, study
+from lipdiag.study.plan import Plan
+from lipdiag.study.points import joined, points
+from tests.networks import SHAPE, predictor
+
+DATA = np.random.default_rng(0).normal(size=(20, *SHAPE)).astype(np.float32)
+PLAN = Plan(timesteps="0,1,19,50,500,999", draws=24, quantities=("spectral_norm", "loss", "time_derivative", "trace"))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Units of 16 pairs, two timesteps by eight draws, of which sixteen may be measured at once."""
+    monkeypatch.setattr("lipdiag.store.layout.MOST_PAIRS", 16)
+    monkeypatch.setitem(memory.MOST_UNITS, "cpu", 16)
+
+
+def measure(out=None, plan=PLAN, model=None, **how):
+    return lipdiag.measure(
+        model or predictor(), DATA, plan, out, progress=False, probe=False, device="cpu", **how
+    ).load()
+
+
+LACKING = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+
+def sizes(monkeypatch, most=10**9, error=LACKING):
+    """How many pairs each micro-batch has; beyond `most` of them there is an error."""
+    real, seen = study.measure_point, []
+
+    def counted(point):
+        seen.append(len(point.x))
+        if len(point.x) > most:
+            raise error
+        return real(point)
+
+    monkeypatch.setattr(study, "measure_point", counted)
+    return seen
+
+
+def test_several_units_at_once_give_the_numbers_of_one_after_the_other(small, monkeypatch):
+    """In float64 to its rounding; what is iterated within the certified width, and never below by more than that."""
+    plan = PLAN.replace(dtype="float64")
+    alone = measure(plan=plan, deterministic=True)
+    seen = sizes(monkeypatch)
+    found = measure(plan=plan)
+    assert seen == [144]  # three times by three draws of units
+    assert found.attrs["launches"][0]["batch"] == 256
+    for name in ("loss", "time_derivative", "trace", "trace_standard_error"):
+        np.testing.assert_allclose(found[name], alone[name], rtol=1e-9, err_msg=name)
+    np.testing.assert_allclose(found["spectral_norm"], alone["spectral_norm"], rtol=plan.certified_width)
+    assert (found["spectral_norm"] <= alone["spectral_norm_upper"] * (1 + 1e-9)).all()
+
+
+def test_joined_blocks_are_the_points_of_each():
+    """Data, noise, directions and classes, in their order; estimates are pooled in each block by itself."""
+    model, plan = predictor(), PLAN.replace(probes=3)
+    blocks = [([5.0, 80.0], range(4)), ([80.0], range(2, 6))]
+
+    def sample(i):
+        return torch.from_numpy(DATA[i])
+
+    whole = joined(model, plan, sample, blocks)
+    parts = [points(model, plan, sample, timesteps, draws) for timesteps, draws in blocks]
+    for name in ("t", "timestep", "rate", "x", "noise", "start"):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts])), name
+    assert torch.equal(whole.probes, torch.cat([part.probes for part in parts], 1))
+    assert whole.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_units_lie_in_their_places_whatever_is_done_already(small, tmp_path, monkeypatch):
+    whole = measure(plan=PLAN.replace(draws=8))
+    with front.prepared(predictor(), DATA, PLAN, tmp_path / "a.zarr", device="cpu", shard=(1, 2)) as ready:
+        assert front.carry_out(ready, quiet=True)
+    found = measure(tmp_path / "a.zarr")
+    assert (found["done"] == 1).all()
+    np.testing.assert_allclose(found["loss"][:, :8], whole["loss"], rtol=1e-4)
+
+
+def test_memory_that_runs_out_takes_fewer_units_at_once(small, monkeypatch):
+    seen = sizes(monkeypatch, most=50)
+    found = measure()
+    assert seen == [144, 64, 32, 32, 80, 32, 48]
+    assert (found["done"] == 1).all()
+    assert any("halved" in note for note in found.attrs["launches"][0]["notes"])
+
+
+def test_one_unit_that_fails_is_found_among_those_measured_with_it(small, monkeypatch):
+    """All others are measured, and it is tried again by itself before it is given up."""
+    real = study.measure_point
+
+    def failing(point):
+        if bool(((point.timestep == 19) & (point.block >= 0)).any()):
+            raise ValueError("odd")
+        return real(point)
+
+    monkeypatch.setattr(study, "measure_point", failing)
+    found = measure()
+    assert (found["done"].sel(time=[19, 50]) == 2).all()
+    assert (found["done"].drop_sel(time=[19, 50]) == 1).all()
+    assert sum("failed with ValueError (odd)" in note for note in found.attrs["launches"][0]["notes"]) >= 3
+
+
+@pytest.mark.parametrize("error", [torch.AcceleratorError, RuntimeError])
+def test_a_device_that_fails_ends_in_a_sentence_and_the_same_command_goes_on(small, tmp_path, monkeypatch, error):
+    whole = measure(deterministic=True)
+    real, calls = study.measure_point, []
+
+    def failing(point):
+        calls.append(len(point.x))
+        if len(calls) == 4:
+            raise error("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
+        return real(point)
+
+    monkeypatch.setattr(study, "measure_point", failing)
+    with pytest.raises(IncompleteError, match=r"the device failed with .* illegal memory access .* goes on") as told:
+        measure(tmp_path / "a.zarr", deterministic=True)
+    assert "\n" not in str(told.value)
+    part = lipdiag.open_run(tmp_path / "a.zarr")
+    assert (part["done"] == 1).sum() == 3 * 16
+    assert not (part["done"] == 2).any()
+    found = measure(tmp_path / "a.zarr", deterministic=True)
+    for name in found.data_vars:
+        np.testing.assert_array_equal(found[name].values, whole[name].values, err_msg=name)
+
+
+def test_memory_that_another_process_took_is_no_failure_of_the_device(small, monkeypatch):
+    """The driver itself may say so, of what torch did not ask for."""
+    sizes(monkeypatch, most=100, error=torch.AcceleratorError("CUDA error: out of memory"))
+    assert (measure()["done"] == 1).all()
+
+
+def test_a_disk_that_fills_while_the_next_units_are_computed_is_said(tmp_path, monkeypatch):
+    from lipdiag.errors import StorageError
+    from lipdiag.store.store import Store
+
+    real, calls = Store.write, []
+
+    def full(self, unit, values):
+        calls.append(unit)
+        if len(calls) == 2:
+            raise StorageError("cannot write a.zarr: No space left on device")
+        real(self, unit, values)
+
+    plan = Plan(timesteps="0,500", draws=32, batch=8, quantities=("loss",))
+    monkeypatch.setattr(Store, "write", full)
+    with pytest.raises(StorageError, match="No space left"):
+        measure(tmp_path / "a.zarr", plan)
+    assert (lipdiag.open_run(tmp_path / "a.zarr")["done"] == 1).sum() in (8, 16)
+    assert (measure(tmp_path / "a.zarr", plan)["done"] == 1).all()
