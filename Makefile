@@ -11,7 +11,7 @@ help:
 	@echo "make oldest   read the bad files with the oldest readers that pyproject.toml allows"
 	@echo "make lint     style and types"
 	@echo "make wheel    build the wheel, look into it, install it beside the libraries and try it there"
-	@echo "make bench    cost of every quantity next to its floor and to what one would write instead"
+	@echo "make bench    cost of every quantity next to its floor and to what one would write instead; DEVICE=cuda: of a card"
 	@echo "make docs     the documentation as a site/ that can be read and searched offline"
 	@echo "make figures  redraw figures/ from the embedded models"
 
@@ -59,7 +59,7 @@ wheel: .venv/tested
 	FOLDER=$$(mktemp -d) && $(BIN)/python -m tests.distribution $$FOLDER && mkdir -p dist && cp $$FOLDER/*.whl $$FOLDER/*.gz dist
 
 bench: .venv/installed
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(if $(DEVICE),--device $(DEVICE))
 
 figures: .venv/installed
 	$(BIN)/python figures/make.py

@@ -16,6 +16,7 @@ from statistics import mean, median
 import torch
 
 from benchmarks.networks import Subject
+from lipdiag.diffusion.predictor import device_of
 from lipdiag.quantities.catalogue import QUANTITIES, measure_point, needs, recorded
 from lipdiag.quantities.point import Point
 from lipdiag.study.plan import Plan, resolve_timesteps
@@ -85,11 +86,18 @@ def first_and_later(laps: list[float], number: int) -> float:
     return laps[0] + (number - 1) * median(laps[1:]) if number else 0.0
 
 
+def now() -> float:
+    """Seconds, once a graphics processor has done what it was given to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def seconds(work: Callable[[], object]) -> float:
     """How long a piece of work takes."""
-    began = time.perf_counter()
+    began = now()
     work()
-    return time.perf_counter() - began
+    return now() - began
 
 
 def repeated(work: Callable[[], object]) -> Callable[[], float]:
@@ -136,23 +144,28 @@ class Batch:
 
         self.forward = repeated(forward)
 
-    def point(self, plan: Plan) -> Point:
-        """Pairs of `TIMES` timesteps, evenly spaced in log t."""
-        timesteps = resolve_timesteps(f"log:{TIMES}", self.subject.predictor.clock).tolist()
-        draws = range(max(1, self.pairs // TIMES))
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.subject.predictor)
+
+    def point(self, plan: Plan, pairs: int | None = None) -> Point:
+        """Pairs of `TIMES` timesteps, evenly spaced in log t; fewer than that are of the first ones."""
+        pairs = pairs or self.pairs
+        timesteps = resolve_timesteps(f"log:{TIMES}", self.subject.predictor.clock).tolist()[:pairs]
+        draws = range(max(1, pairs // TIMES))
         record = recorded(plan.quantities)
         return points(self.subject.predictor, plan, self.subject.sample, timesteps, draws, record=record)
 
     def run(self, case: str, plan: Plan) -> None:
         """What a study does for a unit, its products timed."""
         laps = Laps()
-        began = time.perf_counter()
+        began = now()
         point = self.point(plan)
         line = point.linearization
         line.jvp = timed(line.jvp, laps.forward)  # type: ignore[method-assign]
         line.vjp = timed(line.vjp, laps.reverse)  # type: ignore[method-assign]
         measure_point(point)
-        laps.total = time.perf_counter() - began
+        laps.total = now() - began
         laps.krylov_steps = steps_of(point)
         self.laps[case] = laps
 
@@ -186,9 +199,9 @@ def timed(product: Callable, laps: list[float]) -> Callable:
     """A product that notes how long it takes."""
 
     def wrapped(*args, **kwargs):
-        began = time.perf_counter()
+        began = now()
         result = product(*args, **kwargs)
-        laps.append(time.perf_counter() - began)
+        laps.append(now() - began)
         return result
 
     return wrapped

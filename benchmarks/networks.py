@@ -19,6 +19,9 @@ from lipdiag.quantities import draw
 from lipdiag.training.loop import build
 from lipdiag.training.recipe import RECIPES
 
+Device = torch.device | str
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -56,7 +59,7 @@ class Subject:
         return f"{self.name}: {size} M parameters, {shape}, {'trained' if self.trained else 'random weights'}"
 
 
-def digits() -> Subject:
+def digits(device: Device = CPU) -> Subject:
     """The embedded model, or its architecture before training where the package holds no weights."""
     trained = (ASSETS / "digits-ddpm").exists()
     predictor = load("digits-ddpm") if trained else build(RECIPES["digits"])
@@ -65,7 +68,7 @@ def digits() -> Subject:
     def sample(i: int) -> Tensor:
         return data[draw.data_index(0, i, len(data))]
 
-    return Subject("digits", trained, True, predictor.eval().requires_grad_(False), sample, rival_pairs=32)
+    return Subject("digits", trained, True, predictor.eval().requires_grad_(False).to(device), sample, rival_pairs=32)
 
 
 def random_weights(
@@ -73,16 +76,19 @@ def random_weights(
     network: str,
     configuration: dict[str, Any],
     attention: bool,
+    device: Device = CPU,
+    shape: tuple[int, int, int] = (3, 32, 32),
     conditioning: dict[str, Tensor] | None = None,
     **about: Any,
 ) -> Subject:
     """A diffusers network of 3x32x32 with the weights that a seed gives it; its x0 are uniform in [-1, 1]."""
     import diffusers
 
-    with torch.random.fork_rng(devices=[]):
+    sides = {"sample_size": shape[-1], "in_channels": shape[0], "out_channels": shape[0]}
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
-        made = getattr(diffusers, network)(sample_size=32, in_channels=3, out_channels=3, **configuration)
-    predictor = NetworkPredictor(made, Linear(), eps, Timesteps(), (3, 32, 32), conditioning)
+        made = getattr(diffusers, network)(**sides, **configuration)
+    predictor = NetworkPredictor(made, Linear(), eps, Timesteps(), shape, conditioning).to(device)
 
     def sample(i: int) -> Tensor:
         return torch.from_numpy(np.random.default_rng(i).uniform(-1, 1, predictor.shape))
@@ -111,7 +117,11 @@ CIFAR10: dict[str, Any] = {  # that of google/ddpm-cifar10-32
 }
 TRANSFORMER: dict[str, Any] = {"patch_size": 4, "num_layers": 6, "num_attention_heads": 6, "attention_head_dim": 32}
 
-SUBJECTS: dict[str, Callable[[], Subject]] = {
+LARGE: dict[str, Any] = {"patch_size": 2, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72}
+CLASS = {"class_labels": torch.zeros(1, dtype=torch.long)}
+TEXT = {"encoder_hidden_states": torch.zeros(1, 77, 768)}
+
+SUBJECTS: dict[str, Callable[..., Subject]] = {
     "digits": digits,
     "convolutional": partial(random_weights, "convolutional U-Net", "UNet2DModel", CONVOLUTIONAL, False, heavy=True),
     "transformer": partial(
@@ -120,9 +130,25 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
         "DiTTransformer2DModel",
         TRANSFORMER,
         True,
-        {"class_labels": torch.zeros(1, dtype=torch.long)},
+        conditioning=CLASS,
     ),
     "cifar10": partial(
         random_weights, "CIFAR-10 U-Net", "UNet2DModel", CIFAR10, True, heavy=True, rival_pairs=4, reference_steps=40
     ),
 }
+
+LARGE_SUBJECTS: dict[str, Callable[..., Subject]] = {
+    "dit": partial(
+        random_weights, "DiT-XL/2 shape", "DiTTransformer2DModel", LARGE, True, shape=(4, 32, 32), conditioning=CLASS
+    ),
+    "sd": partial(
+        random_weights,
+        "Stable Diffusion 1.5 shape",
+        "UNet2DConditionModel",
+        {"cross_attention_dim": 768},
+        True,
+        shape=(4, 64, 64),
+        conditioning=TEXT,
+    ),
+}
+"""What takes a graphics processor."""

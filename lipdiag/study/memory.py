@@ -16,7 +16,7 @@ MOST_UNITS = {"cuda": 16}
 pair of a U-Net of 36 M parameters cost 8 % less than at 128 and 39 % less than at the 32 of one unit (on an H200)."""
 
 SHARE = 0.8
-"""Of the free memory: the rest is for what kernels take for themselves, and for fragments."""
+"""The share of the free memory that is taken: the rest is for what kernels take for themselves, and for fragments."""
 
 
 class Held(TorchDispatchMode):
@@ -65,26 +65,31 @@ class Need(NamedTuple):
 UNKNOWN = Need()
 
 
+def peak(work: Callable[[], object], device: torch.device) -> int:
+    """Bytes held at the most while work is done, besides what was held before; where a device counts, by its count."""
+    if device.type != "cuda":
+        with Held() as held:
+            work()
+        return held.peak
+    released()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    return int(torch.cuda.max_memory_allocated(device) - before)
+
+
 def need(measure: Callable[[int], object], device: torch.device) -> Need:
-    """What measuring takes, from doing it on one pair; where a device counts for itself, what its kernels take too.
+    """What measuring so many pairs takes, from doing it on one, and on two where kernels take something for themselves.
 
     Args:
         measure: Measures so many pairs.
         device: That of the model.
     """
+    one = peak(lambda: measure(1), device)
     if device.type != "cuda":
-        with Held() as held:
-            measure(1)
-        return Need(0, held.peak)
-    peaks = []
-    for pairs in (1, 2):
-        released()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        measure(pairs)
-        peaks.append(torch.cuda.max_memory_allocated(device) - before)
-    pair = max(peaks[1] - peaks[0], 1)
-    return Need(max(peaks[0] - pair, 0), pair)
+        return Need(0, one)
+    pair = max(peak(lambda: measure(2), device) - one, 1)
+    return Need(max(one - pair, 0), pair)
 
 
 def free(device: torch.device) -> int | None:

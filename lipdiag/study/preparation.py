@@ -1,6 +1,6 @@
 """A study made ready: its plan resolved, its run made or found, its price known, its model checked on a few points."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -152,25 +152,27 @@ def time_unit(study: Study, unit: WorkUnit) -> None:
     seconds = pair_seconds(study.predictor, point.x, point.t, len(draws)) * study.layout.pairs
     study.forward_seconds = min(seconds, study.forward_seconds or seconds)
     if study.need == UNKNOWN:
-        study.need = needed(study, timesteps[:1])
+
+        def make(plan: Plan, pairs: int) -> Point:
+            return points(study.predictor, plan, x0, timesteps[:1], range(pairs), recorded(plan.quantities))
+
+        study.need = needed(make, study.plan, study.predictor)
         if study.plan.batch is None and study.halving:
             study.batch = at_once(study.layout.pairs, study.need, device_of(study.predictor))
 
 
-def needed(study: Study, timesteps: list[float]) -> Need:
-    """The memory that the plan's quantities take: those of a pair or two are measured, with few Krylov steps.
+def needed(make: Callable[[Plan, int], Point], plan: Plan, predictor: Predictor) -> Need:
+    """The memory that a plan's quantities take: those of a pair or two are measured, with few Krylov steps.
 
     The bases of all steps are added; they are made at once, in float64.
+
+    Args:
+        make: The point of so many pairs under a plan.
+        plan: What is measured.
+        predictor: The model.
     """
-    plan, shared = study.plan, needs(study.plan.quantities)
-    few = min(plan.krylov_steps, plan.ranks if "ranks" in shared else 2)
-    x0 = study.source.stand_in or study.source.sample
-
-    def measure(pairs: int) -> object:
-        record = recorded(plan.quantities)
-        asked = plan.replace(krylov_steps=few)
-        return measure_point(points(study.predictor, asked, x0, timesteps, range(pairs), record))
-
-    found, numbers = need(measure, device_of(study.predictor)), int(np.prod(study.predictor.shape))
-    bases = 16 * numbers * (min(plan.krylov_steps, numbers) - few) if "krylov" in shared else 0
-    return found._replace(pair=found.pair + bases)
+    shared, numbers = needs(plan.quantities), int(np.prod(predictor.shape))
+    few = plan.replace(krylov_steps=min(plan.krylov_steps, plan.ranks if "ranks" in shared else 2))
+    found = need(lambda pairs: measure_point(make(few, pairs)), device_of(predictor))
+    bases = min(plan.krylov_steps, numbers) - min(few.krylov_steps, numbers) if "krylov" in shared else 0
+    return found._replace(pair=found.pair + 16 * numbers * bases)

@@ -27,7 +27,7 @@ def test_time_asked_of_a_clock_is_that_of_the_work_alone(monkeypatch):
 def test_workers_are_judged_by_their_clock_and_said_to_differ_where_they_do(tmp_path):
     one, two = workers.Time(54.0, 50.0), workers.Time(27.0, 26.0)
     said = list(workers.text(one, two, 2, True, "0.1 and 2.0"))
-    assert "2 workers are 2.00 times as fast as one (goal: 1.8)" in said
+    assert "2 workers are 2.00 times as fast as one (goal: 1.9)" in said
     assert "identical" in said[-1]
     assert max(map(len, said)) <= 80
     slow = "\n".join(workers.text(one, workers.Time(40.0, 26.0), 2, False, "0.1 and 2.0"))

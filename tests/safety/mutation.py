@@ -205,6 +205,19 @@ BUGS = {
     "a last timestep left out": Bug(
         "store/layout.py", "range(0, times, layout.times)", "range(0, times - 1, layout.times)", "store/test_layout.py"
     ),
+    "memory that is never given back": Bug(
+        "study/memory.py", "self.now -= size", "self.now -= 0", "study/test_memory.py -k 'let_go'"
+    ),
+    "half a unit at once": Bug(
+        "study/memory.py", "fits // unit * unit)", "fits)", "study/test_memory.py -k fill_the_device"
+    ),
+    "a device that failed taken for a model's error": Bug(
+        "study/study.py", "if device_failed(error):", "if False:", "study/test_units.py -k device_that_fails"
+    ),
+    "units of a batch in one another's places": Bug(
+        "study/study.py", "for unit, values in zip(some, found", "for unit, values in zip(some, found[::-1]",
+        "study/test_units.py -k one_after_the_other",
+    ),
     "same draws in all batches": Bug(
         "study/microbatch.py", "draws[j : j + across]", "draws[:across]", "study/test_microbatch.py"
     ),
@@ -561,8 +574,7 @@ BUGS = {
         "study/plan.py", "schedule is not None and", "schedule is None and", "study/test_plan.py -k log_snr"
     ),
     "classes of other draws": Bug(
-        "study/points.py", "[label(i) for _, i, _ in pairs]",
-        "sorted(label(i) for _, i, _ in pairs)",
+        "study/points.py", "[each[i][name] for i in draws]", "[each[i][name] for i in sorted(draws)]",
         "test_classes.py -k own_x0",
     ),
     "latents that are not scaled": Bug(
