@@ -4,7 +4,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,9 @@ from ..store.notes import lacking
 from . import preparation, study
 from .answer import answered, in_a_sentence, verify_weights
 from .arithmetic import arithmetic, compiled, differentiable, evaluating
+from .breakdown import failing
 from .description import Source
+from .memory import recompute
 from .network import worded
 from .plan import Plan, refuse_planned
 from .points import informed
@@ -92,13 +94,14 @@ def prepared(
     home = device_of(predictor)
     verify_weights(predictor)
     with (
+        failing(place),
         differentiable(predictor),
         evaluating(predictor, plan),
         arithmetic(deterministic),
         ExitStack() as changed,
     ):
-        predictor.to(place)
         try:
+            predictor.to(place)
             source = resolve_source(predictor, data, plan.seed, encode, resize, range)
             asked = informed(predictor, source.told if source.conditions else None, (0,), plan.torch_dtype)
             plan, said = answered(asked, plan)
@@ -108,13 +111,15 @@ def prepared(
                 asked, source, plan, Path(out) if out else None, resume, attributes, shard, retry
             )
             ready.halving = not deterministic
+            changed.callback(lambda: ready.sparing and recompute(predictor, on=False))
             ready.notes += [*remarks(asked, source), *said, *([SET_ASIDE] if compiled(asked) else [])]
             preparation.price(ready)
             if priced(ready):
                 check_model(ready, probe)
             yield ready
         finally:
-            predictor.to(home)
+            with suppress(torch.AcceleratorError):  # nothing comes back from a device that failed
+                predictor.to(home)
 
 
 def named(model: Any, predictor: Predictor, source: Source) -> dict[str, str]:

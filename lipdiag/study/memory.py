@@ -11,6 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..diffusion.predictor import Predictor, RawOutput
+
 MOST_UNITS = {"cuda": 16}
 """Units measured at once where they fit; elsewhere one fills the processor. At 3x32x32 these are 512 pairs, at which a
 pair of a U-Net of 36 M parameters cost 8 % less than at 128 and 39 % less than at the 32 of one unit (on an H200)."""
@@ -117,6 +119,27 @@ def at_once(unit: int, need: Need, device: torch.device) -> int:
         return unit
     fits = int((SHARE * room - need.always) // need.pair)
     return min(most, fits // unit * unit) if fits >= unit else max(fits, 1)
+
+
+def recompute(predictor: Predictor, on: bool = True) -> bool:
+    """Have a network compute its activations again for every reverse product, in the place of keeping them; or no more.
+
+    It does so by its own switch, which networks of diffusers and transformers have: torch's checkpoints, which give the
+    same numbers to rounding.
+
+    Returns:
+        Whether it can, and did not do so before.
+    """
+    network = getattr(predictor.predictor if isinstance(predictor, RawOutput) else predictor, "network", None)
+    if on and getattr(network, "is_gradient_checkpointing", False):
+        return False
+    switch = getattr(network, f"{'enable' if on else 'disable'}_gradient_checkpointing", None)
+    switch = switch or getattr(network, f"gradient_checkpointing_{'enable' if on else 'disable'}", None)
+    with suppress(ValueError, NotImplementedError):  # as classes say that have the switch and not the means
+        if switch is not None:
+            switch()
+            return True
+    return False
 
 
 def released() -> None:

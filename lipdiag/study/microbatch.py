@@ -90,15 +90,3 @@ def in_batches(
                 ) from None
         released()  # outside of the handler, whose traceback keeps tensors alive
         batch = max(1, batch // 2)
-
-
-def device_failed(error: BaseException) -> bool:
-    """Whether a driver gave up, after which nothing can be computed in this process."""
-    told = isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
-    return told and isinstance(error, Exception) and not out_of_memory(error)
-
-
-def in_words(error: BaseException) -> str:
-    """The type of an error and the first line of what it says."""
-    said = str(error).splitlines()[0][:200] if str(error) else ""
-    return f"{type(error).__name__} ({said})"

@@ -1,5 +1,6 @@
 """A study made ready: its plan resolved, its run made or found, its price known, its model checked on a few points."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from .. import statistics
 from ..diffusion.predictor import Predictor, device_of
 from ..errors import IncompleteError, RunError
 from ..linalg.linearize import out_of_memory
-from ..quantities.catalogue import measure_point, needs, recorded
+from ..quantities.catalogue import measure_point, needs
 from ..quantities.point import Point
 from ..store import store
 from ..store.creation import create
@@ -19,7 +20,7 @@ from ..store.layout import Layout, WorkUnit, units
 from ..store.suspicion import PRICED, Suspicion
 from . import checks
 from .description import Source, columns, coordinates, edges, frozen, second_times
-from .memory import UNKNOWN, Need, at_once, need
+from .memory import UNKNOWN, Need, at_once, free, need
 from .microbatch import pair_seconds
 from .plan import Plan, gone_on, resolve_timesteps
 from .points import ends, points
@@ -154,11 +155,14 @@ def time_unit(study: Study, unit: WorkUnit) -> None:
     if study.need == UNKNOWN:
 
         def make(plan: Plan, pairs: int) -> Point:
-            return points(study.predictor, plan, x0, timesteps[:1], range(pairs), recorded(plan.quantities))
+            return points(study.predictor, plan, x0, timesteps[:1], range(pairs), study.record)
 
+        device = device_of(study.predictor)
         study.need = needed(make, study.plan, study.predictor)
+        if study.need.of(1) > (free(device) or math.inf) and study.spare():
+            study.need = needed(make, study.plan, study.predictor)
         if study.plan.batch is None and study.halving:
-            study.batch = at_once(study.layout.pairs, study.need, device_of(study.predictor))
+            study.batch = at_once(study.layout.pairs, study.need, device)
 
 
 def needed(make: Callable[[Plan, int], Point], plan: Plan, predictor: Predictor) -> Need:

@@ -55,7 +55,9 @@ def resolve_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UsageError(f"device {name!r} is not at hand: give auto, or {' or '.join(here)}") from error
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if seen is None or name == "cpu" else f" (CUDA_VISIBLE_DEVICES is {seen!r})"
+        raise UsageError(f"device {name!r} is not at hand{hidden}: give auto, or {' or '.join(here)}") from error
     return device
 
 

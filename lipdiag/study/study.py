@@ -26,9 +26,10 @@ from ..store.notes import sorted_out
 from ..store.suspicion import Suspicion
 from . import checks
 from .behind import Behind
+from .breakdown import described, device_failed
 from .description import Source
-from .memory import UNKNOWN, Need, released
-from .microbatch import Block, device_failed, in_batches, in_words
+from .memory import UNKNOWN, Need, recompute, released
+from .microbatch import Block, in_batches
 from .plan import Plan
 from .points import joined
 
@@ -50,6 +51,7 @@ class Study:
         forward_seconds: Of one forward pass of one unit.
         need: Of memory.
         findings: Of the checks before the start.
+        sparing: Whether activations are computed again in the place of being kept, since memory did not suffice.
     """
 
     predictor: Predictor
@@ -69,10 +71,24 @@ class Study:
     pairs: int = 0
     suspicion: Suspicion = field(default_factory=Suspicion)
     halving: bool = True
+    sparing: bool = False
 
     def block(self, unit: WorkUnit) -> tuple[list[float], range]:
         """The timesteps and the draws of a unit."""
         return self.timesteps[unit.times].tolist(), range(unit.draws.start, unit.draws.stop)
+
+    @property
+    def record(self) -> bool:
+        """Whether products are recorded, which keeps activations."""
+        return recorded(self.plan.quantities) and not self.sparing
+
+    def spare(self) -> bool:
+        """Compute activations again in the place of keeping them, if the network can; whether it will from now on."""
+        if self.sparing or not self.halving or not recompute(self.predictor):
+            return False
+        self.sparing = True
+        self.notes.append("memory does not suffice for one pair: activations are computed again for each product")
+        return True
 
     @property
     def floor(self) -> int:
@@ -207,7 +223,7 @@ def attempt(study: Study, some: Sequence[WorkUnit], behind: Behind) -> list[Work
     except (Exception, KeyboardInterrupt) as error:  # whatever a model may raise
         if device_failed(error):
             raise IncompleteError(
-                f"the device failed with {in_words(error)} at {where(study, *some)}; what was measured is kept, and "
+                f"the device failed with {described(error)} at {where(study, *some)}; what was measured is kept, and "
                 "the same command goes on from there"
             ) from error
         with suppress(StorageError):
@@ -216,7 +232,7 @@ def attempt(study: Study, some: Sequence[WorkUnit], behind: Behind) -> list[Work
         if isinstance(error, LipdiagError | KeyboardInterrupt):
             raise
         if len(some) == 1:
-            study.notes.append(f"the model failed with {in_words(error)} at {where(study, first)}")
+            study.notes.append(f"the model failed with {described(error)} at {where(study, first)}")
             study.suspicion.fail(first)
             if not study.pairs and len(study.suspicion.failures) > MOST_FAILURES:
                 raise IncompleteError(
@@ -246,18 +262,20 @@ def measure_unit(study: Study, unit: WorkUnit) -> Block:
     """All variables of a unit, each (times, draws) or (times, draws, ranks).
 
     Raises:
-        LipdiagError: If not even one pair fits in memory.
+        IncompleteError: If not even one pair fits in memory.
     """
     timesteps, draws = study.block(unit)
     began = started(study, draws)
-    values, batch = in_batches(
-        lambda some, these: _measure(study, [(some, these)])[0],
-        timesteps,
-        draws,
-        study.batch,
-        study.halving,
-        1 if study.findings.company.of else None,
-    )
+    one = 1 if study.findings.company.of else None
+    try:
+        values, batch = in_batches(
+            lambda some, these: _measure(study, [(some, these)])[0], timesteps, draws, study.batch, study.halving, one
+        )
+    except IncompleteError:
+        if not study.spare():
+            raise
+        study.batch = 1
+        return measure_unit(study, unit)
     if batch < study.batch:
         study.notes.append(f"out of memory: the micro-batch was halved to {batch} pairs")
         study.batch = batch
@@ -296,8 +314,8 @@ def ended(study: Study, began: float, values: Block) -> None:
 
 def _measure(study: Study, blocks: Sequence[tuple[list[float], range]]) -> list[Block]:
     """The variables of blocks that are measured at once, each (times, draws, ...)."""
-    source, record = study.source, recorded(study.plan.quantities)
-    values = measure_point(joined(study.predictor, study.plan, source.sample, blocks, record, source.told))
+    source = study.source
+    values = measure_point(joined(study.predictor, study.plan, source.sample, blocks, study.record, source.told))
     shapes = [(len(timesteps), len(draws)) for timesteps, draws in blocks]
     ends = np.cumsum([times * draws for times, draws in shapes])[:-1]
     parts = {name: np.split(value.cpu().numpy(), ends) for name, value in values.items()}

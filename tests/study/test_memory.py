@@ -1,15 +1,18 @@
 """The memory that a measurement takes, told from one pair, next to what torch's own record of its allocations says."""
 
+import numpy as np
 import pytest
 import torch
 
 import lipdiag
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Gaussian
+from lipdiag.diffusion.parameterization import eps
+from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.store.layout import units
 from lipdiag.study import measure as front
-from lipdiag.study import memory
+from lipdiag.study import memory, study
 from lipdiag.study.memory import Held, Need, at_once, need
 from lipdiag.study.plan import Plan
 from lipdiag.study.study import measure_unit
@@ -124,3 +127,47 @@ def test_a_fixed_micro_batch_does_not_follow_the_memory(monkeypatch, told):
         with front.prepared(predictor(), data, device="cpu", priced=lambda _: False, **how) as ready:
             assert ready.batch == (ready.layout.pairs if how else 1)
     assert Plan(batch="auto") == Plan()
+
+
+def deep():
+    """Eight layers of its own resolution, so that most of its memory are activations."""
+    from diffusers import UNet2DModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = UNet2DModel(
+            sample_size=8, in_channels=1, out_channels=1, layers_per_block=3, block_out_channels=(16,),
+            down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), add_attention=False, norm_num_groups=4,
+        )  # fmt: skip
+    return NetworkPredictor(network, Linear(), eps, Timesteps(1000), (1, 8, 8)).eval()
+
+
+@pytest.mark.parametrize("known", ["beforehand", "when it runs out"])
+def test_what_does_not_fit_is_measured_with_activations_computed_again(monkeypatch, known):
+    """The same numbers to rounding, in less memory; the network is as it was afterwards."""
+    model = deep()
+    plan = Plan(timesteps="0,500", draws=2, quantities=("spectral_norm", "time_derivative"), dtype="float64")
+    data = torch.zeros(3, 1, 8, 8, dtype=torch.float64)
+    how = {"progress": False, "probe": False, "device": "cpu"}
+    whole = lipdiag.measure(model, data, plan, **how)
+    with front.prepared(model, data, plan, device="cpu", priced=lambda _: False) as ready:
+        kept = ready.need.pair
+    real = study.measure_point
+
+    def scarce(point):
+        if point.record:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(point)
+
+    if known == "beforehand":
+        monkeypatch.setattr("lipdiag.study.preparation.free", lambda _: kept - 1)
+        monkeypatch.setattr(memory, "free", lambda _: kept - 1)
+        with front.prepared(model, data, plan, device="cpu", priced=lambda _: False) as ready:
+            assert ready.sparing
+            assert ready.need.pair < 0.7 * kept
+    monkeypatch.setattr(study, "measure_point", scarce)
+    found = lipdiag.measure(model, data, plan, **how)
+    assert any("activations are computed again" in note for note in found.attrs["launches"][0]["notes"])
+    for name in ("time_derivative", "spectral_norm"):
+        np.testing.assert_allclose(found[name], whole[name], rtol=1e-8 if name == "time_derivative" else 0.05)
+    assert not model.network.is_gradient_checkpointing

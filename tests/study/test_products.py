@@ -8,7 +8,9 @@ from click.testing import CliRunner
 import lipdiag
 from lipdiag.cli import main
 from lipdiag.errors import RunError, UsageError
+from lipdiag.study import products
 from lipdiag.study.plan import Plan
+from tests.networks import predictor
 
 QUANTITIES = ("time_derivative", "time_difference", "spectral_norm", "squared_frobenius_norm", "trace", "loss")
 PLAN = Plan(timesteps="1,400", draws=3, quantities=QUANTITIES)
@@ -65,6 +67,22 @@ def test_a_run_is_gone_on_with_by_its_own_products(tmp_path):
 def test_without_tensor_cores_auto_is_float32(tmp_path):
     plan = Plan(timesteps="400", draws=1, quantities=("spectral_norm",), products="auto")
     assert "products" not in lipdiag.measure("digits-ddpm", plan=plan, probe=False).attrs["frozen"]["plan"]
+
+
+@pytest.mark.parametrize(("capability", "fast"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_a_card_without_tf32_is_told_from_one_with(monkeypatch, capability, fast):
+    card = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Quadro T1000")
+    assert products.tensor_cores(card) is fast
+    assert products.tensor_cores(torch.device("cpu")) is None
+    monkeypatch.setattr(products, "device_of", lambda predictor: card)
+    asked = (predictor(), None, PLAN.replace(products="3xtf32"), None, None)
+    if fast:
+        assert products.settled(*asked) == "3xtf32"
+    else:
+        with pytest.raises(UsageError, match=r"Quadro T1000 has no TF32, .* 8\.0 and later have: leave --products out"):
+            products.settled(*asked)
 
 
 def test_refusals():

@@ -156,3 +156,21 @@ def test_a_disk_that_fills_while_the_next_units_are_computed_is_said(tmp_path, m
         measure(tmp_path / "a.zarr", plan)
     assert (lipdiag.open_run(tmp_path / "a.zarr")["done"] == 1).sum() in (8, 16)
     assert (measure(tmp_path / "a.zarr", plan)["done"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.20 GiB"), "out of memory on cpu: .* free it"),
+        (torch.AcceleratorError("CUDA error: unknown error"), "the device cpu failed with .*unknown error.* goes on"),
+    ],
+)
+def test_a_device_that_fails_before_anything_is_measured_ends_in_a_sentence(monkeypatch, error, said):
+    model = predictor()
+
+    def to(place):
+        raise error
+
+    monkeypatch.setattr(model, "to", to)
+    with pytest.raises(IncompleteError, match=said):
+        measure(model=model)
