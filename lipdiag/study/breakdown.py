@@ -1,18 +1,25 @@
 """A device that failed, or has too little memory: what torch raises then, told in a sentence."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
+from ..diffusion.predictor import Predictor, device_of
 from ..errors import IncompleteError
 from ..linalg.linearize import out_of_memory
 
 
 @contextmanager
-def failing(place: torch.device) -> Iterator[None]:
-    """What a device that fails, or has too little memory, raises anywhere, in a sentence."""
+def placed(predictor: Predictor, place: torch.device) -> Iterator[None]:
+    """The model on a device, and afterwards where it was; what fails there ends in a sentence.
+
+    Raises:
+        IncompleteError: If the device fails, or has too little memory.
+    """
+    home = device_of(predictor)
     try:
+        predictor.to(place)
         yield
     except (RuntimeError, MemoryError) as error:
         if device_failed(error):
@@ -26,6 +33,9 @@ def failing(place: torch.device) -> Iterator[None]:
                 "give another --device; what was measured is kept"
             ) from None
         raise
+    finally:
+        with suppress(RuntimeError):  # nothing comes back from a device that failed
+            predictor.to(home)
 
 
 def device_failed(error: BaseException) -> bool:

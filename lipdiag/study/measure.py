@@ -4,7 +4,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from ..store.notes import lacking
 from . import preparation, study
 from .answer import answered, in_a_sentence, verify_weights
 from .arithmetic import arithmetic, compiled, differentiable, evaluating
-from .breakdown import failing
+from .breakdown import placed
 from .description import Source
 from .memory import recompute
 from .network import worded
@@ -91,35 +91,27 @@ def prepared(
     if predictor.function == "raw":
         plan = of_raw_output(plan)
     place = resolve_device(device)
-    home = device_of(predictor)
     verify_weights(predictor)
     with (
-        failing(place),
         differentiable(predictor),
         evaluating(predictor, plan),
         arithmetic(deterministic),
+        placed(predictor, place),
         ExitStack() as changed,
     ):
-        try:
-            predictor.to(place)
-            source = resolve_source(predictor, data, plan.seed, encode, resize, range)
-            asked = informed(predictor, source.told if source.conditions else None, (0,), plan.torch_dtype)
-            plan, said = answered(asked, plan)
-            said += changed.enter_context(lifted(asked, plan.torch_dtype))
-            attributes = named(predictor.path if isinstance(model, str | Path) else model, asked, source)
-            ready = preparation.prepare(
-                asked, source, plan, Path(out) if out else None, resume, attributes, shard, retry
-            )
-            ready.halving = not deterministic
-            changed.callback(lambda: ready.sparing and recompute(predictor, on=False))
-            ready.notes += [*remarks(asked, source), *said, *([SET_ASIDE] if compiled(asked) else [])]
-            preparation.price(ready)
-            if priced(ready):
-                check_model(ready, probe)
-            yield ready
-        finally:
-            with suppress(torch.AcceleratorError):  # nothing comes back from a device that failed
-                predictor.to(home)
+        source = resolve_source(predictor, data, plan.seed, encode, resize, range)
+        asked = informed(predictor, source.told if source.conditions else None, (0,), plan.torch_dtype)
+        plan, said = answered(asked, plan)
+        said += changed.enter_context(lifted(asked, plan.torch_dtype))
+        attributes = named(predictor.path if isinstance(model, str | Path) else model, asked, source)
+        ready = preparation.prepare(asked, source, plan, Path(out) if out else None, resume, attributes, shard, retry)
+        ready.halving = not deterministic
+        changed.callback(lambda: ready.sparing and recompute(predictor, on=False))
+        ready.notes += [*remarks(asked, source), *said, *([SET_ASIDE] if compiled(asked) else [])]
+        preparation.price(ready)
+        if priced(ready):
+            check_model(ready, probe)
+        yield ready
 
 
 def named(model: Any, predictor: Predictor, source: Source) -> dict[str, str]:

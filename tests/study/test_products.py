@@ -9,8 +9,9 @@ import lipdiag
 from lipdiag.cli import main
 from lipdiag.errors import RunError, UsageError
 from lipdiag.study import products
+from lipdiag.study.description import Source
 from lipdiag.study.plan import Plan
-from tests.networks import predictor
+from tests.networks import SHAPE, predictor
 
 QUANTITIES = ("time_derivative", "time_difference", "spectral_norm", "squared_frobenius_norm", "trace", "loss")
 PLAN = Plan(timesteps="1,400", draws=3, quantities=QUANTITIES)
@@ -77,7 +78,8 @@ def test_a_card_without_tf32_is_told_from_one_with(monkeypatch, capability, fast
     assert products.tensor_cores(card) is fast
     assert products.tensor_cores(torch.device("cpu")) is None
     monkeypatch.setattr(products, "device_of", lambda predictor: card)
-    asked = (predictor(), None, PLAN.replace(products="3xtf32"), None, None)
+    source = Source(lambda i: torch.zeros(SHAPE), "zeros", "zeros")
+    asked = (predictor(), source, PLAN.replace(products="3xtf32"), np.array([400.0]), None)
     if fast:
         assert products.settled(*asked) == "3xtf32"
     else:
