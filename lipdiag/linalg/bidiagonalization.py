@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .operator import Operator
@@ -39,6 +39,19 @@ class Bidiagonalization:
     left: Float[Tensor, "batch k rows"]
     right: Float[Tensor, "batch kk columns"]
     adjoint_gap: Float[Tensor, " batch"]
+
+    def parts(self, taken: Int[Tensor, " batch"]) -> list[tuple[Int[Tensor, " some"], "Bidiagonalization"]]:
+        """Samples and their first steps, by how many each is to have."""
+        found = []
+        for k in taken.unique().tolist():
+            some = (taken == k).nonzero()[:, 0]
+            which = slice(None) if len(some) == len(taken) else some.to(self.alpha.device)
+            cut = [
+                z[which, :n]
+                for z, n in zip((self.alpha, self.beta, self.left, self.right), (k, k, k, k + 1), strict=True)
+            ]
+            found.append((some, Bidiagonalization(*cut, self.adjoint_gap[which])))
+        return found
 
 
 def wide(z: Tensor, A: Operator) -> Tensor:

@@ -14,7 +14,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .bidiagonalization import at_hand, bidiagonal, golub_kahan, next_vector, ritz, unit, wide
@@ -31,6 +31,7 @@ class SingularValues(NamedTuple):
         residuals: Within this distance of each value lies some true singular value.
         upper: A bound of the largest one that holds with the confidence asked for.
         steps: Krylov steps taken.
+        taken: Those after which each sample was judged.
         products: Products with A and with A', together.
         adjoint_gap: Relative disagreement of the two products, to be compared with their rounding.
         alpha1: Length of A v_1.
@@ -42,6 +43,7 @@ class SingularValues(NamedTuple):
     residuals: Float[Tensor, "batch count"]
     upper: Float[Tensor, " batch"]
     steps: int
+    taken: Int[Tensor, " batch"]
     products: int
     adjoint_gap: Float[Tensor, " batch"]
     alpha1: Float[Tensor, " batch"]
@@ -58,6 +60,7 @@ def singular_values(
     confidence: float = 0.99,
     minimum: int = 8,
     exact: Operator | None = None,
+    together: Int[Tensor, " batch"] | None = None,
 ) -> SingularValues:
     """Leading singular values of A, each with a bound on its error.
 
@@ -74,6 +77,8 @@ def singular_values(
         minimum: Do not stop before this many steps.
         exact: The operators themselves, where the products of A are rounded ones; `upper` is then made wider by what
             rounding was measured to change (see `RoundingError`), and the first value is that of an exact product.
+        together: A number for each sample: those that share one are judged after the step at which all of them were
+            narrow enough, whatever else is in the batch. By default all share one.
 
     References:
         Golub & Kahan, Calculating the singular values and pseudo-inverse of a matrix, 1965. https://doi.org/10.1137/0702016
@@ -86,39 +91,76 @@ def singular_values(
 
     rounding = RoundingError(A, A if exact is None else exact, unit(wide(start, A)))
 
-    every = widest = torch.arange(A.batch)
-
-    def narrow(alpha, beta):
-        nonlocal widest
-        if width is None or alpha.shape[1] < minimum:
-            return False
-        both = at_hand(alpha, beta)
-        for some in (widest, every):  # first the one that was widest a step ago, and mostly is too wide still
-            alpha, beta = both[:, some]
-            top = ritz(alpha, beta, A.rows)[0][:, 0]
-            upper = upper_bound(alpha, beta, top, A.rows, A.columns, confidence)
-            ratio = (upper + rounding.slack(alpha.shape[1], top, some)) / top
-            too_wide = ratio > 1 + width  # a sample that is not a number does not hold up the others
-            if too_wide.any():
-                widest = some[torch.where(too_wide, ratio, 0).argmax()][None]
-                return False
-        return True
-
-    run = golub_kahan(A, start, steps, narrow)
-    alpha, beta = at_hand(run.alpha, run.beta)
-    values, residuals = ritz(alpha, beta, A.rows)
-    top, k = values[:, 0], alpha.shape[1]
-    upper = upper_bound(alpha, beta, top, A.rows, A.columns, confidence)
+    stop = Stopping(A, rounding, groups(A, together), steps, width, confidence, minimum)
+    run = golub_kahan(A, start, steps, stop)
+    k = run.alpha.shape[1]
+    taken = stop.taken.clamp(max=k)
+    parts = run.parts(taken)
+    order = torch.cat([some for some, _ in parts]).argsort()
+    found = []
+    for _, part in parts:
+        alpha, beta = at_hand(part.alpha, part.beta)
+        values, residuals = ritz(alpha, beta, A.rows)
+        upper = upper_bound(alpha, beta, values[:, 0], A.rows, A.columns, confidence)
+        most = min(count, int(taken.min()))
+        found.append((values[:, :most], residuals[:, :most], upper))
+    values, residuals, upper = (torch.cat(z)[order] for z in zip(*found, strict=True))
+    top = values[:, 0]
     image = run.alpha[:, :1] * run.left[:, 0]
-    values, residuals = values[:, :count], residuals[:, :count]
     if exact is not None:
-        image, longest, slack = rounding.image, rounding.look(run), rounding.slack(k, top)[:, None]
+        image, longest, slack = rounding.image, rounding.look(parts), rounding.slack(taken, top)[:, None]
         residuals = residuals + slack + torch.cat([(top - longest).abs()[:, None], slack.expand(-1, count - 1)], 1)
         values = torch.cat([longest[:, None], (values[:, 1:] - slack).clamp_min(0)], 1)
         upper = torch.maximum(upper, longest)
-    upper = upper + rounding.slack(k, top)
+    upper = upper + rounding.slack(taken, top)
     values, residuals, upper = (z.to(run.alpha) for z in (values, residuals, upper))
-    return SingularValues(values, residuals, upper, k, 2 * k, run.adjoint_gap, run.alpha[:, 0], run.right[:, 0], image)
+    return SingularValues(
+        values, residuals, upper, k, taken, 2 * k, run.adjoint_gap, run.alpha[:, 0], run.right[:, 0], image
+    )
+
+
+class Stopping:
+    """Ends a run once all intervals are narrow; samples that belong together are judged after one step.
+
+    Attributes:
+        taken: Steps after which each sample is judged.
+    """
+
+    def __init__(self, A, rounding, group, steps, width, confidence, minimum):
+        self.A, self.rounding = A, rounding
+        self.width, self.confidence, self.minimum = width, confidence, minimum
+        self.taken = torch.full((A.batch,), steps)
+        self._members = {number: (group == number).nonzero()[:, 0] for number in group.unique().tolist()}
+        self._widest = {number: some[:1] for number, some in self._members.items()}
+
+    def __call__(self, alpha: Tensor, beta: Tensor) -> bool:
+        if self.width is None or alpha.shape[1] < self.minimum:
+            return False
+        both, most = at_hand(alpha, beta), 1 + self.width
+        # first the one of each group that was widest a step ago, and mostly is too wide still
+        ratios = self._ratio(both, torch.cat(list(self._widest.values()))).tolist()
+        for number in [number for number, r in zip(self._widest, ratios, strict=True) if not r > most]:
+            members = self._members[number]
+            ratio = self._ratio(both, members)
+            too_wide = ratio > most  # a sample that is not a number does not hold up the others
+            if too_wide.any():
+                self._widest[number] = members[torch.where(too_wide, ratio, 0).argmax()][None]
+            else:
+                self.taken[members] = alpha.shape[1]
+                del self._widest[number]
+        return not self._widest
+
+    def _ratio(self, both: Tensor, some: Tensor) -> Tensor:
+        """The upper bound of some samples over the value."""
+        alpha, beta = both[:, some]
+        top = ritz(alpha, beta, self.A.rows)[0][:, 0]
+        upper = upper_bound(alpha, beta, top, self.A.rows, self.A.columns, self.confidence)
+        return (upper + self.rounding.slack(alpha.shape[1], top, some)) / top
+
+
+def groups(A: Operator, together: Tensor | None) -> Tensor:
+    """Which samples belong together, on the CPU; all where nothing is said."""
+    return torch.zeros(A.batch, dtype=torch.long) if together is None else together.cpu()
 
 
 class ExtremeEigenvalues(NamedTuple):
@@ -150,6 +192,7 @@ def extreme_eigenvalues(
     width: float | None = None,
     confidence: float = 0.99,
     minimum: int = 8,
+    together: Int[Tensor, " batch"] | None = None,
 ) -> ExtremeEigenvalues:
     """Extreme eigenvalues of symmetric operators by Lanczos with full reorthogonalization.
 
@@ -160,6 +203,7 @@ def extreme_eigenvalues(
         width: Stop as soon as both bounds are within this fraction of the largest modulus for every sample.
         confidence: Of each bound, for each sample on its own.
         minimum: Do not stop before this many steps.
+        together: A number for each sample, see `singular_values`.
 
     References:
         Lanczos, An iteration method for the solution of the eigenvalue problem of linear differential and integral
@@ -175,6 +219,7 @@ def extreme_eigenvalues(
     basis = first.new_zeros(A.batch, steps + 1, n)
     alpha, beta, scale = first.new_zeros(A.batch, steps), first.new_zeros(A.batch, steps), first.new_zeros(A.batch)
     basis[:, 0] = first
+    group, going, judged = groups(A, together), torch.ones(A.batch, dtype=torch.bool), None
     for j in range(steps):
         z = wide(A.mv(basis[:, j].to(A.dtype)), A)
         alpha[:, j] = (z * basis[:, j]).sum(1)
@@ -185,9 +230,11 @@ def extreme_eigenvalues(
             found = extremes(*at_hand(alpha[:, :k], beta[:, :k]), n, confidence)
             modulus = torch.maximum(found.smallest.abs(), found.largest.abs())
             gap = torch.maximum(found.upper - found.largest, found.smallest - found.lower)
-            if width is not None and not bool((gap > width * modulus).any()):
+            judged = [torch.where(going, new, old) for new, old in zip(found, judged or found[:-1], strict=False)]
+            going = going & torch.isin(group, group[gap > width * modulus]) if width is not None else going
+            if not going.any():
                 break
-    return ExtremeEigenvalues(*(z.to(first) for z in found[:-1]), found.steps)
+    return ExtremeEigenvalues(*(z.to(first) for z in judged), k)
 
 
 def extremes(alpha: Tensor, beta: Tensor, n: int, confidence: float) -> ExtremeEigenvalues:

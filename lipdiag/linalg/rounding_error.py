@@ -37,23 +37,31 @@ class RoundingError:
         self.forward = lengths(wide(A.mv(first.to(A.dtype)), A) - self.image)
         self.backward = lengths(wide(A.vm(u), A) - wide(exact.vm(u), A))
 
-    def slack(self, steps: int, top: Tensor, some: Tensor | slice = slice(None)) -> Tensor:
+    def slack(self, steps: int | Tensor, top: Tensor, some: Tensor | slice = slice(None)) -> Tensor:
         """What singular values, of which `top` is the largest, of some operators may be off by after so many steps."""
         unmeasured = UNMEASURED * torch.finfo(self.exact.dtype).eps * top
         return steps**0.5 * (self.forward[some] + self.backward[some] + unmeasured)
 
-    def look(self, run: Bidiagonalization) -> Tensor:
-        """Measures along the leading Ritz vectors too; |A v| of the right one, which is a true lower bound."""
-        k = run.alpha.shape[1]
-        B = bidiagonal(*at_hand(run.alpha, run.beta).nan_to_num(0, 0, 0))
-        P, values, Q = (z.to(run.alpha) for z in torch.linalg.svd(B))
-        p, s, q = P[:, None, :, 0], values[:, :1], Q[:, :1]
-        u, v = (p @ run.left)[:, 0], (q @ run.right[:, :k])[:, 0]
+    def look(self, parts: list[tuple[Tensor, Bidiagonalization]]) -> Tensor:
+        """Measures along the leading Ritz vectors too; |A v| of the right one, which is a true lower bound.
+
+        Args:
+            parts: The operators' numbers and their bidiagonalizations, of as many steps each as they are judged by.
+        """
+        leading = []
+        for _, run in parts:
+            k = run.alpha.shape[1]
+            B = bidiagonal(*at_hand(run.alpha, run.beta).nan_to_num(0, 0, 0))
+            P, values, Q = (z.to(run.alpha) for z in torch.linalg.svd(B))
+            p, s, q = P[:, None, :, 0], values[:, :1], Q[:, :1]
+            remainder = run.beta[:, -1:] * p[:, 0, -1:] * run.right[:, k]
+            leading.append((s, (p @ run.left)[:, 0], (q @ run.right[:, :k])[:, 0], remainder))
+        order = torch.cat([some for some, _ in parts]).argsort()
+        s, u, v, remainder = (torch.cat(z)[order.to(z[0].device)] for z in zip(*leading, strict=True))
         Av, Au = (
             wide(product(z.to(self.exact.dtype)), self.exact) for product, z in ((self.exact.mv, v), (self.exact.vm, u))
         )
         self.forward = torch.maximum(self.forward, lengths(s * u - Av))
-        remainder = run.beta[:, -1:] * p[:, 0, -1:] * run.right[:, k]
         self.backward = torch.maximum(self.backward, lengths(s * v + remainder - Au))
         return lengths(Av) / lengths(v)
 

@@ -100,6 +100,7 @@ class Point:
             width=self.accuracy.certified_width,
             confidence=self.accuracy.confidence,
             exact=None if self.products is self.jacobian else self.jacobian,
+            together=self.block,
         )
 
     @cached_property

@@ -18,7 +18,7 @@ def spectral_norm(point: Point) -> Values:
     return {
         "spectral_norm": found.values[:, 0],
         "spectral_norm_upper": found.upper,
-        "spectral_norm_steps": torch.full_like(found.upper, found.steps),
+        "spectral_norm_steps": found.taken.to(found.upper),
     }
 
 
@@ -41,6 +41,7 @@ def one_sided_lipschitz(point: Point) -> Values:
         point.start,
         steps=min(point.accuracy.krylov_steps, symmetric.columns),
         width=point.accuracy.certified_width,
+        together=point.block,
     ).largest
     sigma = point.predictor.schedule(point.t)[1]
     return {"one_sided_lipschitz": largest, "denoising_bound": sigma * largest}

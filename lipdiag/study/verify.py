@@ -53,10 +53,11 @@ def difference(stored: np.ndarray, again: np.ndarray) -> float:
 
 
 def comparable(launches: list[dict[str, Any]], here: dict[str, Any]) -> bool:
-    """Whether every launch on record had this device, these libraries and no halved micro-batch."""
+    """Whether every launch on record had this device, these libraries and this micro-batch, and halved none."""
     same = ("device", "device_type", "threads", "versions")
     return all(
         all(launch.get(key) == here.get(key) for key in same)
+        and launch.get("batch", here.get("batch")) == here.get("batch")  # older ones measured a unit at once
         and not any("halved" in note for note in launch.get("notes", []))
         for launch in launches
     )

@@ -11,7 +11,8 @@ from torch.overrides import TorchFunctionMode
 from lipdiag.linalg import bidiagonalization
 from lipdiag.linalg.bidiagonalization import golub_kahan
 from lipdiag.linalg.lanczos import extreme_eigenvalues, singular_values
-from lipdiag.linalg.operator import Operator
+from lipdiag.linalg.operator import Operator, symmetric_part
+from lipdiag.linalg.products import with_products
 from lipdiag.linalg.trace import sphere
 from tests.linalg.matrices import SPECTRA, operator, spectrum, with_eigenvalues, with_singular_values
 from tests.linalg.networks import randn
@@ -278,3 +279,34 @@ def test_a_run_for_eigenvalues_ends_when_both_bounds_are_close(device):
     assert (found.smallest - found.lower <= 0.05 * 3).all()
     assert 8 < found.steps < 100
     assert extreme_eigenvalues(A, start(A), 100, width=10.0).steps == 8
+
+
+@pytest.mark.parametrize("products", ["exact", "rounded"])
+def test_samples_that_belong_together_end_at_a_step_of_their_own(products):
+    """As if each group were alone, whatever stands between its samples: values, bounds and steps."""
+    generator = torch.Generator().manual_seed(3)
+    slow = torch.linspace(1, 0.5, 40, dtype=torch.float64)
+    fast = 0.3 ** torch.arange(40, dtype=torch.float64)
+    sides = torch.linalg.qr(torch.randn(2, 5, 40, 40, generator=generator, dtype=torch.float64))[0]
+    group = torch.tensor([1, 0, 1, 0, 2])
+    M = sides[0] * torch.stack([fast if g else slow for g in group])[:, None] @ sides[1]
+
+    def found(some):
+        kind = torch.float64 if products == "exact" else torch.float32
+        A, v = operator(M[some].to(kind)), start(operator(M))[some]
+        rounded = with_products(A, "tf32") if products == "rounded" else A
+        exact = A if products == "rounded" else None
+        largest = singular_values(rounded, v, 40, 2, 0.01, SURE, exact=exact, together=group[some])
+        symmetric = symmetric_part(operator(M[some]))
+        return largest, extreme_eigenvalues(symmetric, v, 40, 0.01, SURE, together=group[some])
+
+    whole = found(torch.arange(5))
+    assert len(whole[0].taken.unique()) > 1
+    for number in (0, 1, 2):
+        some = (group == number).nonzero()[:, 0]
+        for all_of_them, alone in zip(whole, found(some), strict=True):
+            for name in alone._fields:
+                if name not in ("steps", "products"):
+                    torch.testing.assert_close(
+                        getattr(all_of_them, name)[some], getattr(alone, name), rtol=1e-6, atol=1e-7
+                    )

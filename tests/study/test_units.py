@@ -47,17 +47,17 @@ def sizes(monkeypatch, most=10**9, error=LACKING):
 
 
 def test_several_units_at_once_give_the_numbers_of_one_after_the_other(small, monkeypatch):
-    """In float64 to its rounding; what is iterated within the certified width, and never below by more than that."""
-    plan = PLAN.replace(dtype="float64")
+    """In float64 to its rounding, what is iterated too: each unit ends at its own step."""
+    quantities = (*PLAN.quantities, "one_sided_lipschitz")
+    plan = PLAN.replace(dtype="float64", certified_width=1e-3, quantities=quantities)
     alone = measure(plan=plan, deterministic=True)
     seen = sizes(monkeypatch)
-    found = measure(plan=plan)
+    joint = measure(plan=plan)
     assert seen == [144]  # three times by three draws of units
-    assert found.attrs["launches"][0]["batch"] == 256
-    for name in ("loss", "time_derivative", "trace", "trace_standard_error"):
-        np.testing.assert_allclose(found[name], alone[name], rtol=1e-9, err_msg=name)
-    np.testing.assert_allclose(found["spectral_norm"], alone["spectral_norm"], rtol=plan.certified_width)
-    assert (found["spectral_norm"] <= alone["spectral_norm_upper"] * (1 + 1e-9)).all()
+    assert joint.attrs["launches"][0]["batch"] == 256
+    assert len(np.unique(alone["spectral_norm_steps"])) > 1
+    for name in alone.data_vars:
+        np.testing.assert_allclose(joint[name], alone[name], rtol=1e-8, err_msg=name)
 
 
 def test_joined_blocks_are_the_points_of_each():

@@ -21,7 +21,7 @@ def test_other_bits_of_equal_numbers_are_no_equal_bits():
     assert 0 < difference(np.array([0.0]), np.array([-0.0])) < 1e-300
 
 
-HERE = {"device": "d", "device_type": "cpu", "threads": 2, "versions": {"torch": "1"}}
+HERE = {"device": "d", "device_type": "cpu", "threads": 2, "versions": {"torch": "1"}, "batch": 32}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,7 @@ HERE = {"device": "d", "device_type": "cpu", "threads": 2, "versions": {"torch":
         ([HERE, {**HERE, "versions": {"torch": "2"}}], False),
         ([{**HERE, "threads": 1}], False),
         ([{**HERE, "notes": ["micro-batch halved to 3"]}], False),
+        ([{**HERE, "batch": 512}], False),
     ],
 )
 def test_bits_must_agree_where_every_launch_was_like_this_one(launches, expected):
