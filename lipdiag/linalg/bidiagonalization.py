@@ -46,11 +46,9 @@ class Bidiagonalization:
         for k in taken.unique().tolist():
             some = (taken == k).nonzero()[:, 0]
             which = slice(None) if len(some) == len(taken) else some.to(self.alpha.device)
-            cut = [
-                z[which, :n]
-                for z, n in zip((self.alpha, self.beta, self.left, self.right), (k, k, k, k + 1), strict=True)
-            ]
-            found.append((some, Bidiagonalization(*cut, self.adjoint_gap[which])))
+            alpha, beta, left = (z[which, :k] for z in (self.alpha, self.beta, self.left))
+            cut = Bidiagonalization(alpha, beta, left, self.right[which, : k + 1], self.adjoint_gap[which])
+            found.append((some, cut))
         return found
 
 

@@ -219,7 +219,8 @@ def extreme_eigenvalues(
     basis = first.new_zeros(A.batch, steps + 1, n)
     alpha, beta, scale = first.new_zeros(A.batch, steps), first.new_zeros(A.batch, steps), first.new_zeros(A.batch)
     basis[:, 0] = first
-    group, going, judged = groups(A, together), torch.ones(A.batch, dtype=torch.bool), None
+    group, going = groups(A, together), torch.ones(A.batch, dtype=torch.bool)
+    judged: ExtremeEigenvalues | None = None
     for j in range(steps):
         z = wide(A.mv(basis[:, j].to(A.dtype)), A)
         alpha[:, j] = (z * basis[:, j]).sum(1)
@@ -227,14 +228,17 @@ def extreme_eigenvalues(
         basis[:, j + 1], beta[:, j] = next_vector(z, basis[:, : j + 1], scale)
         k = j + 1
         if k == steps or (width is not None and k >= minimum):
-            found = extremes(*at_hand(alpha[:, :k], beta[:, :k]), n, confidence)
+            both = at_hand(alpha[:, :k], beta[:, :k])
+            found = extremes(both[0], both[1], n, confidence)
             modulus = torch.maximum(found.smallest.abs(), found.largest.abs())
             gap = torch.maximum(found.upper - found.largest, found.smallest - found.lower)
-            judged = [torch.where(going, new, old) for new, old in zip(found, judged or found[:-1], strict=False)]
+            pairs = zip(found[:-1], (judged or found)[:-1], strict=True)
+            judged = ExtremeEigenvalues._make([*(torch.where(going, new, old) for new, old in pairs), k])
             going = going & torch.isin(group, group[gap > width * modulus]) if width is not None else going
             if not going.any():
                 break
-    return ExtremeEigenvalues(*(z.to(first) for z in judged), k)
+    assert judged is not None  # by the last step at the latest
+    return ExtremeEigenvalues._make([*(z.to(first) for z in judged[:-1]), k])
 
 
 def extremes(alpha: Tensor, beta: Tensor, n: int, confidence: float) -> ExtremeEigenvalues:

@@ -24,7 +24,8 @@ class Behind:
 
     def put(self, unit: WorkUnit, values: Block | None = None) -> None:
         """A unit that is settled, and what was measured in it."""
-        self._waiting.append((unit, values and self._pool.submit(self.run.write, unit, values)))
+        writing = None if values is None else self._pool.submit(self.run.write, unit, values)
+        self._waiting.append((unit, writing))
 
     def wait(self) -> None:
         """Until what was given is on disk, or could not be written."""
