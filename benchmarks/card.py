@@ -207,22 +207,12 @@ def wall_clock(subject: Subject, device: torch.device, timesteps: str, draws: in
         if not subject.trained:
             model = str(folder / "model")
             diffusers.DDPMPipeline(subject.predictor.network, diffusers.DDPMScheduler()).save_pretrained(model)
-        np.save(folder / "x0.npy", torch.stack([subject.sample(i) for i in range(draws)]).float().numpy())
-        command = [
-            sys.executable,
-            "-m",
-            "lipdiag",
-            "measure",
-            model,
-            "--data",
-            "x0.npy",
-            "--out",
-            "run.zarr",
-            "--quiet",
-        ]
+        data, out = str(folder / "x0.npy"), str(folder / "run.zarr")
+        np.save(data, torch.stack([subject.sample(i) for i in range(draws)]).float().numpy())
+        command = [sys.executable, "-m", "lipdiag", "measure", model, "--data", data, "--out", out, "--quiet"]
         command += ["--timesteps", timesteps, "--draws", str(draws), "--device", str(device)]
         began = time.perf_counter()
-        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        ended = subprocess.run(command, capture_output=True, text=True)
         if ended.returncode:
             raise RuntimeError(f"{' '.join(command[2:])} ended with {ended.returncode}: {ended.stderr.strip()[-300:]}")
         return time.perf_counter() - began

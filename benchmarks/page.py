@@ -107,24 +107,24 @@ class Page:
         return "\n".join(lines)
 
     def header(self) -> Iterator[str]:
-        yield "F: a forward pass of the same batch. report: spectral norm certified to 5 %,"
-        yield "time derivative, Frobenius norm and trace. jvp, vjp and rest are in F."
+        yield "F: a forward pass of the same batch. all: spectral norm certified to 5 %,"
+        yield "time derivative, Frobenius norm and trace. jvp, vjp and the rest are in F."
         peak = ", ".join(f"{kind} {value / 1e12:.3g} TFLOP/s" for kind, value in self.peaks.items())
         yield f"peak: of a product of two matrices of {self.matrix} x {self.matrix}: {peak}"
 
     def rows(self, found: Found) -> Iterator[str]:
-        yield f"{'':<5}{'':>8}{'':>9}{'':>6}{'':>6}{'':>6}{'jvp':>12}{'vjp':>11}{'':>6}{'GiB':>12}"
-        heads = ("pairs", "F, ms", "report,s", "in F", "floor", "ratio", "first", "later", "first", "later", "rest")
-        widths = (5, 8, 9, 6, 6, 6, 6, 6, 6, 6, 5)
-        yield "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True)) + f"{'peak':>6}{'told':>5}"
+        yield f"{'':<39}{'jvp':>12}{'vjp':>12}{'':<5}{'GiB':>12}"
+        heads = ("pairs", "F, ms", "all, s", "in F", "floor", "ratio", "first", "later", "first", "later", "rest")
+        widths = (5, 8, 8, 6, 6, 6, 6, 6, 6, 6, 5)
+        yield "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True)) + f"{'peak':>6}{'told':>6}"
         for r in found.rows:
             if isinstance(r, str):
                 yield r
                 continue
             yield (
-                f"{r.pairs:>5}{1e3 * r.forward:>8.1f}{r.report:>9.3f}{r.passes:>6.1f}{r.floor:>6}"
+                f"{r.pairs:>5}{1e3 * r.forward:>8.1f}{r.report:>8.3f}{r.passes:>6.1f}{r.floor:>6}"
                 f"{r.passes / r.floor:>6.2f}{r.first_jvp:>6.2f}{r.jvp:>6.2f}{r.first_vjp:>6.2f}{r.vjp:>6.2f}"
-                f"{r.rest:>5.1f}{r.peak / GIB:>6.2f}{r.told / GIB:>5.2f}"
+                f"{r.rest:>5.1f}{r.peak / GIB:>6.3g}{r.told / GIB:>6.3g}"
             )
         for r in found.rows:
             if isinstance(r, Row) and self.peaks:

@@ -35,16 +35,13 @@ PLANNED = (
 """Options that are fields of a plan."""
 
 
-class Batch(click.IntRange):
+class Batch(click.ParamType):
     """A number of pairs, or the word auto."""
 
     name = "integer or auto"
 
-    def __init__(self) -> None:
-        super().__init__(min=1)
-
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        return value if value == "auto" else super().convert(value, param, ctx)
+        return value if value == "auto" else click.INT.convert(value, param, ctx)
 
 
 @click.command()
@@ -79,6 +76,7 @@ class Batch(click.IntRange):
 @click.option(
     "--batch",
     type=Batch(),
+    metavar="N|auto",
     default="auto",
     show_default=True,
     help="Pairs in a micro-batch; auto: of as many units, which follow from the size of x, as fill the device.",
