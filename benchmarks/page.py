@@ -23,6 +23,12 @@ from lipdiag.study.memory import released
 PAIRS: dict[str, tuple[int, ...]] = {"cifar10": (128, 32, 512), "dit": (16,), "sd": (4,), "digits": (256, 32)}
 """(draw, timestep) pairs at once, by network, in the order of what is worth most of the time."""
 
+
+def short(number: float) -> str:
+    """Two digits behind the point, none of numbers from 100 on."""
+    return f"{number:.2f}" if number < 100 else f"{number:.0f}"
+
+
 Jobs = Iterator[tuple[str, Callable[[], object]]]
 
 
@@ -109,8 +115,8 @@ class Page:
     def header(self) -> Iterator[str]:
         yield "F: a forward pass of the same batch. all: spectral norm certified to 5 %,"
         yield "time derivative, Frobenius norm and trace. jvp, vjp and the rest are in F."
-        peak = ", ".join(f"{kind} {value / 1e12:.3g} TFLOP/s" for kind, value in self.peaks.items())
-        yield f"peak: of a product of two matrices of {self.matrix} x {self.matrix}: {peak}"
+        peak = ", ".join(f"{kind} {value / 1e12:.3g}" for kind, value in self.peaks.items())
+        yield f"peak of two {self.matrix} x {self.matrix} matrices' product: {peak} TFLOP/s"
 
     def rows(self, found: Found) -> Iterator[str]:
         yield f"{'':<39}{'jvp':>12}{'vjp':>12}{'':<5}{'GiB':>12}"
@@ -121,11 +127,10 @@ class Page:
             if isinstance(r, str):
                 yield r
                 continue
-            yield (
-                f"{r.pairs:>5}{1e3 * r.forward:>8.1f}{r.report:>8.3f}{r.passes:>6.1f}{r.floor:>6}"
-                f"{r.passes / r.floor:>6.2f}{r.first_jvp:>6.2f}{r.jvp:>6.2f}{r.first_vjp:>6.2f}{r.vjp:>6.2f}"
-                f"{r.rest:>5.1f}{r.peak / GIB:>6.3g}{r.told / GIB:>6.3g}"
-            )
+            cells = (f"{r.pairs}", short(1e3 * r.forward), short(r.report), short(r.passes), f"{r.floor}")
+            shares = (r.passes / r.floor, r.first_jvp, r.jvp, r.first_vjp, r.vjp, r.rest)
+            cells += (*map(short, shares), short(r.peak / GIB), short(r.told / GIB))
+            yield "".join(f"{cell:>{width}}" for cell, width in zip(cells, (*widths, 6, 6), strict=True))
         for r in found.rows:
             if isinstance(r, Row) and self.peaks:
                 whole = r.floor * r.flop / r.report / self.peaks["ieee"]
