@@ -36,7 +36,7 @@ ALIGNED = {
 
 
 NAMES = ("uniform, leading", "uniform, trailing", "uniform, linspace", "quadratic", "log-SNR", "Karras", *ALIGNED)
-"""Of the common grids."""
+"""What the common grids are called."""
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,9 @@ def measure(checkpoints: tuple[str, ...], out: Path | None, **options: Any) -> N
 
     Quantities: time_derivative, time_difference, trajectory_derivative,
     spectral_norm, singular_values, one_sided_lipschitz, squared_frobenius_norm,
-    trace, asymmetry, stein, loss, fokker_planck, sensitivity; for their figures:
-    pairs, swap, vectors, embedding, modules, modules_x.
+    trace, asymmetry, stein, loss, fokker_planck, sensitivity, flipd,
+    normal_bundle, log_density; for their figures: pairs, swap, vectors,
+    embedding, modules, modules_x.
     """
     if len(checkpoints) < 2:
         measure_one(next(iter(checkpoints), None), out, **options)

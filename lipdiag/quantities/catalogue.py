@@ -2,13 +2,28 @@
 
 from collections.abc import Iterable
 
-from . import embedding, fokker_planck, modules, pairs, prediction, sensitivity, space, time, vectors
+from . import (
+    density,
+    dimension,
+    embedding,
+    fokker_planck,
+    modules,
+    pairs,
+    prediction,
+    sensitivity,
+    space,
+    time,
+    vectors,
+)
 from .point import Point
 from .quantity import Quantity, Values, Work
 
 QUANTITIES: dict[str, Quantity] = {
     name: quantity
-    for part in (time, space, vectors, pairs, embedding, prediction, fokker_planck, sensitivity, modules)
+    for part in (
+        *(time, space, vectors, pairs, embedding, prediction, fokker_planck),
+        *(sensitivity, dimension, density, modules),
+    )
     for name, quantity in part.QUANTITIES.items()
 }
 

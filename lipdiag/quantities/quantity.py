@@ -25,11 +25,12 @@ RANKS = ("rank",)
 
 
 class Work(NamedTuple):
-    """What a price depends on: Krylov steps taken, probes, and timesteps of the whole plan."""
+    """What a price depends on: Krylov steps taken, probes, timesteps of the whole plan, and numbers in a sample."""
 
     krylov_steps: int
     probes: int
     times: int
+    numbers: int = 1
 
 
 class Variable(NamedTuple):

@@ -17,7 +17,8 @@ the smallest lambda decides where trajectories part, the largest how fast they m
 
 With the loss in all noise levels the data's density is known (I-MMSE). Between log-SNR a and b, for data y = x0 + e
 noised by sigma/alpha as at b, -E log q(y) = d/2 log(2 pi e (1 + 1/snr)) - 1/2 int (d snr/(1 + snr) - d loss) dlogsnr,
-if at a the data are hardly seen. A model's loss in the place of the exact one adds what its predictions miss.
+if at a the data are hardly seen. A model's loss in the place of the exact one adds what its predictions miss. Of a run
+with `log_density` the probability flow's own density is taken instead.
 
 References:
     Kong, Brekelmans & Ver Steeg, Information-theoretic diffusion, 2023. https://arxiv.org/abs/2302.03792
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 HARDLY_SEEN = -4.0
 """Log-SNR from which on data of about unit variance add little to the likelihood."""
 
+ALONE = 0.5
+"""Below such a dimension there is none."""
+
 SOURCES = "--quantity trace --quantity squared_frobenius_norm --quantity spectral_norm --quantity one_sided_lipschitz"
 
 
@@ -49,11 +53,11 @@ def geometry(run: "xr.Dataset") -> "xr.Dataset":
 
     Args:
         run: What `measure` returned, with any of `trace`, `loss`, `squared_frobenius_norm` (with `spectral_norm`) and
-            `one_sided_lipschitz`.
+            `one_sided_lipschitz`, `normal_bundle` or `flipd`.
 
     Returns:
-        A dataset of the same axes with the variables `dimension_by_trace`, `dimension_by_loss`, `stable_rank` and
-        `fastest_contraction` (per unit of log-SNR, towards the data).
+        A dataset of the same axes with the variables `dimension_by_trace`, `dimension_by_loss`, `stable_rank`,
+        `fastest_contraction` (per unit of log-SNR, towards the data) and `memorized`.
 
     Raises:
         UsageError: If the run has none of these, or is of the network's own output.
@@ -98,6 +102,11 @@ def derived(run: Run) -> dict[str, tuple[np.ndarray, str, str, str]]:
         signal = alpha_rate(run)[:, None]
         rate = sigma * run.values("one_sided_lipschitz") / 2 - signal
         found["fastest_contraction"] = rate, what, "1/logsnr", "signed"
+    about = next((name for name in ("normal_bundle", "flipd") if run.has(name)), None)
+    if about is not None:
+        what = "whether the model knows x0 as an isolated point, by heart; its mean over draws is their share"
+        alone = np.where(np.isfinite(run.values(about)), run.values(about) < ALONE, np.nan)
+        found["memorized"] = alone, what, "1", f"1 where {about} is below {ALONE:g}"
     return found
 
 
@@ -110,12 +119,13 @@ def alpha_rate(run: Run) -> np.ndarray:
 def likelihood(run: "xr.Dataset") -> Estimate:
     """Minus the mean log-density of the data, noised as at the first timestep, in nats per number, with its interval.
 
-    Divided by ln 2 these are bits per dimension of the model's own scale of x. Exact for an exact model; a trained one
-    is above it by what its predictions miss. The interval is over draws, each with its loss at all timesteps; the
-    integral over them is a trapezoid, so give enough (`--timesteps log:64`), down to where the data are hardly seen.
+    Divided by ln 2 these are bits per dimension of the model's own scale of x. With `log_density` it is that of the
+    probability flow, at the first timestep. Else it is from the loss at all timesteps, of each draw: exact for an exact
+    model, for a trained one above it by what its predictions miss; that integral is a trapezoid, so give enough
+    (`--timesteps log:64`), down to where the data are hardly seen. The interval is over draws.
 
     Args:
-        run: What `measure` returned, with `loss` at many timesteps.
+        run: What `measure` returned, with `log_density`, or with `loss` at many timesteps.
 
     Raises:
         UsageError: If the run has no loss, or not at timesteps from the data to the noise.
@@ -127,6 +137,9 @@ def likelihood(run: "xr.Dataset") -> Estimate:
         True
     """
     one = read([run])[0]
+    if one.has("log_density") and one.dimension is not None:
+        density = one.values("log_density")[np.argmin(one.time("t"))]
+        return mean(-density[np.isfinite(density)] / one.dimension)
     one.demand(["loss"], "loss", " --timesteps log:64")
     logsnr, loss = one.time("logsnr"), one.values("loss")
     known = np.isfinite(logsnr)

@@ -105,7 +105,7 @@ def check(make: Callable[[Sequence[float], range], Point], timesteps: Sequence[f
     for point in points:
         if asked & {*IN_TIME}:
             timeless &= not check_time_derivative(point, findings)
-        if reverse or asked & {"trajectory_derivative", "sensitivity", "modules_x"}:
+        if reverse or asked & {"trajectory_derivative", "sensitivity", "modules_x", "flipd", "log_density"}:
             check_jacobian(point, findings, reverse)
     verify_method(asked, findings.method)
     if timeless and asked & {*IN_TIME}:

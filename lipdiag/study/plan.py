@@ -6,6 +6,7 @@ the model, so that their differences are paired.
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -105,10 +106,15 @@ class Plan(Accuracy):
         """What a point needs of the plan."""
         return Accuracy(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Accuracy)})
 
-    def passes(self, krylov_steps: int) -> int:
-        """The floor: forward passes that a (draw, timestep) pair needs at least, after that many Krylov steps."""
+    def passes(self, krylov_steps: int, shape: tuple[int, ...] = ()) -> int:
+        """The floor: forward passes that a (draw, timestep) pair needs at least, after that many Krylov steps.
+
+        Args:
+            krylov_steps: Taken.
+            shape: A sample's.
+        """
         times = self.timesteps if isinstance(self.timesteps, tuple) else _read(self.timesteps, Unit())
-        return passes(self.quantities, Work(krylov_steps, self.probes, len(times)))
+        return passes(self.quantities, Work(krylov_steps, self.probes, len(times), math.prod(shape)))
 
     def replace(self, **changes: Any) -> "Plan":
         """The same plan with some fields changed."""

@@ -93,7 +93,7 @@ class Study:
     @property
     def floor(self) -> int:
         """Forward passes a pair needs at least, at the Krylov steps taken (12 before any)."""
-        return self.plan.passes(int(self.krylov_steps or 12))
+        return self.plan.passes(int(self.krylov_steps or 12), self.predictor.shape)
 
     @property
     def memory(self) -> int:

@@ -168,6 +168,21 @@ BUGS = {
     "a sampler's step that forgets the signal": Bug(
         "diffusion/ddim.py", "- a * sigma", "- sigma", "quantities/test_sensitivity.py -k last_step"
     ),
+    "a dimension at the noised sample": Bug(
+        "quantities/dimension.py", "- along(point.predictor.schedule(point.t)[1], x) * point.noise.double()", "",
+        "quantities/test_dimension.py -k formula",
+    ),
+    "no gap before nothing": Bug(
+        "quantities/dimension.py", "[whole, size, none]", "[whole, size]",
+        "quantities/test_dimension.py -k 'plane and none'",
+    ),
+    "a density in y for one in x": Bug(
+        "quantities/density.py", "total = -d * alpha[0].log()", "total = 0 * alpha[0]",
+        "quantities/test_density.py -k 'gaussian and table'",
+    ),
+    "a grid moved one time after the other alone": Bug(
+        "advice/grids.py", "PLACES = (3, 5, 10)", "PLACES = (10,)", "advice/test_grids.py -k whole_where"
+    ),
     "a sampler one timestep late": Bug(
         "quantities/sensitivity.py", "torch.ceil(left - 1e-9) - 1", "torch.ceil(left - 1e-9)",
         "quantities/test_sensitivity.py -k 'path_falls and ddpm'",
