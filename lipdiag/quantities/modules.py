@@ -10,12 +10,11 @@ Where a module is called several times, or given several tensors, norms are over
 from collections.abc import Iterator, Set
 from contextlib import ExitStack
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..errors import CheckpointError
@@ -108,7 +107,7 @@ class Ears:
         self.heard: dict[str, dict[str, list[tuple[Tensor, Tensor | None]]]] = {}
         self.hooks = ExitStack()
         # What a module returns is mostly what the next one is given; that it was not written to, its version tells.
-        self.known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.known: dict[int, tuple[ReferenceType[Tensor], int, tuple[Tensor, Tensor | None]]] = {}
 
     def __enter__(self) -> "Ears":
         for module in self.names:
@@ -130,13 +129,17 @@ class Ears:
         self.heard[self.names[module]]["output"] += self.sizes(output)
 
     def sizes(self, value: Any) -> list[tuple[Tensor, Tensor | None]]:
+        found = []
         with torch._C.DisableTorchFunction():  # whose rules need not look at what is only looked at
-            heard = [z for z in tensors(value) if z.is_floating_point() and z.ndim and len(z) == self.batch]
-            for z in heard:
-                if self.known.get(z, (None,))[0] != z._version:
+            for z in tensors(value):
+                if not (z.is_floating_point() and z.ndim and z.shape[0] == self.batch):
+                    continue
+                known = self.known.get(id(z))  # which may be another's that is gone
+                if known is None or known[0]() is not z or known[1] != z._version:
                     y, dy = forward_ad.unpack_dual(z)
-                    self.known[z] = z._version, (size(y), None if dy is None else size(dy))
-            return [self.known[z][1] for z in heard]
+                    self.known[id(z)] = known = ref(z), z._version, (size(y), None if dy is None else size(dy))
+                found.append(known[2])
+        return found
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
