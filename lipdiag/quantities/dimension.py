@@ -5,8 +5,9 @@ count, thin ones do not. Where none does, the model knows the sample as an isola
 
     flipd           d - sigma tr J + |eps|^2, at alpha x0 itself: the rate at which the log-density of the noised data
                     falls as the noise grows
-    normal_bundle   d less the rank, up to its widest gap, of the predictions at 4 d noised copies of x0: near a
-                    manifold they are normal to it
+    normal_bundle   d less the rank, up to its widest gap, of the predictions at 4 d noised copies of x0, about their
+                    mean: near a manifold they are normal to it. Where the data are curved on the scale of the noise
+                    there is no wide gap, and no such dimension
 
 References:
     Kamkari et al., A geometric view of data complexity, 2024. https://arxiv.org/abs/2406.03537
@@ -43,8 +44,11 @@ def flipd(point: Point) -> Values:
     x, (_, sigma) = clean(point).to(point.x.dtype), point.predictor.schedule(point.t)
     line = linearize(point.predictor, x, point.t, record=False)
     images = torch.stack([line.jvp(dx=z.reshape(x.shape).to(x.dtype)).flatten(1) for z in point.probes])
-    trace = hutchinson_trace(point.probes, images, point.group).value
-    return {"flipd": x[0].numel() - sigma * trace + norms(line.output).square()}
+    trace = hutchinson_trace(point.probes, images, point.group)
+    return {
+        "flipd": x[0].numel() - sigma * trace.value + norms(line.output).square(),
+        "flipd_standard_error": sigma * trace.standard_error,
+    }
 
 
 @torch.no_grad()
@@ -53,6 +57,7 @@ def normal_bundle(point: Point) -> Values:
     x0, generator = clean(point), torch.Generator().manual_seed(0)
     d, sigma = x0[0].numel(), along(point.predictor.schedule(point.t)[1], x0)
     gram = torch.zeros(len(x0), d, d, dtype=torch.float64, device=x0.device)
+    total = gram[:, :1].clone()
     for begin in range(0, COPIES * d, TOGETHER):
         rows = []
         for _ in range(begin, min(begin + TOGETHER, COPIES * d)):
@@ -60,23 +65,33 @@ def normal_bundle(point: Point) -> Values:
             rows.append(point.predictor((x0 + sigma * noise).to(point.x.dtype), point.t).flatten(1).double())
         said = torch.stack(rows, 1)
         gram.baddbmm_(said.mT, said)
+        total += said.sum(1, keepdim=True)
+    gram.baddbmm_(total.mT, total, alpha=-1 / (COPIES * d))
     size = (torch.linalg.eigvalsh(gram) / (COPIES * d)).clamp_min(0).sqrt().flip(1)
     whole, none = torch.ones_like(size[:, :1]), torch.zeros_like(size[:, :1])  # pure noise, and nothing
     gaps = -torch.cat([whole, size, none], 1).diff(dim=1)
-    return {"normal_bundle": d - gaps.argmax(1).double()}
+    return {"normal_bundle": d - gaps.argmax(1).double(), "normal_bundle_gap": gaps.amax(1)}
 
 
 KNOWN = "dimension of the data about x0, as the model knows them at this noise level"
 QUANTITIES = {
     "flipd": Quantity(
         flipd,
-        {"flipd": Variable(f"{KNOWN}: d - sigma tr J + |eps|^2 at alpha x0", "1", "count")},
+        {
+            "flipd": Variable(f"{KNOWN}: d - sigma tr J + |eps|^2 at alpha x0", "1", "count"),
+            "flipd_standard_error": Variable("its standard error over probes", "1", "standard error"),
+        },
         lambda work: 1 + work.probes,
         of_noise=True,
     ),
     "normal_bundle": Quantity(
         normal_bundle,
-        {"normal_bundle": Variable(f"{KNOWN}: by the rank of the predictions about it", "1", "count")},
+        {
+            "normal_bundle": Variable(f"{KNOWN}: by the rank of the predictions about it", "1", "count"),
+            "normal_bundle_gap": Variable(
+                "between the singular values that decide it, in parts of pure noise's", "1", "gap"
+            ),
+        },
         lambda work: COPIES * work.numbers,
         of_noise=True,
     ),

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 HARDLY_SEEN = -4.0
 """Log-SNR from which on data of about unit variance add little to the likelihood."""
 
-ALONE = 0.5
-"""Below such a dimension there is none."""
+ALONE, DOUBT = 1.0, 2.0
+"""Below such a dimension there is none, beyond so many standard errors."""
 
 SOURCES = "--quantity trace --quantity squared_frobenius_norm --quantity spectral_norm --quantity one_sided_lipschitz"
 
@@ -53,7 +53,7 @@ def geometry(run: "xr.Dataset") -> "xr.Dataset":
 
     Args:
         run: What `measure` returned, with any of `trace`, `loss`, `squared_frobenius_norm` (with `spectral_norm`) and
-            `one_sided_lipschitz`, `normal_bundle` or `flipd`.
+            `one_sided_lipschitz` or `flipd`.
 
     Returns:
         A dataset of the same axes with the variables `dimension_by_trace`, `dimension_by_loss`, `stable_rank`,
@@ -102,11 +102,11 @@ def derived(run: Run) -> dict[str, tuple[np.ndarray, str, str, str]]:
         signal = alpha_rate(run)[:, None]
         rate = sigma * run.values("one_sided_lipschitz") / 2 - signal
         found["fastest_contraction"] = rate, what, "1/logsnr", "signed"
-    about = next((name for name in ("normal_bundle", "flipd") if run.has(name)), None)
-    if about is not None:
+    if run.has("flipd"):
         what = "whether the model knows x0 as an isolated point, by heart; its mean over draws is their share"
-        alone = np.where(np.isfinite(run.values(about)), run.values(about) < ALONE, np.nan)
-        found["memorized"] = alone, what, "1", f"1 where {about} is below {ALONE:g}"
+        most = run.values("flipd") + DOUBT * run.values("flipd_standard_error")
+        alone = np.where(np.isfinite(most), most < ALONE, np.nan)
+        found["memorized"] = alone, what, "1", f"1 where flipd and {DOUBT:g} of its standard errors are below {ALONE:g}"
     return found
 
 

@@ -39,6 +39,7 @@ def test_a_plane_has_its_dimension(schedule, dimension):
     data = model.draw(64, torch.Generator().manual_seed(0)).numpy()
     run = measured(model, data, (1e-3,), draws=16)
     assert (run["normal_bundle"] == dimension).all()
+    assert (run["normal_bundle_gap"] > 0.3).all()
     off = run["flipd"].values - dimension  # of the signs that tell the trace
     assert abs(off.mean()) < 4.5 * off.std(ddof=1) / 4 + 0.02
 
@@ -79,9 +80,26 @@ def test_what_is_known_by_heart_is_told_from_what_is_understood():
     points = torch.randn(12, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     learned, by_heart = turned([1.0] * K + [0.0] * (D - K))(VP()), Empirical(points, VP())
     data = learned.draw(64, torch.Generator().manual_seed(0)).numpy()
-    for name in NAMES:
-        for model, x0, share in ((by_heart, points.numpy(), 1), (learned, data, 0)):
-            assert (lipdiag.geometry(measured(model, x0, (1e-3,), (name,)))["memorized"] == share).all()
+    for model, x0, share in ((by_heart, points.numpy(), 1), (learned, data, 0)):
+        run = measured(model, x0, (1e-3,))
+        assert (lipdiag.geometry(run)["memorized"] == share).all()
+        assert ((run["normal_bundle"] == 0) == share).all()
+
+
+def test_what_the_predictions_have_in_common_is_no_direction():
+    """Off the data, as by an error of the model, all copies are told of the way back."""
+    model = turned([1.0] * K + [0.0] * (D - K))(VP())
+    data = model.draw(8, torch.Generator().manual_seed(0)).numpy()
+    off = 0.1 * np.linalg.svd(data - 0.3)[2][-1]  # normal to the plane
+    assert (measured(model, data + off, (1e-4,), ("normal_bundle",))["normal_bundle"] == K).all()
+
+
+def test_smooth_data_have_no_gap():
+    """Where variances are spread about that of the noise, none of them is thin and none wide."""
+    model = turned(np.geomspace(0.05, 5, D))(VE(0.01, 50.0))
+    at = float(model.schedule.time(torch.tensor(0.7, dtype=torch.float64)))  # sigma^2 = 0.5
+    run = measured(model, model.draw(8, torch.Generator().manual_seed(0)).numpy(), (at,), ("normal_bundle",))
+    assert (run["normal_bundle_gap"] < 0.3).all()
 
 
 def test_they_are_optional_and_have_their_price():

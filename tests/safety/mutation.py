@@ -176,6 +176,9 @@ BUGS = {
         "quantities/dimension.py", "[whole, size, none]", "[whole, size]",
         "quantities/test_dimension.py -k 'plane and none'",
     ),
+    "a mean that counts as a direction": Bug(
+        "quantities/dimension.py", "alpha=-1 / (COPIES * d)", "alpha=0.0", "quantities/test_dimension.py -k in_common"
+    ),
     "a density in y for one in x": Bug(
         "quantities/density.py", "total = -d * alpha[0].log()", "total = 0 * alpha[0]",
         "quantities/test_density.py -k 'gaussian and table'",
