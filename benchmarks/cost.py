@@ -24,9 +24,9 @@ from lipdiag.study.points import points
 
 FULL = ("spectral_norm", "time_derivative", "squared_frobenius_norm", "trace")
 DEFAULTS = Plan().quantities
-UNPRICED = ("pairs", "swap", "vectors", "embedding", "modules", "modules_x")
+UNPRICED = ("pairs", "swap", "vectors", "embedding", "modules", "modules_x", "normal_bundle", "log_density")
 """Quantities of single figures, which have prices of their own: a forward pass a column, the Krylov steps of
-`singular_values`, two forward passes, one forward-mode product that is listened to."""
+`singular_values`, two forward passes, one forward-mode product that is listened to, a forward pass a number, a flow."""
 CASES: dict[str, tuple[str, ...]] = {
     **{name: (name,) for name in QUANTITIES if name not in UNPRICED},
     "the defaults": DEFAULTS,
