@@ -223,11 +223,17 @@ def of_geometry(run: Run) -> Iterator[Verdict]:
             estimate = mean(*measured(follows[name][0][0]))
             words = f"{so} {plain(estimate.value)} of {run.dimension} dimensions at the noise of timestep "
             yield Verdict(f"{words}{run.timestep[0]:.4g}.", follows[name][1], estimate)
+    if "memorized" in follows:
+        share = mean(*measured(follows["memorized"][0][0]))
+        words = f"At the noise of timestep {run.timestep[0]:.4g} the model knows {share.value:.0%} of these x0 by "
+        yield Verdict(f"{words}heart.", follows["memorized"][1], share)
     with suppress(UsageError):
-        nats = likelihood(run.dataset)
-        words = f"Minus the log-density of the data at that noise is, by its loss, at most {plain(nats.value)} nats a "
-        words += "number on average (below 0 where the density is above 1)."
-        yield Verdict(words, "nats per number of a sample, from the loss at all noise levels", nats)
+        nats, flow = likelihood(run.dataset), run.has("log_density")
+        by = "along its flow, " if flow else "by its loss, at most "
+        words = f"Minus the log-density of the data at the least noise is, {by}{plain(nats.value)} nats a number on "
+        words += "average (below 0 where the density is above 1)."
+        source = "along the probability flow" if flow else "from the loss at all noise levels"
+        yield Verdict(words, f"nats per number of a sample, {source}", nats)
 
 
 def between(comparison: "Comparison") -> list[Verdict]:

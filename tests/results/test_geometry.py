@@ -97,3 +97,13 @@ def test_it_is_said_in_the_report():
     assert learned.estimate.low - 0.05 < K < learned.estimate.high + 0.05
     density = said["nats per number of a sample, from the loss at all noise levels"]
     assert density.estimate == lipdiag.likelihood(run)  # in the one unit
+
+
+def test_what_is_known_by_heart_and_how_likely_along_the_flow_are_said_too():
+    run = measured([1.0] * K + [0.0] * (D - K), Linear(), (0.0, 9.0), ("flipd", "log_density"), Timesteps(), draws=4)
+    said = {verdict.quantity: verdict for verdict in verdicts(read([run])[0])}
+    heart = said["whether the model knows x0 as an isolated point, by heart; its mean over draws is their share"]
+    assert heart.words == "At the noise of timestep 0 the model knows 0% of these x0 by heart."
+    density = said["nats per number of a sample, along the probability flow"]
+    assert density.estimate == lipdiag.likelihood(run)
+    assert ", along its flow, -" in density.words
