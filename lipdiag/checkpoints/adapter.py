@@ -115,7 +115,8 @@ def merged(
     state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Path
 ) -> tuple[dict[str, Tensor], int]:
     """The weights with those of an adapter, and how many layers that changes."""
-    found, factors = dict(state), {}
+    found = dict(state)
+    factors: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = next((m for pattern in FACTORS if (m := pattern.fullmatch(name))), None)
         if match is not None:

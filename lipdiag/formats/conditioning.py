@@ -185,8 +185,8 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
             raise UsageError(
                 f"the {checkpoint.network} in {place} knows the classes {classes}: {label} is none of them"
             )
-        told, known = checkpoint.conditioning[name], torch.tensor([label])
-        inputs[name] = one_hot(known, told.shape[1]).float() if told.ndim == 2 else known
+        blank_one, one = checkpoint.conditioning[name], torch.tensor([label])
+        inputs[name] = one_hot(one, blank_one.shape[1]).float() if blank_one.ndim == 2 else one
     if not inputs:
         return checkpoint
     known = set(inspect.signature(NETWORKS[checkpoint.network]().forward).parameters) - {"self"}
