@@ -5,6 +5,7 @@
 The command of a row runs as it stands, in the folder where the file lies; what is appended makes it short.
 """
 
+import copy
 import importlib
 import json
 import math
@@ -31,6 +32,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "how" / "families.md"
 SHORT = "--timesteps log:2 --draws 2 --quantity time_difference --no-probe --json --out run.zarr"
 MOST, NEEDED = 1, 15  # flags beyond the path, and rows that need no more
 VISION = ("torchvision", "torchvision.transforms", "torchvision.utils", "torchvision.models")
+
+K_UNUSED = ("clip", "torchsde", "skimage", "skimage.transform", "cleanfid", "cleanfid.inception_torchscript", "dctorch",
+            "clip_anytorch", "kornia", "wandb", "torchvision.transforms.functional", *VISION)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -188,11 +192,17 @@ def mdlus():
 
 
 def k_diffusion():
-    """What its train.py saves as slim: weights with the config as metadata; the network is the user's."""
-    config = {"model": {"type": "own", "input_channels": 3, "input_size": [8, 8], "sigma_min": 0.01, "sigma_max": 80.0,
-                        "sigma_data": 0.5}}  # fmt: skip
-    save_file({"timestep_embed.weight": torch.ones(3, 1), "mapping.a": torch.ones(1)}, "slim.safetensors",
-              {"config": json.dumps(config)})  # fmt: skip
+    from tests.checkpoints.test_originals_factories import K_CONFIG, perturbed
+
+    K = importlib.import_module("k_diffusion")
+    config = K.config.load_config(copy.deepcopy(K_CONFIG))
+    state = perturbed(K.config.make_model(config)).inner_model.state_dict()
+    save_file(state, "slim.safetensors", {"config": json.dumps(config)})
+
+
+def own_network():
+    """What a loop of one's own saves, and the function that makes its network."""
+    torch.save({"model_state_dict": {"weight": torch.ones(1)}, "epoch": 1}, "ckpt.pt")
     Path("my_network.py").write_text(
         "import torch\n"
         "class Network(torch.nn.Module):\n"
@@ -201,12 +211,6 @@ def k_diffusion():
         "def build(state):\n"
         "    return Network()\n"
     )
-
-
-def own_network():
-    """What a loop of one's own saves."""
-    k_diffusion()
-    torch.save({"model_state_dict": {"weight": torch.ones(1)}, "epoch": 1}, "ckpt.pt")
 
 
 OWN = (
@@ -258,10 +262,9 @@ ROWS = (
         "its class, random, in a bundle's layout", monai("VOLUME"), lambda: package("monai")),
     Row("weather and other fields", "PhysicsNeMo", "`.mdlus`", "lipdiag measure model.mdlus",
         "its classes, random, by their save", mdlus, physicsnemo),
-    Row("k-diffusion", "k-diffusion", "slim `.safetensors` with its config",
-        "lipdiag measure slim.safetensors --factory my_network:build",
-        "its layout, a network of the user's; its own code in tests/checkpoints/test_originals_factories.py",
-        k_diffusion),
+    Row("pictures, by Karras et al.", "k-diffusion", "slim `.safetensors`, or `.pth` of its train.py",
+        "lipdiag measure slim.safetensors", "its class, random, with its config", k_diffusion,
+        lambda: package("k_diffusion", *K_UNUSED)),
     Row("a network of one's own", "any loop", "`.pt` with `model_state_dict`", f"lipdiag measure ckpt.pt {OWN}",
         "a network of the user's; `inspect --write-factory` writes file and command", own_network),
 )  # fmt: skip

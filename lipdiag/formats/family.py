@@ -13,7 +13,7 @@ from typing import NoReturn
 from ..files import shown
 from ..weights.container import Contents
 from ..weights.refusal import refuse
-from . import dit, lucidrains, monai, openai, single_file, usage
+from . import dit, k_diffusion, lucidrains, monai, openai, single_file, usage
 from .checkpoint import Checkpoint
 from .usage import Usage
 
@@ -208,12 +208,15 @@ FAMILIES = (
     ),
     Family(
         "k-diffusion",
-        "`.pth` of its train.py, with `model`, `model_ema`",
-        "weights, EMA; preconditioning, time and shape from its config where the file has it",
-        "its network, by `--factory`; where the file lacks the config, `--original-config config.json`",
+        "`.pth` of its train.py, with `model`, `model_ema`, or slim `.safetensors`",
+        "U-Net (image_v1) by its package; EMA; preconditioning, time and shape from its config where the file has it",
+        "its package, else `--factory`; without a config in the file `--factory` and `--original-config config.json`",
         OWN_CODE,
         lambda contents: contents.container == "k-diffusion" or has(r"timestep_embed\.weight", r"mapping\.")(contents),
+        k_diffusion.read,
         usage=usage.k_diffusion,
+        builds=k_diffusion.builds,
+        package=k_diffusion.PACKAGE,
     ),
     Family(
         "azula",

@@ -124,6 +124,7 @@ PACKAGED = {
     "rectified_flow_pytorch.Unet": "rectified_flow_pytorch.rectified_flow",
     "physicsnemo.SongUNet": "physicsnemo.models.diffusion_unets",
     "physicsnemo.DhariwalUNet": "physicsnemo.models.diffusion_unets",
+    "k_diffusion.ImageDenoiserModelV1": "k_diffusion.models",
     "monai.DiffusionModelUNet": "monai.networks.nets.diffusion_model_unet",
 }
 
