@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from lipdiag.cli import main
 from tests.formats.originals import package
 from tests.formats.test_physicsnemo import physicsnemo
+from tests.formats.test_usage import ABSENT as UNUSED
 
 PAGE = Path(__file__).parents[1] / "docs" / "how" / "families.md"
 SHORT = "--timesteps log:2 --draws 2 --quantity time_difference --no-probe --json --out run.zarr"
@@ -200,6 +201,13 @@ def k_diffusion():
     save_file(state, "slim.safetensors", {"config": json.dumps(config)})
 
 
+def imagen():
+    from tests.formats.test_usage import FACTORY, trained
+
+    torch.save(trained(importlib.import_module("imagen_pytorch.imagen_pytorch"))[2], "imagen.pt")
+    Path("my_imagen.py").write_text(FACTORY)
+
+
 def own_network():
     """What a loop of one's own saves, and the function that makes its network."""
     torch.save({"model_state_dict": {"weight": torch.ones(1)}, "epoch": 1}, "ckpt.pt")
@@ -211,6 +219,13 @@ def own_network():
         "def build(state):\n"
         "    return Network()\n"
     )
+
+
+def score_sde():
+    own_network()
+    weights = {"module.all_modules.0.weight": torch.ones(2), "module.all_modules.1.weight": torch.ones(3)}
+    averages = {"shadow_params": list(weights.values()), "decay": 0.999, "num_updates": 1}
+    torch.save({"model": weights, "ema": averages, "optimizer": {}, "step": 1}, "checkpoint_1.pth")
 
 
 OWN = (
@@ -265,6 +280,14 @@ ROWS = (
     Row("pictures, by Karras et al.", "k-diffusion", "slim `.safetensors`, or `.pth` of its train.py",
         "lipdiag measure slim.safetensors", "its class, random, with its config", k_diffusion,
         lambda: package("k_diffusion", *K_UNUSED)),
+    Row("score-based SDEs", "score_sde (a repository)", "`.pth` with `model`, `ema.shadow_params`",
+        'lipdiag measure checkpoint_1.pth --factory my_network:build --schedule "vp(0.1, 20)" --parameterization eps '
+        '--clock "unit(999)" --shape 3,8,8',
+        "its layout, a network of the user's; its own code in tests/checkpoints/test_originals_factories.py", score_sde),
+    Row("Imagen", "imagen-pytorch", "`.pt` of its ImagenTrainer",
+        "lipdiag measure imagen.pt --factory my_imagen:build --shape 3,8,8",
+        "its classes, random, in its trainer's layout; the file tells no arguments of its network", imagen,
+        lambda: package("imagen_pytorch", *UNUSED)),
     Row("a network of one's own", "any loop", "`.pt` with `model_state_dict`", f"lipdiag measure ckpt.pt {OWN}",
         "a network of the user's; `inspect --write-factory` writes file and command", own_network),
 )  # fmt: skip

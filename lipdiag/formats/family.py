@@ -198,6 +198,15 @@ FAMILIES = (
         package=lucidrains.PACKAGE,
     ),
     Family(
+        "imagen-pytorch (lucidrains)",
+        "`.pt` of its ImagenTrainer, with `model`, `ema`",
+        "the first U-Net's weights, EMA; Imagen's default schedule, time and prediction",
+        "its network with its text, by `--factory`; --shape; --schedule, --parameterization, --clock for no defaults",
+        "its own U-Net, averages and noise levels, to 1e-5",
+        from_container("imagen-pytorch"),
+        usage=usage.imagen,
+    ),
+    Family(
         "score_sde",
         "`.pth` with `model`, `ema.shadow_params`",
         "weights, EMA from the list, the VE process's noise levels",

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..diffusion.clock import Sigma, Timesteps, Unit
+from ..diffusion.clock import LogSNR, Sigma, Timesteps, Unit
 from ..diffusion.convention import UNTOLD, Convention, flags
 from ..diffusion.parameterization import Edm, Parameterization, eps, score, v, x0
-from ..diffusion.schedule import VE, VP, Discrete, Karras, Normalized
+from ..diffusion.schedule import VE, VP, Discrete, Karras, Normalized, UnnormalizedCosine
 from ..weights.container import Contents
 
 OBJECTIVES: dict[str, Parameterization] = {"pred_noise": eps, "pred_x0": x0, "pred_v": v}
@@ -99,6 +99,17 @@ def k_diffusion(contents: Contents) -> Usage:
     shape = (depth, *size) if type(depth) is int and isinstance(size, list) else None
     note = f"x is what the network sees, x / sqrt({scale:g}^2 + sigma^2); numbers from its config"
     return Usage(convention, shape, "" if shape else f"--shape {SIZES}", notes=(note,))
+
+
+def imagen(contents: Contents) -> Usage:
+    """imagen-pytorch: nothing is told, so Imagen's own defaults are taken for its first U-Net."""
+    schedule = UnnormalizedCosine()
+    words = (
+        "Imagen's defaults, a cosine schedule and predicted noise: give --schedule, --parameterization and --clock "
+        "where it was told others; it shows its U-Nets pictures in [-1, 1], from [0, 1]: so give x0"
+    )
+    told = Convention(schedule, eps, LogSNR(schedule))
+    return Usage(told, options=f"--shape {channels(contents, 'final_conv.weight')}", notes=(words,))
 
 
 def channels(contents: Contents, name: str) -> str:

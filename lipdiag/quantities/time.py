@@ -21,7 +21,8 @@ def other_time(clock: Clock, timestep: Tensor, step: float | None) -> Tensor:
     """The second time of the difference quotient: one step later, or earlier where that would leave [0, 1]."""
     if step is None and not clock.discrete:
         t = clock.base.time(timestep)
-        return clock.base(torch.where(t + 1e-3 <= 1, t + 1e-3, t - 1e-3))
+        after = clock.base((t + 1e-3).clamp(max=1))  # a log-SNR may end in infinity, which no network is told
+        return torch.where((t + 1e-3 <= 1) & after.isfinite(), after, clock.base(t - 1e-3))
     distance = 1.0 if step is None else step
     other = timestep + distance
     later = clock.base.time(other)

@@ -95,6 +95,8 @@ def open_container(content: Mapping[str, Any], weights: str, path: str | Path) -
         return flow_matching(raw, weights, path)
     if raw is not None and set(TABLE) <= set(raw):
         return lucidrains(raw, next(filter(None, map(tensors_of, found.values())), None), weights, path)
+    if raw is not None and any(name.startswith("unets.0.") for name in raw):
+        return imagen(raw, next(filter(None, map(tensors_of, found.values())), None), weights, path)
     name = script(content)
     if name == "training" and any(place.endswith("ema.shadow_params") for place in found):
         name = "score_sde"
@@ -169,6 +171,13 @@ def lucidrains(raw: dict[str, Tensor], smooth: dict[str, Tensor] | None, weights
     table, facts = betas(raw, path), objective(raw)
     name = "denoising-diffusion-pytorch"
     return pair(inside(raw, ("model.",)), averaged, weights, path, name, table=table, facts=facts)
+
+
+def imagen(raw: dict[str, Tensor], smooth: dict[str, Tensor] | None, weights: str, path: str | Path) -> Contents:
+    """imagen-pytorch's layout: a cascade of U-Nets by number, of which the first draws and the others enlarge."""
+    averaged = None if smooth is None else inside(smooth, ("0.ema_model.", "0."))
+    notes = (f"the first of {len({name.split('.')[1] for name in raw if name.startswith('unets.')})} U-Nets",)
+    return pair(inside(raw, ("unets.0.",)), averaged, weights, path, "imagen-pytorch", notes)
 
 
 def latent_diffusion(

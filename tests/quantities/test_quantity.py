@@ -9,7 +9,7 @@ from lipdiag.diffusion.clock import LogSNR, Sigma, Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import v, velocity, x0
 from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
-from lipdiag.diffusion.schedule import VE, VP, Linear, ZeroTerminalSNR
+from lipdiag.diffusion.schedule import VE, VP, Linear, UnnormalizedCosine, ZeroTerminalSNR
 from lipdiag.quantities.catalogue import measure_point
 from lipdiag.quantities.time import other_time
 from lipdiag.study.plan import Plan
@@ -131,3 +131,11 @@ def test_intervals_of_traces_cover_as_they_are_measured(units, seed, p_value):
         hits = int((error.abs() <= half).sum())
         p_value(coverage(hits, len(error), 0.93, 0.97))
         p_value(stats.ttest_1samp(error.numpy(), 0).pvalue)  # nor do wide ones hide a bias
+
+
+def test_a_quotient_does_not_reach_into_a_log_snr_that_ends_in_infinity():
+    """Pure noise has none: at t = 0.999 the second time is the one before."""
+    clock = LogSNR(UnnormalizedCosine())
+    t = torch.tensor([0.5, 0.999], dtype=torch.float64)
+    assert clock(torch.ones(1, dtype=torch.float64)).isinf()
+    torch.testing.assert_close(clock.time(other_time(clock, clock(t), None)), torch.tensor([0.501, 0.998]).double())
