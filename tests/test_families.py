@@ -283,7 +283,7 @@ ROWS = (
     Row("score-based SDEs", "score_sde (a repository)", "`.pth` with `model`, `ema.shadow_params`",
         'lipdiag measure checkpoint_1.pth --factory my_network:build --schedule "vp(0.1, 20)" --parameterization eps '
         '--clock "unit(999)" --shape 3,8,8',
-        "its layout, a network of the user's; its own code in tests/checkpoints/test_originals_factories.py", score_sde),
+        "its layout, a network of the user's; its code in tests/checkpoints/test_originals_factories.py", score_sde),
     Row("Imagen", "imagen-pytorch", "`.pt` of its ImagenTrainer",
         "lipdiag measure imagen.pt --factory my_imagen:build --shape 3,8,8",
         "its classes, random, in its trainer's layout; the file tells no arguments of its network", imagen,

@@ -14,7 +14,7 @@ from ..diffusion.limit import LIMITS
 from ..diffusion.predictor import NetworkPredictor
 from ..diffusion.spelling import parse
 from ..errors import CheckpointError
-from ..files import open_regular, shown
+from ..files import open_regular, read_json, shown
 from ..weights.container import Contents
 from ..weights.refusal import refuse
 from ..weights.tensors import fit
@@ -89,6 +89,18 @@ def of_file(contents: Contents, path: Path, notes: tuple[str, ...] = (), **facts
     facts = {"state": contents.state, "notes": (*contents.notes, *notes)} | facts
     weights, available = contents.weights, contents.available
     return Checkpoint(path=str(path), weights=weights, available=available, sha256=file_digest(path), **facts)
+
+
+def read_flags(path: str | Path | None, mattering: Iterable[str], others: Iterable[str] = ()) -> dict[str, Any]:
+    """The flags of a training command, from a JSON file; {} without one.
+
+    Raises:
+        CheckpointError: If one is neither among those that matter nor among the others.
+    """
+    given = {} if path is None else read_json(path)
+    if strange := sorted(set(given) - {*mattering, *others}):
+        refuse(path or "", f"has the flag {shown(strange[0])!r}; those that matter are {', '.join(sorted(mattering))}")
+    return given
 
 
 def assemble(

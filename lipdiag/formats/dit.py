@@ -22,10 +22,10 @@ from ..diffusion.clock import Timesteps
 from ..diffusion.convention import FLOW, UNTOLD, Convention, flags
 from ..diffusion.parameterization import Parameterization, data_velocity, eps, score
 from ..diffusion.schedule import VP, Linear, Schedule, ShiftedCosine, Straight
-from ..files import read_json, shown
+from ..files import shown
 from ..weights.container import Contents
 from ..weights.refusal import refuse
-from .checkpoint import Checkpoint, of_file
+from .checkpoint import Checkpoint, of_file, read_flags
 from .conditioning import blank
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # by width: S, B, L, XL
@@ -61,7 +61,7 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     Raises:
         CheckpointError: If the network differs from the published ones in more than its size.
     """
-    facts = contents.facts | read_flags(original_config)
+    facts = contents.facts | read_flags(original_config, FLAGS)
     config = architecture(contents.state, facts, path)
     kind, how = which(facts, path)
     doubled = config["out_channels"] == 2 * config["in_channels"]
@@ -158,14 +158,3 @@ def renamed(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         else:
             refuse(path, f"has {shown(name)!r}, which DiT's and SiT's originals do not have: use --factory")
     return found
-
-
-def read_flags(path: str | Path | None) -> dict[str, Any]:
-    """The flags of a training command, from a JSON file."""
-    if path is None:
-        return {}
-    given = read_json(path)
-    strange = sorted(set(given) - set(FLAGS))
-    if strange:
-        refuse(path, f"has the flag {shown(strange[0])!r}; those that matter for DiT and SiT are {', '.join(FLAGS)}")
-    return given

@@ -57,7 +57,8 @@ def read(path: Path, weights: str = "ema") -> Checkpoint:
         refuse(path, f"does not hold the U-Net that LeRobot's diffusion policies have ({shown(error)})", error)
     if type(horizon) is not int or horizon < 1:
         refuse(path / CONFIG, f"has {shown(horizon)} as horizon where a number of actions in a row is expected")
-    arguments = {key: config[key] for key in ARGUMENTS} | {"actions": actions, "global_cond_dim": told}
+    own = {key: config[key] for key in ARGUMENTS}
+    arguments = {"actions": actions, "global_cond_dim": told, "config": own}
     inputs, _ = blank(NETWORK, arguments)
     others = len(tensors) - len(state)
     return Checkpoint(

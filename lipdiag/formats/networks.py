@@ -95,25 +95,9 @@ def lerobot_class() -> type[nn.Module]:
     """The U-Net of LeRobot's diffusion policies, which there takes the whole config of its policy."""
     parent: Any = packaged_class("lerobot.policies.diffusion.modeling_diffusion", "DiffusionConditionalUnet1d")
 
-    def init(
-        self: Any,
-        actions: int,
-        global_cond_dim: int,
-        down_dims: tuple[int, ...],
-        kernel_size: int,
-        n_groups: int,
-        diffusion_step_embed_dim: int,
-        use_film_scale_modulation: bool,
-    ) -> None:
-        config = SimpleNamespace(
-            action_feature=SimpleNamespace(shape=(actions,)),
-            down_dims=down_dims,
-            kernel_size=kernel_size,
-            n_groups=n_groups,
-            diffusion_step_embed_dim=diffusion_step_embed_dim,
-            use_film_scale_modulation=use_film_scale_modulation,
-        )
-        parent.__init__(self, config, global_cond_dim)
+    def init(self: Any, actions: int, global_cond_dim: int, config: Mapping[str, Any]) -> None:
+        action = SimpleNamespace(shape=(actions,))
+        parent.__init__(self, SimpleNamespace(action_feature=action, **config), global_cond_dim)
 
     return type("DiffusionConditionalUnet1d", (parent,), {"__init__": init, "__module__": __name__})
 

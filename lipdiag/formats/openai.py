@@ -21,10 +21,10 @@ from ..diffusion.parameterization import Consistency, Edm, eps, x0
 from ..diffusion.schedule import Discrete, Karras, Linear, Normalized, Schedule, SquaredCosine
 from ..diffusion.spelling import spell
 from ..errors import Caution
-from ..files import read_json, shown
+from ..files import shown
 from ..weights.container import Contents
 from ..weights.refusal import refuse
-from .checkpoint import Checkpoint, of_file
+from .checkpoint import Checkpoint, of_file, read_flags
 from .published import known
 
 HEADS = ("num_heads", "num_head_channels", "num_heads_upsample", "use_new_attention_order")
@@ -61,7 +61,10 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     if not any(name.startswith("output_blocks.") for name in state):
         refuse(path, "is a classifier of noisy pictures, not a diffusion network: give the network that it guides")
     shape = architecture(state, path)
-    given = read_flags(original_config)
+    given = read_flags(original_config, FLAGS, (*TOLD, *IDLE))
+    if given.get("training_mode", "edm") not in MODES:
+        mode = shown(given["training_mode"])
+        refuse(original_config or path, f"has the training_mode {mode}; it is one of {', '.join(MODES)}")
     doubled = same_channels(shape, given, path)
     compare(shape, given, doubled, path)
     karras = pictures or "training_mode" in given
@@ -224,16 +227,3 @@ def architecture(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Any
         "use_scale_shift_norm": width(first + "emb_layers.1.weight") == 2 * width(first + "in_layers.2.weight"),
         "resblock_updown": any(re.match(r"output_blocks\.\d+\.[12]\.in_layers", name) for name in state),
     }
-
-
-def read_flags(path: str | Path | None) -> dict[str, Any]:
-    """The flags of a training command, from a JSON file."""
-    if path is None:
-        return {}
-    flags = read_json(path)
-    strange = sorted(set(flags) - {*FLAGS, *TOLD, *IDLE})
-    if strange:
-        refuse(path, f"has the flag {shown(strange[0])!r}; those that matter are {', '.join(sorted(FLAGS))}")
-    if flags.get("training_mode", "edm") not in MODES:
-        refuse(path, f"has the training_mode {shown(flags['training_mode'])}; it is one of {', '.join(MODES)}")
-    return flags

@@ -12,7 +12,7 @@ preconditioner is a plain convention, as in `edm`.
 import io
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from torch import Tensor
 from ..diffusion.convention import UNTOLD
 from ..errors import Caution, UsageError
 from ..files import LARGEST_JSON, open_regular, parse_json, shown
+from ..weights.archive import FAULTS
 from ..weights.averages import choose
-from ..weights.refusal import CONVERT, refuse
+from ..weights.refusal import refuse
 from ..weights.tensors import read_archive
 from . import edm
 from .checkpoint import Checkpoint, file_digest
@@ -117,41 +118,36 @@ def described(told: Any, path: Path) -> tuple[str, dict[str, Any]]:
 def records(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
     """The classes with their arguments, and the weights, read in memory."""
     with open_regular(path) as file:
+        size, zipped = file.seek(0, 2), file.seek(0) == 0 and file.read(2) == b"PK"
+        file.seek(0)
         try:
-            members = in_zip(file, path) if file.read(2) == b"PK" else in_tar(file, path)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+            members = list((in_zip if zipped else in_tar)(file, size))
+        except (*FAULTS, tarfile.TarError, OSError) as error:
             refuse(path, f"is damaged or cut short ({shown(error)}): copy or download it again", error)
-    if len(members["args.json"]) > LARGEST_JSON:
+    found = dict(members)
+    if set(found) != RECORDS or len(members) != len(RECORDS) or None in found.values():
+        names = ", ".join(sorted(RECORDS))
+        refuse(path, f"is no archive of {names}, none of them compressed: save it again by PhysicsNeMo")
+    if len(found["args.json"] or b"") > LARGEST_JSON:
         refuse(path, "has a description too long to be one")
-    told = parse_json(members["args.json"].replace(b": Infinity", b": null"), str(path))
-    content = read_archive(io.BufferedReader(io.BytesIO(members["model.pt"])), path)
+    told = parse_json((found["args.json"] or b"").replace(b": Infinity", b": null"), str(path))
+    content = read_archive(io.BufferedReader(io.BytesIO(found["model.pt"] or b"")), path)
     if not all(type(name) is str and isinstance(value, Tensor) for name, value in content.items()):
         refuse(path, "holds something else than named tensors")
     return told, content
 
 
-def in_zip(file: io.BufferedReader, path: Path) -> dict[str, bytes]:
-    """The records of a zip archive, none of which is compressed."""
-    archive, size = zipfile.ZipFile(file), file.seek(0, 2)
-    infos = archive.infolist()
-    if {info.filename for info in infos} != RECORDS or len(infos) != len(RECORDS):
-        refuse(path, f"is no archive of {', '.join(sorted(RECORDS))}: save it again by PhysicsNeMo")
-    if any(info.compress_type or info.file_size != info.compress_size or info.file_size > size for info in infos):
-        refuse(path, f"holds compressed records, which PhysicsNeMo does not write: {CONVERT}")
-    return {info.filename: archive.read(info) for info in infos}
+def in_zip(file: io.BufferedReader, size: int) -> Iterator[tuple[str, bytes | None]]:
+    """The records of a zip archive, None for those that unpack to more than they are."""
+    archive = zipfile.ZipFile(file)
+    for info in archive.infolist():
+        packed = info.compress_type or info.file_size != info.compress_size or info.file_size > size
+        yield info.filename, None if packed or info.filename not in RECORDS else archive.read(info)
 
 
-def in_tar(file: io.BufferedReader, path: Path) -> dict[str, bytes]:
+def in_tar(file: io.BufferedReader, size: int) -> Iterator[tuple[str, bytes | None]]:
     """The records of a tar archive, as versions before 2 wrote it."""
-    size, found = file.seek(0, 2), {}
-    file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
-            name = member.name.removeprefix("./")
-            if name in found or name not in RECORDS or not member.isreg() or member.size > size:
-                refuse(path, f"is no archive of {', '.join(sorted(RECORDS))}: save it again by PhysicsNeMo")
-            opened = archive.extractfile(member)
-            found[name] = b"" if opened is None else opened.read()
-    if set(found) != RECORDS:
-        refuse(path, f"is no archive of {', '.join(sorted(RECORDS))}: save it again by PhysicsNeMo")
-    return found
+            opened = archive.extractfile(member) if member.isreg() and member.size <= size else None
+            yield member.name.removeprefix("./"), None if opened is None else opened.read()
