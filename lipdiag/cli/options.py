@@ -146,7 +146,11 @@ reading = options(
     click.option("--conditioning", metavar="FILE", help="Tensors by keyword, .safetensors or .npz, told throughout."),
     click.option("--label", type=int, help="The class that the network is told."),
     click.option("--prompt", metavar="TEXT", help='The text that it is told, by its own text encoder; "" for none.'),
-    click.option("--original-config", metavar="PATH", help="A local diffusers folder, or JSON flags, for a bare file."),
+    click.option(
+        "--original-config",
+        metavar="PATH",
+        help="What a file lacks: a diffusers folder, or JSON flags; for a LoRA its model.",
+    ),
     click.option("--download", is_flag=True, help="Fetch a model on the hub that is not in the local cache."),
     click.option("--factory", metavar="PKG.MOD:FUNCTION", help="Your own Python function that makes the model."),
     click.option("--shape", metavar="C,H,W", help="Of one sample, where a factory returns a bare network."),

@@ -139,6 +139,8 @@ def test_an_archive_tells_its_network_and_preconditioner(tmp_path, tar):
     assert (found.network, found.network_config["model_channels"], set(found.state)) == (
         "physicsnemo.SongUNet", 8, {"a"},
     )  # fmt: skip
+    doubled = format_of.read(archive(tmp_path / "d.mdlus", args("iDDPMPrecond", img_channels=3), tar=tar))
+    assert (doubled.network_config["in_channels"], doubled.network_config["out_channels"]) == (3, 6)
     new = {"__name__": "EDMPreconditioner", "__module__": "m", "__args__": {"model": "x.model", "sigma_data": 0.7}}
     found = format_of.read(archive(tmp_path / "c.mdlus", new | {"x.model": args("DhariwalUNet")}, tar=tar))
     assert (found.network, found.convention.spelled["parameterization"]) == ("physicsnemo.DhariwalUNet", "edm(0.7)")
