@@ -18,7 +18,7 @@ from ..diffusion.convention import PARTS, Convention
 from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..errors import LipdiagError, UsageError
 from ..files import read_json, shown
-from ..formats import accelerate, edm, family
+from ..formats import accelerate, edm, family, lerobot, physicsnemo
 from ..formats.conditioning import read_inputs
 from ..formats.networks import TimeFirst, widened
 from ..formats.usage import Usage, k_diffusion
@@ -31,6 +31,8 @@ from .reading import Reading
 
 TURNED = "the network is called as (t, x), as the names of its parameters tell"
 NO_CONFIG = "A factory builds the network itself: leave --original-config out, which only k-diffusion's files need."
+
+ASKED = "--schedule ... --parameterization ... --clock ..."
 
 NAMES = (*PARTS, "shape")
 """The conventions of a network that is no Predictor by itself."""
@@ -193,6 +195,11 @@ def made_and_loaded(module_class: Callable[..., Any], found: InFile) -> nn.Modul
 
 def network_in(path: str | Path, reading: Reading) -> InFile:
     """The bare state dict in a file, or all that the file holds where it is not known what that is."""
+    for form in (lerobot, physicsnemo):
+        if form.recognizes(Path(path)):
+            found = form.read(Path(path))
+            used = Usage(found.convention, found.shape, "" if len(found.convention.parts) == len(PARTS) else ASKED)
+            return InFile(dict(found.state), used, found.notes, found.network_config)
     folder = accelerate.recognizes(Path(path))
     content = accelerate.read(Path(path), reading.weights) if folder else read_tensors(path)
     with refusing(path, SHAPES):

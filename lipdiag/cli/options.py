@@ -149,7 +149,7 @@ reading = options(
     click.option(
         "--original-config",
         metavar="PATH",
-        help="What a file lacks: a diffusers folder, or JSON flags; for a LoRA its model.",
+        help="Of a bare file: a diffusers folder or JSON flags; of a LoRA: its model.",
     ),
     click.option("--download", is_flag=True, help="Fetch a model on the hub that is not in the local cache."),
     click.option("--factory", metavar="PKG.MOD:FUNCTION", help="Your own Python function that makes the model."),

@@ -61,10 +61,9 @@ def packaged_class(module: str, name: str) -> type[nn.Module]:
         return getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever one of the many does
         package = module.partition(".")[0]
-        raise CheckpointError(
-            f"{package}, which has the network, cannot be imported ({type(error).__name__}: {shown(error)}): repair "
-            "its installation, or give --factory"
-        ) from error
+        why = f"cannot be imported ({type(error).__name__}: {shown(error)}): repair its installation"
+        why = why if importlib.util.find_spec(package) else "is not installed: install it"
+        raise CheckpointError(f"{package}, which has the network, {why}, or give --factory") from error
 
 
 @cache

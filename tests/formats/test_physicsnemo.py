@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lipdiag import checkpoints
+from lipdiag.checkpoints.template import write_factory
 from lipdiag.diffusion.continuous import along
 from lipdiag.errors import CheckpointError
 from lipdiag.formats import physicsnemo as format_of
@@ -144,6 +145,25 @@ def test_an_archive_tells_its_network_and_preconditioner(tmp_path, tar):
     new = {"__name__": "EDMPreconditioner", "__module__": "m", "__args__": {"model": "x.model", "sigma_data": 0.7}}
     found = format_of.read(archive(tmp_path / "c.mdlus", new | {"x.model": args("DhariwalUNet")}, tar=tar))
     assert (found.network, found.convention.spelled["parameterization"]) == ("physicsnemo.DhariwalUNet", "edm(0.7)")
+
+
+def test_without_the_package_a_factory_is_begun(tmp_path, monkeypatch):
+    """Its arguments are those of the file, and the file tells how the network is used."""
+    monkeypatch.chdir(tmp_path)
+    archive("a.mdlus", args("EDMPrecond", img_channels=2, img_resolution=4, model_channels=24))
+    monkeypatch.setitem(sys.modules, "physicsnemo", None)
+    with pytest.raises(
+        CheckpointError, match="physicsnemo, which has the network, is not installed: install it, or give"
+    ):
+        checkpoints.load("a.mdlus")
+    command = write_factory("a.mdlus", "my_field.py")
+    assert command == "lipdiag measure a.mdlus --factory my_field:build"
+    text = (tmp_path / "my_field.py").read_text()
+    assert "'model_channels': 24" in text
+    (tmp_path / "my_field.py").write_text("def build(state):\n    return lambda x, t: x * state['a'].sum()\n")
+    monkeypatch.delitem(sys.modules, "my_field", raising=False)
+    predictor = checkpoints.load("a.mdlus", factory="my_field:build")
+    assert (predictor.shape, predictor.parameterization.__class__.__name__) == ((2, 4, 4), "Edm")
 
 
 @pytest.mark.parametrize("tar", [False, True], ids=["zip", "tar"])
