@@ -60,11 +60,12 @@ def read(path: Path, weights: str = "ema") -> Checkpoint:
     prefix = "model." if preconditioner else ""
     if preconditioner and inner:  # the former ones make their network by arguments among their own
         channels = arguments.get("img_channels")
-        doubled = type(channels) is int and preconditioner == "iDDPMPrecond"  # which predicts a variance as well
+        variance = preconditioner == "iDDPMPrecond"  # which predicts one as well
+        doubled = 2 * channels if variance and isinstance(channels, int) else channels
         made = {key: value for key, value in arguments.items() if key not in OWN}
         made |= {key: arguments.get(key, 0) for key in ("img_resolution", "label_dim")}
         made["in_channels"] = arguments.get("img_in_channels") or channels
-        made["out_channels"] = arguments.get("img_out_channels") or (2 * channels if doubled else channels)
+        made["out_channels"] = arguments.get("img_out_channels") or doubled
         inner, network = str(arguments.get("model_type", inner)), made
     elif preconditioner:
         inner, network = described(told.get(str(arguments.get("model")), {}), path)
