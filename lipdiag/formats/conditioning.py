@@ -144,7 +144,6 @@ BLANKS = {
     "AuraFlowTransformer2DModel": aura_flow,
     "Lumina2Transformer2DModel": lumina2,
     "monai.DiffusionModelUNet": monai,
-    "lerobot.DiffusionConditionalUnet1d": lambda config: {"global_cond": torch.zeros(1, config["global_cond_dim"])},
 }
 
 

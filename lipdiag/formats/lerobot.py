@@ -9,13 +9,14 @@ of actions as the policy normalizes them, (horizon, actions).
 
 from pathlib import Path
 
+import torch
+
 from ..errors import Caution, CheckpointError
 from ..files import read_json, shown
 from ..weights.averages import choose
 from ..weights.refusal import refuse
 from .checkpoint import Checkpoint, file_digest, folder_digest
 from .clipping import limit
-from .conditioning import blank
 from .native import CONFIG, MODEL, read_weights
 from .scheduler import stated
 
@@ -49,17 +50,16 @@ def read(path: Path, weights: str = "ema") -> Checkpoint:
     embedding, horizon = config["diffusion_step_embed_dim"], config["horizon"]
     try:
         told = state["down_modules.0.0.cond_encoder.1.weight"].shape[1] - embedding
-        actions = len(state["final_conv.1.weight"])
+        blank, actions = torch.zeros(1, told), len(state["final_conv.1.weight"])
         scheduler = {key: config[key] for key in SCHEDULER}
         name = f"{config['noise_scheduler_type']}Scheduler"
         scheduled, in_range = stated(scheduler, NETWORK), limit({"_class_name": name, **scheduler})
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         refuse(path, f"does not hold the U-Net that LeRobot's diffusion policies have ({shown(error)})", error)
     if type(horizon) is not int or horizon < 1:
         refuse(path / CONFIG, f"has {shown(horizon)} as horizon where a number of actions in a row is expected")
     own = {key: config[key] for key in ARGUMENTS}
     arguments = {"actions": actions, "global_cond_dim": told, "config": own}
-    inputs, _ = blank(NETWORK, arguments)
     others = len(tensors) - len(state)
     return Checkpoint(
         path=str(path),
@@ -72,7 +72,7 @@ def read(path: Path, weights: str = "ema") -> Checkpoint:
         sha256=folder_digest({CONFIG: file_digest(path / CONFIG), MODEL: digest}),
         convention=scheduled.convention,
         shape=(horizon, actions),
-        conditioning=inputs,
+        conditioning={"global_cond": blank},
         limit=in_range,
         notes=(
             *scheduled.notes,

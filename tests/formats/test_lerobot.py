@@ -74,8 +74,7 @@ def folder(path, told, **more):
     return path
 
 
-def test_what_a_folder_tells(tmp_path, monkeypatch):
-    monkeypatch.setattr(lerobot, "blank", lambda name, told: ({"global_cond": torch.zeros(1, 10)}, ()))
+def test_what_a_folder_tells(tmp_path):
     told = lerobot.read(folder(tmp_path / "a", TOLD))
     assert (told.shape, told.network_config["global_cond_dim"], told.limit) == ((8, 2), 10, "clip(1)")
     assert checkpoints.inspect(tmp_path / "a").clock == "timesteps(100)"
@@ -86,6 +85,7 @@ def test_what_a_folder_tells(tmp_path, monkeypatch):
         ("c", {"type": "diffusion"}, "lacks down_dims, which LeRobot writes"),
         ("d", TOLD | {"horizon": 8.5}, "has 8.5 as horizon where a number"),
         ("e", TOLD | {"diffusion_step_embed_dim": [1]}, "does not hold the U-Net that LeRobot's"),
+        ("f", TOLD | {"diffusion_step_embed_dim": 30}, "does not hold the U-Net that LeRobot's"),
     ):
         with pytest.raises(CheckpointError, match=words):
             lerobot.read(folder(tmp_path / name, told))
