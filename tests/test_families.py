@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from lipdiag.cli import main
 from tests.formats.originals import package
+from tests.formats.test_lerobot import installed
 from tests.formats.test_physicsnemo import physicsnemo
 from tests.formats.test_usage import ABSENT as UNUSED
 
@@ -192,6 +193,12 @@ def mdlus():
     made("EDMPrecond", EDM).save("model.mdlus")
 
 
+def lerobot():
+    from tests.formats.test_lerobot import policy
+
+    policy().save_pretrained("policy")
+
+
 def k_diffusion():
     from tests.checkpoints.test_originals_factories import K_CONFIG, perturbed
 
@@ -275,6 +282,8 @@ ROWS = (
         "its class, random, in a bundle's layout", monai("PLANE"), lambda: package("monai")),
     Row("pictures of medicine, 3-D", "MONAI", "bundle", "lipdiag measure bundle/models/model.pt --shape 3,8,8,8",
         "its class, random, in a bundle's layout", monai("VOLUME"), lambda: package("monai")),
+    Row("robots' actions (diffusion policies)", "LeRobot", "the policy's folder", "lipdiag measure policy",
+        "its policy, random, by its save_pretrained", lerobot, installed),
     Row("weather and other fields", "PhysicsNeMo", "`.mdlus`", "lipdiag measure model.mdlus",
         "its classes, random, by their save", mdlus, physicsnemo),
     Row("pictures, by Karras et al.", "k-diffusion", "slim `.safetensors`, or `.pth` of its train.py",

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from contextlib import contextmanager
 from types import ModuleType
 
 import pytest
@@ -31,25 +32,38 @@ TOLD = {
 T = torch.tensor([0.25, 0.75], dtype=torch.float64)
 
 
-def test_a_policy_that_lerobot_saved(tmp_path, monkeypatch):
-    """Its U-Net at each timestep, told an observation; its scheduler's noise levels."""
+@contextmanager
+def installed():
+    """The package, without the file that imports all policies, and with them half the world."""
     with package("lerobot", *ABSENT):
-        policies = ModuleType("lerobot.policies")  # which imports all policies, and with them half the world
+        policies = ModuleType("lerobot.policies")
         policies.__path__ = [f"{importlib.util.find_spec('lerobot').submodule_search_locations[0]}/policies"]
-        monkeypatch.setitem(sys.modules, policies.__name__, policies)
-        from lerobot.configs.types import FeatureType, PolicyFeature
-        from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
-        from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+        sys.modules[policies.__name__] = policies
+        yield
 
-        torch.manual_seed(0)
-        features = {name: PolicyFeature(kind, (size,)) for name, kind, size in (
-            ("observation.state", FeatureType.STATE, 3), ("observation.environment_state", FeatureType.ENV, 2),
-        )}  # fmt: skip
-        action = {"action": PolicyFeature(FeatureType.ACTION, (2,))}
-        told = {name: tuple(value) if isinstance(value, list) else value for name, value in TOLD.items()}
-        policy = DiffusionPolicy(DiffusionConfig(input_features=features, output_features=action, device="cpu", **told))
-        policy.save_pretrained(tmp_path)
-        theirs = policy.diffusion.unet.eval()
+
+def policy():
+    """A policy of the package that is told a state and its surroundings, random."""
+    from lerobot.configs.types import FeatureType, PolicyFeature
+    from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+    from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+
+    torch.manual_seed(0)
+    features = {
+        "observation.state": PolicyFeature(FeatureType.STATE, (3,)),
+        "observation.environment_state": PolicyFeature(FeatureType.ENV, (2,)),
+    }
+    action = {"action": PolicyFeature(FeatureType.ACTION, (2,))}
+    told = {name: tuple(value) if isinstance(value, list) else value for name, value in TOLD.items()}
+    return DiffusionPolicy(DiffusionConfig(input_features=features, output_features=action, device="cpu", **told))
+
+
+def test_a_policy_that_lerobot_saved(tmp_path):
+    """Its U-Net at each timestep, told an observation; its scheduler's noise levels."""
+    with installed():
+        saved = policy()
+        saved.save_pretrained(tmp_path)
+        theirs = saved.diffusion.unet.eval()
         seen = torch.randn(1, 10)
         predictor = checkpoints.load(tmp_path, conditioning={"global_cond": seen})
         blank = checkpoints.load(tmp_path)
@@ -59,7 +73,7 @@ def test_a_policy_that_lerobot_saved(tmp_path, monkeypatch):
         for made, given in ((predictor, seen), (blank, torch.zeros(1, 10))):
             torch.testing.assert_close(made.output(x, k), theirs(x, k, given.expand(2, -1)), rtol=1e-5, atol=1e-5)
     alpha = predictor.schedule(predictor.clock.time(k.double()))[0]
-    levels = policy.diffusion.noise_scheduler.alphas_cumprod[k.long()].double()
+    levels = saved.diffusion.noise_scheduler.alphas_cumprod[k.long()].double()
     torch.testing.assert_close(alpha**2, levels, rtol=1e-4, atol=1e-6)
     derivatives_agree(predictor, T)
 
