@@ -227,8 +227,12 @@ def saved(tmp_path):
 
 
 def test_every_network_is_tested():
-    # test_openai.py, test_dit.py, test_originals_factories.py
-    of_their_own = {"UNetModel", "DiT", "denoising_diffusion_pytorch.Unet"}
+    # test_openai.py, test_dit.py, and for packages test_originals_factories.py and the file of each format
+    of_their_own = {
+        "UNetModel", "DiT", "denoising_diffusion_pytorch.Unet", "rectified_flow_pytorch.Unet",
+        "monai.DiffusionModelUNet", "lerobot.DiffusionConditionalUnet1d", "k_diffusion.ImageDenoiserModelV1",
+        "physicsnemo.SongUNet", "physicsnemo.DhariwalUNet",
+    }  # fmt: skip
     assert {name.split()[0] for name in FAMILIES} | of_their_own == set(NETWORKS)
 
 
