@@ -188,8 +188,6 @@ def modules(point: Point) -> Values:
 
 
 def modules_x(point: Point) -> Values:
-    if point.perturbation is None:
-        raise ValueError("this point has no direction in which x changes: its plan was made without modules_x")
     found = along(point, dx=point.perturbation.reshape(point.x.shape).to(point.x.dtype))
     return {f"module_{side}_derivative_x": found[f"{side}_derivative"] for side in ("output", "input")}
 
@@ -219,6 +217,5 @@ QUANTITIES = {
             "module_input_derivative_x": variable(f"change of the input {IN_X}", "1", GIVEN),
         },
         lambda work: 1,
-        frozenset({"perturbation"}),
     ),
 }

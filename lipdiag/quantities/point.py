@@ -4,6 +4,7 @@ Pairs are flattened into one batch: samples do not see each other, so one batche
 Jacobian product, and pairs of different timesteps share it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,11 +33,9 @@ class Point:
         rate: d t / d timestep of each pair, float64.
         x: Noised samples alpha x0 + sigma noise.
         noise: The true noise in x.
-        start: Directions uniform on the sphere.
-        probes: Rademacher vectors, float64.
+        drawn: Makes the random vectors of a role, float64: "start", "probes" or "perturbation".
         block: The number of the block that each pair belongs to, where several are measured at once.
         record: Whether enough products will follow to pay for recording them.
-        perturbation: Unit directions in which x is changed, where they are needed.
         quantities: Names of what is asked for.
         columns: All timesteps of the plan, which rows of `pairs` and `swap` run over.
         modules: Names of the network's modules that are listened to, where they are.
@@ -50,15 +49,28 @@ class Point:
     rate: Float[Tensor, " batch"]
     x: Float[Tensor, "batch *event"]
     noise: Float[Tensor, "batch *event"]
-    start: Float[Tensor, "batch n"]
-    probes: Float[Tensor, "probes batch n"]
+    drawn: Callable[[str], Tensor]
     block: Int[Tensor, " batch"] | None = None
     record: bool = True
-    perturbation: Float[Tensor, "batch n"] | None = None
     quantities: tuple[str, ...] = ()
     columns: tuple[float, ...] = ()
     modules: tuple[str, ...] = ()
     count: int = 1
+
+    @cached_property
+    def start(self) -> Float[Tensor, "batch n"]:
+        """Directions uniform on the sphere, from which Krylov spaces grow."""
+        return self.drawn("start")
+
+    @cached_property
+    def probes(self) -> Float[Tensor, "probes batch n"]:
+        """Rademacher vectors."""
+        return self.drawn("probes")
+
+    @cached_property
+    def perturbation(self) -> Float[Tensor, "batch n"]:
+        """Directions uniform on the sphere, in which x is changed."""
+        return self.drawn("perturbation")
 
     @cached_property
     def linearization(self) -> Linearization:

@@ -60,8 +60,7 @@ class Quantity:
         variables: Name -> description; one number per (draw, timestep) pair, or a list of ranks.
         passes: Passes through the network, in forward passes, that it adds to what it `needs`.
         needs: What it shares with others: `krylov` (2 passes a step), `ranks` (more than one singular value from these
-            steps), `probes` (one pass a probe), `perturbation` (a random direction in x); `many products` says that
-            recording the linearization pays.
+            steps), `probes` (one pass a probe); `many products` says that recording the linearization pays.
         of_noise: Whether it means something only where the output is a prediction of the noise.
     """
 

@@ -71,19 +71,24 @@ def joined(
     pairs = [(k, i, b) for b, (timesteps, draws) in enumerate(blocks) for k in timesteps for i in draws]
     each = sorted({i for _, i, _ in pairs})
     inside = listed(predictor) if {"modules", "modules_x"} & set(plan.quantities) else ()
-    device = next((p.device for p in [*predictor.parameters(), *predictor.buffers()]), torch.device("cpu"))
+    device = device_of(predictor)
     n = int(np.prod(predictor.shape))
     which = torch.tensor([each.index(i) for _, i, _ in pairs], device=device)
 
     def spread(make: Callable[[int], Tensor]) -> Tensor:
         return torch.stack([make(i) for i in each]).double().to(device)[which]
 
+    def drawn(role: str) -> Tensor:
+        if role == "probes":
+            return spread(lambda i: draw.probes(plan.seed, i, plan.probes, n)).transpose(0, 1).contiguous()
+        make = {"start": draw.start, "perturbation": draw.perturbation}[role]
+        return spread(lambda i: make(plan.seed, i, n))
+
     timestep = torch.tensor([k for k, _, _ in pairs], dtype=torch.float64)
     t = predictor.clock.base.time(timestep)
     rate = 1 / slope(predictor.clock.base, t)
     alpha, sigma = (z.to(device) for z in predictor.schedule(t))
     x0, noise = spread(sample), spread(lambda i: draw.noise(plan.seed, i, predictor.shape))
-    perturbed = "perturbation" in needs(plan.quantities)
     return Point(
         predictor=informed(predictor, told, [i for _, i, _ in pairs], plan.torch_dtype),
         accuracy=plan.accuracy,
@@ -92,11 +97,9 @@ def joined(
         rate=rate.to(device),
         x=(along(alpha, x0) * x0 + along(sigma, x0) * noise).to(plan.torch_dtype),
         noise=noise.to(plan.torch_dtype),
-        start=spread(lambda i: draw.start(plan.seed, i, n)),
-        probes=spread(lambda i: draw.probes(plan.seed, i, plan.probes, n)).transpose(0, 1).contiguous(),
+        drawn=drawn,
         block=torch.tensor([b for _, _, b in pairs], device=device),
         record=record,
-        perturbation=spread(lambda i: draw.perturbation(plan.seed, i, n)) if perturbed else None,
         quantities=plan.quantities,
         columns=tuple(resolve_timesteps(plan.timesteps, predictor.clock, predictor.schedule).tolist()),
         modules=inside,

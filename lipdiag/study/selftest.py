@@ -69,10 +69,8 @@ def point(model: Gaussian | GaussianMixture | Empirical, draws: int = 8) -> Poin
     start = torch.randn(len(t), DIMENSION, generator=g, dtype=torch.float64)
     probes = torch.randint(0, 2, (8, len(t), DIMENSION), generator=g).double() * 2 - 1
     accuracy = Accuracy(step=1e-3, certified_width=1e-12, krylov_steps=DIMENSION, ranks=DIMENSION, probes=8)
-    start = start / start.norm(dim=1, keepdim=True)
-    return Point(
-        model, accuracy, t, t, torch.ones_like(t), x, noise, start, probes, quantities=QUANTITIES, count=DIMENSION
-    )
+    drawn = {"start": start / start.norm(dim=1, keepdim=True), "probes": probes}.__getitem__
+    return Point(model, accuracy, t, t, torch.ones_like(t), x, noise, drawn, quantities=QUANTITIES, count=DIMENSION)
 
 
 def truths(model: Gaussian | GaussianMixture | Empirical, at: Point) -> dict[str, Tensor]:

@@ -95,6 +95,22 @@ def test_the_way_to_the_data_starts_where_there_is_no_signal_left(kind):
             np.testing.assert_allclose(found[row], truth, rtol=rtol, atol=3e-9)
 
 
+def test_random_vectors_that_no_quantity_asks_for_are_not_drawn():
+    """They would take as long as a small network's forward pass."""
+    model = Gaussian(torch.zeros(SIZE), torch.from_numpy(VARIANCES), Linear(), Timesteps())
+    vectors = {"start", "probes", "perturbation"}
+    for name, drawn in (
+        ("time_derivative", set()),
+        ("loss", set()),
+        ("spectral_norm", {"start"}),
+        ("trace", {"start", "probes"}),
+        ("sensitivity", {"perturbation"}),
+    ):
+        point = points(model, Plan(quantities=(name,)), lambda i: torch.zeros(SIZE), TIMES, range(DRAWS))
+        measure_point(point)
+        assert vectors & vars(point).keys() == drawn, name
+
+
 class Matrix(Predictor):
     """eps = A x, a matrix whose trace and Frobenius norm are known."""
 

@@ -111,6 +111,3 @@ def test_the_run_holds_the_length_of_what_becomes_of_the_seeds_direction(device)
 def test_it_is_optional_and_has_its_price():
     assert "sensitivity" not in Plan().quantities
     assert PLAN.passes(12) == 1 + 2 * STEPS
-    assert (
-        points(Gaussian(ZEROS, VARIANCES, VP(), Unit()), Plan(), lambda i: ZEROS, [0.5], range(1)).perturbation is None
-    )
