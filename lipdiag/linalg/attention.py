@@ -13,9 +13,10 @@ import math
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .dual import unpacked, with_tangent
 
 TILE = {"cpu": 2**18}  # scores in a tile: one megabyte in float32
 LARGE_TILE = 2**25
@@ -27,12 +28,9 @@ def scaled_dot_product_attention(
 ):
     """The rule of attention; like torch's, whose arguments it takes, except for the tangent."""
     attend: Any = functional.scaled_dot_product_attention
-    duals = query, key, value
-    values = [forward_ad.unpack_dual(z).primal for z in duals]
-    tangents = [forward_ad.unpack_dual(z).tangent for z in duals]
-    still = all(dz is None for dz in tangents)
-    mask_moves = attn_mask is not None and forward_ad.unpack_dual(attn_mask).tangent is not None
-    if still:
+    values, tangents = map(list, zip(*map(unpacked, (query, key, value)), strict=True))
+    mask_moves = unpacked(attn_mask)[1] is not None
+    if all(dz is None for dz in tangents):
         return attend(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if mask_moves or dropout_p:  # torch's own rules, which only the unfused kernel has
         with sdpa_kernel(SDPBackend.MATH):
@@ -44,7 +42,7 @@ def scaled_dot_product_attention(
         values[1:] = (z.repeat_interleave(repeats, -3) for z in values[1:])
         tangents[1:] = (z if z is None else z.repeat_interleave(repeats, -3) for z in tangents[1:])
     dy = torch.ops.lipdiag.attention_tangent(*tangents, *values, attn_mask, is_causal, c, y.stride())
-    return forward_ad.make_dual(y, dy)
+    return with_tangent(y, dy)
 
 
 # An operator of its own, so that what records a pass sees one linear map and not its tiles. Defined by the plain means:

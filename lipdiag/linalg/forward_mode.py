@@ -20,27 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn import Parameter, functional
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from .attention import scaled_dot_product_attention
+from .dual import unpacked, with_tangent
 from .precision import full_precision
 
 Rule = Callable[..., Any]
 aten = torch.ops.aten
-
-
-def unpacked(x) -> tuple[Any, Tensor | None]:
-    """The value of x and its tangent, if it carries one."""
-    if not isinstance(x, Tensor) or isinstance(x, Parameter):  # quickly, as most weights are parameters
-        return x, None
-    return forward_ad.unpack_dual(x)
-
-
-def with_tangent(y: Tensor, dy: Tensor) -> Tensor:
-    """The dual number, with the tangent in the value's own precision."""
-    return forward_ad.make_dual(y, dy if dy.dtype == y.dtype else dy.to(y.dtype))
 
 
 def linear_in_input(function: Callable[..., Tensor]) -> Rule:
