@@ -6,6 +6,7 @@ and parameterization stay at the true t. That is the whole difference between DD
 """
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
@@ -237,8 +238,8 @@ class NetworkPredictor(Predictor):
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the first of a module's weights lies; the processor if it has none."""
-    return next((weight.device for weight in module.parameters()), torch.device("cpu"))
+    """Where the first of a module's weights lies, or of its buffers where it has none; else the processor."""
+    return next((z.device for z in itertools.chain(module.parameters(), module.buffers())), torch.device("cpu"))
 
 
 def cut_off(timestep: Tensor) -> Tensor:

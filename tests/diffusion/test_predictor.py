@@ -9,7 +9,7 @@ from torch import nn
 from lipdiag.diffusion.clock import Shared, Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import eps, v, velocity, x0
-from lipdiag.diffusion.predictor import NetworkPredictor, RawOutput
+from lipdiag.diffusion.predictor import NetworkPredictor, RawOutput, device_of
 from lipdiag.diffusion.schedule import VP, Linear, Straight
 from lipdiag.errors import CheckpointError, UsageError
 
@@ -131,3 +131,10 @@ def test_the_raw_output_and_the_noise_differ_by_the_conversion_s_factors():
     torch.testing.assert_close(jacobians[1], (torch.eye(2, dtype=torch.float64) - alpha * M) / sigma)
     with pytest.raises(UsageError, match="no raw output"):
         RawOutput(raw)
+
+
+def test_a_model_without_weights_lies_where_its_buffers_do():
+    exact, network = Gaussian(torch.zeros(2), torch.ones(2), Linear()), nn.Linear(1, 1, device="meta")
+    network.register_buffer("statistics", torch.zeros(1))
+    assert device_of(exact).type == device_of(nn.ReLU()).type == "cpu"
+    assert device_of(exact.to("meta")).type == device_of(network).type == "meta"
