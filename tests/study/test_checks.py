@@ -24,8 +24,8 @@ QUOTIENT = PLAN.replace(quantities=("time_difference", "loss"))
 JACOBIAN = PLAN.replace(quantities=("spectral_norm", "trace"))
 
 
-def measure(network, plan=PLAN):
-    return lipdiag.measure(predictor(network), DATA, plan, progress=False, device="cpu")
+def measure(network, plan=PLAN, device="cpu"):
+    return lipdiag.measure(predictor(network), DATA, plan, progress=False, device=str(device))
 
 
 def notes(run):
@@ -101,7 +101,7 @@ class Decorated(Tiny):
 
 
 def lists(x):
-    return torch.tensor(x.tolist(), dtype=x.dtype)
+    return torch.tensor(x.tolist(), dtype=x.dtype, device=x.device)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def lists(x):
         (Cut(torch.Tensor.detach), r"is exactly 0, yet.*inside it: detach"),
         (Cut(torch.Tensor.detach, 0.1), r"stops gradients in a part.*inside it: detach"),
         (Cut(lambda x: x.data), r"is exactly 0, yet.*inside it: \.data"),
-        (Cut(lambda x: torch.from_numpy(x.detach().numpy().copy())), r"is exactly 0, yet.*numpy"),
+        (Cut(lambda x: torch.from_numpy(x.detach().cpu().numpy().copy()).to(x)), r"is exactly 0, yet.*numpy"),
         (Cut(lists, 0.1), r"stops gradients in a part.*tolist"),
         (Cut(Twice.apply), r"differs from finite differences in x by (49|50)\."),
         (Quantized(), r"rounds x.*inside it: round"),
@@ -122,10 +122,10 @@ def lists(x):
     ids=lambda given: type(given).__name__ if isinstance(given, nn.Module) else "",
 )
 @pytest.mark.parametrize("plan", [JACOBIAN, PLAN.replace(quantities=("sensitivity",))], ids=["norm", "sensitivity"])
-def test_a_jacobian_that_is_not_that_of_the_answers_is_refused(network, words, plan):
+def test_a_jacobian_that_is_not_that_of_the_answers_is_refused(network, words, plan, device):
     """Forward and reverse products agree in each of them. The quotient of the same network is Tiny's own."""
     with pytest.raises(CheckpointError, match=words):
-        measure(network, plan)
+        measure(network, plan, device)
 
 
 def test_what_cuts_the_gradient_in_x_alone_leaves_the_quotient_right():
@@ -170,8 +170,8 @@ class Coarse(Tiny):
 
 
 @pytest.mark.parametrize("network", [Deep(), Coarse(), Coarse(torch.bfloat16)], ids=["kinks", "half", "bfloat16"])
-def test_kinks_and_coarse_arithmetic_are_no_wrong_jacobian(network):
-    found = measure(network, JACOBIAN)
+def test_kinks_and_coarse_arithmetic_are_no_wrong_jacobian(network, device):
+    found = measure(network, JACOBIAN, device)
     assert (found["spectral_norm"] > 0).all()
     assert not notes(found)
 

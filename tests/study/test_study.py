@@ -34,8 +34,8 @@ DATA = np.random.default_rng(0).normal(size=(20, *SHAPE)).astype(np.float32)
 PLAN = Plan(timesteps="0,1,19,50,500,999", draws=12, batch=16)
 
 
-def measure(model=None, plan=PLAN, out=None, **rest):
-    return lipdiag.measure(model or predictor(), DATA, plan, out, progress=False, device="cpu", **rest)
+def measure(model=None, plan=PLAN, out=None, device="cpu", **rest):
+    return lipdiag.measure(model or predictor(), DATA, plan, out, progress=False, device=str(device), **rest)
 
 
 def equal(a, b):
@@ -48,7 +48,7 @@ def gaussian():
     return Gaussian(torch.zeros(6, dtype=torch.float64), variances, Linear(), Timesteps(1000)), variances.numpy()
 
 
-def test_a_gaussian_model_gives_the_closed_forms():
+def test_a_gaussian_model_gives_the_closed_forms(device):
     """K, its mean square, the spectral norm and the loss, from alpha, sigma and the variances alone."""
     model, s2 = gaussian()
     data = np.random.default_rng(1).normal(size=(1000, 6)) * np.sqrt(s2)
@@ -59,7 +59,7 @@ def test_a_gaussian_model_gives_the_closed_forms():
         certified_width=1e-9,
         quantities=("time_difference", "spectral_norm", "loss", "stein_product"),
     )
-    found = lipdiag.measure(model, data.astype(np.float64), plan, progress=False)
+    found = lipdiag.measure(model, data.astype(np.float64), plan, progress=False, device=str(device))
     betas = np.linspace(1e-4, 0.02, 1000)
     alpha2 = np.cumprod(1 - betas)
     for i, k in enumerate((0, 9, 99, 900)):
@@ -87,10 +87,11 @@ def test_coordinates_are_those_of_the_schedule():
     assert (found["done"] == 1).all()
 
 
-def test_the_time_derivative_is_per_timestep():
+def test_the_time_derivative_is_per_timestep(device):
     """Against central differences of the network in float64, one draw at a time."""
     model = predictor()
-    found = measure(model, Plan(timesteps="3,40", draws=2, dtype="float64", quantities=("time_derivative",)))
+    plan = Plan(timesteps="3,40", draws=2, dtype="float64", quantities=("time_derivative",))
+    found = measure(model, plan, device=device)
     source = resolve.resolve_source(model, DATA, 0)
     for i, k in enumerate((3.0, 40.0)):
         point = points(model, Plan(dtype="float64"), source.sample, [k], range(2))
@@ -101,15 +102,15 @@ def test_the_time_derivative_is_per_timestep():
         np.testing.assert_allclose(found["time_derivative"].values[i], slope, rtol=1e-6)
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
-    whole = measure(out=tmp_path / "whole.zarr").load()
-    with front.prepared(predictor(), DATA, PLAN, tmp_path / "cut.zarr", device="cpu") as ready:
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, device):
+    whole = measure(out=tmp_path / "whole.zarr", device=device).load()
+    with front.prepared(predictor(), DATA, PLAN, tmp_path / "cut.zarr", device=str(device)) as ready:
         steps = study.run(ready)
         next(steps), next(steps)
         steps.close()
     part = lipdiag.open_run(tmp_path / "cut.zarr")
     assert 0 < (part["done"] == 1).sum() < part["done"].size
-    equal(whole, measure(out=tmp_path / "cut.zarr"))
+    equal(whole, measure(out=tmp_path / "cut.zarr", device=device))
 
 
 @pytest.mark.parametrize("at", ["the first unit", "the last unit"])
@@ -174,11 +175,11 @@ def test_a_flipped_bit_is_measured_again(tmp_path):
     equal(first, measure(out=tmp_path / "a.zarr"))
 
 
-def test_shards_together_equal_one(tmp_path):
+def test_shards_together_equal_one(tmp_path, device):
     for i in range(3):
-        with front.prepared(predictor(), DATA, PLAN, tmp_path / "a.zarr", device="cpu", shard=(i, 3)) as ready:
+        with front.prepared(predictor(), DATA, PLAN, tmp_path / "a.zarr", device=str(device), shard=(i, 3)) as ready:
             assert front.carry_out(ready, quiet=True)
-    equal(measure(), lipdiag.open_run(tmp_path / "a.zarr"))
+    equal(measure(device=device), lipdiag.open_run(tmp_path / "a.zarr"))
 
 
 def test_models_see_the_same_data_noise_and_directions():
@@ -297,13 +298,14 @@ def test_a_tolerance_draws_until_it_is_met_and_says_so():
     assert any("not met" in note for note in short.attrs["launches"][0]["notes"])
 
 
-def test_measuring_leaves_the_model_as_it_was():
+def test_measuring_leaves_the_model_as_it_was(device):
     model = predictor()
     model.train()
     model.network.first.weight.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
-    measure(model, PLAN.replace(dtype="float64"))
+    measure(model, PLAN.replace(dtype="float64"), device=device)
+    assert {value.device.type for value in model.state_dict().values()} == {"cpu"}
     assert model.training
     assert model.network.training
     assert not model.network.first.weight.requires_grad
@@ -314,15 +316,18 @@ def test_measuring_leaves_the_model_as_it_was():
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_float32_equals_float64_within_its_rounding():
-    a, b = measure(), measure(plan=PLAN.replace(dtype="float64"))
+def test_float32_equals_float64_within_its_rounding(device):
+    a, b = measure(device=device), measure(plan=PLAN.replace(dtype="float64"), device=device)
     for name in ("time_derivative", "spectral_norm", "loss"):
         np.testing.assert_allclose(a[name], b[name], rtol=2e-4, err_msg=name)
 
 
 def test_results_do_not_depend_on_the_device(device):
-    found = lipdiag.measure(predictor(), DATA, PLAN, device=str(device), progress=False)
-    np.testing.assert_allclose(found["time_derivative"], measure()["time_derivative"], rtol=1e-4)
+    """In float32 to 1e-4: what is measured is not made of small differences, but for K."""
+    found, expected = measure(device=device), measure()
+    for name in ("time_derivative", "spectral_norm", "spectral_norm_upper", "loss"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(found["time_difference"], expected["time_difference"], rtol=1e-2)
 
 
 @pytest.mark.parametrize(
