@@ -58,6 +58,7 @@ OPERATIONS = {
     "mixed precision": lambda x: (
         x * torch.ones(6, dtype=torch.float64, device=x.device) + torch.tensor(2.0, dtype=torch.float64)
     ),
+    "sum with wider numbers": lambda x: x + torch.ones(6, dtype=torch.float64, device=x.device),
     "activations": lambda x: functional.silu(x) + functional.gelu(x) + functional.mish(x) * x.tanh() * x.sigmoid(),
     "checkpoint": lambda x: checkpoint(lambda z: z.sin() * W.to(z).sum(), x, use_reentrant=False),
 }
