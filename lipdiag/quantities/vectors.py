@@ -30,14 +30,15 @@ def vectors(point: Point) -> dict[str, Tensor]:
     def close(alpha: Tensor, beta: Tensor) -> bool:
         if alpha.shape[1] <= count:
             return False
-        values, residuals = ritz(*at_hand(alpha, beta), A.rows)
+        alpha, beta = at_hand(alpha, beta)
+        values, residuals = ritz(alpha, beta, A.rows)
         return bool((residuals[:, :count] <= CLOSE * values[:, :1]).all())
 
     run = golub_kahan(A, point.start, min(point.accuracy.krylov_steps, A.rows, A.columns), close)
     k = run.alpha.shape[1]
-    small = at_hand(run.alpha, run.beta)
-    values, residuals = ritz(*small, A.rows)
-    P, _, Q = (z.to(run.alpha) for z in torch.linalg.svd(bidiagonal(*small)))
+    alpha, beta = at_hand(run.alpha, run.beta)
+    values, residuals = ritz(alpha, beta, A.rows)
+    P, _, Q = (z.to(run.alpha) for z in torch.linalg.svd(bidiagonal(alpha, beta)))
     right = Q[:, :count] @ run.right[:, :k]
     left = P.mT[:, :count] @ run.left
     sign = signs(right)

@@ -275,7 +275,10 @@ BUGS = {
         "linalg/precision.py", "_write(*place, precision)", "pass", "linalg/test_precision.py -k pair"
     ),
     "a tangent in another precision than its value": Bug(
-        "linalg/dual.py", "dy if dy.dtype == y.dtype else dy.to(y.dtype)", "dy", "linalg/test_forward_mode.py -k operations"
+        "linalg/dual.py",
+        "dy if dy.dtype == y.dtype else dy.to(y.dtype)",
+        "dy",
+        "linalg/test_forward_mode.py -k operations",
     ),
     "a weight whose tangent is not seen": Bug(
         "linalg/dual.py", "type(x) is Parameter or", "x.is_leaf or", "linalg/test_forward_mode.py -k operations_equal"
