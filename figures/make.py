@@ -96,7 +96,10 @@ def recipes() -> dict[str, Recipe]:
         "steps": Recipe(
             tuple(f"runs/checkpoint-{steps}.zarr" for steps in CHECKPOINTS),
             (
-                *(f"train --recipe digits --steps {steps} --out checkpoint-{steps}" for steps in CHECKPOINTS),
+                *(
+                    f"train --recipe digits --set batch=8 --steps {steps} --out checkpoint-{steps}"
+                    for steps in CHECKPOINTS
+                ),
                 f"measure {' '.join(f'checkpoint-{steps}' for steps in CHECKPOINTS)} --weights raw --out runs "
                 "--timesteps log:24 --draws 16 --quantity time_difference --quantity spectral_norm --quantity loss",
             ),

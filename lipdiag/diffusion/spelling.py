@@ -18,6 +18,17 @@ from .limit import LIMITS
 from .parameterization import PARAMETERIZATIONS
 from .schedule import SCHEDULES, Schedule, Table
 
+ELSEWHERE = {
+    **dict.fromkeys(("flow", "flow_matching", "rectified_flow", "interpolant"), "straight"),
+    **dict.fromkeys(("epsilon", "noise", "pred_noise"), "eps"),
+    **dict.fromkeys(("sample", "x_start", "start_x", "pred_x0"), "x0"),
+    **dict.fromkeys(("v_prediction", "pred_v"), "v"),
+    "flow_prediction": "velocity",
+    **dict.fromkeys(("index", "indices", "integers"), "timesteps"),
+    "continuous": "unit",
+}
+"""What others call them."""
+
 REGISTRIES: tuple[Mapping[str, Any], ...] = (SCHEDULES, CLOCKS, PARAMETERIZATIONS, LIMITS)
 
 
@@ -109,7 +120,9 @@ def _look_up(name: str, text: str, registries: Sequence[Mapping[str, Any]]) -> A
         if name in registry:
             return registry[name]
     where = "" if name == text else f" in {text!r}"
-    near = meant(name, (known for registry in registries for known in registry))
+    known = [known for registry in registries for known in registry]
+    own = ELSEWHERE.get(name.lower())
+    near = f" (did you mean {own}?)" if own in known else meant(name, known)
     raise UsageError(f"got {name!r}{where}{near}; {_allowed(registries)}")
 
 

@@ -11,6 +11,7 @@ from ..data.memory import as_data
 from ..diffusion.convention import PARTS, Convention
 from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..errors import UsageError
+from ..formats.checkpoint import listed
 from ..formats.scheduler import stated
 
 DENOISERS = ("unet", "transformer")
@@ -80,7 +81,7 @@ def of_network(model: Any, data: Any = None, **words: Any) -> NetworkPredictor:
     if missing:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise UsageError(
-            f"a {type(network).__name__} in memory does not tell its {' and '.join(missing)}{why}: give "
+            f"a {type(network).__name__} in memory does not tell its {listed(missing)}{why}: give "
             f"{', '.join(f'{name}={EXAMPLES[name]!r}' for name in missing)}, or what else it was trained with"
         )
     shape = words.get("shape") or configured(network) or (None if data is None else as_data(data).shape)

@@ -195,3 +195,21 @@ def test_every_entry_says_what_it_is_and_who_uses_it(registry):
 def test_an_unknown_word_points_to_the_list():
     with pytest.raises(UsageError, match=r"squared_cosine, .*; see `lipdiag help conventions`$"):
         parse("cosin", SCHEDULES)
+
+
+@pytest.mark.parametrize(
+    ("registry", "theirs", "ours"),
+    [
+        (SCHEDULES, "rectified_flow", "straight"),
+        (PARAMETERIZATIONS, "v_prediction", "v"),
+        (CLOCKS, "index", "timesteps"),
+    ],
+)
+def test_a_name_that_others_use_is_answered_with_ours(registry, theirs, ours):
+    with pytest.raises(UsageError, match=rf"did you mean {ours}\?"):
+        parse(theirs, registry)
+    for other in (SCHEDULES, PARAMETERIZATIONS, CLOCKS):
+        if ours not in other:
+            with pytest.raises(UsageError) as refusal:
+                parse(theirs, other)
+            assert f"did you mean {ours}?" not in str(refusal.value)

@@ -60,7 +60,7 @@ def test_a_pipeline_and_a_scheduler_of_diffusers_tell_all():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ({}, "a Net in memory does not tell its schedule and parameterization and clock: give schedule='linear', "),
+        ({}, "a Net in memory does not tell its schedule, parameterization and clock: give schedule='linear', "),
         (TOLD | {"clock": None}, r"does not tell its clock: give clock='timesteps\(1000\)'"),
         (TOLD | {"schedule": "line"}, "got 'line'"),
         (TOLD | {"schedule": 3}, "got a int as the schedule"),
