@@ -172,9 +172,22 @@ def test_nothing_unsafe_is_called(path):
         " exec(",
         "torch.hub",
         "dcp.load",
-        "from_pretrained(",
     ):
         assert word not in text or (door and word == "pickle.load"), word
+
+
+@each_file
+def test_nothing_is_fetched_by_the_libraries(path):
+    """The encoders of a prompt alone are read by their library: from a folder, and no code in it or on a hub."""
+    text = path.read_text()
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    reading = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained"]
+    assert len(reading) == text.count("from_pretrained(")
+    assert not reading or path.relative_to(PACKAGE).as_posix() == "checkpoints/prompt.py"
+    for call in reading:
+        said = {word.arg: getattr(word.value, "value", None) for word in call.keywords}
+        assert said["local_files_only"] is True
+        assert said["trust_remote_code"] is False
 
 
 REFUSALS = {

@@ -24,7 +24,7 @@ TOKENIZERS = {
     "CLIPTextModelWithProjection": "CLIPTokenizer",
     "T5EncoderModel": "T5TokenizerFast",
 }
-"""Of each text encoder that is known."""
+"""The tokenizer of each text encoder that is known."""
 
 PIPELINES: dict[str, tuple[str, tuple[str, ...]]] = {
     "UNet2DConditionModel": ("StableDiffusionPipeline", (HIDDEN, "")),
@@ -39,7 +39,7 @@ PIPELINES: dict[str, tuple[str, tuple[str, ...]]] = {
 """The pipeline of each network, and what its `encode_prompt` returns as the network calls it."""
 
 LONGER = "PixArtSigmaPipeline"
-"""Of the same network, with longer texts."""
+"""The pipeline of the same network with longer texts."""
 
 
 def embeddings(path: str | Path, network: str, config: Mapping[str, Any], prompt: str) -> dict[str, Tensor]:
@@ -114,8 +114,7 @@ def encoder(home: Path, place: str) -> tuple[Any, Any]:
     known = {name: config[name] for name in set(inspect.signature(made.config_class).parameters) & set(config)}
     halves = [kind for kind in ("fp16", "bf16") if any(folder.glob(f"model.{kind}*.safetensors"))]
     variant = None if (folder / "model.safetensors").is_file() else next(iter(halves), None)
-    local = {"local_files_only": True, "trust_remote_code": False}
-    told = {"config": made.config_class(**known), "use_safetensors": True, "variant": variant}
-    network = made.from_pretrained(folder, **told, **local).float().eval()
-    spoken = home / place.replace("text_encoder", "tokenizer")
-    return network, getattr(transformers, TOKENIZERS[kind]).from_pretrained(spoken, **local)
+    told = {"config": made.config_class(**known), "variant": variant}
+    network = made.from_pretrained(folder, **told, use_safetensors=True, local_files_only=True, trust_remote_code=False)
+    spoken, tokenizer = home / place.replace("text_encoder", "tokenizer"), getattr(transformers, TOKENIZERS[kind])
+    return network.float().eval(), tokenizer.from_pretrained(spoken, local_files_only=True, trust_remote_code=False)

@@ -1,7 +1,7 @@
 """What a network is told beside x and the time: saved tensors, a class, or what stands for "no condition".
 
 Names are the keyword arguments of the network's own forward; `added_cond_kwargs/time_ids` is an entry of a dictionary.
-Text is told as the embeddings that a text encoder made: no encoder is ever loaded.
+Text is told as the embeddings that a text encoder made.
 """
 
 import inspect

@@ -328,7 +328,7 @@ def refuse_others(state: Mapping[str, Tensor], path: str | Path) -> None:
     ):
         refuse(path, "is an autoencoder (VAE), not a diffusion network: give the network; data are given as latents")
     if names and all(re.match(r"(text_model|vision_model|transformer\.text|cond_stage_model)\b", n) for n in names):
-        refuse(path, "is a text or picture encoder, not a diffusion network: lipdiag never loads one")
+        refuse(path, "is a text or picture encoder, not a diffusion network: give the network")
     if any(name.removeprefix("model.").startswith("pixel_embedding.") for name in names):
         refuse(path, "is a discrete flow over tokens, which has no noise to predict: give a model of continuous data")
     if any(name.startswith(("controlnet_cond_embedding.", "control_model.")) for name in names):
