@@ -26,7 +26,7 @@ from lipdiag.results.source import open_source
 
 HERE = Path(__file__).parent
 DDPM, ETSDM = "digits-ddpm", "digits-etsdm"
-CHECKPOINTS = (10, 30, 100, 300)
+CHECKPOINTS = (10, 30, 100)
 """Steps after which a training is looked at."""
 BLOCK_ENDS = (19, 39, 59, 79, 99)
 LARGEST_TABLE, LARGEST_PICTURE = 100_000, 120_000
@@ -100,7 +100,7 @@ def recipes() -> dict[str, Recipe]:
                     f"train --recipe digits --set batch=8 --steps {steps} --out checkpoint-{steps}"
                     for steps in CHECKPOINTS
                 ),
-                f"measure {' '.join(f'checkpoint-{steps}' for steps in CHECKPOINTS)} --weights raw --out runs "
+                f"measure {' '.join(f'checkpoint-{steps}' for steps in CHECKPOINTS)} --out runs "
                 "--timesteps log:16 --draws 8 --quantity time_difference --quantity spectral_norm --quantity loss",
             ),
         ),
