@@ -184,8 +184,8 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
             raise UsageError(
                 f"the {checkpoint.network} in {place} knows the classes {classes}: {label} is none of them"
             )
-        blank_one, one = checkpoint.conditioning[name], torch.tensor([label])
-        inputs[name] = one_hot(one, blank_one.shape[1]).float() if blank_one.ndim == 2 else one
+        row, chosen = checkpoint.conditioning[name], torch.tensor([label])
+        inputs[name] = one_hot(chosen, row.shape[1]).float() if row.ndim == 2 else chosen
     if not inputs:
         return checkpoint
     known = set(inspect.signature(NETWORKS[checkpoint.network]().forward).parameters) - {"self"}
