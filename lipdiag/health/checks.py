@@ -46,6 +46,7 @@ class Check:
     remedy: str
 
 
+SAMPLED = "look at the faults near the noise, at the schedule, and at the limit of x0 in sampling"
 PREDICTED = ("stein_product", "stein_square", "loss")
 CHECKS: dict[str, Check] = {
     "size": Check(
@@ -64,6 +65,12 @@ CHECKS: dict[str, Check] = {
         "whether it errs less where there is less noise",
         order, ("loss",), ("loss",), 1.1,
         "error in x0 over that at a noisier timestep, at most",
+        "train at these timesteps: check how timesteps are drawn and weighed in training",
+    ),
+    "band": Check(
+        "whether it errs less where there is less noise, between the timesteps of the run",
+        None, (), (), 1.1,
+        "error in x0 over that at a little noisier timestep, of 128, at most",
         "train at these timesteps: check how timesteps are drawn and weighed in training",
     ),
     "nothing": Check(
@@ -143,6 +150,18 @@ CHECKS: dict[str, Check] = {
         None, (), (), 0.5,
         "change of the embedding to the next timestep over that between any two timesteps, at most",
         "embed timesteps by lower frequencies, or in the unit that the frequencies are made for (--clock)",
+    ),
+    "range": Check(
+        "whether its samples keep to the range of the data",
+        None, (), (), 0.05,
+        "share of the numbers in samples that lie beyond the range of the data by a quarter of it, at most",
+        SAMPLED,
+    ),
+    "power": Check(
+        "whether its samples are as large as the data",
+        None, (), (), 1.5,
+        "root mean square of samples over that of the data, at most",
+        SAMPLED,
     ),
     "copies": Check(
         "whether it learned its data by heart",

@@ -16,6 +16,7 @@ from ..quantities.point import Point
 from ..results.run import read
 from ..store.store import open_run
 from ..study.measure import NOT_TRIED, carry_out, prepared
+from ..study.network import worded
 from ..study.plan import Plan, refuse_planned
 from ..study.points import ends, points
 from ..study.resolve import resolve_model
@@ -25,6 +26,7 @@ from .conventions import conventions
 from .diagnosis import Diagnosis
 from .fault import Fault
 from .judge import LEVEL, judge, limited
+from .scan import scan
 
 QUANTITIES = (
     "time_difference", "stein", "loss", "trace", "one_sided_lipschitz", "asymmetry", "fokker_planck", "swap",
@@ -44,7 +46,7 @@ DEGRADED = {
 UNCERTAIN = {"no_denoiser", "shared_timesteps"}
 """What the conventions tell that they cause too."""
 
-INTERNAL = {"expansion", "symmetry", "speed", "jump", "equation"}
+INTERNAL = {"expansion", "symmetry", "speed", "jump"}
 """Checks that a sound model passes on whatever data."""
 
 STRANGE = (
@@ -71,8 +73,8 @@ def doctor(
     into; faults are named by their causes. All tests over draws are judged together by Holm at `level`.
 
     Args:
-        model: A path (checkpoint, embedded name, or a run, `.zarr`), a `Predictor`, any eps(x, t) with `schedule` and
-            `shape`, or what `measure` returned.
+        model: A path (checkpoint, embedded name, or a run, `.zarr`), a `Predictor`, a network with the words that
+            `measure` takes for it, or what `measure` returned.
         data: x0, in any of the forms that `measure` takes.
         plan: What is measured of a model; by default `PLAN`.
         thresholds: In the place of those in `health.checks.CHECKS`, by name.
@@ -91,7 +93,8 @@ def doctor(
         True
     """
     refuse_planned(words)
-    return examine(model, data, plan, thresholds, level, out, device, progress, reading=Reading.of(**words))
+    model, reading = worded(model, data, words)
+    return examine(model, data, plan, thresholds, level, out, device, progress, reading=reading)
 
 
 def examine(
@@ -120,8 +123,9 @@ def examine(
         faults, undecided, notes = before(ready, point, model, reading)
         carry_out(ready, quiet=not progress)
         drawn, told = samples.drawn(ready.predictor), embedding.embedded(ready.predictor)
-        further = [*samples.copies(drawn, ready.source, limits["copies"])]
-        further += embedding.embedding_tests(told, limits) if told is not None else []
+        further = [*samples.copies(drawn, ready.source, limits["copies"]), *samples.size(drawn, ready.source, limits)]
+        further += [] if told is None else embedding.embedding_tests(told, limits)
+        further += [] if ready.source.fingerprint == "model" else scan(ready, limits["band"])
         found = judge(ready.store.dataset(), limits, level, further=further)
         found = replace(found, chain=tuple(embedding.chain(point)))
         names = {fault.name for fault in faults}
@@ -152,6 +156,8 @@ def before(ready: Study, point: Point, model: Any, reading: Reading) -> tuple[li
     broken = network.untouched(ready.predictor) or network.dead(point)
     broken += [*network.rounding(point), *other_weights(ready, point, model, reading)]
     faults, undecided, notes = conventions(ready.predictor, ready.source)
+    if any(fault.name == "no_denoiser" for fault in faults):  # which is never told the time
+        broken = [fault for fault in broken if fault.name != "ignored_time"]
     return [*broken, *faults], [] if broken or faults else undecided, notes
 
 

@@ -96,8 +96,11 @@ def explained(run: Run, found: Sequence[Finding], tests: Sequence[Test]) -> list
         band |= outside
     if by["shift"]:
         faults.append(of(run, "shifted_time", by["shift"]))
-    if band:
-        inside = [f for name in ("nothing", "order", "told") for f in by[name] if f.test.place in band]
+    ends = [k for f in by["band"] if (k := f.test.at) is not None]
+    if ends:
+        band |= set(np.flatnonzero((run.timestep >= min(ends)) & (run.timestep <= max(ends))).tolist())
+    if band or ends:
+        inside = [f for name in ("nothing", "order", "told") for f in by[name] if f.test.place in band] + by["band"]
         faults.append(of(run, "untrained_band", inside))
     unmoved = [f for f in by["still"] if f.test.place not in band and not by["plateau"]]
     free = np.count_nonzero((run.block(run.timestep) < 0) & (run.block(run.other[0]) < 0))
@@ -116,6 +119,8 @@ def explained(run: Run, found: Sequence[Finding], tests: Sequence[Test]) -> list
         "speed": "too_fast",
         "jump": "jump",
         "equation": "inconsistent_times",
+        "range": "samples_out_of_range",
+        "power": "samples_out_of_range",
         "copies": "memorised",
     }
     return [of(run, names[name], findings) for name, findings in by.items() if findings and name in names]
@@ -149,6 +154,9 @@ WORDS = {
     "excess": "the loss is {} above 1 - sigma tr J / d, which is that of the best model",
     "order": "the error in x0 is {} times that at the noisier timestep {other}",
     "nothing": "the loss is {}, where a model that always answers 0 has 1",
+    "band": "the error in x0 is {} times",
+    "range": "a share of {} of the numbers in samples lies far outside the range of the data",
+    "power": "the root mean square of samples is {} times that of the data",
     "expansion": "sigma times the largest eigenvalue of the Jacobian's symmetric part is {}, at most 1 for a true one",
     "symmetry": "|J - J^T| is {} of |J + J^T|, 0 for a true model",
     "speed": "K is {} times that of isolated points",
@@ -170,11 +178,8 @@ def of(run: Run, name: str, found: Sequence[Finding]) -> Fault:
     surest = max(found, key=lambda f: f.test.t)
     test = surest.test
     other = "" if test.other is None else f"{run.timestep[test.other]:.4g}"
-    timesteps: list[float] = []
-    where = ""
-    if test.place is not None:
-        timesteps = [float(run.timestep[place]) for place in sorted({f.test.place for f in found} - {None})]
-        where = f"at timestep {run.timestep[test.place]:.4g} "
+    timesteps = sorted({k for f in found if (k := f.test.timestep(run)) is not None})
+    where = "" if (k := test.timestep(run)) is None else f"at timestep {k:.4g} "
     said = WORDS[test.check].format(number(test), other=other, slope=plain(test.slope or np.nan))
     sure = f"n = {test.estimate.draws}, p = {plain(surest.p, 2)} among all"
     return Fault(name, tuple(timesteps), f"{where}{said}{test.said} ({sure})", remedy(name, test), surest.p)

@@ -101,8 +101,7 @@ def line(run: Run, name: str, threshold: float, tests: Sequence[Test], p: np.nda
     if not mine:
         return None
     _, q, test = max(mine, key=lambda found: found[0])
-    where = None if test.place is None else float(run.timestep[test.place])
-    return Line(name, threshold, test.estimate, where, q, len(mine), CHECKS[name].looks)
+    return Line(name, threshold, test.estimate, test.timestep(run), q, len(mine), CHECKS[name].looks)
 
 
 def about(run: Run) -> str:

@@ -43,6 +43,7 @@ class Test(NamedTuple):
         other: Row that it was compared with.
         slope: Of the noise on the prediction, where that was compared.
         said: What else was seen.
+        at: Timestep, where that is no row's.
     """
 
     check: str
@@ -53,6 +54,11 @@ class Test(NamedTuple):
     other: int | None = None
     slope: float | None = None
     said: str = ""
+    at: float | None = None
+
+    def timestep(self, run: Run) -> float | None:
+        """At which timestep; None where it is over several."""
+        return self.at if self.place is None else float(run.timestep[self.place])
 
 
 def above(excess: np.ndarray, tries: int = 1) -> tuple[float, float]:

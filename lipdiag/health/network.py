@@ -82,7 +82,7 @@ def dead(point: Point) -> list[Fault]:
         return []
     with heard(network) as found:
         point.predictor(point.x, point.t)
-    names = [name for name, (told, said) in found.items() if told and not said]
+    names = [name or "the whole network" for name, (told, said) in found.items() if told and not said]
     if not names:
         return []
     listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

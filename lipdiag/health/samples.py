@@ -1,5 +1,6 @@
 """Whether a model's samples look like its data: finite, in their range, no copies of them, and data to the model."""
 
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -13,10 +14,11 @@ from ..printing import plain
 from ..quality.metric import COPY, nearest, own_distance
 from ..sampling.doubt import FEWEST, doubt
 from ..sampling.sampler import sample
-from ..statistics import Estimate
+from ..statistics import Estimate, mean
 from ..study.description import Source
+from .checks import SAMPLED
 from .fault import Fault
-from .laws import Test
+from .laws import Test, above
 
 COUNT, STEPS = 16, 50
 """Samples, and steps of DDIM for each."""
@@ -29,11 +31,6 @@ FEW_DATA = 8
 
 OUTSIDE = 0.25
 """How far beyond the data's range, in parts of it, no sample lies."""
-
-LARGER = 1.5
-"""How many times the data's root mean square that of samples is, at most."""
-
-REMEDY = "look at the faults near the noise, at the schedule, and at the limit of x0 in sampling"
 
 
 class Drawn(NamedTuple):
@@ -81,25 +78,28 @@ def copies(found: Drawn | None, source: Source, threshold: float) -> list[Test]:
     ]
 
 
-def samples(predictor: Predictor, found: Drawn | None, source: Source) -> list[Fault]:
-    """What is wrong with some samples beside some data."""
-    if found is None:
-        return []
-    x, how = found.x.double(), f"of {COUNT} samples by DDIM in {found.steps} steps"
-    if not found.finite:
-        return [Fault("diverging_samples", (), f"{how}, some are not finite", REMEDY)]
-    if source.fingerprint == "model":
-        reason = doubt(predictor, found.x)
-        return [Fault("doubtful_samples", (), reason, REMEDY)] if reason else []
-    data = torch.stack([source.sample(i).double() for i in range(64)])
-    size, own = (float(z.square().mean().sqrt()) for z in (x, data))
+def size(found: Drawn | None, source: Source, thresholds: Mapping[str, float]) -> Iterator[Test]:
+    """Whether samples keep to the range of some data, and are as large, by Student's test over samples."""
+    if found is None or not found.finite or source.fingerprint == "model":
+        return
+    x, data = found.x.double().flatten(1), torch.stack([source.sample(i).double() for i in range(64)])
     low, high = float(data.min()), float(data.max())
     room = OUTSIDE * (high - low)
-    out = float(((x < low - room) | (x > high + room)).double().mean())
-    if size > LARGER * own or out > 0.01:
-        evidence = (
-            f"{how}, {out:.1%} of the entries lie outside [{plain(low - room)}, {plain(high + room)}], and the data "
-            f"reach from {plain(low)} to {plain(high)}; root mean squares are {plain(size)} and {plain(own)}"
-        )
-        return [Fault("samples_out_of_range", (), evidence, REMEDY)]
+    out = ((x < low - room) | (x > high + room)).double().mean(1).numpy()
+    said = f", outside [{plain(low - room)}, {plain(high + room)}]"
+    yield Test("range", None, mean(out), *above(out - thresholds["range"]), said=said)
+    larger = (x.square().mean(1) / data.square().mean()).sqrt().numpy()
+    yield Test("power", None, mean(larger), *above(larger - thresholds["power"]))
+
+
+def samples(predictor: Predictor, found: Drawn | None, source: Source) -> list[Fault]:
+    """Whether some samples are numbers, and data to the model where there are no others."""
+    if found is None:
+        return []
+    if not found.finite:
+        evidence = f"of {COUNT} samples by DDIM in {found.steps} steps some are not finite"
+        return [Fault("diverging_samples", (), evidence, SAMPLED)]
+    if source.fingerprint == "model":
+        reason = doubt(predictor, found.x)
+        return [Fault("doubtful_samples", (), reason, SAMPLED)] if reason else []
     return []

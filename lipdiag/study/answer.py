@@ -105,6 +105,12 @@ def remedy(predictor: Predictor, plan: Plan) -> str:
     t = middle(bare, few(bare.shape)).to(weight.device)
     x = torch.zeros(len(t), *bare.shape, dtype=plan.torch_dtype, device=weight.device)
     with suppress(Exception), torch.no_grad():
+        bare.network(x.long(), bare.clock(t).to(x.dtype), **bare.conditioning)
+        return "it takes whole numbers as x: it is a model of tokens, and what is measured holds for continuous x"
+    with suppress(Exception), torch.no_grad():
+        bare.network(x, **bare.conditioning)
+        return "it takes x and no timestep: it is no diffusion model, but a generator or a classifier"
+    with suppress(Exception), torch.no_grad():
         y = bare.network(x, bare.clock(t).to(x.dtype)[:, None], **bare.conditioning)
         if isinstance(y, torch.Tensor) and y.shape == x.shape:
             return "it answers where the timesteps have shape (n, 1): wrap it, lambda x, t: network(x, t[:, None])"

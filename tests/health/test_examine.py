@@ -1,5 +1,6 @@
 """The doctor on models with planted faults, of three sizes: each is found, and named."""
 
+import copy
 import json
 
 import numpy as np
@@ -9,11 +10,12 @@ from click.testing import CliRunner
 
 import lipdiag
 from lipdiag.cli import main
-from lipdiag.errors import UsageError
+from lipdiag.errors import CheckpointError, UsageError
 from lipdiag.health.examine import PLAN, doctor
 from tests.health.planted import (
     SMALL,
     USED,
+    among,
     around,
     data,
     emptied,
@@ -135,3 +137,92 @@ def test_the_command_judges_a_run_and_ends_as_it_is_asked(tmp_path):
 def test_a_run_takes_no_data():
     with pytest.raises(UsageError, match="a run is judged as it is"):
         doctor(make(), "digits")
+
+
+class Generator(torch.nn.Module):
+    """A network of one argument: noise to pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = torch.nn.Linear(SMALL, SMALL)
+
+    def forward(self, z):
+        return torch.tanh(self.last(z))
+
+
+class Classifier(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = torch.nn.Linear(SMALL, 10)
+
+    def forward(self, x, timestep):
+        return self.last(x)
+
+
+class Tokens(torch.nn.Module):
+    """A network of discrete diffusion: tokens to logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.last = torch.nn.Embedding(17, 8), torch.nn.Linear(8, 17)
+
+    def forward(self, x, timestep):
+        return self.last(self.embedding(x))
+
+
+@pytest.mark.parametrize(
+    "network, words",
+    [
+        (Generator(), r"it takes x and no timestep: it is no diffusion model, but a generator or a classifier$"),
+        (Classifier(), r"got a tensor of shape \(2, 10\) from the network for x of shape \(2, 16\)"),
+        (Tokens(), r"it is a model of tokens, and what is measured holds for continuous x$"),
+    ],
+)
+def test_what_is_no_denoiser_by_its_call_is_refused_in_a_sentence(network, words):
+    told = {"schedule": "linear", "parameterization": "eps", "clock": "timesteps(1000)", "shape": (SMALL,)}
+    with pytest.raises(CheckpointError, match=words):
+        doctor(network, data(SMALL), plan=QUICK, progress=False, **told)
+
+
+def test_a_generator_that_is_told_the_time_is_no_denoiser():
+    class Deaf(Generator):
+        def forward(self, z, timestep):
+            return super().forward(z)
+
+    torch.manual_seed(0)
+    told = {"schedule": "linear", "parameterization": "eps", "clock": "timesteps(1000)", "shape": (SMALL,)}
+    with torch.no_grad():
+        (network := Deaf()).last.weight.mul_(4)
+    found = doctor(network, data(SMALL), plan=QUICK, progress=False, **told)
+    assert found.faults[0].name == "no_denoiser"
+
+
+def test_a_narrow_band_between_the_timesteps_of_the_run():
+    def broken(ask, x, k):
+        return torch.where(among(x, k, 550, 600), 0.3 * x.sin(), ask(x, k))
+
+    found = doctor(around(exact(), broken), data(), plan=QUICK, progress=False)
+    (fault, *_) = found.faults
+    assert fault.name == "untrained_band"
+    assert all(550 <= k < 600 for k in fault.timesteps), fault.timesteps
+
+
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_an_embedding_of_time_in_half_precision(way):
+    model = copy.deepcopy(perceptron())
+    embed = model.network.time_embed
+    if way == "out":
+        embed.register_forward_hook(lambda _, __, e: e.bfloat16().float())
+    else:
+        forward = model.network.forward
+        model.network.forward = lambda x, timestep: forward(x, timestep.bfloat16().float())
+    assert names(model, data(SMALL))[:1] == ["rounded_time"]
+
+
+def test_an_embedding_that_comes_round():
+    model = copy.deepcopy(perceptron())
+    forward = model.network.forward
+    model.network.forward = lambda x, timestep: forward(x, timestep % 200)
+    found = doctor(model, data(SMALL), plan=QUICK, progress=False)
+    assert "aliased_time" in [fault.name for fault in found.faults]
+    assert "looks like one far away, such as" in str(found).replace("\n  ", " ")

@@ -8,7 +8,7 @@ from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Empirical
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.health.examine import PLAN, doctor
-from lipdiag.health.samples import COUNT, Drawn, are_data, copies, drawn, samples
+from lipdiag.health.samples import COUNT, Drawn, are_data, copies, drawn, samples, size
 from lipdiag.study.description import Source
 from tests.health.planted import around, data, exact, mixture
 
@@ -18,6 +18,10 @@ QUICK = PLAN.replace(timesteps="pairs:3", draws=10, krylov_steps=4)
 def source(x0, fingerprint: str = "given") -> Source:
     rows = torch.as_tensor(x0)
     return Source(lambda i: rows[i % len(rows)], "rows", fingerprint)
+
+
+def rms(x) -> float:
+    return x.double().square().mean().sqrt().item()
 
 
 def test_a_model_that_learned_its_data_by_heart():
@@ -52,10 +56,15 @@ def test_copies_are_not_looked_for_where_nobody_knows_what_near_is():
 
 
 def test_samples_that_leave_the_range_of_the_data():
-    some = drawn(mixture())
-    assert not samples(mixture(), some, source(data()))
-    (fault,) = samples(mixture(), Drawn(4 * some.x, 50), source(data()))
-    assert fault.name == "samples_out_of_range"
+    some, limits = drawn(mixture()), {"range": 0.05, "power": 1.5}
+    assert all(test.p > 0.1 for test in size(some, source(data()), limits))
+    larger = {test.check: test for test in size(Drawn(4 * some.x, 50), source(data()), limits)}
+    rows = torch.from_numpy(data())[:64]
+    room = 0.25 * (rows.max() - rows.min())
+    far = ((4 * some.x < rows.min() - room) | (4 * some.x > rows.max() + room)).double().mean()
+    assert larger["range"].estimate.value == pytest.approx(far.item())
+    assert larger["power"].estimate.value == pytest.approx(4 * rms(some.x) / rms(rows), rel=0.05)
+    assert max(test.p for test in larger.values()) < 1e-6
 
 
 def test_samples_that_diverge():

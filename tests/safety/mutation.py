@@ -469,7 +469,7 @@ BUGS = {
         "safety/test_gradcheck.py -k conversions",
     ),
     "a loss beside a trace without its noise level": Bug(
-        "health/checks.py", 'run.time("sigma")[place] * trace / d', "trace / d",
+        "health/laws.py", 'run.time("sigma")[place] * trace / d', "trace / d",
         "health/test_checks.py -k jacobian_leaves"
     ),
     "p-values that are judged one by one": Bug(
