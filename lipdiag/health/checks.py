@@ -73,6 +73,12 @@ CHECKS: dict[str, Check] = {
         "error in x0 over that at a little noisier timestep, of 128, at most",
         "train at these timesteps: check how timesteps are drawn and weighed in training",
     ),
+    "scale": Check(
+        "whether all that it predicts has the right scale",
+        None, (), (), 0.05,
+        "by how much the slope of what should be predicted on what is differs from 1 in every part of time, at most",
+        "multiply the output as the slope says, or check the parameterization and the scale of data and output",
+    ),
     "nothing": Check(
         "whether it beats an answer that is always 0",
         nothing, ("loss",), ("loss",), 1.1,

@@ -26,7 +26,7 @@ from .conventions import conventions
 from .diagnosis import Diagnosis
 from .fault import Fault
 from .judge import LEVEL, judge, limited
-from .scan import scan
+from .scan import scan, scanned
 
 QUANTITIES = (
     "time_difference", "stein", "loss", "trace", "one_sided_lipschitz", "asymmetry", "fokker_planck", "swap",
@@ -125,7 +125,7 @@ def examine(
         drawn, told = samples.drawn(ready.predictor), embedding.embedded(ready.predictor)
         further = [*samples.copies(drawn, ready.source, limits["copies"]), *samples.size(drawn, ready.source, limits)]
         further += [] if told is None else embedding.embedding_tests(told, limits)
-        further += [] if ready.source.fingerprint == "model" else scan(ready, limits["band"])
+        further += [] if ready.source.fingerprint == "model" else scan(scanned(ready), limits)
         found = judge(ready.store.dataset(), limits, level, further=further)
         found = replace(found, chain=tuple(embedding.chain(point)))
         names = {fault.name for fault in faults}

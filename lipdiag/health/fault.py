@@ -88,8 +88,9 @@ def explained(run: Run, found: Sequence[Finding], tests: Sequence[Test]) -> list
     faults = [of(run, name, by[check]) for check, name in EMBEDDED.items() if by[check]]
     if faults and by["plateau"] and by["plateau"][0].test.estimate.value == 1:
         faults[0] = replace(faults[0], name="ignored_time")
-    if by["size"] and one_scale(by["size"], tests):  # what is told cannot be judged by losses of a wrong size
-        return [with_others(of(run, "wrong_scale", by["size"]), found)]
+    scaled = by["scale"] or (by["size"] if one_scale(by["size"], tests) else [])
+    if scaled:  # what is told cannot be judged by losses of a wrong size
+        return [with_others(of(run, "wrong_scale", scaled), found), *faults]
     band = place["order"] | place["nothing"]
     outside = {f.test.place for f in by["told"] if f.test.other not in place["told"]}
     if outside and not by["shift"] and one_piece(outside | band):
@@ -132,7 +133,7 @@ EMBEDDED = {"plateau": "rounded_time", "grain": "rounded_time", "alias": "aliase
 
 def one_scale(found: Sequence[Finding], tests: Sequence[Test]) -> bool:
     """Whether slopes are about the same at nearly every timestep, wherever it can be told for certain."""
-    surest = max(found, key=lambda f: f.test.t).test.slope or 1.0
+    surest = max((f.test for f in found), key=lambda test: test.t).slope or 1.0 if found else 0.0
     slopes = np.array([test.slope for test in tests if test.check == "size" and (test.slope or 0) > 0])
     near = np.abs(np.log(slopes / surest)) <= SAME * abs(np.log(surest)) if surest > 0 else np.zeros(1)
     return bool(np.mean(near) >= MOST)
@@ -154,6 +155,7 @@ WORDS = {
     "excess": "the loss is {} above 1 - sigma tr J / d, which is that of the best model",
     "order": "the error in x0 is {} times that at the noisier timestep {other}",
     "nothing": "the loss is {}, where a model that always answers 0 has 1",
+    "scale": "the slope of what should be predicted on what is differs from 1 by {}, in all parts of time: {slope}",
     "band": "the error in x0 is {} times",
     "range": "a share of {} of the numbers in samples lies far outside the range of the data",
     "power": "the root mean square of samples is {} times that of the data",

@@ -1,21 +1,24 @@
-"""Bands of time that no plan of a few timesteps would meet: the error in x0 at many, by one pass each.
+"""Many times between those of a run, one pass at each: bands that no plan of a few meets, and the scale of all answers.
 
-It grows with the noise for every true model, so at no time is it larger than at those that are a little noisier; in a
-band that was never trained it is, at its noisy end.
+The error in x0 grows with the noise for every true model, so at no time is it larger than at those that are a little
+noisier; in a band that was never trained it is, at its noisy end. And whatever it is that a network predicts, no
+multiple of its own words is better; where the same one is better at all times, they have a wrong scale.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from ..diffusion.parameterization import convert, eps
+from ..diffusion.predictor import NetworkPredictor
 from ..printing import plain
-from ..statistics import ratio
+from ..statistics import Estimate, ratio
 from ..study.plan import resolve_timesteps
 from ..study.points import points
 from ..study.study import Study
 from .laws import Test, above
-from .network import losses
 
 EVEN, DRAWS = 64, 16
 """Timesteps even in t, and as many even in their logarithm; draws at each."""
@@ -23,27 +26,77 @@ EVEN, DRAWS = 64, 16
 BESIDE = 12
 """Noisier ones that each is compared with."""
 
+PARTS = 2
+"""Parts of the time in each of which a scale has to be the same that is wrong."""
 
-def scan(ready: Study, threshold: float) -> Iterator[Test]:
-    """The error in x0 over that at a noisier time, of the same draws, at many times; 2,000 passes."""
+
+class Scan(NamedTuple):
+    """What a model says at many times, in rows of as many draws.
+
+    Attributes:
+        timestep: Rising in t.
+        error: Mean square of the error in x0.
+        product: Of what the network predicts and what it should.
+        square: Of what it predicts with itself.
+        left: Mean square of what it should predict, and does not.
+    """
+
+    timestep: np.ndarray
+    error: np.ndarray
+    product: np.ndarray
+    square: np.ndarray
+    left: np.ndarray
+
+
+@torch.no_grad()
+def scanned(ready: Study) -> Scan:
+    """The model at 128 times by 16 draws, 2,000 passes."""
     predictor, source = ready.predictor, ready.source
-    clock = predictor.clock
+    clock, schedule = predictor.clock, predictor.schedule
+    own = predictor.parameterization if isinstance(predictor, NetworkPredictor) else eps
     even = clock.base(torch.linspace(0.001, 0.999, EVEN, dtype=torch.float64)).numpy()
     even = even.round() if clock.base.discrete else even
-    every = np.union1d(even, resolve_timesteps(f"log:{EVEN}", clock, predictor.schedule))
+    every = np.union1d(even, resolve_timesteps(f"log:{EVEN}", clock, schedule))
     t = clock.base.time(torch.from_numpy(every)).numpy()
     every = every[np.argsort(t)][np.sort(t) > 1e-9]
-    few, found = max(1, ready.batch // DRAWS), []
+    few, rows = max(1, ready.batch // DRAWS), []
     for first in range(0, len(every), few):
         some = every[first : first + few].tolist()
         at = points(predictor, ready.plan, source.sample, some, range(DRAWS), record=False, label=source.label)
-        found.append(losses(at.predictor, at, DRAWS))
-    alpha, sigma = (c.numpy() for c in predictor.schedule(clock.base.time(torch.from_numpy(every))))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.concatenate(found) * ((sigma / alpha) ** 2)[:, None]
-    for k, here in enumerate(error[:-1]):
-        later = [o for o in range(k + 1, min(k + 1 + BESIDE, len(error))) if np.isfinite(error[o]).all()]
+        x, said, noise = (z.double() for z in (at.x, at.predictor(at.x, at.t), at.noise))
+        alpha, sigma = schedule(at.t)
+        error = (said - noise).flatten(1).square().mean(1) * (sigma / alpha) ** 2
+        found, truth = (convert(z, x, at.t, schedule, eps, own).flatten(1) for z in (said, noise))
+        own_terms = found * truth, found.square(), (found - truth).square()
+        rows.append(torch.stack([error, *(z.mean(1) for z in own_terms)]).view(4, -1, DRAWS).cpu())
+    return Scan(every, *torch.cat(rows, 1).numpy())
+
+
+def scan(found: Scan, thresholds: Mapping[str, float]) -> Iterator[Test]:
+    """Whether errors grow with the noise, and whether a multiple would be better at all times."""
+    for k, here in enumerate(found.error[:-1]):
+        later = [o for o in range(k + 1, min(k + 1 + BESIDE, len(found.error))) if np.isfinite(found.error[o]).all()]
         if later and np.isfinite(here).all():
-            (s, p), other = max((above(here - threshold * error[o], len(later)), o) for o in later)
-            said = f" that at timestep {plain(every[other])}"
-            yield Test("band", None, ratio(here, error[other]), s, p, said=said, at=float(every[k]))
+            threshold = thresholds["band"]
+            (s, p), other = max((above(here - threshold * found.error[o], len(later)), o) for o in later)
+            said = f" that at timestep {plain(found.timestep[other])}"
+            estimate = ratio(here, found.error[other])
+            yield Test("band", None, estimate, s, p, said=said, at=float(found.timestep[k]))
+    yield from scale(found, thresholds["scale"])
+
+
+def scale(found: Scan, threshold: float) -> Iterator[Test]:
+    """Whether the slope is beyond the threshold, on the same side, in each of some parts of time that tell as much."""
+    left = found.left.mean(1)
+    known = np.isfinite(np.stack([found.product, found.square])).all((0, 2)) & (left > 0)
+    if not known.any():
+        return
+    product, square = (z[known] / left[known, None] for z in (found.product, found.square))
+    told = np.cumsum(square.mean(1))
+    part = np.minimum((PARTS * told / told[-1]).astype(int), PARTS - 1)
+    sums = [[z[part == i].sum(0) for z in (product, square)] for i in range(PARTS)]
+    tried = []
+    for sign in (-1, 1):  # every part has to be beyond, so that the least sure of them counts
+        tried.append(min(above(sign * (p - (1 + sign * threshold) * q), 2) for p, q in sums))
+    slope = float(product.sum() / square.sum())
+    yield Test("scale", None, Estimate(abs(slope - 1), np.nan, np.nan, DRAWS), *max(tried), slope=slope)
