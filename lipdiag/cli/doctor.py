@@ -65,8 +65,9 @@ def doctor(
     it is. The verdict is healthy, faults or undecided; every fault comes with
     its timesteps, its evidence and what to do. What is allowed is in --checks.
     """
-    from ..health.examine import PLAN, examine
-    from .measure import Teller
+    from ..health.examine import FURTHER, PLAN, examine
+    from ..study.measure import estimate
+    from .measure import Teller, duration
 
     require_model(model, given["factory"], "doctor")
     use_threads(given["threads"])
@@ -76,6 +77,10 @@ def doctor(
 
     def priced(ready: Any) -> bool:
         teller.price(ready)
+        seconds = duration(FURTHER * estimate(ready)["pass_seconds"])
+        teller.say(
+            ready, f"and {FURTHER} forward passes for conventions, samples and looks into the network, {seconds}"
+        )
         if dry_run:
             raise click.exceptions.Exit(0)
         return True

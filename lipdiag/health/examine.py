@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.load import inspect
+from ..checkpoints.probe import PASSES
 from ..checkpoints.reading import SILENT, Reading
 from ..errors import CheckpointError, UsageError
 from ..quantities.point import Point
@@ -26,7 +27,7 @@ from .conventions import conventions
 from .diagnosis import Diagnosis
 from .fault import Fault
 from .judge import LEVEL, judge, limited
-from .scan import scan, scanned
+from .scan import DRAWS, EVEN, scan, scanned
 
 QUANTITIES = (
     "time_difference", "stein", "loss", "trace", "one_sided_lipschitz", "asymmetry", "fokker_planck", "swap",
@@ -36,6 +37,9 @@ PLAN = Plan(timesteps="pairs:10", draws=32, quantities=QUANTITIES, krylov_steps=
 
 LOOKED = 8
 """Timesteps, and draws of each, at which the network is looked into."""
+
+FURTHER = PASSES + 2 * EVEN * DRAWS + samples.COUNT * samples.STEPS + 5 * LOOKED**2
+"""Forward passes of one sample beside those of the run: conventions, scan, samples, and looks into the network."""
 
 DEGRADED = {
     "wrong_size", "untrained_band", "miscalibrated_time", "excess_loss", "expanding", "asymmetric", "too_fast",

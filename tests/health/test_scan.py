@@ -48,7 +48,7 @@ def test_a_band_is_found_at_its_noisy_end_alone():
 def test_a_scale_that_is_wrong_in_a_part_of_the_time_is_none():
     ones = np.ones((99, DRAWS))
     square = ones * np.linspace(0.9, 1.1, DRAWS)
-    off = np.where(np.arange(99)[:, None] < 60, 1.3, 1.0)
+    off = np.where(np.arange(99)[:, None] < 45, 1.3, 1.0)
     (scale,) = [t for t in scan(Scan(np.arange(99.0), ones, off * square, square, ones), LIMITS) if t.check == "scale"]
     assert scale.p > 0.1
     (scale,) = [t for t in scan(Scan(np.arange(99.0), ones, 1.3 * square, square, ones), LIMITS) if t.check == "scale"]
