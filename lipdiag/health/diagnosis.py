@@ -181,7 +181,9 @@ class Diagnosis(View):
         )
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in (*self.undecided, *self.missing, *self.notes))
         table = cells("th", HEADINGS) + "".join(cells("td", row) for row in self.cells)
-        return f"<p>{html.escape(self.headline)}</p><ul>{faults}</ul><table>{table}</table>{notes}"
+        chain = cells("th", LINKS) + "".join(cells("td", map(plain, link)) for link in self.chain)
+        chain = f"<p>{CHAIN}</p><table>{chain}</table>" if self.chain else ""
+        return f"<p>{html.escape(self.headline)}</p><ul>{faults}</ul><table>{table}</table>{chain}{notes}"
 
 
 def wrapped(text: str, indent: str = "") -> str:

@@ -19,7 +19,7 @@ from ..store.store import open_run
 from ..study.measure import NOT_TRIED, carry_out, prepared
 from ..study.network import worded
 from ..study.plan import Plan, refuse_planned
-from ..study.points import ends, points
+from ..study.points import ends
 from ..study.resolve import resolve_model
 from ..study.study import Study
 from . import embedding, network, samples
@@ -27,7 +27,7 @@ from .conventions import conventions
 from .diagnosis import Diagnosis
 from .fault import Fault
 from .judge import LEVEL, judge, limited
-from .scan import DRAWS, EVEN, scan, scanned
+from .scan import DRAWS, EVEN, scan, scanned, seen
 
 QUANTITIES = (
     "time_difference", "stein", "loss", "trace", "one_sided_lipschitz", "asymmetry", "fokker_planck", "swap",
@@ -167,8 +167,7 @@ def before(ready: Study, point: Point, model: Any, reading: Reading) -> tuple[li
 
 def looked_at(ready: Study, draws: int = LOOKED) -> Point:
     """A few timesteps by a few draws, timestep-major."""
-    few, source = ends(ready.timesteps, LOOKED), ready.source
-    return points(ready.predictor, ready.plan, source.sample, few, range(draws), record=False, told=source.told)
+    return seen(ready, ends(ready.timesteps, LOOKED), draws)
 
 
 def other_weights(ready: Study, point: Point, model: Any, reading: Reading) -> list[Fault]:

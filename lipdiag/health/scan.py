@@ -5,7 +5,7 @@ noisier; in a band that was never trained it is, at its noisy end. And whatever 
 multiple of its own words is better; where the same one is better at all times, they have a wrong scale.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +14,14 @@ import torch
 from ..diffusion.parameterization import convert, eps
 from ..diffusion.predictor import NetworkPredictor
 from ..printing import plain
+from ..quantities.point import Point
 from ..statistics import Estimate, ratio
 from ..study.plan import resolve_timesteps
 from ..study.points import points
 from ..study.study import Study
 from .laws import Test, above
 
-EVEN, DRAWS = 64, 16
+EVEN, DRAWS = 64, 32
 """Timesteps even in t, and as many even in their logarithm; draws at each."""
 
 BESIDE = 12
@@ -48,10 +49,16 @@ class Scan(NamedTuple):
     left: np.ndarray
 
 
+def seen(ready: Study, timesteps: Sequence[float], draws: int) -> Point:
+    """Some timesteps by the first draws of a study, timestep-major."""
+    source = ready.source
+    return points(ready.predictor, ready.plan, source.sample, timesteps, range(draws), record=False, told=source.told)
+
+
 @torch.no_grad()
 def scanned(ready: Study) -> Scan:
-    """The model at 128 times by 16 draws, 2,000 passes."""
-    predictor, source = ready.predictor, ready.source
+    """The model at 128 times by 32 draws, 4,000 passes."""
+    predictor = ready.predictor
     clock, schedule = predictor.clock, predictor.schedule
     own = predictor.parameterization if isinstance(predictor, NetworkPredictor) else eps
     even = clock.base(torch.linspace(0.001, 0.999, EVEN, dtype=torch.float64)).numpy()
@@ -62,7 +69,7 @@ def scanned(ready: Study) -> Scan:
     few, rows = max(1, ready.batch // DRAWS), []
     for first in range(0, len(every), few):
         some = every[first : first + few].tolist()
-        at = points(predictor, ready.plan, source.sample, some, range(DRAWS), record=False, label=source.label)
+        at = seen(ready, some, DRAWS)
         x, said, noise = (z.double() for z in (at.x, at.predictor(at.x, at.t), at.noise))
         alpha, sigma = schedule(at.t)
         error = (said - noise).flatten(1).square().mean(1) * (sigma / alpha) ** 2

@@ -487,7 +487,15 @@ BUGS = {
         "health/embedding.py", "if bool((numbers.to(kind).double() == numbers).all()):", "if False:",
         "health/test_embedding.py -k rounded_itself"
     ),
-    "copies that are compared with half of what lies between data": Bug(
+    "a scale that is judged in the noise, whatever the network predicts": Bug(
+        "health/scan.py", "convert(z, x, at.t, schedule, eps, own).flatten(1)", "z.flatten(1)",
+        "health/test_scan.py -k 'predicted and v'"
+    ),
+    "a band that is compared with the times before it": Bug(
+        "health/scan.py", "range(k + 1, min(k + 1 + BESIDE, len(found.error)))", "range(max(0, k - BESIDE), k)",
+        "health/test_scan.py -k noisy_end"
+    ),
+    "copies that are compared with all that lies between data": Bug(
         "health/samples.py", "nearest(found.x, data) < COPY * apart", "nearest(found.x, data) < 2 * apart",
         "health/test_samples.py -k 'binomial or law'"
     ),
