@@ -179,7 +179,8 @@ def chain(point: Point) -> list[Link]:
     moved = [(there - here).norm(dim=1) / (other - point.timestep).abs() for here, there in zip(*passes, strict=True)]
     links = []
     for timestep in point.timestep.unique().tolist():
-        given, said, output = (float(z[point.timestep == timestep].mean()) for z in moved)
-        gains = (b / a if a > 0 else 0.0 for a, b in ((given, said), (said, output)))
-        links.append(Link(timestep, given, *gains, output))
+        start, middle, end = (float(z[point.timestep == timestep].mean()) for z in moved)
+        links.append(
+            Link(timestep, start, middle / start if start > 0 else 0.0, end / middle if middle > 0 else 0.0, end)
+        )
     return links
