@@ -476,7 +476,7 @@ BUGS = {
         "health/judge.py", "values[order] * left / shares[order]", "values[order]", "health/test_judge.py -k holms"
     ),
     "what follows from a scale is a fault of its own": Bug(
-        "health/fault.py", 'if by["size"] and one_scale(by["size"], tests):', "if False:",
+        "health/fault.py", "if scaled:", "if False:",
         "health/test_examine.py -k 'wrongly and larger'"
     ),
     "half the second term of the Fokker-Planck equation": Bug(
