@@ -1,8 +1,8 @@
 """Redraw every figure in this folder from the embedded models: `make figures`, a few minutes on one core.
 
 Each picture is made by the commands written beside it, run here in a temporary folder. `figures/make.py NAME...` makes
-those figures alone; with LIPDIAG_FIGURES=FOLDER what was measured is kept there and gone on with. The figure of the
-study (figures/study.py) is redrawn from its tables, without training.
+those figures alone; with LIPDIAG_FIGURES=FOLDER what was measured is kept there and gone on with. The figures of the
+study (figures/study.py) are redrawn from its tables, without training.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-import study
+import tables
+from sizes import SIZES
 
 import lipdiag
 from lipdiag import figures
@@ -157,7 +158,9 @@ def main() -> None:
                 done.add(text)
             draw(figure, known[figure])
     if not sys.argv[1:]:
-        study.redraw()
+        for size in SIZES.values():
+            if (HERE / size.file).exists():
+                tables.redraw(size)
 
 
 if __name__ == "__main__":

@@ -1,219 +1,223 @@
 """The study: DDPMs and their E-TSDM twins from several training seeds, measured, judged and compared.
 
-`python figures/study.py --models DIR` trains what is not in DIR yet (seed 0 is the embedded pair), measures every
-model, evaluates its samples, and keeps small tables of it in figures/study/; it can be stopped and started again at
-any time.
-`python figures/study.py --redraw` draws figure and table anew from these tables alone, in seconds.
+`python figures/study.py --models DIR` makes it on digits (seed 0 is the embedded pair), and `python figures/study.py
+photographs32 --data FILE --models DIR` on photographs of the user's own; `figures/sizes.py` has the sizes. What is not
+in DIR yet is trained, measured and judged, and small tables of it are kept beside the figure. It can be stopped at any
+time; the same command goes on, elsewhere too: DIR holds at most 16 MiB a finished model, and snapshots of unfinished
+ones may be left behind.
+`python figures/study.py --redraw` draws figure and words anew from these tables alone, in seconds.
 
 With several trainings a training is the replicate, so one mean a timestep and training is all that is kept of a run.
 """
 
 import argparse
-import csv
-import json
-import subprocess
+import contextlib
+import io
+import shutil
 import sys
-from pathlib import Path, PurePath
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
+import torch
+from sizes import SIZES, Size
+from tables import HERE, evaluation_of, keep, redraw, run_of
+from torch import Tensor, nn
 
-from lipdiag import figures, open_run
-from lipdiag.comparison.comparison import Comparison, compare
-from lipdiag.comparison.table import bounded
-from lipdiag.figures.comparison import draw
-from lipdiag.printing import plain
-from lipdiag.results.run import COORDINATES
+import lipdiag
+from lipdiag.checkpoints.reading import SILENT
+from lipdiag.data.arrays import read_arrays
+from lipdiag.data.memory import as_data
+from lipdiag.diffusion.clock import Timesteps
+from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
+from lipdiag.files import atomic_write, read_json, replace_folder, restore, staged
+from lipdiag.formats.native import CONFIG, MODEL
+from lipdiag.quality.door import placed, provenance
+from lipdiag.quality.evaluate import evaluate
+from lipdiag.quality.extractor import Extractor, extractor
+from lipdiag.sampling.sampler import sample
 from lipdiag.store.reader import open_evaluation
 
-HERE = Path(__file__).parent
-TABLES = HERE / "study"
-KINDS: dict[str, list[str]] = {"ddpm": [], "etsdm": ["--etsdm"]}
-LABELS = ("DDPM", "E-TSDM")
-SEEDS = range(5)
-TIMESTEPS = (
-    "0,1,2,3,5,7,10,14,19,20,24,30,39,40,49,59,60,70,79,80,90,99,100,110,130,160,200,260,330,420,530,670,830,999"
-)
-"""Dense below the end of sharing, with both sides of every edge, and evenly spaced in log t from there on."""
-
 QUANTITIES = ("time_difference", "time_derivative", "spectral_norm", "loss", "sensitivity")
-KEPT = (*QUANTITIES, "spectral_norm_upper")
-DISTANCES = ("fid", "kid", "kid_standard_error", "nearest_ratio", "copies")
-ABOUT = ("extractor", "n", "n_real", "floor_fid", "floor_kid")
-SAMPLERS = ("ddim:20", "dpm:20", "ddpm:100")
-SAMPLING_SEEDS = range(2)
+LARGEST_MODEL = 2**24
+"""Bytes of weights; those of more are kept in half precision."""
+
+TRAINED, HELD = "train.npy", "judge.npy"
 
 
-def lipdiag(*arguments: str) -> None:
-    """A command of this installation, in a process of its own; it goes on with what it began before."""
-    ended = subprocess.run([sys.executable, "-m", "lipdiag", *arguments]).returncode
-    if ended:
-        sys.exit(ended)  # the command has said why
+def carry_out(size: Size, data: Path | None, device: str) -> None:
+    """Train, measure and judge, in the current folder, every model that is not done yet."""
+    if size.side and not (Path(TRAINED).exists() and Path(HELD).exists()):
+        if data is None:
+            sys.exit("these models are trained on photographs of your own: give --data, a .npz or .npy file of them")
+        divide(read_arrays(data)[0], size)
+    for name in size.trainings:
+        train(size, name, device)
+    for name in size.trainings:
+        measure(size, name, device)
+    pictures = as_data(real(size), lipdiag.load(checkpoint(size, "ddpm-0")).shape)
+    known = torch.stack([pictures[i] for i in range(len(pictures))])
+    extractors = [Remembering(**vars(extractor(each)), known=known) for each in size.extractors]
+    for name in size.trainings:
+        drawn = kept_samples()
+        for each in extractors:
+            judge(size, name, pictures, known, each, drawn, device)
 
 
-def carry_out(models: Path, draws: int, samplers: list[str], n: int) -> None:
-    """Train, measure and evaluate every model that is not done yet."""
-    models.mkdir(parents=True, exist_ok=True)
-    for seed in SEEDS:
-        for kind, options in KINDS.items():
-            name = f"{kind}-{seed}"
-            checkpoint = f"digits-{kind}" if seed == 0 else str(models / name)
-            if seed and not (models / name / "model.safetensors").exists():
-                lipdiag("train", "--recipe", "digits", "--seed", str(seed), *options, "--out", checkpoint)
-            asked = [word for quantity in QUANTITIES for word in ("--quantity", quantity)]
-            run = ["--timesteps", TIMESTEPS, "--draws", str(draws), *asked, "--out", str(run_of(models, name))]
-            lipdiag("measure", checkpoint, *run, "--data", "digits", "--json")
-            asked = [word for sampler in samplers for word in ("--sampler", sampler)]
-            judged = ["--n", str(n), "--seeds", str(len(SAMPLING_SEEDS)), "--extractor", "digits", "--data", "digits"]
-            lipdiag("evaluate", checkpoint, *asked, *judged, "--out", str(evaluation_of(models, name)), "--json")
+def train(size: Size, name: str, device: str) -> None:
+    """The checkpoint of a training; an unfinished one is gone on with."""
+    if checkpoint(size, name) != name:
+        return
+    folder = Path(name)
+    restore(folder)
+    if not (folder / CONFIG).exists():
+        told = size.settings | size.trainings[name] | ({"data": TRAINED} if size.side else {})
+        lipdiag.train(size.recipe, name, device=device, **told)
+    lighten(folder)
 
 
-def run_of(models: Path, name: str) -> Path:
-    return models / f"{name}.zarr"
+def divide(photographs: np.ndarray, size: Size) -> None:
+    """Photographs of (n, height, width, 3) bytes as means over squares, in those to train on and those held back."""
+    n, height = photographs.shape[:2]
+    square = height // size.side
+    if photographs.dtype != np.uint8 or photographs.shape != (n, height, height, 3) or height % size.side:
+        sys.exit(
+            f"the photographs are {photographs.dtype} of shape {photographs.shape}: give bytes of (n, side, side, 3), "
+            f"side a multiple of {size.side}"
+        )
+    means = photographs.reshape(n, size.side, square, size.side, square, 3).mean((2, 4))
+    for name, part in ((TRAINED, slice(-size.held)), (HELD, slice(-size.held, None))):
+        buffer = io.BytesIO()
+        np.save(buffer, np.round(means[part]).astype(np.uint8))
+        atomic_write(name, buffer.getvalue())
 
 
-def evaluation_of(models: Path, name: str) -> Path:
-    return models / f"{name}-quality.zarr"
+def real(size: Size) -> str:
+    """What all are measured on and compared with."""
+    return HELD if size.side else size.data
 
 
-def keep(models: Path, tables: Path) -> None:
-    """The means of every run and the distances of every evaluation, as small tables."""
-    curves, distances, about = [], [], {}
-    for kind in KINDS:
-        for seed in SEEDS:
-            name = f"{kind}-{seed}"
-            run, judged = open_run(run_of(models, name)).load(), open_evaluation(evaluation_of(models, name))
-            done = run["done"] == 1
-            means = {v: run[v].where(done).mean("draw").values for v in KEPT}
-            for i, timestep in enumerate(run["timestep"].values):
-                curves.append({"kind": kind, "seed": seed, "timestep": timestep} | {v: means[v][i] for v in KEPT})
-            for sampler in judged["sampler"].values.tolist():
-                for sampling in SAMPLING_SEEDS:
-                    cell = judged.sel(sampler=sampler, seed=sampling)
-                    place = {"kind": kind, "seed": seed, "sampler": sampler, "sampling_seed": sampling}
-                    distances.append(place | {v: float(cell[v]) for v in DISTANCES})
-            about[name] = {
-                "frozen": run.attrs["frozen"],
-                "data": run.attrs["data"],
-                "checkpoint": PurePath(run.attrs["checkpoint"]).name,
-                "draws": int(done.sum("draw").min()),
-                "torch": run.attrs["launches"][0]["versions"]["torch"],
-                "evaluation": {key: judged.attrs[key] for key in ABOUT},
-            }
-    coordinates = [{c: float(run[c][i]) for c in COORDINATES} for i in range(run.sizes["time"])]
-    described = {v: run[v].attrs for v in KEPT} | {"timestep": run["timestep"].attrs}
-    tables.mkdir(parents=True, exist_ok=True)
-    for file, rows in (("curves", curves), ("quality", distances), ("timesteps", coordinates)):
-        with open(tables / f"{file}.csv", "w", newline="") as out:
-            writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(
-                {key: f"{x:.10g}" if isinstance(x, float) else x for key, x in row.items()} for row in rows
-            )
-    (tables / "about.json").write_text(json.dumps({"runs": about, "variables": described}, indent=1) + "\n")
+def checkpoint(size: Size, name: str) -> str:
+    kind, _, seed = name.rpartition("-")
+    return f"digits-{kind}" if size.embedded and seed == "0" else name
 
 
-def table(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+def lighten(folder: Path) -> None:
+    """Keep weights of more than `LARGEST_MODEL` bytes in half precision; what computes with them widens them again."""
+    if (folder / MODEL).stat().st_size > LARGEST_MODEL:
+        with staged(folder) as lighter:
+            shutil.copytree(folder, lighter, dirs_exist_ok=True)
+            facts = read_json(folder / CONFIG)["training"]
+            lipdiag.save(lighter, lipdiag.load(folder).half(), weights="ema", training=facts)
+            replace_folder(lighter, folder)
 
 
-def kept(tables: Path) -> Comparison:
-    """The comparison of all trainings, from the tables: a run with a single draw, which is the mean of them all."""
-    about = json.loads((tables / "about.json").read_text())
-    times, curves, distances = (table(tables / f"{file}.csv") for file in ("timesteps", "curves", "quality"))
-    axis = {c: ("time", np.array([float(row[c]) for row in times])) for c in COORDINATES}
-    axis["timestep"] = (*axis["timestep"], about["variables"]["timestep"])
+class ByTimestep(nn.Module):
+    """A network that is told the timestep of a table in place of its own time, so that its K is one a timestep too."""
 
-    def run(name: str, kind: str, seed: int) -> xr.Dataset:
-        rows = [row for row in curves if (row["kind"], int(row["seed"])) == (kind, seed)]
-        values: dict[str, Any] = {
-            v: (("time", "draw"), np.array([[float(row[v])] for row in rows]), about["variables"][v]) for v in KEPT
-        }
-        values["done"] = (("time", "draw"), np.ones((len(rows), 1), dtype="int8"))
-        return xr.Dataset(values, axis | {"draw": [0]}, about["runs"][name])
+    def __init__(self, predictor: NetworkPredictor, told: Timesteps) -> None:
+        super().__init__()
+        self.network, self.clock, self.told = predictor.network, predictor.clock, told
 
-    def evaluation(name: str, kind: str, seed: int) -> xr.Dataset:
-        rows = [row for row in distances if (row["kind"], int(row["seed"])) == (kind, seed)]
-        samplers = list(dict.fromkeys(row["sampler"] for row in rows))
-        seeds = list(dict.fromkeys(int(row["sampling_seed"]) for row in rows))
-        values = {
-            v: (("sampler", "seed"), np.array([float(row[v]) for row in rows]).reshape(len(samplers), -1))
-            for v in DISTANCES
-        }
-        known = about["runs"][name]
-        known = {**known["evaluation"], "checkpoint": known["checkpoint"]}
-        return xr.Dataset(values, {"sampler": samplers, "seed": seeds}, known)
-
-    names = {(kind, seed): f"{kind}-{seed}" for kind in KINDS for seed in SEEDS}
-    pairs, judged = (
-        [tuple(make(names[kind, seed], kind, seed) for kind in KINDS) for seed in SEEDS] for make in (run, evaluation)
-    )
-    return compare(*pairs[0], pairs[1:], judged, LABELS)
+    def forward(self, x: Tensor, timestep: Tensor) -> Any:
+        return self.network(x, self.clock(self.told.time(timestep.double())).to(x.dtype))
 
 
-def words(found: Comparison, caption: str, tables: Path) -> str:
-    """The table of statements, and what it takes to read it."""
-    about = json.loads((tables / "about.json").read_text())["runs"]
-    first = next(iter(about.values()))
-    assert found.quality is not None
-    floors = ", ".join(f"{name.upper()} {plain(value)}" for name, value in found.quality.floors.items())
-    lines = ["# study", "", caption, ""]
-    lines += [
-        f"| | {LABELS[0]} | {LABELS[1]} | ratio (x) or difference, 95 % | {LABELS[1]} is |",
-        "|---|---|---|---|---|",
-    ]
-    for s in found.statements:
-        change = f"x {bounded(s.effect.ratio)}" if s.by_ratio else bounded(s.effect.difference, sign=True)
-        means = f"{plain(float(s.effect.a))} | {plain(float(s.effect.b))}"
-        lines.append(f"| {s.name.replace('<', '&lt;').replace('>', '&gt;')} | {means} | {change} | {s.verdict} |")
-    lines += [
-        "",
-        f"Means over {len(SEEDS)} training seeds. {found.method[0].upper()}{found.method[1:]}. Each interval is at 95 "
-        f"% by itself: of {len(found.statements)} statements about equal ways of training one in twenty would be "
-        "called different. K below 100 is exactly 0 inside E-TSDM's blocks by construction, so that its sum is that "
-        "of its jumps; sums and means are linear between measured timesteps.",
-        "",
-        f"- {first['draws']} draws of {first['data']} a timestep and model, the same in all; "
-        f"samples: {found.quality.extractor}, {len(SAMPLING_SEEDS)} sampling seeds; real data against real data: "
-        f"{floors}",
-        f"- made by `python figures/study.py --models DIR` (torch {first['torch']}); redrawn by "
-        "`python figures/study.py --redraw` from `study/`: `curves.csv`, `quality.csv`, `timesteps.csv`, `about.json`",
-        "- weights: "
-        + ", ".join(f"{name} `{run['frozen']['model']['weights_sha256'][:8]}`" for name, run in about.items()),
-        "- the data drawn: `study.csv`",
-        "",
-    ]
-    return "\n".join(lines)
+def by_timestep(predictor: Predictor) -> Predictor:
+    """The same predictor, which counts time as the others do."""
+    if predictor.clock.base.discrete or not isinstance(predictor, NetworkPredictor):
+        return predictor
+    told = Timesteps(1000)
+    network = ByTimestep(predictor, told)
+    return NetworkPredictor(network, predictor.schedule, predictor.parameterization, told, predictor.shape)
 
 
-def redraw(tables: Path = TABLES, out: Path = HERE) -> None:
-    """Figure and Markdown table from the tables that are kept."""
-    found = kept(tables)
-    picture = draw(found)
-    for suffix in (".pdf", ".svg", ".png"):
-        figures.save(picture, out / f"study{suffix}")
-    (out / "study.md").write_text(words(found, picture.caption, tables))
+def measure(size: Size, name: str, device: str) -> None:
+    """The run of a model; one that is there is gone on with."""
+    plan = lipdiag.Plan(timesteps=size.timesteps, draws=size.draws, quantities=QUANTITIES)
+    model: Any = checkpoint(size, name)
+    if not (loaded := lipdiag.load(model)).clock.base.discrete:
+        model = by_timestep(loaded)
+    run = lipdiag.measure(model, real(size), plan, run_of(Path(), name), device=device, probe=False)
+    if (run["done"] != 1).any():
+        sys.exit(f"{name} is not measured to the end: the same command goes on")
+
+
+@dataclass(frozen=True)
+class Remembering(Extractor):
+    """An extractor that looks only once at the data, with which every model is compared.
+
+    Attributes:
+        known: The data.
+        found: Their features, once they were looked at.
+    """
+
+    known: Tensor | None = None
+    found: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, x: Tensor, batch: int = 512) -> Tensor:
+        if x is not self.known:
+            return super().__call__(x, batch)
+        if not self.found:
+            self.found.append(super().__call__(x, batch))
+        return self.found[0]
+
+
+def kept_samples() -> Callable[..., Tensor]:
+    """`sample`, which draws what it drew before only once, so that all extractors judge the same pictures."""
+    kept: dict[tuple[str, int, int], Tensor] = {}
+
+    def drawn(predictor: Predictor, n: int, steps: int, seed: int, *, sampler: str, **how: Any) -> Tensor:
+        key = sampler, steps, seed
+        if key not in kept:
+            kept[key] = sample(predictor, n, steps, seed, sampler=sampler, **how)
+        return kept[key]
+
+    return drawn
+
+
+def judge(
+    size: Size, name: str, pictures: Any, known: Tensor, features: Extractor, drawn: Callable[..., Tensor], device: str
+) -> None:
+    """The evaluation of a model by one extractor; one that is there is gone on with."""
+    path, model = evaluation_of(Path(), name, features.name), checkpoint(size, name)
+    samplers = size.few if name.rpartition("-")[0] in size.variants else size.samplers
+    if path.exists() and set(samplers) <= finished(path):
+        return
+    with placed(model, device, SILENT) as predictor:
+        predictor.float()
+        asked = (predictor, known, features, samplers, size.n, range(size.sampling_seeds), path)
+        evaluate(*asked, attributes=provenance(predictor, model, pictures, SILENT), draw=drawn)
+    print(f"{name} is judged by {features.name}", flush=True)
+
+
+def finished(path: Path) -> set[str]:
+    """The samplers that an evaluation has with every seed."""
+    judged = open_evaluation(path)
+    return set(judged["sampler"].values[judged["seconds"].notnull().all("seed").values].tolist())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("size", nargs="?", choices=SIZES, default="digits", help="by default digits")
     parser.add_argument("--models", type=Path, help="where trainings, runs and evaluations are, or will be")
-    parser.add_argument(
-        "--out", type=Path, default=TABLES, help="where the small tables go; figure and words beside it"
-    )
-    parser.add_argument("--draws", type=int, default=32, help="samples x0 a timestep and model")
-    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS))
-    parser.add_argument("--n", type=int, default=1000, help="samples an evaluation")
+    parser.add_argument("--data", type=Path, help="photographs (n, side, side, 3) of 8 bits, .npz or .npy")
+    parser.add_argument("--out", type=Path, default=HERE, help="where figure, words and the small tables go")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--redraw", action="store_true", help="only draw, from the tables that are kept")
     asked = parser.parse_args()
+    size = SIZES[asked.size]
     if not asked.redraw:
         if asked.models is None:
             parser.error("--models DIR is needed, or --redraw")
-        carry_out(asked.models, asked.draws, asked.samplers, asked.n)
-        keep(asked.models, asked.out)
-    redraw(asked.out, asked.out.parent)
+        asked.models.mkdir(parents=True, exist_ok=True)
+        data = asked.data and asked.data.resolve()
+        with contextlib.chdir(asked.models):  # what is kept names no folder, so that it goes on elsewhere
+            carry_out(size, data, asked.device)
+        keep(size, asked.models, asked.out)
+    redraw(size, asked.out)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ change of either side fails; no result stands in this file.
 """
 
 import csv
-import importlib.util
+import importlib
 import json
 import re
 from decimal import ROUND_HALF_UP, Decimal
@@ -76,12 +76,11 @@ def test_the_study_is_the_table():
         assert verdict == row["verdict"], name
 
 
-def test_the_table_is_the_trainings():
+def test_the_table_is_the_trainings(monkeypatch):
     """What figures/study.csv holds is what figures/study/ gives, by the script that made both."""
-    found = importlib.util.spec_from_file_location("study", FIGURES / "study.py")
-    study = importlib.util.module_from_spec(found)
-    found.loader.exec_module(study)
-    statements = study.kept(study.TABLES).statements
+    monkeypatch.syspath_prepend(FIGURES)
+    sizes, tables = (importlib.import_module(name) for name in ("sizes", "tables"))
+    statements = tables.kept(sizes.SIZES["digits"], FIGURES / "study").statements
     assert [s.name for s in statements] == [row["statement"] for row in rows("study.csv") if row["statement"]]
     for s in statements:
         row = statement(s.name)
@@ -114,8 +113,7 @@ def test_the_study_is_described_as_it_was():
     assert config["shape"] == [1, int(side), int(across)]
     fid, kid, n = said(r"FID\[digits\] #, KID\[digits\] #, n = #\)")
     for about in ABOUT.values():
-        held = about["evaluation"]
-        assert held["extractor"] == "digits"
+        held = about["evaluations"]["digits"]
         assert rounded(held["floor_fid"], fid)
         assert rounded(held["floor_kid"], kid)
         assert held["n"] == int(n)
