@@ -44,18 +44,31 @@ def colours():
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory, run):
-    """What training, measuring and evaluating would have left."""
-    tmp_path = tmp_path_factory.mktemp("models")
-    for name in DIGITS.trainings:
-        kind, seed = name.split("-")
+def measured(run):
+    """What measuring the model of that name would have left."""
+
+    def measured(name, checkpoint, path):
+        kind, _, seed = name.rpartition("-")
         height = 0.11 + 0.01 * int(seed)
-        dataset = run(TIMES, draws=6, shared=kind == "etsdm", height=height, seed=int(seed), checkpoint=name)
+        dataset = run(TIMES, draws=6, shared=kind == "etsdm", height=height, seed=int(seed), checkpoint=checkpoint)
         dataset = dataset.assign(sensitivity=dataset["loss"])
         frozen = dataset.attrs["frozen"]
         frozen = frozen | {"model": frozen["model"] | {"weights_sha256": name * 4}}
         launches = [{"versions": {"torch": "2"}}]
-        write(dataset.assign_attrs(frozen=frozen, launches=launches), tables.run_of(tmp_path, name))
+        dataset = dataset.assign_attrs(frozen=frozen, launches=launches)
+        write(dataset, path)
+        return dataset
+
+    return measured
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, measured):
+    """What training, measuring and evaluating would have left."""
+    tmp_path = tmp_path_factory.mktemp("models")
+    for name in DIGITS.trainings:
+        kind, seed = name.split("-")
+        measured(name, name, tables.run_of(tmp_path, name))
         fid = np.random.default_rng([int(seed), len(kind)]).normal(5, 1, (2, DIGITS.sampling_seeds))
         write_evaluation(evaluation(fid, f"elsewhere/{name}"), tables.evaluation_of(tmp_path, name, "digits"))
     return tmp_path
@@ -101,13 +114,11 @@ class StoppedError(Exception):
     """As if by Ctrl-C."""
 
 
-def test_it_goes_on_elsewhere_from_where_it_was_stopped(tmp_path, monkeypatch):
+def test_it_goes_on_elsewhere_from_where_it_was_stopped(tmp_path, monkeypatch, measured):
     """Stopped while it trains and while it judges, and its folder moved in between: every model is made once."""
     photographs = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
     np.savez(tmp_path / "photographs.npz", photographs)
     monkeypatch.setattr(study, "LARGEST_MODEL", 2**17)  # a little less than these models have
-    monkeypatch.setattr(study, "QUANTITIES", ("time_difference", "loss"))
-    monkeypatch.setattr(tables, "KEPT", study.QUANTITIES)
     done: list[str] = []
     train, evaluate = lipdiag.train, study.evaluate
 
@@ -125,7 +136,12 @@ def test_it_goes_on_elsewhere_from_where_it_was_stopped(tmp_path, monkeypatch):
         done.append("judged")
         return evaluate(*asked, **how)
 
+    def run(model, data, plan, out, **how):
+        assert (data, plan.timesteps, plan.draws) == ("judge.npy", TINY.timesteps, TINY.draws)
+        return measured(out.stem, model if isinstance(model, str) else "in memory", out)
+
     monkeypatch.setattr(lipdiag, "train", trained)
+    monkeypatch.setattr(lipdiag, "measure", run)
     monkeypatch.setattr(study, "evaluate", judged)
     folders = [tmp_path / name for name in ("here", "there", "elsewhere")]
     folders[0].mkdir()
