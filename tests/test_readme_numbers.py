@@ -46,8 +46,8 @@ def rows(name: str, **where: str) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if all(row[key] == value for key, value in where.items())]
 
 
-def statement(name: str) -> dict[str, str]:
-    (row,) = rows("study.csv", statement=name)
+def statement(name: str, table: str = "study.csv") -> dict[str, str]:
+    (row,) = rows(table, statement=name)
     return row
 
 
@@ -99,6 +99,22 @@ def test_words_on_the_study_are_the_table_too():
     assert {row["verdict"] for metric in ("fid", "kid") for row in rows("study.csv", variable=metric)} == {
         "no difference shown"
     }
+
+
+def test_words_on_photographs_are_their_table():
+    table = "photographs8.csv"
+    share, largest = said(
+        r"K summed below timestep 100 falls to # %, its largest value grows # times, and no difference"
+    )
+    assert rounded(100 * float(statement("K, sum < 100", table)["ratio"]), share)
+    assert rounded(float(statement("K, largest", table)["ratio"]), largest)
+    for variable in ("loss", "sensitivity", "spectral_norm"):
+        verdicts = {row["verdict"] for row in rows(table, variable=variable) if row["statement"]}
+        assert verdicts == {"no difference shown"}
+    (flat,) = said(r"their K is flat below timestep #\.")
+    curve = [row for row in rows(table, variable="time_difference", statement="") if float(row["timestep"]) < int(flat)]
+    assert len(curve) > 5
+    assert max(float(row["a"]) for row in curve) < 2 * min(float(row["a"]) for row in curve)
 
 
 def test_the_study_is_described_as_it_was():
