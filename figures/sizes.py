@@ -100,9 +100,10 @@ samples of models that were trained on them are kept here. Means over squares ma
 and all is measured on the other 1,000 and compared with them. A network of 0.19 million parameters saw 1,800 batches
 of 16: a size for a few minutes of one core a model, which leaves much unsaid. The DDPMs' K is flat below timestep 20,
 where that of a network that has learned the singularity rises, as the digits' does: of what sharing does to such a
-network nothing is said here. Three trainings make wide intervals. 64 samples in 1,280 features make every FID large
-by itself, so that its differences alone count, and KID, which has no such bias. Nothing is said of 32x32 pixels and
-more: `photographs32` is that size, for a card, and has not been run.
+network nothing is said here. The samples of all are far from the photographs (KID, beside that of real data). Three
+trainings make wide intervals. 64 samples in 1,280 features make every FID large by itself, real data's too, so that
+its differences alone count, and KID, which has no such bias. Nothing is said of 32x32 pixels and more:
+`photographs32` is that size, for a card, and has not been run.
 """
 
 SIZES = {

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -53,7 +54,8 @@ def keep(size: Size, models: Path, out: Path) -> None:
     curves, distances, about, axis = [], [], {}, None
     for name in [name for name in size.trainings if run_of(models, name).exists()]:
         kind, _, seed = name.rpartition("-")
-        run = axis = open_run(run_of(models, name)).load()
+        run = open_run(run_of(models, name)).load()
+        axis = run if axis is None else axis  # of the first model: a variant's schedule may be another
         done = run["done"] == 1
         means = {v: run[v].where(done).mean("draw").values for v in KEPT}
         for i, timestep in enumerate(run["timestep"].values):
@@ -194,7 +196,7 @@ def of_variants(size: Size, read: Tables) -> list[str]:
                 seeds = np.array([float(s.effect.a) for one in against[variant] for s in one if s.name == name])
                 low, high = one_more(seeds, found[variant][name].by_ratio)
                 value = float(found[variant][name].effect.b)
-                cells.append(plain(value) if low <= value <= high else f"**{plain(value)}**")
+                cells.append(f"**{plain(value)}**" if value < low or value > high else plain(value))
             else:
                 cells.append("-")
         lines.append(f"| {escaped(name)} | {plain(low)} to {plain(high)} | {' | '.join(cells)} |")
@@ -203,6 +205,7 @@ def of_variants(size: Size, read: Tables) -> list[str]:
 
 def one_more(seeds: np.ndarray, by_ratio: bool) -> tuple[float, float]:
     """Where one more training lies at 95 %, by Student's prediction interval, of the logarithms if ratios count."""
+    seeds = seeds[np.isfinite(seeds)]
     logarithms = by_ratio and bool((seeds > 0).all())
     mean, error = moments(np.log(seeds) if logarithms else seeds)
     half = float(half_width(np.asarray(error * math.sqrt(len(seeds) + 1)), np.array(len(seeds))))
@@ -210,8 +213,8 @@ def one_more(seeds: np.ndarray, by_ratio: bool) -> tuple[float, float]:
     return (math.exp(ends[0]), math.exp(ends[1])) if logarithms else ends
 
 
-def words(size: Size, read: Tables, caption: str) -> str:
-    """The tables of statements, and what it takes to read them."""
+def words(size: Size, read: Tables, caption: str, pictures: Sequence[str]) -> str:
+    """The tables of statements, pictures of what the first does not show, and what it takes to read them."""
     runs = read.about["runs"]
     first, pairs = next(iter(runs.values())), read.pairs(size)
     found = kept(size, read.folder)
@@ -236,6 +239,8 @@ def words(size: Size, read: Tables, caption: str) -> str:
     ]
     if variants := of_variants(size, read):
         lines += ["", OF_VARIANTS, "", *variants]
+    for picture in pictures:
+        lines += ["", f"![FID and KID over the steps of each sampler]({picture})"]
     floors = "; ".join(
         f"{quality.extractor}: " + ", ".join(f"{name.upper()} {plain(x)}" for name, x in quality.floors.items())
         for quality in judged
@@ -244,8 +249,8 @@ def words(size: Size, read: Tables, caption: str) -> str:
     lines += [
         "",
         *([size.remarks, ""] if size.remarks else []),
-        f"- {first['draws']} draws of {first['data']} a timestep and model, the same in all; {size.sampling_seeds} "
-        f"sampling seeds; real data against real data: {floors}",
+        f"- {first['draws']} draws of {first['data']} a timestep and model, the same in all; sampling seeds: "
+        f"{size.sampling_seeds}; real data against real data: {floors}",
         f"- made by `{command} {'--data FILE ' if size.side else ''}--models DIR` (torch {first['torch']}); redrawn by "
         f"`{command} --redraw` from `{size.file}/`: `curves.csv`, `quality.csv`, `timesteps.csv`, `about.json`",
         "- weights: "
@@ -274,7 +279,9 @@ def redraw(size: Size, out: Path = HERE) -> None:
     picture = draw(replace(found, quality=None) if crowded else found)
     for suffix in (".pdf", ".svg", ".png"):
         figures.save(picture, out / f"{size.file}{suffix}")
+    pictures = []
     for features in size.extractors if crowded else ():
-        if sources := over_trainings(size, read, features):
-            figures.save(figures.plot(sources, figure="quality", labels=LABELS), out / f"{size.file}-{features}.png")
-    (out / f"{size.file}.md").write_text(words(size, read, picture.caption))
+        if judged := over_trainings(size, read, features):
+            pictures.append(f"{size.file}-{features}.png")
+            figures.save(figures.plot(judged, figure="quality", labels=LABELS), out / pictures[-1])
+    (out / f"{size.file}.md").write_text(words(size, read, picture.caption, pictures))
