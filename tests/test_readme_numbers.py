@@ -101,6 +101,9 @@ def test_words_on_the_study_are_the_table_too():
     }
 
 
+PHOTOGRAPHS = (FIGURES / "photographs8.md").read_text()
+
+
 def test_words_on_photographs_are_their_table():
     table = "photographs8.csv"
     share, largest = said(
@@ -111,6 +114,9 @@ def test_words_on_photographs_are_their_table():
     for variable in ("loss", "sensitivity", "spectral_norm"):
         verdicts = {row["verdict"] for row in rows(table, variable=variable) if row["statement"]}
         assert verdicts == {"no difference shown"}
+    verdicts = re.findall(r"^\| [FK]ID .*\| (lower|higher|no difference shown) \|$", PHOTOGRAPHS, re.MULTILINE)
+    many, different = said(r"Of # statements on FID and KID # are called different, where chance")
+    assert (len(verdicts), len(verdicts) - verdicts.count("no difference shown")) == (int(many), int(different))
     (flat,) = said(r"their K is flat below timestep #\.")
     curve = [row for row in rows(table, variable="time_difference", statement="") if float(row["timestep"]) < int(flat)]
     assert len(curve) > 5
