@@ -92,7 +92,7 @@ def explained(run: Run, found: Sequence[Finding], tests: Sequence[Test]) -> list
     if scaled:  # what is told cannot be judged by losses of a wrong size
         return [with_others(of(run, "wrong_scale", scaled), found), *faults]
     band = place["order"] | place["nothing"]
-    outside = {f.test.place for f in by["told"] if f.test.other not in place["told"]}
+    outside = {row for f in by["told"] if f.test.other not in place["told"] and (row := f.test.place) is not None}
     if outside and not by["shift"] and one_piece(outside | band):
         band |= outside
     if by["shift"]:
