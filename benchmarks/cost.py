@@ -16,11 +16,11 @@ from statistics import mean, median
 import torch
 
 from benchmarks.networks import Subject
+from lipdiag.design.plan import Plan, resolve_timesteps
+from lipdiag.design.points import points
 from lipdiag.diffusion.predictor import device_of
 from lipdiag.quantities.catalogue import QUANTITIES, measure_point, needs, recorded
 from lipdiag.quantities.point import Point
-from lipdiag.study.plan import Plan, resolve_timesteps
-from lipdiag.study.points import points
 
 FULL = ("spectral_norm", "time_derivative", "squared_frobenius_norm", "trace")
 DEFAULTS = Plan().quantities

@@ -15,9 +15,9 @@ import torch
 from benchmarks.card import GIB, Found, Row, by_products, named, peaks, rivals_of, row, wall_clock
 from benchmarks.cost import Batch
 from benchmarks.networks import LARGE_SUBJECTS, SUBJECTS, Subject
+from lipdiag.design.arithmetic import arithmetic
 from lipdiag.linalg.linearize import out_of_memory
 from lipdiag.linalg.products import PRODUCTS
-from lipdiag.study.arithmetic import arithmetic
 from lipdiag.study.memory import released
 
 PAIRS: dict[str, tuple[int, ...]] = {"cifar10": (128, 32, 512), "dit": (16,), "sd": (4,), "digits": (256, 32)}

@@ -12,8 +12,8 @@ from benchmarks.networks import SUBJECTS, Subject
 from benchmarks.rivals import rivals
 from benchmarks.table import Result
 from benchmarks.training import relative_rate
+from lipdiag.design.plan import Plan
 from lipdiag.quantities.catalogue import QUANTITIES
-from lipdiag.study.plan import Plan
 from lipdiag.training.recipe import RECIPES
 
 ROUND_SECONDS = 1.0

@@ -18,10 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.cost import Batch, interleaved, seconds
 from benchmarks.spectrum import Count, Spectrum, arpack, krylov, power, spectrum
+from lipdiag.design.plan import Plan
 from lipdiag.linalg.lanczos import singular_values
 from lipdiag.linalg.linearize import linearize
 from lipdiag.quantities.point import Point
-from lipdiag.study.plan import Plan
 
 SAMPLES = 2
 """Pairs that a per-sample method is timed on."""

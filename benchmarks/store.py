@@ -65,9 +65,9 @@ def shares(folder: Path, units: int, timesteps: str = "log:32") -> Iterator[Shar
     """Measure so many units, each with its share."""
     import zarr
 
+    from lipdiag.design.plan import Plan
     from lipdiag.store import layout
     from lipdiag.study.measure import prepared
-    from lipdiag.study.plan import Plan
     from lipdiag.study.study import carried_out
 
     plan = Plan(timesteps=timesteps, draws=8 * units)

@@ -46,7 +46,7 @@ class Recipe(NamedTuple):
 
 def near_zero() -> str:
     """64 timesteps from first to last, with all of the first ones and the end of each block."""
-    from lipdiag.study.plan import resolve_timesteps
+    from lipdiag.design.plan import resolve_timesteps
 
     times = resolve_timesteps("log:64", lipdiag.load(ETSDM).clock).astype(int).tolist()
     return ",".join(map(str, sorted({*range(16), *BLOCK_ENDS, *times})))

@@ -41,34 +41,34 @@ if TYPE_CHECKING:
     from .checkpoints.load import inspect, load
     from .checkpoints.save import save
     from .comparison.comparison import compare
+    from .design.plan import Plan
     from .diffusion.predictor import NetworkPredictor, Predictor
     from .figures import explore, plot
+    from .findings.anatomy import anatomy
+    from .findings.geometry import geometry, likelihood
     from .health.examine import doctor
     from .pages.page import report
     from .quality.door import evaluate, sample
-    from .results.anatomy import anatomy
-    from .results.geometry import geometry, likelihood
     from .results.summary import summarize
     from .share import share_timesteps, unshare_timesteps
     from .store.store import open_run
     from .study.measure import measure
-    from .study.plan import Plan
     from .training.door import train
     from .training.monitor import Monitor
-    from .training.panel import Panel
+    from .watching.panel import Panel
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "advise": "advisor.front",
-        "anatomy": "results.anatomy",
+        "anatomy": "findings.anatomy",
         "compare": "comparison.comparison",
         "doctor": "health.examine",
         "evaluate": "quality.door",
         "explore": "figures.explorer",
-        "geometry": "results.geometry",
+        "geometry": "findings.geometry",
         "inspect": "checkpoints.load",
-        "likelihood": "results.geometry",
+        "likelihood": "findings.geometry",
         "load": "checkpoints.load",
         "measure": "study.measure",
         "open_run": "store.store",
@@ -82,8 +82,8 @@ __getattr__, __dir__ = lazy(
         "unshare_timesteps": "share",
         "Monitor": "training.monitor",
         "NetworkPredictor": "diffusion.predictor",
-        "Panel": "training.panel",
-        "Plan": "study.plan",
+        "Panel": "watching.panel",
+        "Plan": "design.plan",
         "Predictor": "diffusion.predictor",
     },
     pythonic,

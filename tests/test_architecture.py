@@ -4,6 +4,7 @@ import ast
 import builtins
 import graphlib
 import symtable
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,12 @@ FLOORS = (
     {"timestep", "formats", "quantities", "sampling"},
     {"share", "checkpoints"},
     {"shared_network"},
-    {"study"},
+    {"design"},
+    {"readiness"},
+    {"study", "watching"},
     {"training", "quality"},
     {"results"},
+    {"findings"},
     {"comparison", "advice", "health"},
     {"advisor"},
     {"figures"},
@@ -28,7 +32,7 @@ FLOORS = (
 )
 """From the ground. A file imports from lower floors and its own folder; on the ground also beside it."""
 
-SHOWN = ("results", "comparison", "advice", "figures", "pages")
+SHOWN = ("results", "findings", "comparison", "advice", "figures", "pages")
 """What is made of datasets alone."""
 
 MODELS = {"diffusion", "linalg", "weights", "formats", "checkpoints"}
@@ -238,6 +242,16 @@ def test_files_and_functions_can_be_read_aloud(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             assert lines <= LONGEST_FUNCTION, f"{path}: {node.name} has {lines} lines, {LONGEST_FUNCTION} are allowed"
+
+
+ROOMY = {"cli", "figures", "formats", "linalg", "quantities"}
+"""Rooms of as many files as there are commands, figures, formats and quantities, and that of the numerics."""
+
+
+def test_a_room_has_at_most_twelve_files():
+    files = Counter(path.parent.name for path in FILES if path.name != "__init__.py" and path.parent != PACKAGE)
+    crowded = {room: count for room, count in files.items() if count > 12 and room not in ROOMY}
+    assert not crowded, f"{crowded}: split the room along its nouns"
 
 
 FRAGMENTS = ("As ", "Of ", "Likewise", "Args:", "Attributes:", "Returns:", "Raises:")

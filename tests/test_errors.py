@@ -2,6 +2,7 @@
 
 import pytest
 
+from lipdiag.design.plan import Plan
 from lipdiag.diffusion.convention import Convention
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import UsageError, meant
@@ -10,7 +11,6 @@ from lipdiag.figures.style import preset
 from lipdiag.quality.extractor import extractor
 from lipdiag.sampling.sampler import require_sampler
 from lipdiag.sampling.walk import require_rule
-from lipdiag.study.plan import Plan
 from lipdiag.training.door import described
 
 

@@ -10,9 +10,9 @@ import torch
 import lipdiag
 from lipdiag import Plan
 from lipdiag.data.dataset import dataset
+from lipdiag.design.arithmetic import arithmetic, evaluating
+from lipdiag.design.points import points
 from lipdiag.quantities.catalogue import measure_point
-from lipdiag.study.arithmetic import arithmetic, evaluating
-from lipdiag.study.points import points
 from lipdiag.study.resolve import from_data
 from tests import golden
 from tests.networks import smooth

@@ -16,9 +16,9 @@ from click.testing import CliRunner
 
 import lipdiag
 from lipdiag.cli import main
+from lipdiag.design.plan import Plan
 from lipdiag.quantities.sensitivity import STEPS
 from lipdiag.study import measure as run
-from lipdiag.study.plan import Plan
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ..advice.sharing import advise as share
 from ..advice.steps import ROUNDING, better
+from ..design.plan import Plan
 from ..diffusion.clock import Timesteps
 from ..diffusion.exact import Empirical, Gaussian, GaussianMixture
 from ..diffusion.schedule import VP, Linear, Schedule
 from ..statistics import Estimate, ratio
 from ..study.measure import measure
-from ..study.plan import Plan
 from ..study.selftest import models
 from .front import advise_steps
 

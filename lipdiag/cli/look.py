@@ -60,7 +60,7 @@ def inspect(
 
 def made(checkpoint: str, asked: "Reading") -> dict[str, Any]:
     """What a factory makes of a file."""
-    from ..study.description import describe
+    from ..design.description import describe
     from ..study.resolve import resolve_model
 
     model = resolve_model(checkpoint, asked)

@@ -168,8 +168,8 @@ def measure_one(
     """A run of a checkpoint, new or gone on with, and its table where it is the only one."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the device is first used
+    from ..design.plan import Plan
     from ..study.measure import carry_out, prepared
-    from ..study.plan import Plan
 
     quiet, as_json = given["quiet"], given["as_json"]
     use_threads(given["threads"])
@@ -290,9 +290,9 @@ class Teller:
 def demo(out: Path, draws: int, quiet: bool, as_json: bool) -> None:
     """Measure the embedded DDPM and its E-TSDM twin: a table and a figure."""
     from .. import figures
+    from ..design.plan import Plan
     from ..store.store import open_run
     from ..study.measure import carry_out, prepared
-    from ..study.plan import Plan
 
     timesteps: Any = "log:40"
     runs: list[Path] = []

@@ -3,7 +3,18 @@
 Those given by formulas are in `continuous`, those given by tables in `table`.
 """
 
-from .continuous import VE, VP, Cosine, Karras, Normalized, Schedule, ShiftedCosine, Straight, SubVP, UnnormalizedCosine
+from .continuous import (
+    VE,
+    VP,
+    Cosine,
+    Karras,
+    Normalized,
+    Schedule,
+    ShiftedCosine,
+    Straight,
+    SubVP,
+    UnnormalizedCosine,
+)
 from .table import Discrete, Linear, Quadratic, ScaledLinear, Sigmoid, SquaredCosine, Table, ZeroTerminalSNR
 
 SCHEDULES: dict[str, type[Schedule]] = {

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..findings.theory import Theory, theory
 from ..printing import Row
 from ..results.curve import QUOTIENTS, Curve, curves
 from ..results.run import Run
-from ..results.theory import Theory, theory
 from . import captions
 
 ANCHOR = 0.1

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..results.modules import SUFFIXES, Modules
-from ..results.modules import modules as of_run
+from ..findings.modules import SUFFIXES, Modules
+from ..findings.modules import modules as of_run
 from ..results.run import Run
 from ..statistics import Interval
 from . import captions, marks

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
+from ..findings.theory import LEAST_TIMES, noise_level
 from ..printing import shortened
 from ..results.run import Run
-from ..results.theory import LEAST_TIMES, noise_level
 from . import marks
 from .canvas import LONGEST, Picture
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from ..findings.steps import at_top, averaged, in_order, over
 from ..printing import Row
 from ..results.run import Run
-from ..results.steps import at_top, averaged, in_order, over
 from . import marks
 from .canvas import Picture
 from .exhibit import gather

@@ -3,10 +3,10 @@
 import torch
 
 from ..checkpoints.probe import ALPHA, DRAWS, Calibration, UnfiniteError, probe
+from ..design.description import Source
 from ..diffusion.predictor import Predictor
 from ..files import shown
 from ..linalg.linearize import out_of_memory
-from ..study.description import Source
 from .fault import Fault
 
 KNOWN = 0.5

@@ -12,14 +12,14 @@ from typing import Any
 from ..checkpoints.load import inspect
 from ..checkpoints.probe import PASSES
 from ..checkpoints.reading import SILENT, Reading
+from ..design.plan import Plan, refuse_planned
+from ..design.points import ends
 from ..errors import CheckpointError, UsageError
 from ..quantities.point import Point
 from ..results.run import read
 from ..store.store import open_run
 from ..study.measure import NOT_TRIED, carry_out, prepared
 from ..study.network import worded
-from ..study.plan import Plan, refuse_planned
-from ..study.points import ends
 from ..study.resolve import resolve_model
 from ..study.study import Study
 from . import embedding, network, samples

@@ -7,6 +7,7 @@ import torch
 from scipy.special import bdtrc
 from torch import Tensor
 
+from ..design.description import Source
 from ..diffusion.predictor import Predictor
 from ..diffusion.schedule import Table
 from ..errors import LipdiagError
@@ -15,7 +16,6 @@ from ..quality.metric import COPY, nearest, own_distance
 from ..sampling.doubt import FEWEST, doubt
 from ..sampling.sampler import sample
 from ..statistics import Estimate, mean
-from ..study.description import Source
 from .checks import SAMPLED
 from .fault import Fault
 from .laws import Test, above

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..design.plan import resolve_timesteps
+from ..design.points import points
 from ..diffusion.parameterization import convert, eps
 from ..diffusion.predictor import NetworkPredictor
 from ..printing import plain
 from ..quantities.point import Point
 from ..statistics import Estimate, ratio
-from ..study.plan import resolve_timesteps
-from ..study.points import points
 from ..study.study import Study
 from .laws import Test, above
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..findings.steps import at_top, averaged, highest, in_order, over, unknown
 from ..printing import WIDTH, Column, abbreviated, lines, plain, with_half_width
 from ..results.curve import DERIVATIVES
 from ..results.run import Run, read
-from ..results.steps import at_top, averaged, highest, in_order, over, unknown
 from .tables import symbol
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..findings.modules import modules
 from ..printing import WIDTH, Column, abbreviated, cut, lines, plain, with_half_width
 from ..results.curve import DERIVATIVES, Curve, curves
 from ..results.headline import SPEEDS, sentences
-from ..results.modules import modules
 from ..results.places import pick, time_column
 from ..results.run import Run, read
 

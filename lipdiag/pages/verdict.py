@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..errors import UsageError
+from ..findings.anatomy import of_run
+from ..findings.geometry import derived, likelihood
+from ..findings.modules import modules
 from ..printing import plain
-from ..results.anatomy import of_run
 from ..results.curve import DERIVATIVES, QUOTIENTS, Curve, curves
-from ..results.geometry import derived, likelihood
 from ..results.headline import SPEEDS, peak, reference, shared_words
-from ..results.modules import modules
 from ..results.run import Run
 from ..statistics import Estimate, mean, ratio
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from ..checkpoints.reading import SILENT, Reading
 from ..data.dataset import Data
 from ..data.memory import as_data
+from ..design.arithmetic import still
+from ..design.description import fingerprint
 from ..diffusion.parameterization import eps
 from ..diffusion.predictor import Predictor
 from ..diffusion.spelling import spell
@@ -24,8 +26,6 @@ from ..provenance import command, versions
 from ..sampling.picture import grid, pixels, png
 from ..sampling.sampler import placement, require_sampler
 from ..sampling.sampler import sample as draw
-from ..study.arithmetic import still
-from ..study.description import fingerprint
 from ..study.network import worded
 from ..study.resolve import resolve_device, resolve_model
 from .evaluate import evaluate as graded

@@ -13,6 +13,10 @@ import torch
 from .. import provenance
 from ..checkpoints.reading import SILENT, Reading
 from ..data.ranged import USUAL
+from ..design.arithmetic import arithmetic, compiled, differentiable, evaluating
+from ..design.description import Source
+from ..design.plan import Plan, refuse_planned
+from ..design.points import informed
 from ..dialect import in_python
 from ..diffusion.predictor import Predictor, RawOutput, device_of
 from ..errors import Caution, LipdiagWarning, UsageError
@@ -21,17 +25,13 @@ from ..hub import spelled
 from ..linalg.linearize import out_of_memory
 from ..progress import bar
 from ..quantities.catalogue import QUANTITIES
+from ..readiness.answer import answered, in_a_sentence, verify_weights
 from ..shared_network import lifted
 from ..store.notes import lacking
 from . import preparation, study
-from .answer import answered, in_a_sentence, verify_weights
-from .arithmetic import arithmetic, compiled, differentiable, evaluating
 from .breakdown import placed
-from .description import Source
 from .memory import recompute
 from .network import worded
-from .plan import Plan, refuse_planned
-from .points import informed
 from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
 
 if TYPE_CHECKING:

@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 
 from .. import statistics
+from ..design.description import Source, columns, coordinates, edges, frozen, second_times
+from ..design.plan import Plan, gone_on, resolve_timesteps
+from ..design.points import ends, points
 from ..diffusion.predictor import Predictor, device_of
 from ..errors import IncompleteError, RunError
 from ..linalg.linearize import out_of_memory
 from ..quantities.catalogue import measure_point, needs
 from ..quantities.point import Point
+from ..readiness import checks
+from ..readiness.products import settled
 from ..store import store
 from ..store.creation import create
 from ..store.layout import Layout, WorkUnit, units
 from ..store.suspicion import PRICED, Suspicion
-from . import checks
-from .description import Source, columns, coordinates, edges, frozen, second_times
 from .memory import UNKNOWN, Need, at_once, free, need
 from .microbatch import pair_seconds
-from .plan import Plan, gone_on, resolve_timesteps
-from .points import ends, points
-from .products import settled
 from .study import Study
 
 LOOKED_AT = 64

@@ -15,6 +15,7 @@ import torch
 
 from ..checkpoints.reading import SILENT, Reading
 from ..data.ranged import USUAL, ranged
+from ..design.description import Source
 from ..diffusion.clock import Timesteps
 from ..diffusion.parameterization import eps
 from ..diffusion.predictor import CHANNELS, CLASS_INPUTS, NetworkPredictor, Predictor, RawOutput, device_of
@@ -23,7 +24,6 @@ from ..diffusion.spelling import spell
 from ..errors import Caution, CheckpointError, UsageError
 from ..files import shown
 from ..store.layout import MOST_DRAWS
-from .description import Source
 
 LARGEST_VALUE = 100.0
 """The largest value that x0 may have: pictures lie in [-1, 1] and latents within a few tens; 255 is a picture that was

@@ -16,22 +16,22 @@ from typing import Any
 import numpy as np
 
 from .. import statistics
+from ..design.description import Source
+from ..design.plan import Plan
+from ..design.points import joined
 from ..diffusion.predictor import Predictor
 from ..errors import IncompleteError, LipdiagError, StorageError
 from ..linalg.linearize import out_of_memory
 from ..quantities.catalogue import QUANTITIES, measure_point, recorded
+from ..readiness import checks
 from ..store import store
 from ..store.layout import Layout, WorkUnit, units
 from ..store.notes import sorted_out
 from ..store.suspicion import Suspicion
-from . import checks
 from .behind import Behind
 from .breakdown import described, device_failed
-from .description import Source
 from .memory import UNKNOWN, Need, recompute, released
 from .microbatch import Block, in_batches
-from .plan import Plan
-from .points import joined
 
 MOST_FAILURES = 2
 """Units on which a model may fail before it has succeeded on one."""

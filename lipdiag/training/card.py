@@ -15,7 +15,7 @@ import torch
 from ..data.dataset import Data
 from ..data.shipped import SHIPPED
 from ..diffusion.predictor import Predictor
-from .difference import DRAWS, TIMESTEPS, differences, edges
+from ..watching.difference import DRAWS, TIMESTEPS, differences, edges
 from .recipe import RECIPES, Recipe
 
 FEWEST_DRAWS = 16

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..watching.difference import looks
+from ..watching.panel import Panel
 from .batch import Batch
 from .card import affordable_draws
-from .difference import looks
 from .loop import build
 from .manner import manner
 from .objective import loss
-from .panel import Panel
 from .recipe import Recipe
 
 COPIES = 5  # of the weights: themselves, gradients, two moments, average

@@ -21,9 +21,9 @@ from ..files import make_folder, shown
 from ..progress import say
 from ..study.network import worded
 from ..study.resolve import resolve_model
-from .budget import Budget
-from .log import LOSSES, Log
-from .panel import COLUMNS, Panel, Seen, numbers, observe
+from ..watching.budget import Budget
+from ..watching.log import LOSSES, Log
+from ..watching.panel import COLUMNS, Panel, Seen, numbers, observe
 from .session import DIFFERENCE, LOG
 
 EVERY = 500

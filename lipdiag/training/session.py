@@ -25,11 +25,11 @@ from ..diffusion.spelling import parse, spell
 from ..errors import RunError, UsageError
 from ..files import atomic_write, make_folder, read_json, shown, sweep, temporaries
 from ..linalg.linearize import out_of_memory
+from ..watching.log import LOSSES, Log
+from ..watching.panel import COLUMNS, Panel, numbers, observe
 from ..weights.tensors import read_tensors
 from .card import model_card
-from .log import LOSSES, Log
 from .loop import State, train
-from .panel import COLUMNS, Panel, numbers, observe
 from .recipe import MANNER, Recipe
 
 SNAPSHOT = "snapshot.safetensors"

@@ -10,13 +10,13 @@ import xarray as xr
 from lipdiag.advice.hidden import hidden
 from lipdiag.advice.pieces import cheapest
 from lipdiag.advice.sharing import advise
+from lipdiag.design.description import coordinates
 from lipdiag.diffusion.clock import Reversed, Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import UsageError
 from lipdiag.results.run import read
-from lipdiag.study.description import coordinates
 from tests.runs import dataset_of
 
 VARIANCE = 1e-3

@@ -15,6 +15,8 @@ import lipdiag
 from lipdiag.advice.partition import Partition, greatest
 from lipdiag.advice.sharing import advise
 from lipdiag.cli import main
+from lipdiag.design.description import coordinates
+from lipdiag.design.plan import resolve_timesteps
 from lipdiag.diffusion.clock import CLOCKS as CLOCKS_BY_NAME
 from lipdiag.diffusion.clock import Clock, LogSigma, LogSNR, Reversed, Sigma, Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
@@ -24,8 +26,6 @@ from lipdiag.errors import UsageError
 from lipdiag.pages.verdict import mean
 from lipdiag.quantities.time import other_time
 from lipdiag.results.run import sharing
-from lipdiag.study.description import coordinates
-from lipdiag.study.plan import resolve_timesteps
 from lipdiag.training.recipe import RECIPES
 from lipdiag.training.session import shared
 from tests.holm import coverage

@@ -19,11 +19,11 @@ from benchmarks.goals import Goal
 from benchmarks.networks import SUBJECTS
 from benchmarks.rivals import Rival
 from benchmarks.table import Result, text
+from lipdiag.design.plan import Plan
 from lipdiag.linalg.lanczos import singular_values
 from lipdiag.linalg.operator import Operator
 from lipdiag.quantities import sensitivity
 from lipdiag.quantities.catalogue import QUANTITIES
-from lipdiag.study.plan import Plan
 
 
 @pytest.fixture(scope="module")

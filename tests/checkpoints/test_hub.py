@@ -13,8 +13,7 @@ from lipdiag.checkpoints.hub import located, needed, weights_among
 from lipdiag.cli import main
 from lipdiag.errors import CheckpointError, StorageError, UsageError
 from lipdiag.hub import Name, parse, spelled, titled
-
-from .hub import serving
+from tests.checkpoints.hub import serving
 
 MODEL, COMMIT = "owner/tiny-ddpm", "0123456789abcdef0123456789abcdef01234567"
 

@@ -13,8 +13,8 @@ from lipdiag.data.dataset import ASSETS, dataset
 from lipdiag.diffusion.clock import Shared, Timesteps
 from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import CheckpointError
-from lipdiag.training.difference import difference, drawn
 from lipdiag.training.recipe import RECIPES, Recipe
+from lipdiag.watching.difference import difference, drawn
 
 
 @pytest.fixture(scope="module")

@@ -525,8 +525,8 @@ def test_a_damaged_folder_is_refused(saved, name):
 
 def test_half_precision_weights_are_measured_in_the_arithmetic_of_the_plan(tmp_path):
     """bfloat16 weights are widened, not rounded again: float32 agrees with float64, and the timestep 999 is told."""
+    from lipdiag.design.plan import Plan
     from lipdiag.study.measure import prepared
-    from lipdiag.study.plan import Plan
 
     network = unet().bfloat16()
     diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "pipe")

@@ -4,12 +4,12 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
+from lipdiag.design.description import Source
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Empirical
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.health.examine import PLAN, doctor
 from lipdiag.health.samples import COUNT, Drawn, are_data, copies, drawn, samples, size
-from lipdiag.study.description import Source
 from tests.health.planted import around, data, exact, mixture
 
 QUICK = PLAN.replace(timesteps="pairs:3", draws=10, krylov_steps=4)

@@ -9,9 +9,9 @@ from scipy import stats
 
 import lipdiag
 from lipdiag.cli import main
+from lipdiag.findings.steps import step
 from lipdiag.pages.steps import over_steps
 from lipdiag.printing import with_half_width
-from lipdiag.results.steps import step
 from tests.runs import make
 
 

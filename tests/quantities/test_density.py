@@ -5,12 +5,12 @@ import pytest
 import torch
 
 import lipdiag
+from lipdiag.design.plan import Plan
+from lipdiag.design.points import points
 from lipdiag.diffusion.clock import Shared, Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian, GaussianMixture
 from lipdiag.diffusion.schedule import VE, VP, Linear, Straight
 from lipdiag.quantities.density import STEPS, log_densities, rising
-from lipdiag.study.plan import Plan
-from lipdiag.study.points import points
 
 D = 6
 VARIANCES = torch.tensor(np.geomspace(0.05, 3, D))

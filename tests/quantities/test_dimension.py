@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import lipdiag
+from lipdiag.design.plan import Plan
 from lipdiag.diffusion.clock import Timesteps, Unit
 from lipdiag.diffusion.exact import Empirical, Gaussian, GaussianMixture
 from lipdiag.diffusion.schedule import VE, VP, Linear, Straight
 from lipdiag.quantities import draw
-from lipdiag.study.plan import Plan
 
 D, K = 10, 3
 NAMES = ("flipd", "normal_bundle")

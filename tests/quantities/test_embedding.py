@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 import lipdiag
+from lipdiag.design.plan import Plan
 from lipdiag.diffusion.clock import Clock, Shared, Timesteps
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import CheckpointError
-from lipdiag.study.plan import Plan
 
 SHAPE = (1, 4, 4)
 DATA = np.random.default_rng(0).normal(size=(4, *SHAPE))

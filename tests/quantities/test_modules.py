@@ -6,17 +6,17 @@ import torch
 from torch import nn
 
 import lipdiag
+from lipdiag.design.plan import Plan
 from lipdiag.diffusion.clock import Clock, Shared, Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import CheckpointError, RunError
+from lipdiag.findings.modules import Modules, modules
 from lipdiag.quantities import draw
 from lipdiag.quantities.modules import listed, verify_method
-from lipdiag.results.modules import Modules, modules
 from lipdiag.results.run import read
-from lipdiag.study.plan import Plan
 
 SHAPE = (2, 4, 4)
 DATA = np.random.default_rng(0).normal(size=(4, *SHAPE)).astype("float32").astype(float)

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 import lipdiag
+from lipdiag.design.plan import Plan, resolve_timesteps
+from lipdiag.design.points import points
 from lipdiag.diffusion.clock import Shared, Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import x0
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.quantities.pairs import swap
-from lipdiag.study.plan import Plan, resolve_timesteps
-from lipdiag.study.points import points
 
 TIMES = (0, 7, 19, 20, 99, 500, 999)
 VARIANCE, SIZE = 0.3, 6

@@ -5,6 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
+from lipdiag.design.plan import Plan
+from lipdiag.design.points import points
 from lipdiag.diffusion.clock import LogSNR, Sigma, Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import v, velocity, x0
@@ -12,8 +14,6 @@ from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.diffusion.schedule import VE, VP, Linear, UnnormalizedCosine, ZeroTerminalSNR
 from lipdiag.quantities.catalogue import measure_point
 from lipdiag.quantities.time import other_time
-from lipdiag.study.plan import Plan
-from lipdiag.study.points import points
 from tests.holm import coverage
 
 

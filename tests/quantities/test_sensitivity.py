@@ -6,14 +6,14 @@ import torch
 from diffusers import DDIMScheduler
 
 import lipdiag
+from lipdiag.design.plan import Plan
+from lipdiag.design.points import points
 from lipdiag.diffusion.clock import Shared, Timesteps, Unit
 from lipdiag.diffusion.ddim import ddim
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import VP, Cosine, Linear, Straight
 from lipdiag.quantities import draw
 from lipdiag.quantities.sensitivity import STEPS, path, transported
-from lipdiag.study.plan import Plan
-from lipdiag.study.points import points
 
 VARIANCES = torch.logspace(-1, 0.5, 5, dtype=torch.float64)
 ZEROS = torch.zeros(5, dtype=torch.float64)

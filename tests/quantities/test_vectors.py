@@ -4,10 +4,10 @@ import numpy as np
 import torch
 
 import lipdiag
+from lipdiag.design.plan import Plan
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.study.plan import Plan
 
 
 def test_vectors_of_a_gaussian_are_its_axes(device):

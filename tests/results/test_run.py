@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import lipdiag
+from lipdiag.design.description import coordinates
+from lipdiag.design.plan import resolve_timesteps
 from lipdiag.diffusion.clock import Clock, LogSigma, LogSNR, Reversed, Shared, Sigma, Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import eps
@@ -17,8 +19,6 @@ from lipdiag.diffusion.spelling import spell
 from lipdiag.errors import RunError
 from lipdiag.quantities.time import other_time
 from lipdiag.results.run import Run, read, sharing
-from lipdiag.study.description import coordinates
-from lipdiag.study.plan import resolve_timesteps
 from tests.runs import dataset_of
 
 VP, KARRAS = SCHEDULES["vp"](), SCHEDULES["karras"]()

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 import tests.safety.killing as toy
+from lipdiag.design.plan import Plan
 from lipdiag.errors import StorageError
 from lipdiag.figures import canvas as picture
 from lipdiag.pages import page
@@ -33,7 +34,6 @@ from lipdiag.quality import evaluation
 from lipdiag.store.merge import merge
 from lipdiag.store.store import open_run
 from lipdiag.study import measure as front
-from lipdiag.study.plan import Plan
 from lipdiag.training.recipe import Recipe
 from lipdiag.training.session import session
 from tests.recipes import SMALL

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lipdiag.design.plan import Plan
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.store.layout import units
 from lipdiag.study import measure as front
 from lipdiag.study import study
-from lipdiag.study.plan import Plan
 
 for name in (
     "torch._dynamo",

@@ -53,7 +53,7 @@ BUGS = {
         "test_conditions.py -k concatenates",
     ),
     "one condition for all": Bug(
-        "study/points.py", "{i: told(i) for i in", "{i: told(0) for i in", "test_conditions.py -k own_x0"
+        "design/points.py", "{i: told(i) for i in", "{i: told(0) for i in", "test_conditions.py -k own_x0"
     ),
     # models on the hub
     "fetched unasked": Bug("checkpoints/hub.py", "    if download:\n", "    if True:\n", f"{HUB} -k network"),
@@ -121,32 +121,35 @@ BUGS = {
         "quantities/test_modules.py -k finite_differences",
     ),
     "the schedule's clock in the data's factor": Bug(
-        "results/anatomy.py", "factor = values / clock[:, None]", "factor = values", "results/test_anatomy.py -k theory"
+        "findings/anatomy.py",
+        "factor = values / clock[:, None]",
+        "factor = values",
+        "findings/test_anatomy.py -k theory",
     ),
     "health told of an interval that holds harm": Bug(
         "pages/verdict.py", "slope.low > 1 - RIGHT and slope.high < 1 + RIGHT", "slope.low <= 1 <= slope.high",
         "pages/test_page.py -k excludes",
     ),
     "an exponent whose times are taken for all there are": Bug(
-        "results/anatomy.py", "half_width(np.array(error), np.array(x.size - 1), LEVEL)", "0",
-        "results/test_anatomy.py -k choice",
+        "findings/anatomy.py", "half_width(np.array(error), np.array(x.size - 1), LEVEL)", "0",
+        "findings/test_anatomy.py -k choice",
     ),
     "a dimension that the trace contradicts": Bug(
-        "results/anatomy.py", "APART * self.dimension", "self.dimension", "results/test_anatomy.py -k contradicts"
+        "findings/anatomy.py", "APART * self.dimension", "self.dimension", "findings/test_anatomy.py -k contradicts"
     ),
     "a quotient's law over its first time": Bug(
-        "results/anatomy.py", "np.exp(noise_level(run)[0](later))", 'run.time("sigma")',
-        "results/test_anatomy.py -k quotient",
+        "findings/anatomy.py", "np.exp(noise_level(run)[0](later))", 'run.time("sigma")',
+        "findings/test_anatomy.py -k quotient",
     ),
     "no noise in the dimension": Bug(
-        "results/geometry.py", 'd - sigma * run.values("trace")', 'd - run.values("trace")',
-        "results/test_geometry.py -k plane",
+        "findings/geometry.py", 'd - sigma * run.values("trace")', 'd - run.values("trace")',
+        "findings/test_geometry.py -k plane",
     ),
     "twice the information in the likelihood": Bug(
-        "results/geometry.py", "snr, axis=0) / 2", "snr, axis=0)", "results/test_geometry.py -k likelihood"
+        "findings/geometry.py", "snr, axis=0) / 2", "snr, axis=0)", "findings/test_geometry.py -k likelihood"
     ),
     "growth in a block for that in a layer": Bug(
-        "results/modules.py", "np.where(self.leaf, self.gain.value, np.nan)", "self.gain.value",
+        "findings/modules.py", "np.where(self.leaf, self.gain.value, np.nan)", "self.gain.value",
         "quantities/test_modules.py -k thirty",
     ),
     "no mean in the loss": Bug("quantities/prediction.py", "point.noise[0].numel()", "1", FORMULAS),
@@ -160,7 +163,7 @@ BUGS = {
         FORMULAS,
     ),
     "alpha for sigma in x": Bug(
-        "study/points.py",
+        "design/points.py",
         "x=(along(alpha, x0) * x0 + along(sigma, x0) * noise)",
         "x=(along(sigma, x0) * x0 + along(alpha, x0) * noise)",
         FORMULAS,
@@ -437,32 +440,35 @@ BUGS = {
         "test_golden.py -k 'ddpm and float64'",
     ),
     "autocast left on": Bug(
-        "study/arithmetic.py", "torch.autocast(kind, enabled=False)",
-        "torch.autocast(kind, enabled=torch.is_autocast_enabled(kind))", "study/test_arithmetic.py -k autocast_around",
+        "design/arithmetic.py", "torch.autocast(kind, enabled=False)",
+        "torch.autocast(kind, enabled=torch.is_autocast_enabled(kind))", "design/test_arithmetic.py -k autocast_around",
     ),
     "an inference mode left on": Bug(
-        "study/arithmetic.py", "with torch.inference_mode(False):\n        copies",
-        "with torch.no_grad():\n        copies", "study/test_checks.py -k caller_s_inference",
+        "design/arithmetic.py", "with torch.inference_mode(False):\n        copies",
+        "with torch.no_grad():\n        copies", "readiness/test_checks.py -k caller_s_inference",
     ),
     "a caching network trusted": Bug(
-        "study/consistency.py", "changed = max(changed, gap(again, here, exact))", "again, changed = here, 0.0",
-        "study/test_checks.py -k one_question_differently",
+        "readiness/consistency.py", "changed = max(changed, gap(again, here, exact))", "again, changed = here, 0.0",
+        "readiness/test_checks.py -k one_question_differently",
     ),
     "a time read off the first sample": Bug(
-        "study/consistency.py", "x, t[-1].expand_as(t))[last]", "x, t)[last]", "study/test_checks.py -k thousandth",
+        "readiness/consistency.py",
+        "x, t[-1].expand_as(t))[last]",
+        "x, t)[last]",
+        "readiness/test_checks.py -k thousandth",
     ),
     "one timestep a batch, said and not done": Bug(
         "study/study.py", "1 if study.findings.company.of else None", "None",
-        "study/test_checks.py -k 'reads_one_time and first'",
+        "readiness/test_checks.py -k 'reads_one_time and first'",
     ),
     "a Jacobian that is beside no difference": Bug(
-        "study/checks.py", "probed(line, line.jvp(dx=v.to(x.dtype)), in_space(predictor, x, t, v, (length,)))",
+        "readiness/checks.py", "probed(line, line.jvp(dx=v.to(x.dtype)), in_space(predictor, x, t, v, (length,)))",
         "probed(line, line.jvp(dx=v.to(x.dtype)), ())._replace(difference=torch.zeros_like(t))",
-        "study/test_checks.py -k not_that_of_the_answers",
+        "readiness/test_checks.py -k not_that_of_the_answers",
     ),
     "compiled code measured": Bug(
-        "study/arithmetic.py", 'set_stance("force_eager")', 'set_stance("default")',
-        "study/test_arithmetic.py -k compiled",
+        "design/arithmetic.py", 'set_stance("force_eager")', 'set_stance("default")',
+        "design/test_arithmetic.py -k compiled",
     ),
     "a conversion detached from time": Bug(
         "diffusion/parameterization.py", "    t = double(t)\n    alpha", "    t = double(t).detach()\n    alpha",
@@ -512,18 +518,18 @@ BUGS = {
         "training/test_objective.py -k added_with_its_weight",
     ),
     "x drawn a timestep later": Bug(
-        "training/difference.py", "predictor.schedule(at)", "predictor.schedule(after)",
+        "watching/difference.py", "predictor.schedule(at)", "predictor.schedule(after)",
         "training/test_card.py -k single_point",
     ),
     "K a timestep earlier": Bug(
-        "training/difference.py", "(step + 1) / count", "step / count", "training/test_card.py -k single_point"
+        "watching/difference.py", "(step + 1) / count", "step / count", "training/test_card.py -k single_point"
     ),
     "a mean of changes before their norm": Bug(
-        "training/difference.py", ".flatten(1).norm(dim=1)", ".flatten(1).mean(0, keepdim=True).norm(dim=1)",
+        "watching/difference.py", ".flatten(1).norm(dim=1)", ".flatten(1).mean(0, keepdim=True).norm(dim=1)",
         "training/test_card.py -k single_point",
     ),
     "a monitor that puts nothing aside": Bug(
-        "training/budget.py", "return MARGIN * (self.price or 0)", "return 0.0", "training/test_monitor.py -k hundredth"
+        "watching/budget.py", "return MARGIN * (self.price or 0)", "return 0.0", "training/test_monitor.py -k hundredth"
     ),
     "a command torn in two": Bug(
         "printing.py", 'found[0].replace(" ", "\\0")', "found[0]", "test_cli_terminal.py -k torn"
@@ -535,7 +541,7 @@ BUGS = {
         "progress.py", '"delay": 0.1', '"delay": 0', "test_cli.py -k no_bar"
     ),
     "panels a step late": Bug(
-        "training/budget.py", "max(step // self.every + 1", "max(step // self.every + 2",
+        "watching/budget.py", "max(step // self.every + 1", "max(step // self.every + 2",
         "training/test_monitor.py -k multiples"
     ),
     "inspect without what is told": Bug(
@@ -543,14 +549,14 @@ BUGS = {
         "checkpoints/test_load.py -k inspection_shows"
     ),
     "a monitor that leaves parts in training mode": Bug(
-        "study/arithmetic.py", "part.training = mode", "part.training = True", "training/test_monitor.py -k without"
+        "design/arithmetic.py", "part.training = mode", "part.training = True", "training/test_monitor.py -k without"
     ),
     "options in the refusals of Python": Bug(
         "dialect.py", "(in_python(str(error)),", "(str(error),", "test_dialect.py -k hands_out"
     ),
     "an error of K too small by a factor": Bug(
-        "training/difference.py", "moved.std() / root, missed.mean()", "moved.std() / root / 1.3, missed.mean()",
-        "training/test_difference.py",
+        "watching/difference.py", "moved.std() / root, missed.mean()", "moved.std() / root / 1.3, missed.mean()",
+        "watching/test_difference.py",
     ),
     "a covariance over all samples": Bug(
         "quality/metric.py", "(len(f) - 1) ** 0.5", "len(f) ** 0.5", "quality/test_metric.py -k fewer_samples",
@@ -616,10 +622,10 @@ BUGS = {
         "results/clock.py", "map(round, uniform) if", "uniform if", "results/test_run.py -k spelling"
     ),
     "a grid even in log t": Bug(
-        "study/plan.py", "schedule is not None and", "schedule is None and", "study/test_plan.py -k log_snr"
+        "design/plan.py", "schedule is not None and", "schedule is None and", "design/test_plan.py -k log_snr"
     ),
     "classes of other draws": Bug(
-        "study/points.py", "[each[i][name] for i in draws]", "[each[i][name] for i in sorted(draws)]",
+        "design/points.py", "[each[i][name] for i in draws]", "[each[i][name] for i in sorted(draws)]",
         "test_classes.py -k own_x0",
     ),
     "latents that are not scaled": Bug(
@@ -738,7 +744,7 @@ BUGS = {
         "training/test_batch.py -k samples_on_a_device",
     ),
     "a part of a row is a row": Bug(
-        "training/log.py", "left = left[self.file.write(left) :]", "left = left[: 0 * self.file.write(left)]",
+        "watching/log.py", "left = left[self.file.write(left) :]", "left = left[: 0 * self.file.write(left)]",
         "training/test_session.py -k takes_a_part",
     ),
     "the old folder is lost": Bug(
@@ -820,7 +826,7 @@ BUGS = {
         "weights/test_outline.py -k error_that_quotes"
     ),
     "steps in the order of their digits": Bug(
-        "results/steps.py", "key=lambda i: steps[i]", "key=lambda i: str(steps[i])",
+        "findings/steps.py", "key=lambda i: steps[i]", "key=lambda i: str(steps[i])",
         "pages/test_steps.py -k order_of_steps"
     ),
     "percent signs that LaTeX takes for comments": Bug(

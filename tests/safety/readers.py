@@ -17,13 +17,13 @@ import lipdiag
 from lipdiag import checkpoints
 from lipdiag.comparison import quality as compare_quality
 from lipdiag.data.dataset import dataset
+from lipdiag.design.plan import Plan
 from lipdiag.errors import CheckpointError, LipdiagError, NonFiniteError, RunError, StorageError, UsageError
 from lipdiag.files import read_json
 from lipdiag.pages.tables import table
 from lipdiag.quality import evaluation
 from lipdiag.results.source import open_source
 from lipdiag.store.store import open_run, open_store
-from lipdiag.study.plan import Plan
 from lipdiag.text import printable
 from lipdiag.training.recipe import Recipe
 from lipdiag.weights.tensors import read_tensors
@@ -151,9 +151,9 @@ def read_log(path: Path) -> None:
 
 def read_training(path: Path) -> None:
     """As `train` does that goes on with it, but for the steps."""
-    from lipdiag.training.log import LOSSES, rows
     from lipdiag.training.loop import train
     from lipdiag.training.session import LOG, resume
+    from lipdiag.watching.log import LOSSES, rows
 
     snapshot = resume(RECIPE, path)
     rows(path / LOG, len(LOSSES))

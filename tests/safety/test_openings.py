@@ -49,7 +49,7 @@ CHECKED = {
         "np.load": "the regular kind and what the archive unpacks to; objects are refused; or of lipdiag itself",
         "Image.open": "the regular kind; six formats by name; the number of pixels",
     },
-    "training/log.py": {"path.open": WRITES, "path.read_text": "columns of numbers, row by row"},
+    "watching/log.py": {"path.open": WRITES, "path.read_text": "columns of numbers, row by row"},
     "data/shipped.py": {"gzip.open": "of an installed package"},
     "weights/tensors.py": {
         "zipfile.ZipFile": "`files.open_regular`",

@@ -8,10 +8,10 @@ from scipy.stats import mannwhitneyu
 from torch import nn
 
 import lipdiag
+from lipdiag.design.plan import Plan
 from lipdiag.diffusion.clock import Timesteps, Unit
 from lipdiag.linalg.lanczos import singular_values
 from lipdiag.linalg.operator import dense, symmetric_part, transpose
-from lipdiag.study.plan import Plan
 from tests.linalg.matrices import operator
 from tests.networks import SHAPE, Tiny, predictor
 

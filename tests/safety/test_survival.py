@@ -18,12 +18,12 @@ from click.testing import CliRunner
 
 import lipdiag
 from lipdiag.cli import main
+from lipdiag.design.plan import Plan
 from lipdiag.errors import IncompleteError, RunError, StorageError
 from lipdiag.store import store, suspicion
 from lipdiag.store.layout import units
 from lipdiag.study import measure as front
 from lipdiag.study import study
-from lipdiag.study.plan import Plan
 from tests.networks import SHAPE, Tiny, predictor
 
 ROOT = Path(__file__).parents[2]

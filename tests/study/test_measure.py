@@ -9,6 +9,7 @@ import torch
 import lipdiag
 from lipdiag.checkpoints import Reading
 from lipdiag.data.dataset import dataset
+from lipdiag.design.plan import Plan
 from lipdiag.dialect import in_python
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.parameterization import eps, v
@@ -22,7 +23,6 @@ from lipdiag.store.notes import collected
 from lipdiag.store.store import open_run
 from lipdiag.study import measure as front
 from lipdiag.study import resolve, study
-from lipdiag.study.plan import Plan
 from tests.networks import SHAPE, Tiny, predictor
 
 PLAN = Plan(timesteps="0,10", draws=2, quantities=("loss",))

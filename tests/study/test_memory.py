@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import lipdiag
+from lipdiag.design.plan import Plan
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import eps
@@ -14,7 +15,6 @@ from lipdiag.store.layout import units
 from lipdiag.study import measure as front
 from lipdiag.study import memory, study
 from lipdiag.study.memory import Held, Need, at_once, need
-from lipdiag.study.plan import Plan
 from lipdiag.study.study import measure_unit
 from tests.networks import SHAPE, predictor
 

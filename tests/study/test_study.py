@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import lipdiag
+from lipdiag.design.plan import Plan
+from lipdiag.design.points import points
 from lipdiag.diffusion.clock import Shared, Sigma, Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import eps
@@ -15,8 +17,6 @@ from lipdiag.diffusion.schedule import VE, Linear
 from lipdiag.errors import CheckpointError, LipdiagError, RunError, StorageError, UsageError
 from lipdiag.study import measure as front
 from lipdiag.study import resolve, study
-from lipdiag.study.plan import Plan
-from lipdiag.study.points import points
 from tests.networks import (
     SHAPE,
     Detached,

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import lipdiag
+from lipdiag.design.plan import Plan
+from lipdiag.design.points import joined, points
 from lipdiag.errors import IncompleteError
 from lipdiag.study import measure as front
 from lipdiag.study import memory, study
-from lipdiag.study.plan import Plan
-from lipdiag.study.points import joined, points
 from tests.networks import SHAPE, predictor
 
 DATA = np.random.default_rng(0).normal(size=(20, *SHAPE)).astype(np.float32)

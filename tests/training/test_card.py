@@ -11,10 +11,10 @@ from lipdiag.diffusion.clock import Shared, Timesteps
 from lipdiag.diffusion.exact import Empirical
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.training.card import FEWEST_DRAWS, affordable_draws, command, limit, model_card, table
-from lipdiag.training.difference import DRAWS, difference, drawn
 from lipdiag.training.estimate import looked_at
 from lipdiag.training.loop import build
 from lipdiag.training.recipe import RECIPES, set_fields
+from lipdiag.watching.difference import DRAWS, difference, drawn
 
 
 def point(clock=None) -> tuple[Empirical, Array]:

@@ -11,7 +11,7 @@ import lipdiag
 from lipdiag.cli import main
 from lipdiag.errors import UsageError
 from lipdiag.printing import plain
-from lipdiag.training.panel import Panel, observe
+from lipdiag.watching.panel import Panel, observe
 
 TINY = ["block_out_channels=[8,8]", "attention_head_dim=8", "norm_num_groups=4"]
 

@@ -18,9 +18,10 @@ from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import LipdiagWarning, UsageError
 from lipdiag.results.source import open_source
-from lipdiag.training import budget, monitor
+from lipdiag.training import monitor
 from lipdiag.training.monitor import Monitor
-from lipdiag.training.panel import Panel, Reading, Seen, numbers, observe
+from lipdiag.watching import budget
+from lipdiag.watching.panel import Panel, Reading, Seen, numbers, observe
 
 DATA = torch.linspace(-1, 1, 32 * 16).reshape(32, 1, 4, 4)
 TOLD = {"schedule": "linear", "parameterization": "eps", "clock": "timesteps(1000)"}

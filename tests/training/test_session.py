@@ -15,11 +15,11 @@ from lipdiag.data.dataset import dataset
 from lipdiag.errors import NonFiniteError, RunError, StorageError, UsageError
 from lipdiag.formats.native import load
 from lipdiag.training import learner, loop
-from lipdiag.training.difference import difference, drawn
-from lipdiag.training.log import Log
 from lipdiag.training.manner import Manner
 from lipdiag.training.recipe import RECIPES, set_fields
 from lipdiag.training.session import session, shared
+from lipdiag.watching.difference import difference, drawn
+from lipdiag.watching.log import Log
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 
 from ..data.dataset import Data
+from ..design.arithmetic import arithmetic, differentiable, evaluating
+from ..design.plan import Plan
+from ..design.points import points
 from ..diffusion.predictor import Predictor
 from ..quantities.catalogue import QUANTITIES
 from ..shared_network import lifted
-from ..study.arithmetic import arithmetic, differentiable, evaluating
-from ..study.plan import Plan
-from ..study.points import points
 from .difference import TIMESTEPS, count, differences, edges
 
 SPECTRAL = 100

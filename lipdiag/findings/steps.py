@@ -6,9 +6,9 @@ from pathlib import PurePath
 
 import numpy as np
 
-from .curve import QUOTIENTS
-from .run import Run
-from .statistics import Statistics, over_draws
+from ..results.curve import QUOTIENTS
+from ..results.run import Run
+from ..results.statistics import Statistics, over_draws
 
 
 def step(checkpoint: str) -> int | None:

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 import lipdiag
+from lipdiag.design.plan import Plan, logarithmic, resolve_timesteps
 from lipdiag.diffusion.clock import LogSigma, LogSNR, Reversed, Shared, Sigma, Timesteps, Unit
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import VE, VP, Cosine, Karras, Linear, Straight
 from lipdiag.errors import RunError, UsageError
 from lipdiag.quantities.accuracy import Accuracy
-from lipdiag.study.plan import Plan, logarithmic, resolve_timesteps
 
 
 def test_a_plan_is_written_and_told_as_ever():

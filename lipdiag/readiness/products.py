@@ -3,13 +3,13 @@
 import numpy as np
 import torch
 
+from ..design.description import Source
+from ..design.plan import Plan
+from ..design.points import ends, points
 from ..diffusion.predictor import Predictor, device_of
 from ..errors import UsageError
 from ..linalg.products import PRODUCTS
 from ..store.store import Store
-from .description import Source
-from .plan import Plan
-from .points import ends, points
 
 
 def settled(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndarray, run: Store | None) -> str:

@@ -6,12 +6,12 @@ from contextlib import contextmanager, suppress
 import torch
 from torch.nn.parameter import is_lazy
 
+from ..design.arithmetic import Autocast, failure, few, middle, precisions
+from ..design.plan import Plan, resolve_timesteps
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput, device_of
 from ..errors import CheckpointError, LipdiagError
 from ..files import shown
 from ..linalg.linearize import ReverseError, out_of_memory
-from .arithmetic import Autocast, failure, few, middle, precisions
-from .plan import Plan, resolve_timesteps
 
 IN_TIME = ("time_derivative", "trajectory_derivative", "modules")
 """Quantities that are derivatives in the timestep."""

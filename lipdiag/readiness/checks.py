@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..design.arithmetic import Seen
 from ..diffusion.continuous import along
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..errors import CheckpointError
@@ -25,7 +26,6 @@ from ..quantities.modules import verify_method
 from ..quantities.point import Point
 from ..quantities.quantity import dot, norms
 from .answer import IN_TIME
-from .arithmetic import Seen
 from .consistency import Answers, Company, ask, companies, other, unmoved
 
 AGREEMENT = 0.05

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError
+from ..results.run import Run, read
 from ..statistics import Estimate, mean
-from .run import Run, read
 from .theory import noise_level
 
 if TYPE_CHECKING:

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from lipdiag.design.description import describe
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor, RawOutput
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.study.description import describe
 
 
 class Conditioned(torch.nn.Module):

@@ -9,8 +9,8 @@ from lipdiag.data.dataset import Array
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.training.difference import difference, drawn
-from lipdiag.training.panel import Panel
+from lipdiag.watching.difference import difference, drawn
+from lipdiag.watching.panel import Panel
 from tests.holm import coverage
 
 MEASURED = Panel().draws

@@ -18,9 +18,9 @@ import numpy as np
 
 from ..errors import UsageError
 from ..printing import WIDTH, plain
+from ..results.run import Run, read
 from ..statistics import LEVEL, Estimate, half_width, mean
 from .geometry import derived
-from .run import Run, read
 from .theory import Theory, noise_level, theory
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import numpy as np
 
 from ..errors import RunError
 from ..printing import Row, plain
+from ..results.run import Run
 from ..statistics import Estimate, Interval, student
 from ..text import printable
-from .run import Run
 
 NAMED = 4
 """Timesteps that are told one by one."""

@@ -6,11 +6,11 @@ import torch
 import xarray as xr
 
 import lipdiag
+from lipdiag.design.plan import Plan
 from lipdiag.diffusion.clock import Shared, Timesteps, Unit
 from lipdiag.diffusion.exact import Empirical, Gaussian
 from lipdiag.diffusion.schedule import VE, VP, Cosine, Linear, Straight
 from lipdiag.errors import UsageError
-from lipdiag.study.plan import Plan
 from tests.runs import linear_table
 
 D, K = 24, 6

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 import lipdiag
+from lipdiag.design.plan import Plan
 from lipdiag.diffusion.clock import Timesteps, Unit
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import VE, VP, Linear, Straight
 from lipdiag.errors import UsageError
 from lipdiag.pages.verdict import verdicts
 from lipdiag.results.run import read
-from lipdiag.study.plan import Plan
 
 D, K = 12, 5
 QUANTITIES = ("trace", "loss", "squared_frobenius_norm", "spectral_norm", "one_sided_lipschitz")

@@ -7,10 +7,10 @@ from click.testing import CliRunner
 
 import lipdiag
 from lipdiag.cli import main
+from lipdiag.design.description import Source
+from lipdiag.design.plan import Plan
 from lipdiag.errors import RunError, UsageError
-from lipdiag.study import products
-from lipdiag.study.description import Source
-from lipdiag.study.plan import Plan
+from lipdiag.readiness import products
 from tests.networks import SHAPE, predictor
 
 QUANTITIES = ("time_derivative", "time_difference", "spectral_norm", "squared_frobenius_norm", "trace", "loss")

@@ -8,9 +8,9 @@ import lipdiag
 from lipdiag.diffusion.clock import LogSigma, Sigma, Timesteps, Unit
 from lipdiag.diffusion.exact import Empirical
 from lipdiag.diffusion.schedule import SCHEDULES
+from lipdiag.findings.theory import theory
 from lipdiag.quantities import draw
 from lipdiag.results.run import read
-from lipdiag.results.theory import theory
 from tests.results.test_run import run_with
 
 AXES = [

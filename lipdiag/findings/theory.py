@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .clock import second_times
-from .run import Run
+from ..results.clock import second_times
+from ..results.run import Run
 
 GRID = 200
 """Times at which a line of theory is drawn, besides the measured ones."""

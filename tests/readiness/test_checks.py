@@ -8,13 +8,13 @@ from torch.autograd import Function
 from torch.nn.functional import conv2d, dropout, relu, silu
 
 import lipdiag
+from lipdiag.design.plan import Plan
 from lipdiag.diffusion.clock import Shared, Sigma, Timesteps
 from lipdiag.diffusion.continuous import Karras
 from lipdiag.diffusion.parameterization import x0
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.errors import CheckpointError
 from lipdiag.study import preparation
-from lipdiag.study.plan import Plan
 from tests.networks import SHAPE, Mixing, Rounding, Tiny, predictor
 
 DATA = np.random.default_rng(0).normal(size=(20, *SHAPE)).astype(np.float32)
