@@ -138,7 +138,7 @@ FIGURES = {
     "training": FigureSpec(training, "loss, gradient, K in training (give a training's folder)", "training"),
     "steps": FigureSpec(
         steps,
-        "K, spectral norm and loss of many checkpoints over the steps of training",
+        "K, spectral norm and loss over the steps of a training",
         any_of=DERIVATIVES,
         measured=DERIVATIVES[0],
         alike=True,

@@ -91,7 +91,7 @@ def refused(tmp_path, name: str):
         return tmp_path / "missing", None
     if name == "no pictures":
         return tmp_path, None
-    if name == "one is expected":
+    if name == "none of which is called":
         np.savez(tmp_path / "x.npz", a=np.ones(3), b=np.ones(3))
         return tmp_path / "x.npz", None
     if name in ("as a picture", "more than 8 bits", "4 x 4 pixels", "no picture has the shape"):
@@ -122,7 +122,7 @@ def refused(tmp_path, name: str):
 @pytest.mark.parametrize(
     "name",
     [
-        "called", "no pictures", "one is expected", "as a picture", "more than 8 bits", "4 x 4 pixels",
+        "called", "no pictures", "none of which is called", "as a picture", "more than 8 bits", "4 x 4 pixels",
         "no picture has the shape", "empty file", "cannot be read", "int64", "at least one sample", "the model needs",
         "not finite",
     ],

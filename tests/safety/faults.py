@@ -200,7 +200,6 @@ class Evaluate(Operation):
         nothing = torch.zeros(16, 2)
         for name in ("require_torchmetrics", "require_sampler"):
             setattr(quality, name, lambda *_: None)
-        quality.sample = lambda _, n, steps, seed, **__: torch.full((n, 2), steps + seed / 7)
         quality.frechet = lambda _, x: float(x.mean())
         quality.kernel = lambda *_: quality.kernel  # with two attributes
         quality.kernel.value = quality.kernel.standard_error = 0.5
@@ -208,7 +207,11 @@ class Evaluate(Operation):
         quality.own_distance = lambda _: 1.0
         features = type("Features", (), {"name": "f", "sha256": "", "__call__": lambda _, x: x})()
         predictor = type("Predictor", (), {"schedule": None})()
-        quality.evaluate(predictor, nothing, features, ("a:1", "b:2"), 8, (0,), place / "e.zarr")
+
+        def draw(_, n, steps, seed, **__):
+            return torch.full((n, 2), steps + seed / 7)
+
+        quality.evaluate(predictor, nothing, features, ("a:1", "b:2"), 8, (0,), place / "e.zarr", draw=draw)
 
     def look(self, place):
         if (place / "e.zarr").exists() or (place / ".e.zarr.old").exists():

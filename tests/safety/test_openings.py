@@ -56,6 +56,11 @@ CHECKED = {
         "torch.load": "the pickle's opcodes, the archive's checksums and every record's size",
     },
     "formats/conditioning.py": {"np.load": "`files.open_regular`; objects are refused"},
+    "formats/physicsnemo.py": {
+        "zipfile.ZipFile": "`files.open_regular`; records of known names that are not packed, read in memory",
+        "tarfile.open": "`files.open_regular`; regular members no larger than the file, read in memory",
+    },
+    "study/memory.py": {"open": "what the system says of its memory, under /proc"},
     "checkpoints/unpickle.py": {
         "file.read_text": "code that the user named, `convert --unsafe-pickle`",
         "open": "code that the user named, `convert --unsafe-pickle`",
