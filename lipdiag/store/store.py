@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunError, StorageError
-from ..files import locked
+from ..files import locked, remove_dead
 from ..text import sound
 from . import chunk, header, reader
 from .format import check_run
@@ -275,12 +275,13 @@ def opened(path: Path) -> Any:
 
 
 def open_store(path: Path) -> Store:
-    """An existing run, to be gone on with.
+    """An existing run, to be gone on with; what a process left beside it that was killed in making it is removed.
 
     Raises:
         RunError: If `path` is something else, is damaged, or of a newer format.
     """
     check_run(path)
+    remove_dead(path)
     try:
         return Store(opened(path), path)
     except Exception as error:  # zarr raises many types for a damaged store
