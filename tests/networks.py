@@ -115,3 +115,16 @@ def smooth(network: nn.Module) -> nn.Module:
     """A UNet2DModel that encodes its timestep in the timestep's own precision."""
     network.time_proj = Sinusoids(network.time_proj)
     return network
+
+
+def latent_unet(**changes):
+    """A small U-Net as Stable Diffusion's, of latents of 4 x 8 x 8 and embeddings of 8 numbers, always the same."""
+    import diffusers  # which takes seconds, and most that import these networks do without
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return diffusers.UNet2DConditionModel(**{
+            "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (8, 8), "layers_per_block": 1,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "norm_num_groups": 4,
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": 8, "attention_head_dim": 4,
+        } | changes)  # fmt: skip

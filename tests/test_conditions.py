@@ -13,6 +13,7 @@ from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import CheckpointError, RunError, UsageError
 from lipdiag.quantities.draw import data_index, noise
+from tests.networks import latent_unet
 
 PLAN = Plan(timesteps="5,500", draws=4, quantities=("loss", "time_difference", "spectral_norm"))
 RNG = np.random.default_rng(0)
@@ -26,13 +27,7 @@ TOLD = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A U-Net for inpainting as Stable Diffusion's: of 9 channels it sees 4 are noise, and it is told a text."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = diffusers.UNet2DConditionModel(
-            sample_size=8, in_channels=9, out_channels=4, block_out_channels=(8, 8), layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), norm_num_groups=4,
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=8, attention_head_dim=4,
-        )  # fmt: skip
+    unet = latent_unet(in_channels=9)
     path = tmp_path_factory.mktemp("inpainting")
     unet.save_pretrained(path / "unet")
     diffusers.DDIMScheduler().save_pretrained(path / "scheduler")

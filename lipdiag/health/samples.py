@@ -54,16 +54,21 @@ def drawn(predictor: Predictor) -> Drawn | None:
         return None
 
 
+def comparable(found: Drawn, source: Source) -> bool:
+    """Whether some samples are numbers, and there are data of another origin to hold them against."""
+    return found.finite and source.fingerprint != "model"
+
+
 def are_data(predictor: Predictor, found: Drawn | None, source: Source) -> bool:
     """Whether a model that knows nothing of some data knows samples of its own: then it is no data of its own kind."""
-    if source.fingerprint == "model" or found is None:
+    if found is None or not comparable(found, source):
         return False
-    return found.finite and found.x.numel() >= FEWEST and not doubt(predictor, found.x)
+    return found.x.numel() >= FEWEST and not doubt(predictor, found.x)
 
 
 def copies(found: Drawn | None, source: Source, threshold: float) -> list[Test]:
     """How many samples are nearer to a datum than a quarter of what lies between data, by the binomial test."""
-    if found is None or not found.finite or source.fingerprint == "model":
+    if found is None or not comparable(found, source):
         return []
     data = torch.stack([source.sample(i) for i in range(MOST)]).double().unique(dim=0)
     apart = own_distance(data) if len(data) >= FEW_DATA else 0.0
@@ -80,7 +85,7 @@ def copies(found: Drawn | None, source: Source, threshold: float) -> list[Test]:
 
 def size(found: Drawn | None, source: Source, thresholds: Mapping[str, float]) -> Iterator[Test]:
     """Whether samples keep to the range of some data, and are as large, by Student's test over samples."""
-    if found is None or not found.finite or source.fingerprint == "model":
+    if found is None or not comparable(found, source):
         return
     x, data = found.x.double().flatten(1), torch.stack([source.sample(i).double() for i in range(64)])
     low, high = float(data.min()), float(data.max())

@@ -87,7 +87,7 @@ class Learner:
 
     def uncaught(self, batch: Batch, step: int) -> Tensor:
         """The passes over every piece of a batch."""
-        pieces = batch.pieces(self.recipe.accumulate) if self.recipe.accumulate > 1 else [batch]
+        pieces = batch.pieces(self.recipe.accumulate)
         values = []
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), repeatable(self.device):

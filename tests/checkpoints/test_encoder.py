@@ -16,6 +16,7 @@ from lipdiag.checkpoints.encoder import encoder
 from lipdiag.cli import main
 from lipdiag.errors import CheckpointError, UsageError
 from lipdiag.study.resolve import resolve_model, resolve_source
+from tests.networks import latent_unet
 
 CPU = torch.device("cpu")
 
@@ -34,13 +35,7 @@ def autoencoder(**config) -> diffusers.AutoencoderKL:
 def folder(tmp_path_factory):
     """A latent model on 4 x 8 x 8 with its autoencoder, as a pipeline lies on the disk."""
     path = tmp_path_factory.mktemp("latent")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = diffusers.UNet2DConditionModel(
-            sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 8), layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), norm_num_groups=4,
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=8, attention_head_dim=4,
-        )  # fmt: skip
+    unet = latent_unet()
     unet.save_pretrained(path / "unet")
     diffusers.DDIMScheduler().save_pretrained(path / "scheduler")
     autoencoder(scaling_factor=0.3).save_pretrained(path / "vae")
