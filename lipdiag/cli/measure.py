@@ -41,7 +41,10 @@ class Batch(click.ParamType):
     name = "integer or auto"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        return value if value == "auto" else click.INT.convert(value, param, ctx)
+        try:
+            return value if value == "auto" else int(value)
+        except ValueError:
+            self.fail(f"got {value!r}: give a whole number of pairs, or auto", param, ctx)
 
 
 @click.command()
