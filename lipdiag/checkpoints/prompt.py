@@ -6,9 +6,11 @@ and which layer is taken. The classes are on a closed list, the weights safetens
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -38,6 +40,11 @@ PIPELINES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """The pipeline of each network, and what its `encode_prompt` returns as the network calls it."""
 
+WEIGHTS = ("model*.safetensors", "model*.safetensors.index.json")
+WORDS = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "spiece.model",
+)  # fmt: skip
 LONGER = "PixArtSigmaPipeline"
 """The pipeline of the same network with longer texts."""
 
@@ -114,7 +121,26 @@ def encoder(home: Path, place: str) -> tuple[Any, Any]:
     known = {name: config[name] for name in set(inspect.signature(made.config_class).parameters) & set(config)}
     halves = [kind for kind in ("fp16", "bf16") if any(folder.glob(f"model.{kind}*.safetensors"))]
     variant = None if (folder / "model.safetensors").is_file() else next(iter(halves), None)
-    told = {"config": made.config_class(**known), "variant": variant}
-    network = made.from_pretrained(folder, **told, use_safetensors=True, local_files_only=True, trust_remote_code=False)
-    spoken, tokenizer = home / place.replace("text_encoder", "tokenizer"), getattr(transformers, TOKENIZERS[kind])
-    return network.float().eval(), tokenizer.from_pretrained(spoken, local_files_only=True, trust_remote_code=False)
+    told = {"config": made.config_class(**known), "variant": variant, "use_safetensors": True}
+    with alone(folder, WEIGHTS) as closed:
+        network = made.from_pretrained(closed, **told, local_files_only=True, trust_remote_code=False)
+    with alone(home / place.replace("text_encoder", "tokenizer"), WORDS) as closed:
+        tokenizer = getattr(transformers, TOKENIZERS[kind])
+        return network.float().eval(), tokenizer.from_pretrained(closed, local_files_only=True, trust_remote_code=False)
+
+
+@contextmanager
+def alone(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
+    """A folder that shows the wanted files of another one and no more.
+
+    transformers follows whatever else it knows of in a folder: an adapter's config there leads it to another model, and
+    through the adapter's library to modules by name.
+    """
+    with TemporaryDirectory() as closed:
+        names = {file.name: file for pattern in patterns for file in folder.glob(pattern)}
+        for name, file in names.items():
+            (Path(closed) / name).symlink_to(file.resolve())
+            parts = read_json(file).get("weight_map", {}) if name.endswith(".index.json") else {}
+            if outside := set(map(str, parts.values())) - set(names):
+                refuse(file, f"names the weights {shown(min(outside))}, which are none beside it: download it again")
+        yield Path(closed)

@@ -1,6 +1,8 @@
 """What a network is told of a text, against the text encoder's own output; skipped where transformers is not."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 import lipdiag
-from lipdiag.checkpoints.prompt import embeddings
+from lipdiag.checkpoints.prompt import embeddings, encoder
 from lipdiag.cli import main
 from lipdiag.errors import CheckpointError, UsageError
 
@@ -33,9 +35,9 @@ def written(path, encoders, network):
     network.save_pretrained(path / "unet")
     diffusers.DDIMScheduler().save_pretrained(path / "scheduler")
     (path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    for number, encoder in enumerate(encoders):
+    for number, text in enumerate(encoders):
         ending = f"_{number + 1}" if number else ""
-        encoder.save_pretrained(path / f"text_encoder{ending}")
+        text.save_pretrained(path / f"text_encoder{ending}")
         home = path / f"tokenizer{ending}"
         home.mkdir()
         names = [*VOCABULARY, "<|startoftext|>", "<|endoftext|>"]
@@ -126,6 +128,58 @@ def test_given_embeddings_come_before_those_of_the_text_and_encoders_of_stranger
     (path / "text_encoder" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="cannot be used to encode the prompt"):
         lipdiag.load(path, prompt="low")
+
+
+class Followed:
+    """A class of transformers' that notes which files it could have followed."""
+
+    seen = None
+
+    def __init__(self, vocab_size=1):
+        pass
+
+    @classmethod
+    def from_pretrained(cls, folder, config=None, **told):
+        cls.seen = sorted(file.name for file in folder.iterdir())
+        return SimpleNamespace(float=lambda: SimpleNamespace(eval=lambda: cls))
+
+
+def test_transformers_sees_weights_and_words_and_nothing_that_leads_elsewhere(tmp_path, monkeypatch):
+    network, words = type("Network", (Followed,), {"config_class": Followed}), type("Words", (Followed,), {})
+    stub = SimpleNamespace(CLIPTextModel=network, CLIPTokenizer=words)
+    monkeypatch.setitem(sys.modules, "transformers", stub)
+    shards = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    files = {
+        "text_encoder/config.json": {"architectures": ["CLIPTextModel"], "auto_map": {"AutoModel": "evil.Evil"}},
+        "text_encoder/adapter_config.json": {"base_model_name_or_path": "/elsewhere", "megatron_core": "evil"},
+        "text_encoder/model.safetensors.index.json": shards,
+        "text_encoder/model-00001-of-00001.safetensors": {},
+        "text_encoder/pytorch_model.bin": {},
+        "text_encoder/evil.py": {},
+        "tokenizer/vocab.json": {},
+        "tokenizer/merges.txt": {},
+        "tokenizer/config.json": {"auto_map": {"AutoTokenizer": "evil.Evil"}},
+        "tokenizer/chat_template.jinja": {},
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    encoder(tmp_path, "text_encoder")
+    assert network.seen == ["model-00001-of-00001.safetensors", "model.safetensors.index.json"]
+    assert words.seen == ["merges.txt", "vocab.json"]
+    for outside in ("/tmp/evil.bin", "../evil.bin", "pytorch_model.bin"):
+        shards["weight_map"]["b"] = outside
+        (tmp_path / "text_encoder" / "model.safetensors.index.json").write_text(json.dumps(shards))
+        with pytest.raises(CheckpointError, match="none beside it"):
+            encoder(tmp_path, "text_encoder")
+
+
+def test_an_adapter_beside_a_text_encoder_is_not_followed(tmp_path):
+    path = written(tmp_path, [clip()], unet())
+    plain = embeddings(path, "UNet2DConditionModel", {}, "low")["encoder_hidden_states"]
+    told = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "none"), "target_modules": ["q_proj"]}
+    (path / "text_encoder" / "adapter_config.json").write_text(json.dumps(told))
+    assert torch.equal(embeddings(path, "UNet2DConditionModel", {}, "low")["encoder_hidden_states"], plain)
 
 
 def test_refusals_say_what_to_do(tmp_path, monkeypatch):
