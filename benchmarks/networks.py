@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lipdiag.checkpoints import load
 from lipdiag.data.dataset import ASSETS, dataset
+from lipdiag.diffusion.betas import Linear
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
-from lipdiag.diffusion.table import Linear
 from lipdiag.quantities import draw
 from lipdiag.training.loop import build
 from lipdiag.training.recipe import RECIPES

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.card import GIB, Found, Row, by_products, named, peaks, rivals_of, row, wall_clock
 from benchmarks.cost import Batch
+from benchmarks.device import GIB, Found, Row, by_products, named, peaks, rivals_of, row, wall_clock
 from benchmarks.networks import LARGE_SUBJECTS, SUBJECTS, Subject
 from lipdiag.design.arithmetic import arithmetic
 from lipdiag.linalg.linearize import out_of_memory

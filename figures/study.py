@@ -29,14 +29,15 @@ from torch import Tensor, nn
 import lipdiag
 from lipdiag.checkpoints.reading import SILENT
 from lipdiag.data.arrays import read_arrays
-from lipdiag.data.memory import as_data
+from lipdiag.data.objects import as_data
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.predictor import NetworkPredictor, Predictor
 from lipdiag.files import atomic_write, read_json, replace_folder, restore, staged
 from lipdiag.formats.native import CONFIG, MODEL
-from lipdiag.quality.door import placed, provenance
-from lipdiag.quality.evaluate import evaluate
+from lipdiag.quality.evaluate import provenance
 from lipdiag.quality.extractor import Extractor, extractor
+from lipdiag.quality.grading import grade
+from lipdiag.quality.sample import placed
 from lipdiag.sampling.sampler import sample
 from lipdiag.store.reader import open_evaluation
 
@@ -189,7 +190,7 @@ def judge(
     with placed(model, device, SILENT) as predictor:
         predictor.float()
         asked = (predictor, known, features, samplers, size.n, range(size.sampling_seeds), path)
-        evaluate(*asked, attributes=provenance(predictor, model, pictures, SILENT), draw=drawn)
+        grade(*asked, attributes=provenance(predictor, model, pictures, SILENT), draw=drawn)
     print(f"{name} is judged by {features.name}", flush=True)
 
 

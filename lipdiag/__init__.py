@@ -37,7 +37,6 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .advisor.front import advise
     from .checkpoints.load import inspect, load
     from .checkpoints.save import save
     from .comparison.comparison import compare
@@ -48,23 +47,25 @@ if TYPE_CHECKING:
     from .findings.geometry import geometry, likelihood
     from .health.examine import doctor
     from .pages.page import report
-    from .quality.door import evaluate, sample
+    from .quality.evaluate import evaluate
+    from .quality.sample import sample
     from .results.summary import summarize
     from .share import share_timesteps, unshare_timesteps
     from .store.store import open_run
     from .study.measure import measure
     from .training.door import train
     from .training.monitor import Monitor
+    from .tuning.advise import advise
     from .watching.panel import Panel
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "advise": "advisor.front",
+        "advise": "tuning.advise",
         "anatomy": "findings.anatomy",
         "compare": "comparison.comparison",
         "doctor": "health.examine",
-        "evaluate": "quality.door",
+        "evaluate": "quality.evaluate",
         "explore": "figures.explorer",
         "geometry": "findings.geometry",
         "inspect": "checkpoints.load",
@@ -74,7 +75,7 @@ __getattr__, __dir__ = lazy(
         "open_run": "store.store",
         "plot": "figures.gallery",
         "report": "pages.page",
-        "sample": "quality.door",
+        "sample": "quality.sample",
         "save": "checkpoints.save",
         "share_timesteps": "share",
         "summarize": "results.summary",

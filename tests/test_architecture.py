@@ -24,7 +24,7 @@ FLOORS = (
     {"results"},
     {"findings"},
     {"comparison", "advice", "health"},
-    {"advisor"},
+    {"tuning"},
     {"figures"},
     {"pages"},
     {"cli"},

@@ -97,12 +97,12 @@ def test_a_dry_run_writes_nothing(tmp_path):
 
 
 def test_ctrl_c_ends_with_130_and_keeps_the_run(tmp_path, monkeypatch):
-    from lipdiag.quality import evaluate
+    from lipdiag.quality import grading
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "frechet", interrupted)
+    monkeypatch.setattr(grading, "frechet", interrupted)
     result = run(*EVALUATE, "--out", tmp_path / "e.zarr", code=130)
     assert "goes on with" in result.stderr
 

@@ -51,8 +51,8 @@ def advise(
     sharing is needed.
     """
     from ..advice.sharing import Advice
-    from ..advisor.front import advise as propose
     from ..checkpoints.reading import WORDS
+    from ..tuning.advise import advise as propose
 
     quiet = given["quiet"]
     if source is None and given["factory"] is None:

@@ -156,7 +156,7 @@ def selftest(advice: bool, quiet: bool, as_json: bool) -> None:
 
 def advised(quiet: bool, as_json: bool) -> None:
     """Advice on closed forms against what is usual; worse than that in one row is a failure."""
-    from ..advisor.oracles import HEADING, table
+    from ..tuning.oracles import HEADING, table
 
     rows, shown = [], not (quiet or as_json)
     if shown:

@@ -54,7 +54,7 @@ def sample(
     Sample i follows from --seed and i alone: two models with one seed start
     from the same noise. A shared clock (E-TSDM) is shared here as in training.
     """
-    from ..quality.door import sample as draw
+    from ..quality.sample import sample as draw
 
     out = out or Path(stem(checkpoint, given["factory"]) + ".png")
 
@@ -121,8 +121,8 @@ def evaluate(
     Every sampler and seed that is finished is kept; the same command goes on
     from there, and more samplers or seeds can be asked for later.
     """
-    from ..quality.door import SAMPLERS as USUAL
-    from ..quality.door import evaluate as measure
+    from ..quality.evaluate import SAMPLERS as USUAL
+    from ..quality.evaluate import evaluate as measure
     from ..quality.evaluation import table
 
     quiet, as_json = given["quiet"], given["as_json"]

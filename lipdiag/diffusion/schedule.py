@@ -3,6 +3,7 @@
 Those given by formulas are in `continuous`, those given by tables in `table`.
 """
 
+from .betas import Discrete, Linear, Quadratic, ScaledLinear, Sigmoid, SquaredCosine, Table, ZeroTerminalSNR
 from .continuous import (
     VE,
     VP,
@@ -15,7 +16,6 @@ from .continuous import (
     SubVP,
     UnnormalizedCosine,
 )
-from .table import Discrete, Linear, Quadratic, ScaledLinear, Sigmoid, SquaredCosine, Table, ZeroTerminalSNR
 
 SCHEDULES: dict[str, type[Schedule]] = {
     "linear": Linear,

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ..results.curve import Curve
+from ..results.distribution import Statistics
 from ..results.run import Run
-from ..results.statistics import Statistics
 
 INTERVAL = "95 % interval of the mean (Student)"
 

@@ -19,8 +19,8 @@ from ..comparison.statements import SPEED
 from ..errors import UsageError
 from ..printing import abbreviated
 from ..results.curve import Curve
+from ..results.distribution import over_draws
 from ..results.run import Run
-from ..results.statistics import over_draws
 from . import marks
 from .backend import Line2D, Patch
 from .canvas import Picture, drawing

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..results.curve import Curve
+from ..results.distribution import Statistics, over_draws
 from ..results.run import Run
-from ..results.statistics import Statistics, over_draws
 from . import captions, marks
 from .canvas import Picture
 

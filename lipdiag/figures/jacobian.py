@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..results.curve import Curve
+from ..results.distribution import Statistics, over_draws
 from ..results.run import Run
-from ..results.statistics import Statistics, over_draws
 from . import captions, marks
 from .canvas import Picture
 from .style import THEORY, Style, appearance

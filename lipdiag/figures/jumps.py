@@ -12,8 +12,8 @@ import numpy as np
 
 from ..errors import UsageError
 from ..printing import Row
+from ..results.distribution import Statistics, over_draws
 from ..results.run import Run
-from ..results.statistics import Statistics, over_draws
 from . import captions, marks
 from .canvas import Picture
 from .style import INTERVAL_OPACITY, Style, colour

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..results.curve import Curve
+from ..results.distribution import Statistics
 from ..results.run import Run
-from ..results.statistics import Statistics
 from .backend import Patch
 from .canvas import Picture
 from .style import INTERVAL_OPACITY, QUANTILE_OPACITY, SHADES, Style, appearance, colour

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..results.distribution import Statistics
 from ..results.run import Run
-from ..results.statistics import Statistics
 from . import captions, marks
 from .backend import ListedColormap, LogNorm
 from .canvas import Picture

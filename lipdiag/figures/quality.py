@@ -9,8 +9,8 @@ import numpy as np
 from ..comparison.quality import METRICS
 from ..errors import UsageError
 from ..printing import Row
+from ..results.distribution import NORMAL, Statistics, over_draws
 from ..results.source import Source
-from ..results.statistics import NORMAL, Statistics, over_draws
 from . import marks
 from .canvas import Picture
 from .style import THEORY, Style, colour

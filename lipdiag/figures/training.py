@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..printing import Row
+from ..results.distribution import NORMAL, over_draws
 from ..results.source import Source
-from ..results.statistics import NORMAL, over_draws
 from . import captions, marks
 from .canvas import Picture
 from .style import Style

@@ -7,8 +7,8 @@ from pathlib import PurePath
 import numpy as np
 
 from ..results.curve import QUOTIENTS
+from ..results.distribution import Statistics, over_draws
 from ..results.run import Run
-from ..results.statistics import Statistics, over_draws
 
 
 def step(checkpoint: str) -> int | None:

@@ -1,169 +1,157 @@
-"""How good a model's samples are: sampler by sampler and seed by seed, into an evaluation that can be gone on with."""
+"""How good what a model draws is: what the command `evaluate` and Jupyter both call."""
 
-import itertools
-import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from ..checkpoints.reading import SILENT, Reading
+from ..data.dataset import Data
+from ..data.objects import as_data
+from ..design.description import fingerprint
+from ..diffusion.parameterization import eps
 from ..diffusion.predictor import Predictor
-from ..errors import NonFiniteError, UsageError
-from ..sampling.sampler import require_sampler, sample
-from . import evaluation
-from .extractor import Extractor
-from .metric import COPY, frechet, kernel, nearest, own_distance, require_torchmetrics
+from ..diffusion.spelling import spell
+from ..errors import UsageError
+from ..hub import spelled
+from ..progress import bar
+from ..provenance import command, versions
+from ..sampling.sampler import placement, require_sampler
+from ..study.network import worded
+from .extractor import EXTRACTORS, Extractor, extractor
+from .grading import grade, parse_sampler
+from .sample import placed
 
 if TYPE_CHECKING:
     import xarray as xr
 
-SPLITS = 4  # of the data into halves, over which the floor is averaged
+SAMPLERS = ("ddim:20", "dpm:20")
 
 
-class Real(NamedTuple):
-    """The data that samples are compared with.
+class Task(NamedTuple):
+    """What will be evaluated.
 
     Attributes:
-        data: Themselves.
-        features: What the extractor makes of them.
-        distance: The median of that from a datum to its nearest other.
+        model: The predictor, on its device, ready to be sampled.
+        data: What samples are compared with.
+        extractor: Of features.
+        samplers: Names with steps.
+        seeds: Of the samples' first noise.
+        n: Samples a sampler and seed.
     """
 
-    data: Float[Tensor, "data *event"]
-    features: Float[Tensor, "data d"]
-    distance: float
+    model: Predictor
+    data: Data
+    extractor: Extractor
+    samplers: tuple[str, ...]
+    seeds: range
+    n: int
 
-
-def parse_sampler(text: str) -> tuple[str, int]:
-    """Name and steps out of "ddim:20"."""
-    match = re.fullmatch(r"([a-z]+):([0-9]{1,7})", text)
-    if not match:
-        raise UsageError(f"got the sampler {text!r}: write its name and its steps, such as ddim:20")
-    return match[1], int(match[2])
+    @property
+    def evaluations(self) -> int:
+        """How many there will be of the model, in all."""
+        return self.n * len(self.seeds) * sum(parse_sampler(text)[1] for text in self.samplers)
 
 
 def evaluate(
-    predictor: Predictor,
-    data: Float[Tensor, "data *event"],
-    extractor: Extractor,
-    samplers: Sequence[str] = ("ddim:20", "dpm:20"),
+    model: Any,
+    samplers: Sequence[str] = SAMPLERS,
     n: int = 1000,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: int = 3,
+    extractor: str | None = None,
+    data: Any = None,
     out: str | Path | None = None,
     *,
     batch: int = 256,
-    attributes: Mapping[str, Any] | None = None,
-    advance: Callable[[int], object] | None = None,
-    draw: Callable[..., Tensor] = sample,
-) -> "xr.Dataset":
-    """FID, KID and near-copies of a model's samples, by sampler and seed.
-
-    Sample i of a seed starts from the same noise for every sampler and every model, so that differences are paired.
-
-    Cost: n * steps evaluations of the model a sampler and seed.
+    resize: bool = False,
+    device: str = "auto",
+    seed: int = 0,
+    progress: bool = True,
+    priced: Callable[[Task], bool] = lambda task: True,
+    reading: Reading = SILENT,
+    **words: Any,
+) -> "xr.Dataset | None":
+    """Measure how good a model's samples are: FID, KID, near-copies of data.
 
     Args:
-        predictor: The model.
-        data: What samples are compared with, and what the model may have learned by heart.
-        extractor: The features of FID and KID; near-copies are looked for among the samples themselves.
+        model: A path (checkpoint or embedded name), a `Predictor`, or whatever else `measure` takes.
         samplers: Names with steps, such as "ddim:20".
         n: Samples a sampler and seed.
-        seeds: Of the samples' first noise.
-        out: A folder, written after each sampler and seed; what it holds already is kept. None keeps all in memory.
-        batch: Samples evaluated together.
-        attributes: Provenance to be kept beside the numbers.
-        advance: Called with the number of evaluations of the model made since its last call.
-        draw: Gives the samples, called as `sample` is; what keeps them lets a second extractor judge the same ones.
+        seeds: How many, from `seed` on.
+        extractor: Features for FID and KID: pixels, digits, mnist, efficientnet-lite0, efficientnet-lite1, or
+            "pkg.mod:function" of your own that returns a module; by default digits for these, else pixels.
+        data: What to compare with: a folder of images, .npy, .npz, or an embedded set; by default the checkpoint's own.
+        out: The evaluation, a folder, kept after every sampler and seed and gone on with; None keeps it in memory.
+        batch: Samples made together.
+        resize: Whether the pictures of a folder are made as large as the model's and cut to their centre.
+        device: auto, cpu, cuda, cuda:N.
+        seed: The first of the seeds.
+        progress: Whether to show a bar.
+        priced: Called with what will be done; returns whether to go on with it.
+        reading: How a checkpoint is read; or
+        words: that told one by one: `weights`, `schedule`, `clock` and the other words of `measure`.
+
+    Returns:
+        Dims (`sampler`, `seed`), variables `fid`, `kid`, `copies` and others; None where `priced` did not want it.
 
     Raises:
-        UsageError: If there are too few samples or data, or a sampler does not fit the model.
+        UsageError: If a sampler does not fit the model, or nothing tells its data.
         RunError: If `out` holds an evaluation of something else.
         NonFiniteError: If a sample is not finite; what was evaluated before is kept.
+
+    Example:
+        >>> found = lipdiag.evaluate("digits-ddpm", ["ddim:2"], n=16, seeds=1, progress=False)
+        >>> dict(found["fid"].sizes)
+        {'sampler': 1, 'seed': 1}
     """
-    require_torchmetrics()
-    for text in samplers:
-        require_sampler(predictor.schedule, *parse_sampler(text))
-    if n < 8 or len(data) < 16:
-        raise UsageError(f"got {n} samples and {len(data)} data: at least 8 and 16 are needed")
-    asked = evaluation.new(list(dict.fromkeys(samplers)), sorted(set(seeds)), attributes or {})
-    features = extractor(data)
-    asked.attrs |= {"extractor": extractor.name, "extractor_sha256": extractor.sha256, "features": features.shape[1]}
-    asked.attrs |= {"n": n, "n_real": len(data), "copy": COPY}
-    path = None if out is None else Path(out)
-    dataset = begun(asked, path)
-    if not {"floor_fid", "floor_kid", "floor_n"} <= dataset.attrs.keys():
-        dataset.attrs |= floor(features, n)
-    real = Real(data, features, own_distance(data))
-    for seed, text in itertools.product(asked["seed"].values.tolist(), asked["sampler"].values.tolist()):
-        name, steps = parse_sampler(text)
-        if evaluation.done(dataset, text, seed):
-            if advance is not None:
-                advance(n * steps)
-            continue
-        began = time.perf_counter()
-        x = draw(predictor, n, steps, seed, sampler=name, batch=batch, advance=advance)
-        seconds = time.perf_counter() - began
-        verify_finite(x, text, seed)
-        for key, value in (graded(x, extractor(x), real, seed) | {"seconds": seconds}).items():
-            dataset[key].loc[{"sampler": text, "seed": seed}] = value
-        if path is not None:
-            evaluation.write(dataset, path)
-    return dataset
+    given, reading = worded(model, data, words) if words or reading is SILENT else (model, reading)
+    with placed(given, device, reading) as predictor:
+        for text in samplers:
+            require_sampler(predictor.schedule, *parse_sampler(text))
+        real = compared_with(predictor, data, resize)
+        task = Task(predictor, real, choose(extractor, real.name), tuple(samplers), range(seed, seed + seeds), n)
+        if not priced(task):
+            return None
+        x = torch.stack([real[i] for i in range(len(real))])
+        attributes = provenance(predictor, model, real, reading)
+        with bar(task.evaluations, "eval", "sampling", not progress, unit_scale=True) as shown:
+            asked = (predictor, x, task.extractor, task.samplers, n, task.seeds, out)
+            return grade(*asked, batch=batch, attributes=attributes, advance=shown.update)
 
 
-def begun(asked: "xr.Dataset", path: Path | None) -> "xr.Dataset":
-    """The evaluation that is at `path`, grown by what is asked; where there is none, what is asked.
-
-    Raises:
-        RunError: If it is one of something else.
-    """
-    if path is None or not evaluation.exists(path):
-        return asked
-    dataset = evaluation.grown(evaluation.open_evaluation(path), asked, path)
-    dataset.attrs = asked.attrs | dataset.attrs
-    return dataset
+def compared_with(predictor: Predictor, data: Any, resize: bool) -> Data:
+    """The data that samples are compared with: what is given, else the checkpoint's own."""
+    data = predictor.data if data is None else data
+    if data is None:
+        raise UsageError("the checkpoint does not tell its data, which samples are compared with: give --data")
+    return as_data(data, predictor.shape, resize)
 
 
-def verify_finite(x: Tensor, sampler: str, seed: int) -> None:
-    """Refuse samples that are not numbers.
-
-    Raises:
-        NonFiniteError: If one is not finite.
-    """
-    if not x.isfinite().all():
-        raise NonFiniteError(
-            f"{int((~x.isfinite()).flatten(1).any(1).sum())} of {len(x)} samples by {sampler} from seed {seed} are not "
-            "finite: look at the model with lipdiag doctor"
-        )
+def choose(name: str | None, data: str) -> Extractor:
+    """The extractor of that name; without a name the one that knows the data, else pixels."""
+    return extractor(name or (data if data in EXTRACTORS else "pixels"))
 
 
-def graded(x: Tensor, features: Float[Tensor, "n d"], real: Real, seed: int) -> dict[str, float]:
-    """How good samples are, beside the data; `seed` draws the subsets that KID's error is estimated from."""
-    distance = nearest(x.to(real.data.device), real.data)
-    kid = kernel(real.features, features, seed)
+def provenance(predictor: Predictor, model: Any, real: Data, reading: Reading) -> dict[str, Any]:
+    """What an evaluation is of: model, data, and the program that made it."""
+    from .. import checkpoints
+
+    device, dtype = placement(predictor, real[0])
+    names = ("python", "lipdiag", "torch", "diffusers", "torchmetrics", "numpy")
+    named = isinstance(model, str | Path)
+    stored = checkpoints.inspection(predictor.path or str(model), reading) if named and not reading.factory else None
     return {
-        "fid": frechet(real.features, features),
-        "kid": kid.value,
-        "kid_standard_error": kid.standard_error,
-        "nearest_ratio": float(distance.median() / real.distance),
-        "copies": float((distance < COPY * real.distance).sum()),
+        "checkpoint": spelled(predictor.path or model) if named else reading.factory or "in memory",
+        "sha256": stored.sha256 if stored else fingerprint(predictor),
+        "weights": reading.weights,
+        "schedule": spell(predictor.schedule),
+        "parameterization": spell(getattr(predictor, "parameterization", eps)),
+        "clock": spell(predictor.clock),
+        "data": real.name,
+        "data_sha256": real.fingerprint,
+        "device": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "versions": versions(*names),
+        "command": command(),
     }
-
-
-def floor(features: Float[Tensor, "n d"], n: int) -> dict[str, float | int]:
-    """FID and KID of data against the rest of the data: what samples would have that are as good as data.
-
-    n data, but half of them at most, against all others; the mean over random splits.
-    """
-    size = min(n, len(features) // 2)
-    fids, kids = [], []
-    for k in range(SPLITS):
-        order = torch.randperm(len(features), generator=torch.Generator().manual_seed(k))
-        some, rest = features[order[:size]], features[order[size:]]
-        fids.append(frechet(rest, some))
-        kids.append(kernel(rest, some, k).value)
-    return {"floor_fid": sum(fids) / SPLITS, "floor_kid": sum(kids) / SPLITS, "floor_n": size}

@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 
 from ..printing import Row
+from .distribution import Statistics
 from .run import Run, same_time
-from .statistics import Statistics
 
 DERIVATIVES = ("time_difference", "time_derivative")
 """In order of preference: a model of integer timesteps was trained on the quotient alone."""

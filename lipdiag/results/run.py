@@ -15,8 +15,8 @@ import numpy as np
 from ..errors import RunError, UsageError
 from ..text import printable
 from .clock import recorded, second_times, sharing
+from .distribution import Statistics, over_draws
 from .label import IN_MEMORY, label_of, labels_for, unique
-from .statistics import Statistics, over_draws
 
 if TYPE_CHECKING:
     import xarray as xr

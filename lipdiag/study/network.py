@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..checkpoints.reading import Reading
-from ..data.memory import as_data
+from ..data.objects import as_data
 from ..diffusion.convention import PARTS, Convention
 from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..errors import UsageError

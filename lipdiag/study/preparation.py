@@ -17,8 +17,8 @@ from ..errors import IncompleteError, RunError
 from ..linalg.linearize import out_of_memory
 from ..quantities.catalogue import measure_point, needs
 from ..quantities.point import Point
-from ..readiness import checks
-from ..readiness.products import settled
+from ..readiness import derivatives
+from ..readiness.tensor_cores import settled
 from ..store import store
 from ..store.creation import create
 from ..store.layout import Layout, WorkUnit, units
@@ -116,7 +116,7 @@ def check(study: Study) -> None:
     """Check the model at a few pairs, and measure no more at once than it answers rightly.
 
     Raises:
-        CheckpointError: If it cannot be measured; see `checks`.
+        CheckpointError: If it cannot be measured; see `readiness`.
     """
     few = ends(study.timesteps)
     # two draws, or three where a batch of two would fit a sample's last dimension by mistake
@@ -126,7 +126,7 @@ def check(study: Study) -> None:
         study.batch = min(study.batch, most)
 
 
-def checked(study: Study, timesteps: list[float], draws: range) -> checks.Findings:
+def checked(study: Study, timesteps: list[float], draws: range) -> derivatives.Findings:
     """What the checks find at these timesteps and draws, or on two pairs where memory ran out."""
     x0 = study.source.stand_in or study.source.sample
 
@@ -134,7 +134,7 @@ def checked(study: Study, timesteps: list[float], draws: range) -> checks.Findin
         return points(study.predictor, study.plan, x0, timesteps, draws, record=False)
 
     try:
-        return checks.check(make, timesteps, draws)
+        return derivatives.check(make, timesteps, draws)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

@@ -128,7 +128,7 @@ def resolve_source(
     """
     from ..checkpoints.encoder import Latents, encoder, folder_of
     from ..data.dataset import LATENTS, dataset
-    from ..data.memory import as_data
+    from ..data.objects import as_data
 
     shape = model.shape
     if encode:

@@ -23,7 +23,7 @@ from ..diffusion.predictor import Predictor
 from ..errors import IncompleteError, LipdiagError, StorageError
 from ..linalg.linearize import out_of_memory
 from ..quantities.catalogue import QUANTITIES, measure_point, recorded
-from ..readiness import checks
+from ..readiness import derivatives
 from ..store import store
 from ..store.layout import Layout, WorkUnit, units
 from ..store.notes import sorted_out
@@ -62,7 +62,7 @@ class Study:
     store: store.Store
     shard: tuple[int, int] = (0, 1)
     batch: int = 0
-    findings: checks.Findings = field(default_factory=checks.Findings)
+    findings: derivatives.Findings = field(default_factory=derivatives.Findings)
     forward_seconds: float = 0.0
     need: Need = UNKNOWN
     notes: list[str] = field(default_factory=list)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed
-from ..data.memory import as_data
+from ..data.objects import as_data
 from ..diffusion.predictor import NetworkPredictor, Predictor
 from ..errors import LipdiagWarning, UsageError
 from ..files import make_folder, shown

@@ -13,7 +13,7 @@ from lipdiag.diffusion.schedule import SCHEDULES
 from lipdiag.errors import UsageError
 from lipdiag.figures import Picture, plot
 from lipdiag.figures.schedules import columns
-from lipdiag.results.statistics import over_draws
+from lipdiag.results.distribution import over_draws
 from tests.holm import coverage
 from tests.results.test_run import run_with
 from tests.runs import EDGES, complete, evaluation, make

@@ -13,8 +13,8 @@ from lipdiag.diffusion.exact import Empirical, Gaussian
 from lipdiag.diffusion.schedule import VP, Linear
 from lipdiag.errors import NonFiniteError, RunError, StorageError, UsageError
 from lipdiag.quality import evaluation
-from lipdiag.quality.evaluate import evaluate, parse_sampler
 from lipdiag.quality.extractor import extractor
+from lipdiag.quality.grading import grade, parse_sampler
 from lipdiag.quality.metric import Kernel, own_distance
 
 SHAPE = (3,)
@@ -32,7 +32,7 @@ def data(n: int = 400) -> torch.Tensor:
 
 def run(predictor=None, samplers=("dpm:10",), seeds=(0, 1), out=None, n=200, **given):
     given.setdefault("attributes", FACTS)
-    return evaluate(predictor or model(), data(), extractor("pixels"), samplers, n, seeds, out, **given)
+    return grade(predictor or model(), data(), extractor("pixels"), samplers, n, seeds, out, **given)
 
 
 def test_an_exact_model_is_as_good_as_data_and_a_shifted_one_is_not():
@@ -48,7 +48,7 @@ def test_an_exact_model_is_as_good_as_data_and_a_shifted_one_is_not():
 
 def test_a_model_that_knows_its_data_by_heart_is_found_out():
     law_by_heart = Empirical(data(40), Linear())
-    found = evaluate(law_by_heart, data(40), extractor("pixels"), ("dpm:50",), 30, (0,))
+    found = grade(law_by_heart, data(40), extractor("pixels"), ("dpm:50",), 30, (0,))
     assert found["copies"].values.tolist() == [[30.0]]
     assert found["nearest_ratio"].item() < 1e-3
     assert run(n=30)["copies"].max() < 15
@@ -227,7 +227,7 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path):
 def test_the_floor_parts_the_data(monkeypatch):
     """Every datum is on one side of each split: data against themselves would be too near."""
     features, seen = data(50), []
-    module = sys.modules["lipdiag.quality.evaluate"]
+    module = sys.modules["lipdiag.quality.grading"]
     monkeypatch.setattr(module, "frechet", lambda rest, some: seen.append((rest, some)) or 0.0)
     monkeypatch.setattr(module, "kernel", lambda rest, some, seed: seen.append((rest, some)) or Kernel(0.0, 0.0))
     assert module.floor(features, 20)["floor_n"] == 20

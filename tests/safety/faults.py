@@ -29,8 +29,7 @@ from lipdiag.design.plan import Plan
 from lipdiag.errors import StorageError
 from lipdiag.figures import canvas as picture
 from lipdiag.pages import page
-from lipdiag.quality import evaluate as quality
-from lipdiag.quality import evaluation
+from lipdiag.quality import evaluation, grading
 from lipdiag.store.merge import merge
 from lipdiag.store.store import open_run
 from lipdiag.study import measure as front
@@ -199,19 +198,19 @@ class Evaluate(Operation):
     def run(self, place):
         nothing = torch.zeros(16, 2)
         for name in ("require_torchmetrics", "require_sampler"):
-            setattr(quality, name, lambda *_: None)
-        quality.frechet = lambda _, x: float(x.mean())
-        quality.kernel = lambda *_: quality.kernel  # with two attributes
-        quality.kernel.value = quality.kernel.standard_error = 0.5
-        quality.nearest = lambda x, _: x[:, 0]
-        quality.own_distance = lambda _: 1.0
+            setattr(grading, name, lambda *_: None)
+        grading.frechet = lambda _, x: float(x.mean())
+        grading.kernel = lambda *_: grading.kernel  # with two attributes
+        grading.kernel.value = grading.kernel.standard_error = 0.5
+        grading.nearest = lambda x, _: x[:, 0]
+        grading.own_distance = lambda _: 1.0
         features = type("Features", (), {"name": "f", "sha256": "", "__call__": lambda _, x: x})()
         predictor = type("Predictor", (), {"schedule": None})()
 
         def draw(_, n, steps, seed, **__):
             return torch.full((n, 2), steps + seed / 7)
 
-        quality.evaluate(predictor, nothing, features, ("a:1", "b:2"), 8, (0,), place / "e.zarr", draw=draw)
+        grading.grade(predictor, nothing, features, ("a:1", "b:2"), 8, (0,), place / "e.zarr", draw=draw)
 
     def look(self, place):
         if (place / "e.zarr").exists() or (place / ".e.zarr.old").exists():

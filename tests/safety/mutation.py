@@ -42,7 +42,7 @@ TEMPLATE = "checkpoints/test_template.py"
 FORMULAS = "quantities/test_quantity.py -k formulas"
 BUGS = {
     "batches of a sampler for samples": Bug(
-        "data/memory.py", '("batch_size", "batch_sampler")', '("batch_size",)', "data/test_memory.py",
+        "data/objects.py", '("batch_size", "batch_sampler")', '("batch_size",)', "data/test_objects.py",
     ),
     # what is told with x0
     "a prompt without its library": Bug(
@@ -339,10 +339,10 @@ BUGS = {
     ),
     "edge in the wrong block": Bug("diffusion/clock.py", ">= 0).sum(-1)", "> 0).sum(-1)", "diffusion/test_clock.py"),
     "sigma of alpha": Bug(
-        "diffusion/table.py", "torch.sqrt(lost * (1 + alpha))", "torch.sqrt(lost)", "diffusion/test_table.py"
+        "diffusion/betas.py", "torch.sqrt(lost * (1 + alpha))", "torch.sqrt(lost)", "diffusion/test_betas.py"
     ),
     "alpha squared for alpha": Bug(
-        "diffusion/table.py", "cumsum(0) / 2", "cumsum(0)", "diffusion/test_table.py"
+        "diffusion/betas.py", "cumsum(0) / 2", "cumsum(0)", "diffusion/test_betas.py"
     ),
     "no root in sigma": Bug(
         "diffusion/continuous.py", "torch.sqrt(-torch.expm1(-B))", "-torch.expm1(-B)",
@@ -429,15 +429,15 @@ BUGS = {
         "advice/pieces.py", "best = total.min(0)", "best = total.max(0)", "advice/test_hidden.py -k no_partition"
     ),
     "a grid judged on the draws it was fitted on": Bug(
-        "advisor/trial.py", "slice(0, draws // 2), slice(draws // 2, draws)", "slice(0, draws // 2), slice(0, draws)",
-        "advisor/test_trial.py -k not_those_that_fit",
+        "tuning/search.py", "slice(0, draws // 2), slice(draws // 2, draws)", "slice(0, draws // 2), slice(0, draws)",
+        "tuning/test_search.py -k not_those_that_fit",
     ),
     "x0 extrapolated twice as far": Bug(
         "sampling/walk.py", "ratio / 2 * (x0 - before)", "ratio * (x0 - before)", "sampling/test_walk.py -k order"
     ),
     "a better grid in name": Bug(
-        "advice/steps.py", "name = ours if better(against) else best", "name = ours",
-        "advice/test_steps.py -k refused_in_words",
+        "advice/choice.py", "name = ours if better(against) else best", "name = ours",
+        "advice/test_choice.py -k refused_in_words",
     ),
     "a hundred-millionth more": Bug(
         "quantities/quantity.py", "double().norm(dim=1)", "double().norm(dim=1) * (1 + 1e-8)",
@@ -449,26 +449,26 @@ BUGS = {
     ),
     "an inference mode left on": Bug(
         "design/arithmetic.py", "with torch.inference_mode(False):\n        copies",
-        "with torch.no_grad():\n        copies", "readiness/test_checks.py -k caller_s_inference",
+        "with torch.no_grad():\n        copies", "readiness/test_derivatives.py -k caller_s_inference",
     ),
     "a caching network trusted": Bug(
         "readiness/consistency.py", "changed = max(changed, gap(again, here, exact))", "again, changed = here, 0.0",
-        "readiness/test_checks.py -k one_question_differently",
+        "readiness/test_derivatives.py -k one_question_differently",
     ),
     "a time read off the first sample": Bug(
         "readiness/consistency.py",
         "x, t[-1].expand_as(t))[last]",
         "x, t)[last]",
-        "readiness/test_checks.py -k thousandth",
+        "readiness/test_derivatives.py -k thousandth",
     ),
     "one timestep a batch, said and not done": Bug(
         "study/study.py", "1 if study.findings.company.of else None", "None",
-        "readiness/test_checks.py -k 'reads_one_time and first'",
+        "readiness/test_derivatives.py -k 'reads_one_time and first'",
     ),
     "a Jacobian that is beside no difference": Bug(
-        "readiness/checks.py", "probed(line, line.jvp(dx=v.to(x.dtype)), in_space(predictor, x, t, v, (length,)))",
+        "readiness/derivatives.py", "probed(line, line.jvp(dx=v.to(x.dtype)), in_space(predictor, x, t, v, (length,)))",
         "probed(line, line.jvp(dx=v.to(x.dtype)), ())._replace(difference=torch.zeros_like(t))",
-        "readiness/test_checks.py -k not_that_of_the_answers",
+        "readiness/test_derivatives.py -k not_that_of_the_answers",
     ),
     "compiled code measured": Bug(
         "design/arithmetic.py", 'set_stance("force_eager")', 'set_stance("default")',
@@ -566,7 +566,7 @@ BUGS = {
         "quality/metric.py", "(len(f) - 1) ** 0.5", "len(f) ** 0.5", "quality/test_metric.py -k fewer_samples",
     ),
     "other samples than those that were drawn": Bug(
-        "quality/evaluate.py", "x = draw(predictor", "x = sample(predictor",
+        "quality/grading.py", "x = draw(predictor", "x = sample(predictor",
         "quality/test_evaluation.py -k drawn_before",
     ),
     "a subset's error for the whole's": Bug(
@@ -578,7 +578,7 @@ BUGS = {
         "quality/test_metric.py -k planted",
     ),
     "data against themselves": Bug(
-        "quality/evaluate.py", "frechet(rest, some)", "frechet(features, some)",
+        "quality/grading.py", "frechet(rest, some)", "frechet(features, some)",
         "quality/test_evaluation.py -k parts_the_data",
     ),
     "a sampler one timestep early": Bug(

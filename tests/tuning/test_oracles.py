@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from lipdiag.advisor import oracles
-from lipdiag.advisor.oracles import Row, bias, sampling, sharing
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import VP, Linear
 from lipdiag.statistics import Estimate
+from lipdiag.tuning import oracles
+from lipdiag.tuning.oracles import Row, bias, sampling, sharing
 
 
 def plane(schedule):
@@ -18,7 +18,7 @@ def plane(schedule):
 
 def test_the_usual_grid_is_kept_where_nothing_better_was_found(monkeypatch):
     monkeypatch.setattr(oracles, "better", lambda against: False)
-    monkeypatch.setattr("lipdiag.advice.steps.better", lambda against: False)
+    monkeypatch.setattr("lipdiag.advice.choice.better", lambda against: False)
     rows = list(sampling("plane", plane(VP()), "ddim", (4,), 16))
     assert {row.verdict for row in rows} <= {"kept", "equal", "worse"}
     assert rows[1].verdict == "kept"

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..advice.choice import ROUNDING, better
 from ..advice.sharing import advise as share
-from ..advice.steps import ROUNDING, better
 from ..design.plan import Plan
 from ..diffusion.clock import Timesteps
 from ..diffusion.exact import Empirical, Gaussian, GaussianMixture
@@ -22,7 +22,7 @@ from ..diffusion.schedule import VP, Linear, Schedule
 from ..statistics import Estimate, ratio
 from ..study.measure import measure
 from ..study.selftest import models
-from .front import advise_steps
+from .advise import advise_steps
 
 END, BLOCKS, DRAWS, SAMPLES = 100, 5, 256, 2048
 SAMPLERS = ("ddim", "dpm", "heun")

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from lipdiag.advice.steps import StepsAdvice, choose
+from lipdiag.advice.choice import StepsAdvice, choose
 
 GRIDS = {"uniform, leading": np.array([0.8, 0.4]), "Karras": np.array([1.0, 0.3]), "advised": np.array([0.9, 0.2])}
 

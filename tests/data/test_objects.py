@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
-from lipdiag.data.memory import MOST, as_data
+from lipdiag.data.objects import MOST, as_data
 from lipdiag.errors import UsageError
 
 X = torch.linspace(-1, 1, 10 * 3 * 4 * 4).reshape(10, 3, 4, 4)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..advice.choice import StepsAdvice
 from ..advice.sharing import ABOVE, Advice
 from ..advice.sharing import advise as share
-from ..advice.steps import StepsAdvice
 from ..errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def advise_steps(
     from ..diffusion.predictor import RawOutput
     from ..diffusion.schedule import Straight
     from ..sampling.walk import require_rule
-    from .trial import Trial, axis_of, price
+    from .search import Trial, axis_of, price
 
     require_rule(sampler)
     if isinstance(predictor, RawOutput):

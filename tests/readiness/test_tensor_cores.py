@@ -10,7 +10,7 @@ from lipdiag.cli import main
 from lipdiag.design.description import Source
 from lipdiag.design.plan import Plan
 from lipdiag.errors import RunError, UsageError
-from lipdiag.readiness import products
+from lipdiag.readiness import tensor_cores
 from tests.networks import SHAPE, predictor
 
 QUANTITIES = ("time_derivative", "time_difference", "spectral_norm", "squared_frobenius_norm", "trace", "loss")
@@ -75,16 +75,16 @@ def test_a_card_without_tf32_is_told_from_one_with(monkeypatch, capability, fast
     card = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Quadro T1000")
-    assert products.tensor_cores(card) is fast
-    assert products.tensor_cores(torch.device("cpu")) is None
-    monkeypatch.setattr(products, "device_of", lambda predictor: card)
+    assert tensor_cores.tensor_cores(card) is fast
+    assert tensor_cores.tensor_cores(torch.device("cpu")) is None
+    monkeypatch.setattr(tensor_cores, "device_of", lambda predictor: card)
     source = Source(lambda i: torch.zeros(SHAPE), "zeros", "zeros")
     asked = (predictor(), source, PLAN.replace(products="3xtf32"), np.array([400.0]), None)
     if fast:
-        assert products.settled(*asked) == "3xtf32"
+        assert tensor_cores.settled(*asked) == "3xtf32"
     else:
         with pytest.raises(UsageError, match=r"Quadro T1000 has no TF32, .* 8\.0 and later have: leave --products out"):
-            products.settled(*asked)
+            tensor_cores.settled(*asked)
 
 
 def test_refusals():

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from lipdiag.advice.grids import common
-from lipdiag.advisor.trial import AMPLIFIED, Trial, axis_of, price
 from lipdiag.diffusion.clock import Reversed, Timesteps
 from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.schedule import VE, VP, Linear, Straight
 from lipdiag.errors import NonFiniteError
+from lipdiag.tuning.search import AMPLIFIED, Trial, axis_of, price
 
 VARIANCE = 0.25
 SCHEDULES = {

@@ -8,7 +8,6 @@ from click.testing import CliRunner
 
 import lipdiag
 from lipdiag.advice.sharing import Advice
-from lipdiag.advisor.front import advise, advise_steps
 from lipdiag.cli import main
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.exact import Gaussian
@@ -16,6 +15,7 @@ from lipdiag.diffusion.limit import Clip
 from lipdiag.diffusion.schedule import Linear, Straight
 from lipdiag.errors import UsageError
 from lipdiag.sampling.walk import walk
+from lipdiag.tuning.advise import advise, advise_steps
 from tests.runs import make, write
 
 
@@ -82,8 +82,8 @@ def test_raw_output_is_not_sampled():
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(make(draws=4), tmp_path / "run.zarr")
-    monkeypatch.setattr("lipdiag.advisor.trial.NODES", 8)
-    monkeypatch.setattr("lipdiag.advisor.trial.PASSES", 20)
+    monkeypatch.setattr("lipdiag.tuning.search.NODES", 8)
+    monkeypatch.setattr("lipdiag.tuning.search.PASSES", 20)
 
     def run(*arguments):
         return CliRunner().invoke(main, ["advise", *arguments])

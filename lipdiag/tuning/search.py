@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..advice.choice import Choice, choose
 from ..advice.grids import NAMES, Axis, common, improved
 from ..advice.pieces import cheapest
-from ..advice.steps import Choice, choose
 from ..diffusion.ddim import LEAST_AMPLITUDE
 from ..diffusion.predictor import Predictor
 from ..errors import NonFiniteError
