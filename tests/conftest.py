@@ -1,8 +1,8 @@
-"""Shared by all tests: shapes and types of every public signature are checked while they run."""
+"""Shared by all tests: shapes and types of every signature are checked while they run."""
 
-from jaxtyping import install_import_hook
+from tests.signatures import check
 
-hook = install_import_hook("lipdiag", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+check("lipdiag")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
