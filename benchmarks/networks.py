@@ -125,12 +125,7 @@ SUBJECTS: dict[str, Callable[..., Subject]] = {
     "digits": digits,
     "convolutional": partial(random_weights, "convolutional U-Net", "UNet2DModel", CONVOLUTIONAL, False, heavy=True),
     "transformer": partial(
-        random_weights,
-        "diffusion transformer",
-        "DiTTransformer2DModel",
-        TRANSFORMER,
-        True,
-        conditioning=CLASS,
+        random_weights, "diffusion transformer", "DiTTransformer2DModel", TRANSFORMER, True, conditioning=CLASS
     ),
     "cifar10": partial(
         random_weights, "CIFAR-10 U-Net", "UNet2DModel", CIFAR10, True, heavy=True, rival_pairs=4, reference_steps=40

@@ -256,6 +256,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return parse_json(data, str(path))
 
 
+def json_or_empty(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file, {} where there is none to read."""
+    with suppress(CheckpointError):
+        return read_json(path)
+    return {}
+
+
 def read_all(file: BufferedReader, path: str | Path, most: int) -> bytes:
     """Every byte of an open file of at most `most` bytes."""
     try:

@@ -99,17 +99,27 @@ def cut(label: str, most: int) -> str:
     return f"{name[: most - 2]}{mark}{number}" if re.fullmatch(r"\d\)", number) else label[:most]
 
 
+def aligned(rows: Sequence[Sequence[str]], sides: Sequence[str] = (), gap: int = 2) -> list[str]:
+    """Rows of cells as lines of text, each column as wide as its longest cell.
+
+    Args:
+        rows: As many cells in each.
+        sides: Where each column's cells stand, "<" or ">"; all to the left by default.
+        gap: Spaces between two columns.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    places = list(zip(sides or "<" * len(widths), widths, strict=True))
+    cells = ([f"{cell:{side}{width}}" for cell, (side, width) in zip(row, places, strict=True)] for row in rows)
+    return [(" " * gap).join(row).rstrip() for row in cells]
+
+
 def lines(heading: str, columns: Sequence[Column]) -> str:
     """The columns, right-aligned under their titles, with their footnotes."""
     rows = [[column.title for column in columns], [column.subtitle for column in columns]]
     rows += [[column.cells[i] for column in columns] for i in range(len(columns[0].cells))]
     gap = 3 if sum(column.width + 3 for column in columns) <= WIDTH else 2
-    widths = [column.width for column in columns]
-    text = [
-        (" " * gap).join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
     notes = [column.note for column in columns if column.note]
-    return "\n".join([heading, "", *(line for line in text if line), *notes])
+    return "\n".join([heading, "", *filter(None, aligned(rows, ">" * len(columns), gap)), *notes])
 
 
 def as_text(value: Any) -> str:
@@ -122,14 +132,14 @@ SPELLED = {"sha256": "sha256 of files"}
 """Facts that a person is told more of than a program: pages tell a sha256 of tensors too."""
 
 
-def describe_facts(facts: dict[str, Any], width: int = WIDTH) -> str:
+def describe_facts(facts: dict[str, Any]) -> str:
     """Names and values in two columns that fit a terminal; empty values are left out, long ones wrapped or told."""
     lines = []
     for name, value in facts.items():
         if value in (None, [], {}, ""):
             continue
         first = f"{SPELLED.get(name, name) + ':':<18}"
-        lines += textwrap.wrap(as_text(value), width, initial_indent=first, subsequent_indent=" " * 18)
+        lines += textwrap.wrap(as_text(value), WIDTH, initial_indent=first, subsequent_indent=" " * 18)
     return "\n".join(lines)
 
 

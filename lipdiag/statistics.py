@@ -57,14 +57,14 @@ class Moments:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.sqrt(self.square / (self.count - 1) / self.count)
 
-    def relative_half_width(self, level: float = 0.95) -> np.ndarray:
+    def relative_half_width(self) -> np.ndarray:
         """Half-width of the mean's interval over its size; 0 for a mean known exactly, even when it is 0."""
-        half = half_width(self.standard_error, self.count, level)
+        half = half_width(self.standard_error, self.count)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(half == 0, 0.0, half / np.abs(self.mean))
 
 
-def half_width(standard_error: np.ndarray, count: np.ndarray, level: float = 0.95) -> np.ndarray:
+def half_width(standard_error: np.ndarray, count: np.ndarray, level: float = LEVEL) -> np.ndarray:
     """Half-width of Student's interval at `level`; infinite for fewer than two draws."""
     count = np.asarray(count)
     quantile = stdtrit(np.maximum(count - 1, 1), (1 + level) / 2)

@@ -4,12 +4,12 @@ import html
 import json
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .files import atomic_write
-from .printing import WIDTH, Row, plain
+from .printing import WIDTH, Row, aligned, plain
 from .text import printable
 
 
@@ -37,7 +37,7 @@ class View(ABC):
 
     def __str__(self) -> str:
         sentences = [textwrap.fill(printable(line), WIDTH, subsequent_indent="  ") for line in self.said()]
-        return "\n\n".join("\n".join(lines) for lines in (aligned(self.shown()), sentences) if lines)
+        return "\n\n".join("\n".join(lines) for lines in (as_lines(self.shown()), sentences) if lines)
 
     def __repr__(self) -> str:
         return str(self)
@@ -64,18 +64,15 @@ class View(ABC):
         return text
 
 
-def aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def as_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Rows as lines of text under their names, numbers to the right."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = [names, *([cell(row.get(name, "")) for name in names] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    numeric = [all(isinstance(row.get(name, 0), int | float) for row in rows) for name in names]
-    sides = [">" if right else "<" for right in numeric]
-    cells = [[f"{c:{side}{width}}" for c, side, width in zip(row, sides, widths, strict=True)] for row in table]
-    return ["  ".join(row).rstrip() for row in cells] if rows else []
+    sides = [">" if all(isinstance(row.get(name, 0), int | float) for row in rows) else "<" for name in names]
+    return aligned(table, sides) if rows else []
 
 
-def as_html(rows: Sequence[Mapping[str, Any]], sentences: Sequence[str] = ()) -> str:
+def as_html(rows: Sequence[Mapping[str, Any]], sentences: Iterable[str] = ()) -> str:
     """Rows as a table and sentences as paragraphs, every text escaped."""
     names = list(dict.fromkeys(name for row in rows for name in row))
 

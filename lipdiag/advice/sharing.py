@@ -149,18 +149,7 @@ def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None =
         if blocks is not None and not 1 <= blocks <= most:
             raise UsageError(f"{blocks} blocks do not fit below timestep {stop:g}; give 1 to {most}")
         found, why = bounded(run, cells, last, blocks) if changes is None else exact(changes, blocks)
-    return Advice(
-        run,
-        curve.variable,
-        needed,
-        stop,
-        around(run, bounds),
-        reason,
-        why,
-        reference,
-        measured,
-        found,
-    )
+    return Advice(run, curve.variable, needed, stop, around(run, bounds), reason, why, reference, measured, found)
 
 
 def threshold(curve: Curve, cells: Cells, above: float, reference: float) -> tuple[bool, int, int, str]:

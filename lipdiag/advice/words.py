@@ -5,7 +5,8 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..printing import WIDTH
+from ..printing import WIDTH, aligned
+from ..view import as_html
 
 
 @dataclass(frozen=True)
@@ -28,34 +29,22 @@ class Words:
 
     def __str__(self) -> str:
         """For a terminal of 80 columns; what is to be pasted is broken at spaces alone."""
-        widths = [max(map(len, column)) for column in zip(*self.rows, strict=True)]
-        table = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in self.rows
-        ]
         code = [f"{name}:\n{filled(line)}" for name, line in self.code]
         wrapped = [
             [textwrap.fill(s, WIDTH) for s in said] for said in (self.said, self.notes, filter(None, [self.caution]))
         ]
-        parts = [wrapped[0], [*table, *wrapped[1]], code, wrapped[2]]
+        parts = [wrapped[0], [*aligned(self.rows), *wrapped[1]], code, wrapped[2]]
         return "\n\n".join("\n".join(part) for part in parts if part)
 
     def page(self) -> str:
         """For a notebook: the same as HTML."""
-
-        def paragraphs(said: Sequence[str]) -> str:
-            return "".join(f"<p>{html.escape(sentence)}</p>" for sentence in said if sentence)
-
-        def line(row: Sequence[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
-        table = "".join(line(row, "td" if number else "th") for number, row in enumerate(self.rows))
-        code = "\n".join(f"{name}:\n{line}" for name, line in self.code)
+        titles, *rows = self.rows or [()]
+        code = html.escape("\n".join(f"{name}:\n{line}" for name, line in self.code))
         return (
-            paragraphs(self.said)
-            + (f"<table>{table}</table>" if table else "")
-            + paragraphs(self.notes)
-            + (f"<pre>{html.escape(code)}</pre>" if code else "")
-            + paragraphs([self.caution])
+            as_html((), self.said)
+            + as_html([dict(zip(titles, row, strict=True)) for row in rows], self.notes)
+            + (f"<pre>{code}</pre>" if code else "")
+            + as_html((), filter(None, [self.caution]))
         )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import Data
+from ..data.ranged import Derived
 from ..errors import UsageError
 from ..files import read_json, shown
 from ..formats.checkpoint import folder_digest
@@ -60,7 +61,7 @@ class Encoder:
         return z.reshape(self.shape).float()
 
 
-class Latents(Data):
+class Latents(Derived):
     """Pictures that are encoded as they are read; each is the work of one pass of the encoder.
 
     Args:
@@ -69,14 +70,9 @@ class Latents(Data):
     """
 
     def __init__(self, pictures: Data, encoder: Encoder):
-        self.pictures, self.encoder = pictures, encoder
-        self.name, self.shape = f"{pictures.name}, encoded by the model's vae", encoder.shape
-        self.labels, self.numbered = pictures.labels, pictures.numbered
-        self.conditions = pictures.conditions
+        super().__init__(pictures, f"{pictures.name}, encoded by the model's vae", encoder.shape)
+        self.encoder = encoder
         self._known: dict[int, Tensor] = {}
-
-    def __len__(self) -> int:
-        return len(self.pictures)
 
     def __getitem__(self, index: int) -> Tensor:
         if index not in self._known:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import CheckpointError, LipdiagError, StorageError
-from ..files import open_regular, read_all, read_json, reason, shown
+from ..files import json_or_empty, open_regular, read_all, reason, shown
 from ..formats.diffusers_directory import AVERAGED, PARTS, STEM, SUFFIXES
 from ..hub import Name, parse
 
@@ -96,7 +96,7 @@ def lacking(place: Path) -> str | None:
     """What a model in the cache lacks to be measured, in words; None where it is whole."""
     if place.is_file():
         return None
-    told = [part for part in (*PARTS, "scheduler") if part in index_or_empty(place)]
+    told = [part for part in (*PARTS, "scheduler") if part in json_or_empty(place / "model_index.json")]
     for part in told:
         if not any(file.exists() for file in (place / part).glob("*.json")):
             return f"{part}/"
@@ -106,13 +106,6 @@ def lacking(place: Path) -> str | None:
         if not weights_among(names) and (parts or (folder / "config.json").exists() or not names):
             return "the weights" if folder == place else f"the weights of {folder.name}/"
     return None
-
-
-def index_or_empty(place: Path) -> dict:
-    """What a pipeline's index names, {} where there is none to read."""
-    with suppress(LipdiagError):
-        return read_json(place / "model_index.json")
-    return {}
 
 
 def weights_among(names: Iterable[str]) -> list[str]:

@@ -30,10 +30,7 @@ TOKENIZERS = {
 
 PIPELINES: dict[str, tuple[str, tuple[str, ...]]] = {
     "UNet2DConditionModel": ("StableDiffusionPipeline", (HIDDEN, "")),
-    "UNet2DConditionModel, text_time": (
-        "StableDiffusionXLPipeline",
-        (HIDDEN, "", "added_cond_kwargs/text_embeds", ""),
-    ),
+    "UNet2DConditionModel, text_time": ("StableDiffusionXLPipeline", (HIDDEN, "", "added_cond_kwargs/text_embeds", "")),
     "SD3Transformer2DModel": ("StableDiffusion3Pipeline", (HIDDEN, "", POOLED, "")),
     "FluxTransformer2DModel": ("FluxPipeline", (HIDDEN, POOLED, "txt_ids")),
     "PixArtTransformer2DModel": ("PixArtAlphaPipeline", (HIDDEN, "encoder_attention_mask", "", "")),

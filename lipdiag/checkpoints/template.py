@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..files import atomic_write, shown
 from ..hub import spelled
+from ..printing import aligned
 from ..text import printable
 from .factory import InFile, network_in
 from .hub import located
@@ -127,12 +128,6 @@ def listed(tensors: dict[str, Tensor]) -> list[str]:
     ]
     more = [(f"and {len(rows) - MOST_LINES} more parts", "")] if len(rows) > MOST_LINES else []
     return aligned(rows[:MOST_LINES] + more)
-
-
-def aligned(rows: list[tuple[str, str]]) -> list[str]:
-    """Two columns."""
-    width = max((len(name) for name, _ in rows), default=0)
-    return [f"{name:<{width}}  {said}".rstrip() for name, said in rows]
 
 
 def literal(value: Any, indent: str = "") -> str:

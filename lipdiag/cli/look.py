@@ -27,13 +27,7 @@ if TYPE_CHECKING:
 @reading
 @everywhere
 def inspect(
-    checkpoint: str,
-    data: str | None,
-    device: str,
-    write_factory: str | None,
-    quiet: bool,
-    as_json: bool,
-    **given: Any,
+    checkpoint: str, data: str | None, device: str, write_factory: str | None, quiet: bool, as_json: bool, **given: Any
 ) -> None:
     """Say what a checkpoint is, how it will be read, and what is unknown.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..printing import WIDTH, Column, abbreviated, cut, lines, plain
+from ..printing import WIDTH, Column, abbreviated, aligned, cut, lines, plain
 from ..results.places import pick, time_column
 from .effect import Effect, Interval
 from .statements import SPEED
@@ -89,21 +89,10 @@ def change_column(effect: Effect, name: str, places: list[int]) -> Column:
 
 def verdicts(comparison: "Comparison") -> str:
     """A line a statement: both numbers, their ratio or difference, and the verdict."""
-    rows = judged(comparison)
     short = [cut(label, 6) for label in abbreviated(comparison.labels)]
-    titles = ("", *short, "ratio x or difference", "the second is")
-    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(5)]
-    gap = 2 if sum(widths) + 8 <= WIDTH else 1
-    text = []
-    for row in [titles, *rows]:
-        cells = [
-            f"{row[0]:<{widths[0]}}",
-            *(f"{row[i]:>{widths[i]}}" for i in (1, 2)),
-            f"{row[3]:<{widths[3]}}",
-            row[4],
-        ]
-        text.append((" " * gap).join(cells).rstrip())
-    return "\n".join(text)
+    rows = [("", *short, "ratio x or difference", "the second is"), *judged(comparison)]
+    text = aligned(rows, "<>><<")
+    return "\n".join(text if max(map(len, text)) <= WIDTH else aligned(rows, "<>><<", gap=1))
 
 
 def judged(comparison: "Comparison") -> list[tuple[str, str, str, str, str]]:

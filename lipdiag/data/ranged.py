@@ -12,19 +12,28 @@ from .dataset import Data
 USUAL = (-1.0, 1.0)
 
 
-class Ranged(Data):
+class Derived(Data):
+    """Samples made of pictures, one of each, with what goes with these."""
+
+    def __init__(self, pictures: Data, name: str, shape: tuple[int, ...]):
+        self.pictures, self.name, self.shape = pictures, name, shape
+        self.labels, self.numbered, self.conditions = pictures.labels, pictures.numbered, pictures.conditions
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def check(self) -> None:
+        self.pictures.check()
+
+
+class Ranged(Derived):
     """Pictures of 8 bits whose black is `low` and whose white is `high`."""
 
     eight_bit = True
 
     def __init__(self, pictures: Data, low: float, high: float):
-        self.pictures, self.low, self.high = pictures, low, high
-        self.name, self.shape = f"{pictures.name} in [{low:g}, {high:g}]", pictures.shape
-        self.labels, self.numbered = pictures.labels, pictures.numbered
-        self.conditions = pictures.conditions
-
-    def __len__(self) -> int:
-        return len(self.pictures)
+        super().__init__(pictures, f"{pictures.name} in [{low:g}, {high:g}]", pictures.shape)
+        self.low, self.high = low, high
 
     def __getitem__(self, index: int) -> Float[Tensor, "*event"]:
         return self.low + (self.pictures[index] + 1) * ((self.high - self.low) / 2)
@@ -32,9 +41,6 @@ class Ranged(Data):
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.pictures.fingerprint} {self.low!r} {self.high!r}".encode()).hexdigest()
-
-    def check(self) -> None:
-        self.pictures.check()
 
 
 def ranged(data: Data, bounds: tuple[float, float]) -> Data:

@@ -22,10 +22,7 @@ def ends(timesteps: np.ndarray, most: int = 4) -> list[float]:
 
 
 def informed(
-    predictor: Predictor,
-    told: Callable[[int], Mapping[str, Tensor]] | None,
-    draws: Sequence[int],
-    dtype: torch.dtype,
+    predictor: Predictor, told: Callable[[int], Mapping[str, Tensor]] | None, draws: Sequence[int], dtype: torch.dtype
 ) -> Predictor:
     """The predictor, told for each sample what goes with its draw."""
     if told is None or not isinstance(predictor, NetworkPredictor | RawOutput):
@@ -81,8 +78,7 @@ def joined(
     def drawn(role: str) -> Tensor:
         if role == "probes":
             return spread(lambda i: draw.probes(plan.seed, i, plan.probes, n)).transpose(0, 1).contiguous()
-        make = {"start": draw.start, "perturbation": draw.perturbation}[role]
-        return spread(lambda i: make(plan.seed, i, n))
+        return spread(lambda i: draw.direction(plan.seed, role, i, n))
 
     timestep = torch.tensor([k for k, _, _ in pairs], dtype=torch.float64)
     t = predictor.clock.base.time(timestep)

@@ -160,7 +160,7 @@ class ScaledLinear(Table):
 
 
 @dataclass(frozen=True)
-class Quadratic(Table):
+class Quadratic(ScaledLinear):
     """scaled_linear with the numbers of DDPM (Song et al., DDIM, 2021).
 
     In use: the code of DDIM (`quad`).
@@ -168,11 +168,6 @@ class Quadratic(Table):
 
     beta_start: float = 1e-4
     beta_end: float = 0.02
-    timesteps: int = 1000
-
-    @property
-    def betas(self):
-        return ScaledLinear(self.beta_start, self.beta_end, self.timesteps).betas
 
 
 @dataclass(frozen=True)

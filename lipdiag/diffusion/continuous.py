@@ -130,17 +130,11 @@ class VP(Schedule):
 
 
 @dataclass(frozen=True)
-class SubVP(Schedule):
+class SubVP(VP):
     """Sub-variance-preserving diffusion: VP's signal with less noise, sigma = 1 - alpha^2 (Song et al., 2021).
 
     In use: score_sde (subVPSDE).
     """
-
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-
-    def __post_init__(self):
-        require(0 <= self.beta_min <= self.beta_max < math.inf and self.beta_max > 0, self, "0 <= beta_min <= beta_max")
 
     def amplitudes(self, t):
         B = noise_integral(self.beta_min, self.beta_max, t)

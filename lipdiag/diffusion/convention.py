@@ -37,11 +37,7 @@ from .spelling import parse, spell
 
 PREDICTIONS: tuple[Parameterization, ...] = (eps, minus_eps, x0, v, velocity, data_velocity, score)
 
-PARTS: Mapping[str, Mapping[str, Any]] = {
-    "schedule": SCHEDULES,
-    "parameterization": PARAMETERIZATIONS,
-    "clock": CLOCKS,
-}
+PARTS: Mapping[str, Mapping[str, Any]] = {"schedule": SCHEDULES, "parameterization": PARAMETERIZATIONS, "clock": CLOCKS}
 """The parts of a convention that are told by name, and where the names are looked up."""
 
 

@@ -1,21 +1,10 @@
 """All schedules, by name: how much signal and noise there is at time t, x = alpha(t) x0 + sigma(t) eps.
 
-Those given by formulas are in `continuous`, those given by tables in `table`.
+Those given by formulas are in `continuous`, those given by tables in `betas`.
 """
 
 from .betas import Discrete, Linear, Quadratic, ScaledLinear, Sigmoid, SquaredCosine, Table, ZeroTerminalSNR
-from .continuous import (
-    VE,
-    VP,
-    Cosine,
-    Karras,
-    Normalized,
-    Schedule,
-    ShiftedCosine,
-    Straight,
-    SubVP,
-    UnnormalizedCosine,
-)
+from .continuous import VE, VP, Cosine, Karras, Normalized, Schedule, ShiftedCosine, Straight, SubVP, UnnormalizedCosine
 
 SCHEDULES: dict[str, type[Schedule]] = {
     "linear": Linear,

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 from ..lazy import lazy
 
-__all__ = ["FIGURES", "STYLES", "FigureSpec", "Picture", "caption", "explore", "plot", "save"]
+__all__ = ["FIGURES", "STYLES", "FigureSpec", "Picture", "explore", "plot", "save"]
 
 if TYPE_CHECKING:
     from .canvas import Picture, save
     from .explorer import explore
-    from .gallery import FIGURES, FigureSpec, caption, plot
+    from .gallery import FIGURES, FigureSpec, plot
     from .style import STYLES
 
 __getattr__, __dir__ = lazy(
@@ -17,7 +17,6 @@ __getattr__, __dir__ = lazy(
     {
         "FIGURES": "gallery",
         "FigureSpec": "gallery",
-        "caption": "gallery",
         "plot": "gallery",
         "Picture": "canvas",
         "save": "canvas",

@@ -168,9 +168,7 @@ def draw_effect(
         bounds = [bound[points] for bound in interval]
         axes.vlines(x[points], bounds[1], bounds[2], color=hue, linewidth=1.6 * look.scale, zorder=5)
         axes.plot(x[points], bounds[0], linestyle="none", color=hue, marker="D", markersize=3.2 * look.scale, zorder=5)
-    axes.set_xscale("log")
-    axes.set_xlabel(run.axis)
-    axes.set_xlim(x.min() / 1.12, x.max() * 1.12)
+    axes.set(xscale="log", xlabel=run.axis, xlim=(x.min() / 1.12, x.max() * 1.12))
 
 
 def over(comparison: Comparison, sign: str = "/") -> str:
@@ -198,8 +196,7 @@ def draw_quality(axes: Any, comparison: Comparison, look: Style, metric: str) ->
             axes.vlines(i, low, high, color=hue, linewidth=1.6 * look.scale, zorder=3)
         axes.plot(i, value, linestyle="none", color=hue, marker="D", markersize=3.4 * look.scale, zorder=4)
     axes.set_xticks(range(len(statements)), quality.samplers)
-    axes.set_xlim(-0.6, len(statements) - 0.4)
-    axes.set_ylabel("difference  [1]")
+    axes.set(xlim=(-0.6, len(statements) - 0.4), ylabel="difference  [1]")
     return f"{METRICS[metric]}, {over(comparison, 'minus')}"
 
 

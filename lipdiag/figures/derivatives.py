@@ -24,8 +24,7 @@ def derivatives(canvas: Picture, runs: Sequence[Run]) -> None:
     curves = [Curve(run, name, run.statistics(name)) for run in runs for name in (PARTIAL, TOTAL)]
     ratios = [Curve(run, "ratio", ratio(run)) for run in runs]
     both, share = canvas.panels(2)
-    both.set_xscale("log")
-    both.set_yscale("log")
+    both.set(xscale="log", yscale="log")
     share.set_xscale("log")
     for number, curve in enumerate(curves):
         positive = curve.statistics.where(~curve.zero)  # a logarithmic scale cannot show exact zeros

@@ -106,7 +106,6 @@ def draw_steps(axes: Any, curve: Curve, look: Style) -> list[Row]:
             rows.append({**place, **dict(named)})
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.5, 1])
-    axes.set_xlabel("draw over the mean  [1]")
-    axes.set_ylabel("share of draws  [1]")
+    axes.set(xlabel="draw over the mean  [1]", ylabel="share of draws  [1]")
     marks.inside(axes)
     return rows

@@ -22,9 +22,7 @@ def embedding(canvas: Picture, runs: Sequence[Run]) -> None:
     size.set_xscale("log")
     for number, curve in enumerate(sizes):
         marks.means(size, curve.run.x, curve.statistics, number, canvas.style)
-    size.set_ylim(0)
-    size.set_xlabel(exhibit.first.axis)
-    size.set_ylabel(r"$\|e(t)\|_2$  [1]")
+    size.set(ylim=0, xlabel=exhibit.first.axis, ylabel=r"$\|e(t)\|_2$  [1]")
     canvas.title(size, "its size")
     keys(canvas, exhibit)
     canvas.rows = exhibit.rows() + [row for curve in sizes for row in curve.rows()]

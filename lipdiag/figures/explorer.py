@@ -76,9 +76,9 @@ def widget(run: Run, names: Sequence[str], first: str, start: int) -> Any:
     return ipywidgets.VBox([choice, slider, image])
 
 
-def moment(run: Run, variable: str, place: int, style: str = "iclr") -> Picture:
+def moment(run: Run, variable: str, place: int) -> Picture:
     """The curve with one timestep marked, and the draws at that timestep."""
-    return drawing(draw, curve(run, variable), style, place=place)
+    return drawing(draw, curve(run, variable), "iclr", place=place)
 
 
 def draw(canvas: Picture, curve: Curve, place: int) -> None:
@@ -88,8 +88,7 @@ def draw(canvas: Picture, curve: Curve, place: int) -> None:
     draws = draws[np.isfinite(draws)]
     whole, here = canvas.panels(2)
     positive = bool((s.mean[np.isfinite(s.mean)] > 0).all())
-    whole.set_xscale("log")
-    whole.set_yscale("log" if positive else "linear")
+    whole.set(xscale="log", yscale="log" if positive else "linear")
     for low, high, opacity in ((s.q05, s.q95, QUANTILE_OPACITY), (s.low, s.high, INTERVAL_OPACITY)):
         whole.fill_between(run.x, low, high, color=colour(0), alpha=opacity)
     whole.plot(run.x, s.mean, **marks.stroke(0, look))

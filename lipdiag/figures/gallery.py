@@ -84,10 +84,7 @@ FIGURES = {
         jumps, "E-TSDM's jumps against its twin's summed K, block by block", needs=("time_difference",), alike=True
     ),
     "derivatives": FigureSpec(
-        derivatives,
-        "partial derivative in t against the total one on trajectories",
-        needs=(PARTIAL, TOTAL),
-        alike=True,
+        derivatives, "partial derivative in t against the total one on trajectories", needs=(PARTIAL, TOTAL), alike=True
     ),
     "pairs": FigureSpec(
         pairs, "K(t, t') of every pair of timesteps", needs=(QUOTIENTS.variable,), measured=f"pairs{MATRIX}"
@@ -96,11 +93,7 @@ FIGURES = {
         swap, "loss at t of a network that is told t'", needs=(LOSSES.variable,), measured=f"swap{MATRIX}"
     ),
     "distribution": FigureSpec(
-        distribution,
-        "spread over draws, and the largest draw",
-        any_of=DERIVATIVES,
-        measured=DERIVATIVES[0],
-        alike=True,
+        distribution, "spread over draws, and the largest draw", any_of=DERIVATIVES, measured=DERIVATIVES[0], alike=True
     ),
     "jacobian": FigureSpec(
         jacobian,
@@ -227,8 +220,3 @@ def admit(
     for run in runs:
         run.demand(spec.needs if common or not spec.any_of else spec.any_of[:1], spec.quantities)
     return runs
-
-
-def caption(runs: "xr.Dataset | Sequence[xr.Dataset]", figure: str = "singularity", **options: Any) -> str:
-    """The words under a figure."""
-    return plot(runs, figure, **options).caption

@@ -115,8 +115,7 @@ def draw(axes: Any, norm: Norm, curves: Sequence[Curve], look: Style, bounded: b
         bottom, top = axes.get_ylim()
         axes.plot(run.x, most, **limit(look), zorder=1)
         axes.set_ylim(bottom, min(max(top, 1.1 * float(most.max())), 3 * top) if lowest > 0 else top)
-    axes.set_xlabel(curves[0].run.axis)
-    axes.set_ylabel(f"{norm.symbol}  [1]")
+    axes.set(xlabel=curves[0].run.axis, ylabel=f"{norm.symbol}  [1]")
 
 
 def limit(look: Style) -> dict[str, Any]:
@@ -154,8 +153,7 @@ def draw_ranks(over_time: Any, over_rank: Any, run: Run, ranks: Sequence[Statist
     """Each rank over time, and some timesteps over the ranks."""
     over_time.set_xscale("log")
     for axes in (over_time, over_rank):
-        axes.set_yscale("log")
-        axes.set_ylabel(r"singular value $\sigma_i(J)$  [1]")
+        axes.set(yscale="log", ylabel=r"singular value $\sigma_i(J)$  [1]")
     for number, s in enumerate(ranks):
         marks.means(over_time, run.x, s, number, look, spread=False, name=f"$i={number + 1}$")
     over_time.set_xlabel(run.axis)

@@ -102,12 +102,10 @@ def draw_blocks(axes: Any, blocks: Sequence[Statistics], edges: Sequence[int], l
     number = len(edges) - 1
     for n, s in enumerate(blocks):
         marks.bar(axes, np.arange(number) + APART * (n - (len(blocks) - 1) / 2), s, n, look)
-    axes.set_xlim(-0.5, number - 0.5)
-    axes.set_ylim(0)
+    axes.set(xlim=(-0.5, number - 0.5), ylim=0)
     labelled = range(0, number, -(-number // MOST_LABELS))
     axes.set_xticks(list(labelled), [f"{edges[i]}\N{EN DASH}{edges[i + 1] - 1}" for i in labelled])
-    axes.set_xlabel("block of timesteps")
-    axes.set_ylabel(r"change of $\epsilon_\theta$ over the block  [1]")
+    axes.set(xlabel="block of timesteps", ylabel=r"change of $\epsilon_\theta$ over the block  [1]")
 
 
 def draw_sums(axes: Any, runs: Sequence[Run], sums: Sequence[Statistics], look: Style) -> None:
@@ -120,9 +118,7 @@ def draw_sums(axes: Any, runs: Sequence[Run], sums: Sequence[Statistics], look: 
         every = {**marks.stroke(n, look), "markevery": max(1, s.mean.size // 5)}
         axes.fill_between(x, low, high, step=step, color=colour(n), alpha=INTERVAL_OPACITY)
         axes.plot(x, middle, drawstyle=drawn, **every, zorder=4 + n / 10)
-    axes.set_xlim(0, 1.02 * sums[0].mean.size)
-    axes.set_ylim(0)
-    axes.set_xlabel("timestep")
+    axes.set(xlim=(0, 1.02 * sums[0].mean.size), ylim=0, xlabel="timestep")
     axes.set_ylabel(r"$\sum_{s<t}K(s,\,s{+}1)$  [1]")
 
 

@@ -34,13 +34,7 @@ def literal(name: str) -> str:
 def stroke(number: int, look: Style) -> dict[str, Any]:
     """How a run's line looks: colour, dashes and marker, so that grey print tells runs apart too."""
     hue, dashes, marker = appearance(number)
-    return {
-        "color": hue,
-        "linestyle": dashes,
-        "marker": marker,
-        "markersize": 2.2 * look.scale,
-        "markeredgewidth": 0,
-    }
+    return {"color": hue, "linestyle": dashes, "marker": marker, "markersize": 2.2 * look.scale, "markeredgewidth": 0}
 
 
 def points(number: int, look: Style, hollow: bool) -> dict[str, Any]:

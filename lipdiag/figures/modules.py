@@ -68,8 +68,7 @@ def draw(axes: Any, models: Sequence[Modules], kind: str, look: Style) -> None:
     axes.set_ylim(bottom)
     unit = models[0].run.unit if kind == "share" and models[0].of == "the timestep" else "1"
     symbol = r"$\|\dot y\|\,/\,\|y\|$" if kind == "share" else r"$\|\dot y\|\,/\,\|\dot x\|$"
-    axes.set_ylabel(f"{symbol}  [{unit}]")
-    axes.set_xlabel("module, in the order of the calls  [number]")
+    axes.set(ylabel=f"{symbol}  [{unit}]", xlabel="module, in the order of the calls  [number]")
     stages(axes, models[0], look)
 
 

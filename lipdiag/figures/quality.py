@@ -52,8 +52,7 @@ def quality(canvas: Picture, evaluations: Sequence[Source]) -> None:
         axes.set_xticks([], minor=True)
         if len(ticks) == 1:
             axes.set_xlim(ticks[0] / ALONE, ticks[0] * ALONE)
-        axes.set_xlabel("steps of the sampler")
-        axes.set_ylabel(f"{METRICS[metric]}  [1]")
+        axes.set(xlabel="steps of the sampler", ylabel=f"{METRICS[metric]}  [1]")
         canvas.title(axes, f"{METRICS[metric]}, lower is better")
     for number, (name, _, _) in enumerate(lines):
         marks.key(canvas, number, name)

@@ -83,8 +83,7 @@ def finish(panels: Sequence[Any], runs: Sequence[Run]) -> None:
     for axes in (level, snr, rate):
         axes.set_xlabel("time $t$")
     for axes in (rate, step):
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set(xscale="log", yscale="log")
     step.set_xlabel(runs[0].axis)
     level.set_ylabel(r"$\alpha_t$, $\sigma_t$  [1]")
     snr.set_ylabel(r"$2\log(\alpha_t/\sigma_t)$  [1]")

@@ -59,8 +59,7 @@ def singularity(
 
 def draw_whole(axes: Any, exhibit: Exhibit, look: Style) -> None:
     """The whole time axis, logarithmic."""
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     bottom, top = limits(exhibit)
     rail = marks.Rail(bottom, any(curve.zero.any() for curve in exhibit.curves))
     for run in exhibit.shared[:1]:
@@ -71,8 +70,7 @@ def draw_whole(axes: Any, exhibit: Exhibit, look: Style) -> None:
     axes.set_xlim(*ends(exhibit))
     axes.set_ylim(rail.floor, top)
     rail.draw(axes, top)
-    axes.set_xlabel(exhibit.first.axis)
-    axes.set_ylabel(f"{exhibit.symbol}  [{exhibit.first.unit}]")
+    axes.set(xlabel=exhibit.first.axis, ylabel=f"{exhibit.symbol}  [{exhibit.first.unit}]")
 
 
 def draw_curve(
@@ -102,8 +100,7 @@ def draw_near(axes: Any, exhibit: Exhibit, look: Style, zoom: float) -> None:
     draw_theory(axes, np.asarray if first.discrete else first.position, exhibit, look)
     axes.set_ylim(0, HEADROOM * highest or 1)
     axes.set_xlim(-0.02 * zoom if first.discrete else 0, zoom if first.discrete else last or 1)
-    axes.set_xlabel("timestep" if first.discrete else first.axis)
-    axes.set_ylabel(f"{exhibit.symbol}  [{first.unit}]")
+    axes.set(xlabel="timestep" if first.discrete else first.axis, ylabel=f"{exhibit.symbol}  [{first.unit}]")
 
 
 def draw_theory(

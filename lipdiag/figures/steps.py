@@ -16,10 +16,7 @@ from .singularity import draw_whole, keys
 MOST_CURVES = 8
 """Checkpoints whose curves are told apart; of more the first, the last and some between are drawn."""
 
-PANELS = {
-    "spectral_norm": ("spectral norm", r"$\|J\|_2$  [1]"),
-    "loss": ("loss", "loss  [1]"),
-}
+PANELS = {"spectral_norm": ("spectral norm", r"$\|J\|_2$  [1]"), "loss": ("loss", "loss  [1]")}
 
 
 def steps(canvas: Picture, runs: Sequence[Run], variable: str | None = None) -> None:

@@ -44,8 +44,7 @@ def training(canvas: Picture, trainings: Sequence[Source]) -> None:
         for number, training in enumerate(trainings):
             if known(training, variable):
                 canvas.rows += draw(place, training, variable, number, look)
-        place.set_xlabel("training step")
-        place.set_ylabel(label)
+        place.set(xlabel="training step", ylabel=label)
         canvas.title(place, title)
     for place, training in zip(axes[len(curves) :], measured, strict=True):
         canvas.rows += draw_measured(place, training, look)
@@ -109,7 +108,6 @@ def draw_measured(axes: Any, training: Source, look: Style) -> list[Row]:
             numbers = {"mean": mean[i], "low": low[i], "high": high[i]}
             at = {"step": float(step[i]), "timestep": float(timestep[j])}
             rows.append({**place, **at, **{name: float(value) for name, value in numbers.items()}})
-    axes.set_xlabel("training step")
-    axes.set_ylabel(r"$K(t,\,t{+}1)$  [1/timestep]")
+    axes.set(xlabel="training step", ylabel=r"$K(t,\,t{+}1)$  [1/timestep]")
     marks.inside(axes)
     return rows

@@ -20,10 +20,10 @@ from torch import Tensor
 from ..diffusion.clock import Clock, Shared
 from ..diffusion.convention import UNTOLD
 from ..errors import Caution, CheckpointError
-from ..files import LARGEST_JSON, open_regular, parse_json, read_all, read_json, shown
+from ..files import LARGEST_JSON, json_or_empty, open_regular, parse_json, read_all, read_json, shown
 from ..weights.averages import choose
 from ..weights.refusal import refuse
-from ..weights.tensors import read_tensors
+from ..weights.tensors import read_tensors, require_named
 from .checkpoint import Checkpoint, file_digest, folder_digest
 from .clipping import limit
 from .conditioning import blank
@@ -55,18 +55,9 @@ SHARED = "shared_timesteps"  # what lipdiag.share_timesteps keeps in a network's
 
 def recognizes(path: Path) -> bool:
     """Whether this is such a folder, judged by its JSON files."""
-    return path.is_dir() and (
-        (path / "model_index.json").exists()
-        or any("_class_name" in config_or_empty(place) for place in (path, *(path / part for part in PARTS)))
-    )
-
-
-def config_or_empty(path: Path) -> dict[str, Any]:
-    """The config of a model folder, {} where there is none to read."""
-    try:
-        return read_json(path / "config.json")
-    except CheckpointError:
-        return {}
+    configs = (place / "config.json" for place in (path, *(path / part for part in PARTS)))
+    named = (path / "model_index.json").exists() or any("_class_name" in json_or_empty(config) for config in configs)
+    return path.is_dir() and named
 
 
 def read(path: Path, weights: str = "ema") -> Checkpoint:
@@ -144,7 +135,7 @@ def shared_clock(config: Mapping[str, Any], clock: Clock | None, folder: Path) -
     """The clock of a network whose config tells that its timesteps were shared, else the scheduler's."""
     # averages that were begun before the timesteps were shared have a config that does not tell it
     name = folder.name.removesuffix(AVERAGED) if folder.name.endswith(AVERAGED) else folder.name + AVERAGED
-    twin = config_or_empty(folder.with_name(name)).get(SHARED)
+    twin = json_or_empty(folder.with_name(name) / "config.json").get(SHARED)
     edges = config.get(SHARED, twin)
     if twin is not None and twin != edges:
         words = f"tells other {SHARED} than {name}/config.json ({shown(edges)} and {shown(twin)})"
@@ -163,7 +154,7 @@ def shared_clock(config: Mapping[str, Any], clock: Clock | None, folder: Path) -
 
 def model_folder(path: Path, weights: str) -> tuple[Path, str, tuple[str, ...]]:
     """The folder with the network's weights, which weights they are, and which there are."""
-    if not (path / "model_index.json").exists() and "_class_name" in config_or_empty(path):
+    if not (path / "model_index.json").exists() and "_class_name" in json_or_empty(path / "config.json"):
         return path, choose(("as stored",), weights, path), ("as stored",)
     part = next((part for part in PARTS if (path / part).is_dir()), None)
     if part is None:
@@ -233,7 +224,7 @@ def channels_beside(name: str, arguments: Mapping[str, Any], folder: Path) -> in
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A model folder's weights, and the SHA-256 of each file they came from."""
-    named = dict if config_or_empty(folder).get("_class_name") == "UNet1DModel" else current  # it has the old ones
+    named = dict if json_or_empty(folder / "config.json").get("_class_name") == "UNet1DModel" else current  # old ones
     for suffix in SUFFIXES:
         kind = suffix.rpartition(".")
         file = folder / f"{STEM}.{suffix}"
@@ -259,8 +250,7 @@ def read_file(file: Path) -> tuple[dict[str, Tensor], str]:
     if file.suffix == ".safetensors":
         return read_weights(file)
     state = read_tensors(file)
-    if not all(type(name) is str and isinstance(value, Tensor) for name, value in state.items()):
-        refuse(file, "holds something else than named tensors")
+    require_named(state, file)
     return state, file_digest(file)
 
 

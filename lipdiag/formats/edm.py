@@ -36,14 +36,12 @@ from ..diffusion.convention import Convention
 from ..diffusion.parameterization import Edm, eps, minus_eps
 from ..diffusion.predictor import NetworkPredictor
 from ..diffusion.schedule import VE, VP, Karras, Normalized, SquaredCosine
-from ..errors import CheckpointError, UsageError
-from ..files import make_folder, read_json, shown
+from ..errors import UsageError
+from ..files import json_or_empty, make_folder, read_json, shown
 from ..weights.refusal import refuse
 from ..weights.tensors import fit
 from .checkpoint import file_digest
-from .native import read_weights
-
-CONFIG, MODEL = "config.json", "model.safetensors"
+from .native import CONFIG, MODEL, read_weights
 
 
 def convention(preconditioner: str, arguments: Mapping[str, float]) -> Convention:
@@ -79,10 +77,7 @@ def convention(preconditioner: str, arguments: Mapping[str, float]) -> Conventio
 
 def recognizes(path: Path) -> bool:
     """Whether a folder is what `convert` wrote."""
-    try:
-        return path.is_dir() and "preconditioner" in read_json(path / CONFIG)
-    except CheckpointError:
-        return False
+    return "preconditioner" in json_or_empty(path / CONFIG)
 
 
 def build(make: Callable[..., Any], path: Path, label: int | None = None) -> NetworkPredictor:

@@ -69,13 +69,7 @@ def from_container(name: str) -> Callable[[Contents], bool]:
 
 
 FAMILIES = (
-    Family(
-        "lipdiag",
-        "folder, or `.pt`",
-        "everything",
-        "nothing",
-        "written and read back, bit for bit",
-    ),
+    Family("lipdiag", "folder, or `.pt`", "everything", "nothing", "written and read back, bit for bit"),
     Family(
         "diffusers: UNet1D, UNet2D (DDPM, NCSN++), UNet2DCondition (SD 1, 2, XL), DiT, PixArt, SD3, Flux, Sana, "
         "AuraFlow, Lumina 2",
@@ -236,11 +230,7 @@ FAMILIES = (
         "azula's own preconditioned denoisers, to 1e-5",
     ),
     Family(
-        "anything else",
-        "`.pt`, `.safetensors`",
-        "tensors, numbers, texts; no code",
-        FACTORY,
-        "a factory's own output",
+        "anything else", "`.pt`, `.safetensors`", "tensors, numbers, texts; no code", FACTORY, "a factory's own output"
     ),
 )
 UNSUPPORTED = {

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from ..errors import Caution, CheckpointError
-from ..files import read_json, shown
+from ..errors import Caution
+from ..files import json_or_empty, read_json, shown
 from ..weights.averages import choose
 from ..weights.refusal import refuse
 from .checkpoint import Checkpoint, file_digest, folder_digest
@@ -30,10 +30,7 @@ SCHEDULER = (
 
 def recognizes(path: Path) -> bool:
     """Whether a folder is such a policy's, by what its config calls it."""
-    try:
-        return path.is_dir() and read_json(path / CONFIG).get("type") == "diffusion"
-    except CheckpointError:
-        return False
+    return json_or_empty(path / CONFIG).get("type") == "diffusion"
 
 
 def read(path: Path, weights: str = "ema") -> Checkpoint:

@@ -16,8 +16,7 @@ from ..diffusion.clock import Unit
 from ..diffusion.convention import Convention
 from ..diffusion.parameterization import data_velocity
 from ..diffusion.schedule import Straight
-from ..errors import CheckpointError
-from ..files import read_json, shown
+from ..files import json_or_empty, read_json, shown
 from ..weights.container import Contents
 from ..weights.refusal import refuse
 from .checkpoint import Checkpoint, of_file
@@ -81,10 +80,7 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
 def beside(path: Path) -> tuple[dict[str, Any], Path]:
     """The config of a bundle among whose models a file lies, {} where there is none."""
     for file in sorted((path.resolve().parent.parent / "configs").glob("*.json")):
-        try:
-            config = read_json(file)
-        except CheckpointError:
-            continue
+        config = json_or_empty(file)
         if next(named(config, ("DiffusionModelUNet",)), None):
             return config, file
     return {}, path

@@ -25,7 +25,7 @@ from ..files import LARGEST_JSON, open_regular, parse_json, shown
 from ..weights.archive import FAULTS
 from ..weights.averages import choose
 from ..weights.refusal import refuse
-from ..weights.tensors import read_archive
+from ..weights.tensors import read_archive, require_named
 from . import edm
 from .checkpoint import Checkpoint, file_digest
 
@@ -133,8 +133,7 @@ def records(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
         refuse(path, "has a description too long to be one")
     told = parse_json((found["args.json"] or b"").replace(b": Infinity", b": null"), str(path))
     content = read_archive(io.BufferedReader(io.BytesIO(found["model.pt"] or b"")), path)
-    if not all(type(name) is str and isinstance(value, Tensor) for name, value in content.items()):
-        refuse(path, "holds something else than named tensors")
+    require_named(content, path)
     return told, content
 
 

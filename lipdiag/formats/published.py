@@ -69,7 +69,7 @@ TORCHCFM: Table = {
     (128, (1, 2, 2, 2), 2, (2,), 3, None, False, False): (
         "torchcfm's CIFAR-10",
         {"image_size": 32, "num_head_channels": 64},
-    ),
+    )
 }
 FLOW_MATCHING: Table = {
     (128, (2, 2, 2), 4, (2,), 3, None, True, False): (

@@ -76,8 +76,7 @@ def score_sde(contents: Contents) -> Usage:
     first, last = (flags(UNTOLD, c) for c in (Convention(ve, score, Sigma(ve)), Convention(vp, eps, Unit(999.0))))
     words = f"if it was trained on the VE SDE; on the VP SDE: {last}; on the sub-VP SDE: sub_vp(0.1, 20) in its place"
     return Usage(
-        options=f"{first} --shape {SIZES}",
-        hint=words + "; x0 in [0, 1] where its config says centered = False",
+        options=f"{first} --shape {SIZES}", hint=words + "; x0 in [0, 1] where its config says centered = False"
     )
 
 

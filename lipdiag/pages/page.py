@@ -213,14 +213,9 @@ def captioned(name: str, caption: str) -> Markup:
     return joined([element("p", caption), element("p", buttons, class_="buttons")])
 
 
-def columns(run: Run) -> list[str]:
-    """What the table shows."""
-    return [name for name in variables(run) if not name.endswith(EVIDENCE)]
-
-
 def numbers(run: Run) -> Markup:
     """A table of means with their intervals; a click on a heading sorts it."""
-    names = columns(run)
+    names = [name for name in variables(run) if not name.endswith(EVIDENCE)]
     statistics = {name: run.statistics(name) for name in names}
     axis = {"timestep": run.timestep, "t": run.time("t"), "log SNR": run.time("logsnr")}
     described = {name: about_variable(run, name) for name in names}

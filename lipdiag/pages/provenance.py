@@ -5,7 +5,7 @@ from typing import Any
 
 from ..printing import shortened
 from ..results.label import IN_MEMORY
-from ..results.run import Run
+from ..results.run import Run, mapping
 from ..text import printable
 from .html import Markup, element, joined
 
@@ -17,12 +17,12 @@ LISTS = ("timesteps", "quantities")
 
 def provenance(run: Run) -> Markup:
     """The facts in two columns, the commands, and a line for each launch."""
-    plan = {key: value for key, value in _plan(run).items() if key not in LISTS and value is not None}
-    data = {f"data {key}": value for key, value in _mapping(run.frozen.get("data")).items()}
+    plan = {key: value for key, value in run.plan.items() if key not in LISTS and value is not None}
+    data = {f"data {key}": value for key, value in mapping(run.frozen.get("data")).items()}
     model = {key.replace("weights_sha256", "sha256 of tensors"): value for key, value in run.model.items()}
     facts = {"checkpoint": run.dataset.attrs.get("checkpoint"), **model, **data, **plan}
     told = [(element("dt", key.replace("_", " ")), element("dd", _spelled(value))) for key, value in facts.items()]
-    again = element("pre", element("code", "", *_lines(commands(run))))
+    again = element("pre", element("code", [[command, Markup("\n")] for command in commands(run)]))
     records = [element("li", line) for line in map(record, launches(run))]
     return joined(
         [
@@ -46,7 +46,7 @@ def commands(run: Run) -> list[str]:
     shells = [argv for argv in typed if argv and str(argv[0]).endswith("lipdiag")]
     if shells:
         return list(dict.fromkeys(shlex.join([printable(word) for word in argv]) for argv in shells))
-    plan, checkpoint = _plan(run), run.dataset.attrs.get("checkpoint", IN_MEMORY)
+    plan, checkpoint = run.plan, run.dataset.attrs.get("checkpoint", IN_MEMORY)
     times = [f"{k:.17g}" for k in run.timestep]
     if checkpoint == IN_MEMORY:
         fields = {key: plan[key] for key in (*OPTIONS, "quantities") if plan.get(key) is not None}
@@ -60,18 +60,14 @@ def commands(run: Run) -> list[str]:
     for quantity in plan.get("quantities") or ():
         words += ["--quantity", str(quantity)]
     for key, value in asked(run).items():
-        option = f"--{key.replace('_', '-')}"
-        words += [option] if value is True else [option, spelled_list(value)]
+        told = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        words += [f"--{key.replace('_', '-')}", *([] if value is True else [told])]
     return [shlex.join([printable(word) for word in words])]
 
 
 def asked(run: Run) -> dict[str, Any]:
     """What was told in Python besides the plan, as launches have it on record."""
-    return {key: value for launch in launches(run) for key, value in _mapping(launch.get("asked")).items()}
-
-
-def spelled_list(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return {key: value for launch in launches(run) for key, value in mapping(launch.get("asked")).items()}
 
 
 def record(launch: dict[str, Any]) -> str:
@@ -79,7 +75,7 @@ def record(launch: dict[str, Any]) -> str:
     seconds = launch.get("seconds")
     took = f" after {seconds:.0f} s" if isinstance(seconds, int | float) else ""
     threads = f", {launch['threads']} threads" if "threads" in launch else ""
-    versions = ", ".join(f"{name} {number}" for name, number in _mapping(launch.get("versions")).items())
+    versions = ", ".join(f"{name} {number}" for name, number in mapping(launch.get("versions")).items())
     said = f"{launch.get('started', 'unknown time')}: {launch.get('ended', 'unknown end')}{took}, "
     said += f"{launch.get('pairs', 'unknown')} pairs on {launch.get('device', 'unknown device')}{threads}"
     method = f"; {launch['method']}" if "method" in launch else ""
@@ -88,24 +84,11 @@ def record(launch: dict[str, Any]) -> str:
 
 def version(run: Run) -> str:
     """The version of the lipdiag that measured."""
-    known = [str(_mapping(launch.get("versions")).get("lipdiag", "")) for launch in launches(run)]
+    known = [str(mapping(launch.get("versions")).get("lipdiag", "")) for launch in launches(run)]
     return ", ".join(dict.fromkeys(filter(None, known))) or "unknown version"
-
-
-def _plan(run: Run) -> dict[str, Any]:
-    return _mapping(run.frozen.get("plan"))
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _spelled(value: Any) -> str:
     """A value as text; long lists of numbers, such as tables of betas, are told by their ends."""
     text = f"({', '.join(map(str, value))})" if isinstance(value, list | tuple) else str(value)
     return shortened(text).strip("()") if isinstance(value, list | tuple) else shortened(text)
-
-
-def _lines(texts: list[str]) -> list[Markup]:
-    """Texts on lines of their own; a line break in a text is spelled out."""
-    return [joined([text, Markup("\n")]) for text in texts]

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..findings.anatomy import of_run
 from ..findings.geometry import derived, likelihood
 from ..findings.modules import modules
+from ..findings.steps import highest
 from ..printing import plain
 from ..results.curve import DERIVATIVES, QUOTIENTS, Curve, curves
 from ..results.headline import SPEEDS, peak, reference, shared_words
@@ -46,12 +47,6 @@ class Verdict(NamedTuple):
 
     def to_dict(self) -> dict[str, object]:
         return {"words": self.words, "quantity": self.quantity, **self.estimate.to_dict()}
-
-
-def draws(run: Run, variable: str, place: int) -> np.ndarray:
-    """Values at a timestep, of the draws that are done there; the others are NaN."""
-    done = run.dataset["done"].values[place] == 1
-    return np.where(done, run.dataset[variable].values[place], np.nan)
 
 
 def measured(*values: np.ndarray) -> list[np.ndarray]:
@@ -87,7 +82,7 @@ def of_speed(curve: Curve) -> Iterator[Verdict]:
             yield Verdict(
                 shared_words(curve)[0],
                 f"the largest {seen}jump, {name} at timestep {run.timestep[at]:g}, per timestep",
-                mean(*measured(draws(run, curve.variable, at))),
+                mean(*measured(run.values(curve.variable)[at])),
             )
         else:
             where = "" if curve.variable not in QUOTIENTS or run.all_jumps else " apart from its jumps"
@@ -100,7 +95,7 @@ def of_speed(curve: Curve) -> Iterator[Verdict]:
     if far is None or far == top:
         yield Verdict(f"{name} is largest at {place}.", f"{name} there, {run.unit}", _largest(curve))
         return
-    a, b = measured(draws(run, curve.variable, top), draws(run, curve.variable, far))
+    a, b = measured(*run.values(curve.variable)[[top, far]])
     growth, other = ratio(a, b), f"timestep {run.timestep[far]:.4g}"
     if growth.low > 1:
         early = "near the data" if top < far else "away from the data"
@@ -118,16 +113,13 @@ def of_speed(curve: Curve) -> Iterator[Verdict]:
 
 def _largest(curve: Curve) -> Estimate:
     top = peak(curve) or 0
-    return mean(*measured(draws(curve.run, curve.variable, top)))
+    return mean(*measured(curve.run.values(curve.variable)[top]))
 
 
 def _extreme(run: Run, variable: str) -> tuple[int, Estimate] | None:
     """Where the mean of a variable is largest, and that mean."""
-    means = run.statistics(variable).mean
-    if not np.isfinite(means).any():
-        return None
-    at = int(np.nanargmax(means))
-    return at, mean(*measured(draws(run, variable, at)))
+    at = highest(run, variable)
+    return None if at is None else (at, mean(*measured(run.values(variable)[at])))
 
 
 def of_space(run: Run) -> Iterator[Verdict]:
@@ -139,7 +131,7 @@ def of_space(run: Run) -> Iterator[Verdict]:
     words += f"{'output' if run.raw else 'predicted noise'} up to {plain(estimate.value)} times as much, on average "
     words += "over draws"
     if run.has("spectral_norm_upper"):
-        upper = draws(run, "spectral_norm_upper", at)
+        upper = run.values("spectral_norm_upper")[at]
         confidence = str(run.dataset["spectral_norm_upper"].attrs.get("confidence", "0.99")).split()[0]
         words += f"; the certified upper bound of it is {plain(np.nanmean(upper))} (confidence {confidence} a draw)"
     yield Verdict(words + ".", f"spectral norm of d {run.output}/dx, mean of lower bounds", estimate)
@@ -165,8 +157,8 @@ def of_slope(run: Run) -> Iterator[Verdict]:
     if not (run.has("stein_product") and run.has("stein_square")):
         return
     slopes = []
-    for place in range(run.timestep.size):
-        a, b = measured(draws(run, "stein_product", place), draws(run, "stein_square", place))
+    for place, both in enumerate(zip(run.values("stein_product"), run.values("stein_square"), strict=True)):
+        a, b = measured(*both)
         if a.size and a.mean() > 0 and b.mean() > 0:
             slopes.append((place, ratio(a, b)))
     if not slopes:

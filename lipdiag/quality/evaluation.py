@@ -8,17 +8,17 @@ This module needs no torch.
 
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import RunError, StorageError
+from ..errors import RunError
 from ..files import replace_folder, restore, staged
 from ..store.format import EVALUATION as FORMAT
 from ..store.reader import open_evaluation
+from ..store.store import writing
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -102,15 +102,6 @@ def write(dataset: "xr.Dataset", path: str | Path) -> None:
             checked = {name: {"compressors": [Crc32cCodec()]} for name in dataset.variables}
             dataset.to_zarr(staging, mode="w", zarr_format=3, consolidated=True, encoding=checked)
         replace_folder(staging, path)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def table(dataset: "xr.Dataset") -> str:

@@ -97,23 +97,19 @@ def kernel(data: Float[Tensor, "n d"], samples: Float[Tensor, "m d"], seed: int 
     return Kernel(float(mean), float(spread) * (n // 4 / (n - n // 4)) ** 0.5)
 
 
-def nearest(x: Float[Tensor, "m *event"], data: Float[Tensor, "n *event"], block: int = 512) -> Float[Tensor, " m"]:
-    """Euclidean distance from each x to its nearest datum.
+def nearest(
+    x: Float[Tensor, "m *event"], data: Float[Tensor, "n *event"], block: int = 512, place: int = 1
+) -> Float[Tensor, " m"]:
+    """Euclidean distance from each x to its nearest datum, or to the one in another place by distance.
 
     Formed from differences: expanding the square would lose small distances, those of copies, to rounding.
     """
     data = data.flatten(1).double()
     compute = "donot_use_mm_for_euclid_dist"
-    parts = [torch.cdist(part, data, compute_mode=compute) for part in x.flatten(1).double().split(block)]
-    return torch.cat([part.min(1).values for part in parts])
+    parts = (torch.cdist(part, data, compute_mode=compute) for part in x.flatten(1).double().split(block))
+    return torch.cat([part.kthvalue(place).values for part in parts])
 
 
 def own_distance(data: Float[Tensor, "n *event"], block: int = 512) -> float:
-    """The median distance from a datum to its nearest other."""
-    flat = data.flatten(1).double()
-    nearest = []
-    for first in range(0, len(flat), block):
-        d = torch.cdist(flat[first : first + block], flat, compute_mode="donot_use_mm_for_euclid_dist")
-        d[torch.arange(len(d)), torch.arange(first, first + len(d))] = torch.inf
-        nearest.append(d.min(1).values)
-    return float(torch.cat(nearest).median())
+    """The median distance from a datum to its nearest other: the nearest one of all is itself."""
+    return float(nearest(data, data, block, place=2).median())

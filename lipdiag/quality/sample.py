@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..checkpoints.reading import SILENT, Reading
 from ..design.arithmetic import still
-from ..diffusion.predictor import Predictor
+from ..diffusion.predictor import Predictor, device_of
 from ..errors import NonFiniteError, UsageError
 from ..files import atomic_write, make_folder
 from ..progress import bar
@@ -30,7 +29,7 @@ PICTURES = ("", ".png", ".npz")
 def placed(model: Any, device: str, reading: Reading) -> Iterator[Predictor]:
     """A model on its device, ready to be sampled; one in memory is as it was afterwards."""
     predictor = resolve_model(model, reading)
-    home = next((parameter.device for parameter in predictor.parameters()), torch.device("cpu"))
+    home = device_of(predictor)
     with still(predictor):
         predictor.to(resolve_device(device))
         try:

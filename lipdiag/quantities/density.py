@@ -79,5 +79,5 @@ QUANTITIES = {
         {"log_density": Variable("log-density of x_t, by the model's probability flow to the noise", "1", "nats")},
         lambda work: 2 * STEPS * (1 + work.probes),
         of_noise=True,
-    ),
+    )
 }

@@ -29,15 +29,9 @@ def noise(seed: int, draw: int, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
     return torch.from_numpy(generator(seed, "noise", draw).standard_normal(shape))
 
 
-def start(seed: int, draw: int, size: int) -> Float[Tensor, " size"]:
-    """A direction uniform on the unit sphere, from which the Krylov space of a draw grows."""
-    v = torch.from_numpy(generator(seed, "start", draw).standard_normal(size))
-    return v / v.norm()
-
-
-def perturbation(seed: int, draw: int, size: int) -> Float[Tensor, " size"]:
-    """A direction uniform on the unit sphere, in which x is changed."""
-    v = torch.from_numpy(generator(seed, "perturbation", draw).standard_normal(size))
+def direction(seed: int, role: str, draw: int, size: int) -> Float[Tensor, " size"]:
+    """A direction uniform on the unit sphere: the `start` of a Krylov space, or a `perturbation` of x."""
+    v = torch.from_numpy(generator(seed, role, draw).standard_normal(size))
     return v / v.norm()
 
 

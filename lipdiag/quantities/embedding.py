@@ -88,5 +88,5 @@ QUANTITIES = {
             "embedding_norm": Variable("size of the embedding of time", "1", L2_EMBEDDING),
         },
         lambda work: 2,
-    ),
+    )
 }

@@ -61,5 +61,5 @@ QUANTITIES = {
         },
         lambda work: 5,
         of_noise=True,
-    ),
+    )
 }

@@ -80,5 +80,5 @@ QUANTITIES = {
         },
         lambda work: PASSES,
         of_noise=True,
-    ),
+    )
 }

@@ -49,10 +49,7 @@ def one_sided_lipschitz(point: Point) -> Values:
 
 def squared_frobenius_norm(point: Point) -> Values:
     found = hutchinson_squared_frobenius_norm(point.images[1], point.group)
-    return {
-        "squared_frobenius_norm": found.value,
-        "squared_frobenius_norm_standard_error": found.standard_error,
-    }
+    return {"squared_frobenius_norm": found.value, "squared_frobenius_norm_standard_error": found.standard_error}
 
 
 def trace(point: Point) -> Values:

@@ -67,5 +67,5 @@ QUANTITIES = {
         },
         lambda work: 2 * work.krylov_steps,
         MANY_PRODUCTS,
-    ),
+    )
 }

@@ -116,10 +116,7 @@ def remedy(predictor: Predictor, plan: Plan) -> str:
             return "it answers where the timesteps have shape (n, 1): wrap it, lambda x, t: network(x, t[:, None])"
     kinds = precisions(bare)
     if len(kinds) > 1:
-        names = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
-        return (
-            f"its weights are {names}, which only the network itself can fit together: give it one of these throughout"
-        )
+        return f"its weights are {names(kinds)}, which only it can fit together: give it one of these throughout"
     return "check --shape, --dtype and its conditioning, or see where with --debug"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..printing import Row
-from ..statistics import LEVEL, STATISTICS, summary
+from ..statistics import STATISTICS, summary
 
 NORMAL = 1.959964
 """Standard errors to either side of a mean whose number of draws is not told that are its 95 % interval."""
@@ -49,14 +49,13 @@ class Statistics:
         return {**numbers, counted: int(self.count[place])}
 
 
-def over_draws(values: np.ndarray, kept: np.ndarray | None = None, level: float = LEVEL) -> Statistics:
+def over_draws(values: np.ndarray, kept: np.ndarray | None = None) -> Statistics:
     """Statistics of measured or derived numbers.
 
     Args:
         values: Numbers of shape (..., draw).
         kept: Which of them count; by default those that are finite.
-        level: Of the mean's interval.
     """
     with np.errstate(invalid="ignore"):
-        table = summary(values, np.isfinite(values) if kept is None else kept, level)
+        table = summary(values, np.isfinite(values) if kept is None else kept)
     return Statistics(**{name: table[..., STATISTICS.index(name)] for name in Statistics.__dataclass_fields__})

@@ -85,11 +85,16 @@ class Run:
     @property
     def frozen(self) -> dict[str, Any]:
         """The run's frozen description."""
-        return _mapping(self.dataset.attrs.get("frozen"))
+        return mapping(self.dataset.attrs.get("frozen"))
 
     @property
     def model(self) -> dict[str, Any]:
-        return _mapping(self.frozen.get("model"))
+        return mapping(self.frozen.get("model"))
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The plan on record, its timesteps told one by one."""
+        return mapping(self.frozen.get("plan"))
 
     @property
     def raw(self) -> bool:
@@ -126,7 +131,7 @@ class Run:
     @property
     def data(self) -> str:
         """What x0 was."""
-        return str(self.dataset.attrs.get("data") or _mapping(self.frozen.get("data")).get("name") or "unknown data")
+        return str(self.dataset.attrs.get("data") or mapping(self.frozen.get("data")).get("name") or "unknown data")
 
     @property
     def dimension(self) -> int | None:
@@ -210,7 +215,7 @@ class Run:
     @property
     def step(self) -> float | None:
         """Distance of the two times of K in timesteps; None where it is a thousandth of unit time instead."""
-        step = _mapping(self.frozen.get("plan")).get("step")
+        step = self.plan.get("step")
         return (1.0 if self.index else None) if step is None else float(step)
 
     @cached_property
@@ -280,12 +285,12 @@ class Run:
         """(time, draw) numbers; NaN where a draw is not done."""
         return np.asarray(self.dataset[variable].where(self.dataset["done"] == 1).values, dtype=np.float64)
 
-    def statistics(self, variable: str, level: float = 0.95) -> Statistics:
+    def statistics(self, variable: str) -> Statistics:
         """Statistics of a variable over the draws that are done."""
         done, numbers = self.dataset["done"], self.dataset[variable]
         last = [*(name for name in numbers.dims if name != "draw"), "draw"]
         kept = (done.broadcast_like(numbers) == 1).transpose(*last)
-        return over_draws(numbers.transpose(*last).values, kept.values, level)
+        return over_draws(numbers.transpose(*last).values, kept.values)
 
 
 def same_time(runs: Sequence[Run]) -> None:
@@ -332,7 +337,7 @@ def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) 
         if missing:
             lacking = ", ".join(missing)
             raise UsageError(f"this dataset is no lipdiag run, it lacks {lacking}; make one with lipdiag.measure")
-        model = _mapping(_mapping(dataset.attrs.get("frozen")).get("model"))
+        model = mapping(mapping(dataset.attrs.get("frozen")).get("model"))
         base, edges = sharing(str(model.get("clock") or ""))
         edges = recorded(dataset.attrs.get("edges"), edges)
         named = label_of(dataset.attrs.get("checkpoint"), bool(edges), model.get("function") == "raw")
@@ -343,5 +348,6 @@ def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) 
     return runs
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
+    """An object of a stranger's JSON; {} where there is something else."""
     return value if isinstance(value, dict) else {}

@@ -183,11 +183,7 @@ def by_table(predictor: Predictor, x: Tensor, steps: int, sampler: str, generato
 def limited(limit: Limit | None, clips: bool) -> dict[str, Any]:
     """A limit as options of one of diffusers' schedulers, of which some do not clip."""
     if isinstance(limit, Dynamic):
-        return {
-            "thresholding": True,
-            "dynamic_thresholding_ratio": limit.ratio,
-            "sample_max_value": limit.largest,
-        }
+        return {"thresholding": True, "dynamic_thresholding_ratio": limit.ratio, "sample_max_value": limit.largest}
     if isinstance(limit, Clip):
         return {"clip_sample": True, "clip_sample_range": limit.largest} if clips else {}
     return {"clip_sample": False} if clips else {}

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from .format import FORMAT, FORMAT_VERSION
 from .layout import Layout
 from .store import MARKS, Column, Store, open_store, writing
 
+Coordinates = dict[str, tuple[np.ndarray, dict[str, Any]]]
+"""By name, values along time and their attributes."""
+
 
 def create(
     path: Path | None,
     layout: Layout,
     draws: int,
-    coordinates: dict[str, tuple[np.ndarray, dict[str, Any]]],
+    coordinates: Coordinates,
     columns: dict[str, Column],
     attributes: dict[str, Any],
 ) -> Store:
@@ -31,7 +35,7 @@ def create(
         path: A folder that does not exist yet; None keeps the run in memory.
         layout: Chunks.
         draws: Room for this many.
-        coordinates: Name -> (values along time, attributes).
+        coordinates: Of its time axis.
         columns: The variables.
         attributes: Frozen description of the run.
 
@@ -59,7 +63,7 @@ def filled(
     place: Any,
     layout: Layout,
     draws: int,
-    coordinates: dict[str, tuple[np.ndarray, dict[str, Any]]],
+    coordinates: Coordinates,
     columns: dict[str, Column],
     attributes: dict[str, Any],
 ) -> Any:
@@ -67,50 +71,27 @@ def filled(
     import zarr
     from zarr.codecs import Crc32cCodec
 
-    described: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "layout": {"times": layout.times, "draws": layout.draws},
-    }
-    group = zarr.open_group(place, mode="w", zarr_format=3, attributes=described | attributes)
+    kind = {"format": FORMAT, "format_version": FORMAT_VERSION}
+    described = {**kind, "layout": {"times": layout.times, "draws": layout.draws}, **attributes}
+    group = zarr.open_group(place, mode="w", zarr_format=3, attributes=described)
     times = len(next(iter(coordinates.values()))[0])
-    common: dict[str, Any] = {"compressors": [Crc32cCodec()]}
+
+    def add(
+        name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, names: Sequence[str], **more: Any
+    ) -> Any:
+        codecs = {"compressors": [Crc32cCodec()]}
+        return group.create_array(
+            name, shape=shape, chunks=chunks, dtype=dtype, dimension_names=names, **codecs, **more
+        )
+
     for name, (values, about) in coordinates.items():
-        array = group.create_array(
-            name,
-            shape=(times,),
-            chunks=(times,),
-            dtype="float64",
-            dimension_names=("time",),
-            attributes=about,
-            **common,
-        )
-        array[:] = values
-    draw = group.create_array(
-        "draw", shape=(draws,), chunks=(1 << 16,), dtype="int64", dimension_names=("draw",), **common
-    )
-    draw[:] = np.arange(draws)
-    chunks = (layout.times, layout.draws)
+        add(name, (times,), (times,), "float64", ("time",), attributes=about)[:] = values
+    add("draw", (draws,), (1 << 16,), "int64", ("draw",))[:] = np.arange(draws)
+    axes, unit, along = (times, draws), (layout.times, layout.draws), {"coordinates": " ".join(coordinates)}
     for name, column in columns.items():
-        extent = tuple(column.extent.values())
-        group.create_array(
-            name,
-            shape=(times, draws, *extent),
-            chunks=(*chunks, *extent),
-            dtype="float64",
-            fill_value=np.nan,
-            dimension_names=("time", "draw", *column.extent),
-            attributes={**column.attributes, "coordinates": " ".join(coordinates)},
-            **common,
-        )
+        extent, names = tuple(column.extent.values()), ("time", "draw", *column.extent)
+        more = {"fill_value": np.nan, "attributes": column.attributes | along}
+        add(name, axes + extent, unit + extent, "float64", names, **more)
     for name, meaning in MARKS.items():
-        group.create_array(
-            name,
-            shape=(times, draws),
-            chunks=chunks,
-            dtype="int8",
-            dimension_names=("time", "draw"),
-            attributes={"long_name": meaning, "coordinates": " ".join(coordinates)},
-            **common,
-        )
+        add(name, axes, unit, "int8", ("time", "draw"), attributes={"long_name": meaning, **along})
     return group

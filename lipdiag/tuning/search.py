@@ -23,7 +23,7 @@ from ..advice.choice import Choice, choose
 from ..advice.grids import NAMES, Axis, common, improved
 from ..advice.pieces import cheapest
 from ..diffusion.ddim import LEAST_AMPLITUDE
-from ..diffusion.predictor import Predictor
+from ..diffusion.predictor import Predictor, device_of
 from ..errors import NonFiniteError
 from ..sampling.sampler import LARGEST_RATIO, normal
 from ..sampling.walk import evaluations, predicted, walk
@@ -129,9 +129,8 @@ class Trial:
     ):
         self.predictor, self.sampler, self.advance = predictor, sampler, advance or (lambda count: None)
         self.axis = axis_of(predictor)
-        placed = next((p for p in [*predictor.parameters(), *predictor.buffers()]), torch.empty(0))
         noise = torch.stack([normal(seed, i, predictor.shape) for i in range(draws)])
-        self.noise = noise.to(placed.device)
+        self.noise = noise.to(device_of(predictor))
         self.fitting, self.judging = slice(0, draws // 2), slice(draws // 2, draws)
         if priced is not None:
             priced(self.seconds())

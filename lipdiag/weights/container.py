@@ -89,14 +89,15 @@ def open_container(content: Mapping[str, Any], weights: str, path: str | Path) -
     if raw is None and not any(isinstance(state, dict) for state in found.values()):
         return None
     refuse_others(raw or {}, path)
+    smooth = next(filter(None, map(tensors_of, found.values())), None)
     if raw is not None and any(name.startswith("model.diffusion_model.") for name in raw):
-        return latent_diffusion(raw, weights, path, next(filter(None, map(tensors_of, found.values())), None))
+        return latent_diffusion(raw, weights, path, smooth)
     if raw is not None and any(name.startswith("shadow_params.") for name in raw):
         return flow_matching(raw, weights, path)
     if raw is not None and set(TABLE) <= set(raw):
-        return lucidrains(raw, next(filter(None, map(tensors_of, found.values())), None), weights, path)
+        return lucidrains(raw, smooth, weights, path)
     if raw is not None and any(name.startswith("unets.0.") for name in raw):
-        return imagen(raw, next(filter(None, map(tensors_of, found.values())), None), weights, path)
+        return imagen(raw, smooth, weights, path)
     name = script(content)
     if name == "training" and any(place.endswith("ema.shadow_params") for place in found):
         name = "score_sde"
@@ -315,8 +316,7 @@ def refuse_others(state: Mapping[str, Tensor], path: str | Path) -> None:
         refuse(path, "holds flat parameters of FSDP's shards, not a network's: save its full state dict")
     if any(re.search(r"lora_(A|B|up|down|unet)|lora\.(up|down)|hada_w1", name) for name in names):
         refuse(
-            path,
-            "is a LoRA adapter, not a network: call it lora.safetensors and give its model by --original-config",
+            path, "is a LoRA adapter, not a network: call it lora.safetensors and give its model by --original-config"
         )
     quantised = r"scales|zeros|quant_state|qweight|weight_scale|_packed_params|absmax"
     if any(re.search(quantised, n) for n in names if not n.startswith("model_ema.")):  # to_q.weight is to_qweight there

@@ -165,13 +165,8 @@ def read_safetensors(file: BufferedReader, path: str | Path) -> tuple[dict[str, 
         tensors = load(file.read())
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         refuse(path, f"is damaged or cut short ({shown(error)}): copy or download it again", error)
-    metadata = json_metadata(header)
+    metadata = dict(json.loads(header).get("__metadata__") or {})  # safetensors has checked the header
     return {name: checked(tensor, path) for name, tensor in tensors.items()}, metadata
-
-
-def json_metadata(header: bytes) -> dict[str, str]:
-    """The texts stored beside the tensors; safetensors has checked the header."""
-    return dict(json.loads(header).get("__metadata__") or {})
 
 
 def fit(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> str:
@@ -214,6 +209,16 @@ def matched(state: Mapping[str, Tensor], wanted: set[str]) -> tuple[str, Mapping
             if set(renamed) == wanted:
                 return prefix, renamed
     return "", state
+
+
+def require_named(content: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse what is anything else than tensors under names.
+
+    Raises:
+        CheckpointError: In that case.
+    """
+    if not all(type(name) is str and isinstance(value, Tensor) for name, value in content.items()):
+        refuse(path, "holds something else than named tensors")
 
 
 def weights_dtype(state: Mapping[str, Tensor]) -> str:

@@ -16,8 +16,7 @@ def every_vector(first):
     found = {}
     for seed, i in itertools.product((first, first + 1), range(4)):
         found[seed, "noise", i] = draw.noise(seed, i, (SIZE,))
-        found[seed, "start", i] = draw.start(seed, i, SIZE)
-        found[seed, "perturbation", i] = draw.perturbation(seed, i, SIZE)
+        found |= {(seed, role, i): draw.direction(seed, role, i, SIZE) for role in ("start", "perturbation")}
         found |= {(seed, "probe", i, k): probe for k, probe in enumerate(draw.probes(seed, i, 3, SIZE))}
     return found
 

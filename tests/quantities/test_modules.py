@@ -105,7 +105,7 @@ def test_derivatives_of_every_module_are_those_of_finite_differences(of, device)
         for d in range(2):
             x0 = torch.from_numpy(DATA[draw.data_index(0, d, 4)])[None]
             x = alpha * x0 + sigma * draw.noise(0, d, SHAPE)[None]
-            v = draw.perturbation(0, d, 32).reshape(x.shape) if of == "x" else torch.zeros_like(x)
+            v = draw.direction(0, "perturbation", d, 32).reshape(x.shape) if of == "x" else torch.zeros_like(x)
             step = h if of == "the timestep" else 0.0
             told = torch.tensor([k], dtype=torch.float64)
             later, earlier = answers(network, x + h * v, told + step), answers(network, x - h * v, told - step)

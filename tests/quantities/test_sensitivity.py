@@ -103,7 +103,7 @@ def test_the_run_holds_the_length_of_what_becomes_of_the_seeds_direction(device)
     a, b = (c[..., None] for c in ddim(alpha, sigma))
     factors = (a + b * sigma[..., None] / V).prod(0)
     for i in range(3):
-        v = draw.perturbation(0, i, 5)
+        v = draw.direction(0, "perturbation", i, 5)
         assert float(v.norm()) == pytest.approx(1, abs=1e-12)
         np.testing.assert_allclose(found.values[:, i], (factors * v).norm(dim=1), rtol=1e-10)
 
