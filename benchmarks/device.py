@@ -84,7 +84,7 @@ class Rounded:
 
 
 @dataclass
-class Found:
+class Network:
     """All that was found about one network."""
 
     title: str
@@ -111,11 +111,11 @@ def peaks(device: torch.device, size: int) -> dict[str, float]:
     """FLOP a second of a product of two square matrices, in float32 and where there are any on tensor cores."""
     a, b = torch.randn(2, size, size, device=device)
     kinds: dict[str, Any] = {"ieee": nullcontext(), **({"tf32": tensor_cores()} if device.type == "cuda" else {})}
-    found = {}
+    rates = {}
     for kind, context in kinds.items():
         with context:
-            found[kind] = 2 * size**3 / repeated(lambda: a @ b)()
-    return found
+            rates[kind] = 2 * size**3 / repeated(lambda: a @ b)()
+    return rates
 
 
 def row(batch: Batch, rounds: int) -> Row:
@@ -124,13 +124,13 @@ def row(batch: Batch, rounds: int) -> Row:
     weights = sum(z.nbytes for z in batch.subject.predictor.parameters())
     told = needed(batch.point, plan, batch.subject.predictor)
     batch.run(CASE, plan)
-    found, forward = [], []
+    whole, forward = [], []
     held = peak(lambda: batch.run(CASE, plan), batch.device)
     for _ in range(rounds):
         forward.append(batch.forward())
         batch.run(CASE, plan)
-        found.append(batch.laps[CASE])
-    laps, f = min(found, key=lambda lap: lap.total), min(forward)
+        whole.append(batch.laps[CASE])
+    laps, f = min(whole, key=lambda lap: lap.total), min(forward)
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         point = batch.point(Plan(quantities=("loss",)))
         point.predictor(point.x, point.t)
@@ -170,16 +170,16 @@ def rivals_of(batch: Batch) -> dict[str, float]:
     """What others take, in forward passes: single products, and iterations of the power method."""
     point = batch.point(Plan(quantities=("spectral_norm",)))
     p = problem(point)
-    found = {}
+    prices = {}
 
     def price(name: str, work: Callable[[], object], runs: int = 1) -> None:
         try:
             work()
-            found[name] = seconds(work) / runs / batch.forward()
+            prices[name] = seconds(work) / runs / batch.forward()
         except (RuntimeError, ImportError) as error:
             if not out_of_memory(error) and not isinstance(error, ImportError):
                 raise
-            found[name] = np.nan
+            prices[name] = np.nan
         released()
 
     def deepinv() -> None:
@@ -194,7 +194,7 @@ def rivals_of(batch: Batch) -> dict[str, float]:
         price("batched power, autograd.functional, an iteration", lambda: batched(p))
         price("batched power, double backward, an iteration", lambda: on_kept_graph(kept_graph(p), p.v))
         price(f"deepinv, an iteration of {ITERATIONS}", deepinv, ITERATIONS)
-    return found
+    return prices
 
 
 def wall_clock(subject: Subject, device: torch.device, timesteps: str, draws: int) -> float:

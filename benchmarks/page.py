@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.cost import Batch
-from benchmarks.device import GIB, Found, Row, by_products, named, peaks, rivals_of, row, wall_clock
+from benchmarks.device import GIB, Network, Row, by_products, named, peaks, rivals_of, row, wall_clock
 from benchmarks.networks import LARGE_SUBJECTS, SUBJECTS, Subject
 from lipdiag.design.arithmetic import arithmetic
 from lipdiag.linalg.linearize import out_of_memory
@@ -40,7 +40,7 @@ class Page:
     deadline: float
     matrix: int = 8192
     peaks: dict[str, float] = field(default_factory=dict)
-    networks: dict[str, Found] = field(default_factory=dict)
+    networks: dict[str, Network] = field(default_factory=dict)
 
     def jobs(self, names: Sequence[str], pairs: dict[str, tuple[int, ...]], plan: tuple[str, int], rounds: int) -> Jobs:
         """(label, work) in the order of their worth; networks in turn, so that one is in memory at a time."""
@@ -59,7 +59,7 @@ class Page:
 
     def prepare(self, name: str, subject: list[Subject]) -> None:
         subject.append((SUBJECTS | LARGE_SUBJECTS)[name](self.device))
-        self.networks[name] = Found(subject[0].title)
+        self.networks[name] = Network(subject[0].title)
 
     def add_row(self, name: str, subject: Subject, pairs: int, rounds: int) -> None:
         self.attempt(name, pairs, lambda: self.networks[name].rows.append(row(Batch(subject, pairs), rounds)))
@@ -67,19 +67,19 @@ class Page:
     def add_products(self, name: str, subject: Subject, pairs: int) -> None:
         # without tensor cores roundings are made by hand, which says nothing of their price: on a few pairs
         pairs = pairs if self.device.type == "cuda" else min(pairs, 4)
-        found = self.networks[name].products
-        self.attempt(name, pairs, lambda: found.extend(by_products(Batch(subject, pairs), PRODUCTS)))
+        rows = self.networks[name].products
+        self.attempt(name, pairs, lambda: rows.extend(by_products(Batch(subject, pairs), PRODUCTS)))
 
     def add_rivals(self, name: str, subject: Subject, pairs: int) -> None:
         pairs = min(pairs, subject.rival_pairs) if self.device.type != "cuda" else pairs
         self.attempt(name, pairs, lambda: self.networks[name].rivals.update(rivals_of(Batch(subject, pairs))))
 
     def add_wall(self, name: str, subject: Subject, timesteps: str, draws: int) -> None:
-        asked, found = f"lipdiag measure, {timesteps} x {draws} draws", self.networks[name]
+        asked, network = f"lipdiag measure, {timesteps} x {draws} draws", self.networks[name]
         try:
-            found.wall[asked] = wall_clock(subject, self.device, timesteps, draws)
+            network.wall[asked] = wall_clock(subject, self.device, timesteps, draws)
         except RuntimeError as error:  # what else was found is kept
-            found.rows.append(str(error))
+            network.rows.append(str(error))
 
     def attempt(self, name: str, pairs: int, work: Callable[[], object]) -> None:
         """Work, or that memory does not suffice for it."""
@@ -103,13 +103,13 @@ class Page:
 
     def record(self) -> dict[str, Any]:
         """Everything, for `--json`."""
-        networks = {name: asdict(found) for name, found in self.networks.items()}
+        networks = {name: asdict(network) for name, network in self.networks.items()}
         return {"device": named(self.device), "peaks": self.peaks, "networks": networks}
 
     def text(self, command: str) -> str:
         lines = [named(self.device), f"{datetime.date.today()}, {command}", "", *self.header()]
-        for found in self.networks.values():
-            lines += ["", found.title, *self.rows(found), *self.others(found)]
+        for network in self.networks.values():
+            lines += ["", network.title, *self.rows(network), *self.others(network)]
         return "\n".join(lines)
 
     def header(self) -> Iterator[str]:
@@ -118,12 +118,12 @@ class Page:
         peak = ", ".join(f"{kind} {value / 1e12:.3g}" for kind, value in self.peaks.items())
         yield f"peak of two {self.matrix} x {self.matrix} matrices' product: {peak} TFLOP/s"
 
-    def rows(self, found: Found) -> Iterator[str]:
+    def rows(self, network: Network) -> Iterator[str]:
         yield f"{'':<39}{'jvp':>12}{'vjp':>12}{'':<5}{'GiB':>12}"
         heads = ("pairs", "F, ms", "all, s", "in F", "floor", "ratio", "first", "later", "first", "later", "rest")
         widths = (5, 8, 8, 6, 6, 6, 6, 6, 6, 6, 5)
         yield "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True)) + f"{'peak':>6}{'told':>6}"
-        for r in found.rows:
+        for r in network.rows:
             if isinstance(r, str):
                 yield r
                 continue
@@ -131,22 +131,22 @@ class Page:
             shares = (r.passes / r.floor, r.first_jvp, r.jvp, r.first_vjp, r.vjp, r.rest)
             cells += (*map(short, shares), short(r.peak / GIB), short(r.told / GIB))
             yield "".join(f"{cell:>{width}}" for cell, width in zip(cells, (*widths, 6, 6), strict=True))
-        for r in found.rows:
+        for r in network.rows:
             if isinstance(r, Row) and self.peaks:
                 whole = r.floor * r.flop / r.report / self.peaks["ieee"]
                 share = r.flop / r.forward / self.peaks["ieee"]
                 yield f"{r.pairs} pairs: F at {share:.0%} of the peak, the report at {whole:.0%}"
 
-    def others(self, found: Found) -> Iterator[str]:
-        if found.products:
+    def others(self, network: Network) -> Iterator[str]:
+        if network.products:
             yield f"{'products':<10}{'F, ms':>9}{'report, s':>11}{'x faster':>10}{'width':>9}{'norm differs':>14}"
-        for r in found.products:
-            faster = found.products[0].report / r.report
+        for r in network.products:
+            faster = network.products[0].report / r.report
             yield (
                 f"{r.products:<10}{1e3 * r.forward:>9.1f}{r.report:>11.3f}{faster:>10.2f}{r.width:>9.1%}"
                 f"{r.difference:>14.1e}"
             )
-        for name, passes in found.rivals.items():
+        for name, passes in network.rivals.items():
             yield f"{name:<52}{passes:>8.1f} F" if passes == passes else f"{name:<52}{'-':>8}"
-        for asked, spent in found.wall.items():
+        for asked, spent in network.wall.items():
             yield f"{asked:<52}{spent:>8.1f} s"

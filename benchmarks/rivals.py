@@ -141,7 +141,7 @@ def reference_of(batch: Batch) -> tuple[Point, Spectrum]:
 def rivals(batch: Batch, rounds: int, limit: float) -> tuple[list[Rival], Spectrum]:
     """Every method's price, lipdiag's first."""
     point, reference = reference_of(batch)
-    found = [ours(batch, point, reference, rounds, limit)]
+    methods = [ours(batch, point, reference, rounds, limit)]
     p, count, pairs = problem(point), power(reference), len(point.x)
     iterations, n = count.products / 2, p.x[0].numel()
 
@@ -149,7 +149,7 @@ def rivals(batch: Batch, rounds: int, limit: float) -> tuple[list[Rival], Spectr
         return median(interleaved(batch.forward, work, rounds, limit / 4))
 
     def rival(method: str, count: Count, passes: float) -> None:
-        found.append(Rival(method, count.setting, count.products, passes, count.error, False))
+        methods.append(Rival(method, count.setting, count.products, passes, count.error, False))
 
     with sdpa_kernel(SDPBackend.MATH):
         rival("batched power, autograd.functional", count, iterations * price(lambda: batched(p)))
@@ -173,4 +173,4 @@ def rivals(batch: Batch, rounds: int, limit: float) -> tuple[list[Rival], Spectr
     matrix = torch.randn(size, size)
     svd = seconds(lambda: torch.linalg.svdvals(matrix)) * (n / size) ** 3 * pairs / batch.forward()
     rival("loop of jacrev, then SVD", Count(n, 0.0, f"{n} rows"), dense + svd)
-    return found, reference
+    return methods, reference

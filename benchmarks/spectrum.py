@@ -113,8 +113,8 @@ def power(reference: Spectrum, error: float = ERROR) -> Count:
 def arpack(reference: Spectrum, error: float = ERROR) -> Count:
     """scipy.sparse.linalg.svds by ARPACK at the loosest tolerance that reaches the error."""
     for tolerance in TOLERANCES:
-        found, products = zip(*(largest_by_svds(B, tolerance) for B in reference.matrices.numpy()), strict=True)
-        reached = reference.error(torch.tensor(found))
+        values, products = zip(*(largest_by_svds(B, tolerance) for B in reference.matrices.numpy()), strict=True)
+        reached = reference.error(torch.tensor(values))
         if reached <= error:
             break
     return Count(float(np.mean(products)), reached, f"tol={tolerance:g}")

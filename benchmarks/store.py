@@ -103,14 +103,14 @@ def shares(folder: Path, units: int, timesteps: str = "log:32") -> Iterator[Shar
             )
 
 
-def text(found: Share, units: int) -> Iterator[str]:
+def text(share: Share, units: int) -> Iterator[str]:
     """What was found, in words."""
-    yield f"digits-ddpm, the default quantities, {units} units, median unit {found.unit / 1000:.2f} s"
-    yield f"{f'milliseconds a unit, {found.files:.0f} files':<44}{'clock':>8}{'processor':>11}"
-    yield f"{'the store: looked up, begun, written, marked':<44}{found.store:>8.2f}{found.processor:>11.2f}"
-    yield f"{'zarr itself: written':<44}{found.zarr:>8.2f}{found.zarr_processor:>11.2f}"
-    yield f"share of these units: {100 * found.store / found.unit:.2f} %"
-    for what, milliseconds in (("clock", found.store), ("processor", found.processor)):
+    yield f"digits-ddpm, the default quantities, {units} units, median unit {share.unit / 1000:.2f} s"
+    yield f"{f'milliseconds a unit, {share.files:.0f} files':<44}{'clock':>8}{'processor':>11}"
+    yield f"{'the store: looked up, begun, written, marked':<44}{share.store:>8.2f}{share.processor:>11.2f}"
+    yield f"{'zarr itself: written':<44}{share.zarr:>8.2f}{share.zarr_processor:>11.2f}"
+    yield f"share of these units: {100 * share.store / share.unit:.2f} %"
+    for what, milliseconds in (("clock", share.store), ("processor", share.processor)):
         goal = Goal(f"share of units of a second, {what}", SHARE, milliseconds / 10)
         yield f"{goal.promise}: {goal.found:.2f} % (goal: {SHARE:g} %) {'' if goal.reached else 'MISSED'}".rstrip()
 
@@ -127,8 +127,8 @@ def main(units: int, threads: int, as_json: bool) -> None:
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         each = list(tqdm(shares(Path(folder), units), total=units, file=sys.stderr, unit="unit", dynamic_ncols=True))
-    found = Share(*(median(column) for column in zip(*(asdict(share).values() for share in each), strict=True)))
-    click.echo(json.dumps({"units": units, **asdict(found)}) if as_json else "\n".join(text(found, units)))
+    middle = Share(*(median(column) for column in zip(*(asdict(share).values() for share in each), strict=True)))
+    click.echo(json.dumps({"units": units, **asdict(middle)}) if as_json else "\n".join(text(middle, units)))
 
 
 if __name__ == "__main__":

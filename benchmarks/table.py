@@ -79,9 +79,9 @@ def columns(result: Result, pairs: list[int]) -> Iterator[str]:
     forward = (f"{p} pairs, F = {1e3 * result.forward[p]:.0f} ms" for p in pairs)
     yield f"{'':<25}" + "".join(f"{part:>27}" for part in forward)
     yield f"{'':<25}" + f"{'k':>7}{'floor':>6}{'took':>8}{'ratio':>6}" * len(pairs)
-    found = {(cost.case, cost.pairs): cost for cost in result.costs}
-    for case in CASES if found else ():
-        yield f"{case:<25}" + "".join(cell(found.get((case, p))) for p in pairs)
+    costs = {(cost.case, cost.pairs): cost for cost in result.costs}
+    for case in CASES if costs else ():
+        yield f"{case:<25}" + "".join(cell(costs.get((case, p))) for p in pairs)
 
 
 def cell(cost: Cost | None) -> str:

@@ -116,12 +116,12 @@ def beside(recipe: Recipe, how: Bare, device: torch.device, states: Iterator[Sta
     theirs = bare(recipe, how, device)
     for _ in range(2):  # what is set up once in a process belongs to neither
         theirs()
-    found = []
+    pairs = []
     for _ in range(rounds):
         began = time.perf_counter()
         mine = some(states) * recipe.batch / (time.perf_counter() - began)
-        found.append((mine, STEPS * recipe.batch / seconds(lambda: [theirs() for _ in range(STEPS)])))
-    ours, others, ratios = zip(*((a, b, a / b) for a, b in found), strict=True)
+        pairs.append((mine, STEPS * recipe.batch / seconds(lambda: [theirs() for _ in range(STEPS)])))
+    ours, others, ratios = zip(*((a, b, a / b) for a, b in pairs), strict=True)
     return Rate(how.name, median(ours), median(others), median(ratios))
 
 
@@ -145,13 +145,13 @@ def rates(recipe: Recipe, device: torch.device, rounds: int) -> Iterator[Rate]:
 
 def relative_rate(name: str = "digits", rounds: int = 9) -> float:
     """Steps a second of `train` over those of the bare loop on a processor."""
-    *_, found = rates(RECIPES[name], torch.device("cpu"), rounds)
-    return found.ratio
+    *_, bare = rates(RECIPES[name], torch.device("cpu"), rounds)
+    return bare.ratio
 
 
-def text(recipe: Recipe, device: torch.device, found: list[Rate]) -> Iterator[str]:
+def text(recipe: Recipe, device: torch.device, measured: list[Rate]) -> Iterator[str]:
     """What was found, in words."""
-    first, *others = found
+    first, *others = measured
     yield torch.cuda.get_device_name(device) if device.type == "cuda" else hardware()
     yield f"{recipe.name}, batch {recipe.batch} in {recipe.accumulate} pieces; ours: {first.name}"
     yield f"{'bare loop':<36}{'its images/s':>14}{'ours':>10}{'ratio':>8}"
@@ -175,8 +175,10 @@ def main(name: str, changes: tuple[str, ...], device: str, rounds: int, threads:
 
     torch.set_num_threads(threads)
     recipe, place = set_fields(RECIPES[name], changes), torch.device(device)
-    found = list(tqdm(rates(recipe, place, rounds), file=sys.stderr, unit="loop", dynamic_ncols=True))
-    click.echo(json.dumps([rate._asdict() for rate in found]) if as_json else "\n".join(text(recipe, place, found)))
+    measured = list(tqdm(rates(recipe, place, rounds), file=sys.stderr, unit="loop", dynamic_ncols=True))
+    click.echo(
+        json.dumps([rate._asdict() for rate in measured]) if as_json else "\n".join(text(recipe, place, measured))
+    )
 
 
 if __name__ == "__main__":

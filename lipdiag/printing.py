@@ -148,7 +148,7 @@ QUOTED = re.compile(r'`[^`]*`|"[^"]*"')
 
 def folded(text: str, width: int) -> str:
     """A text with its long lines folded at words; what they quote is not torn, so that it can be copied."""
-    kept = QUOTED.sub(lambda found: found[0].replace(" ", "\0"), text).splitlines()
+    kept = QUOTED.sub(lambda quoted: quoted[0].replace(" ", "\0"), text).splitlines()
     parts = [
         textwrap.wrap(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
         if len(line) > width

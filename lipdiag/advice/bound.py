@@ -22,15 +22,15 @@ PAPER_END = 0.1
 def bounded(run: Run, cells: Cells, last: int, blocks: int | None) -> tuple[tuple[Partition, ...], str]:
     """Partitions by the bound that K gives, and why so many blocks."""
     blocks, why = enough(run, cells, last) if blocks is None else (blocks, "as asked")
-    found = [
+    partitions = [
         partition(cells, "equal K", quantiles(cells, last, blocks, 1.0)),
         partition(cells, "equal K^(2/3)", quantiles(cells, last, blocks, 2 / 3)),
         partition(cells, "uniform", quantiles(cells, last, blocks, 0.0)),
     ]
     usual = cells.after(PAPER_END) if run.index else 0
     if BLOCKS <= usual < cells.bounds.size and (usual, BLOCKS) != (last, blocks):
-        found.append(partition(cells, "uniform, the paper's", quantiles(cells, usual, BLOCKS, 0.0)))
-    return tuple(found), why
+        partitions.append(partition(cells, "uniform, the paper's", quantiles(cells, usual, BLOCKS, 0.0)))
+    return tuple(partitions), why
 
 
 def enough(run: Run, cells: Cells, last: int) -> tuple[int, str]:

@@ -153,16 +153,16 @@ class StepsAdvice(View):
         """A grid to be pasted, by the tool that takes it."""
         sigmas = ", ".join(f"{level:g}" if level else "0.0" for level in self.levels(number))
         steps = self.choices[number].steps
-        found = {}
+        pasted = {}
         if self.flow:
             given = sigmas.rpartition(",")[0]
-            found[f"diffusers ({FLOW})"] = f"pipe(..., num_inference_steps={steps}, sigmas=[{given}])"
+            pasted[f"diffusers ({FLOW})"] = f"pipe(..., num_inference_steps={steps}, sigmas=[{given}])"
         elif self.whole:
             given = ", ".join(map(str, self.timesteps(number)))
             known = f"diffusers ({SCHEDULERS[self.sampler]})"
-            found[known] = f"pipe(..., num_inference_steps={steps}, timesteps=[{given}])"
-        found["k-diffusion's sigmas, ComfyUI's ManualSigmas"] = sigmas
-        return found
+            pasted[known] = f"pipe(..., num_inference_steps={steps}, timesteps=[{given}])"
+        pasted["k-diffusion's sigmas, ComfyUI's ManualSigmas"] = sigmas
+        return pasted
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

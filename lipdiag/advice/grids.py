@@ -143,8 +143,8 @@ def improved(axis: Axis, t: np.ndarray, score: Callable[[np.ndarray], float], tr
                     other = axis.shifted(t, centre, width, side)
                     if trials and not np.array_equal(other, t) and (np.diff(other) < 0).all():
                         trials -= 1
-                        if (found := score(other)) < best:
-                            t, best = other, found
+                        if (lower := score(other)) < best:
+                            t, best = other, lower
         if best == before:
             part /= 2
     return t

@@ -132,12 +132,12 @@ def exact(changes: Hidden, blocks: int | None) -> tuple[tuple[Partition, ...], s
         blocks, why = fewest(changes, most)
     else:
         why = "as asked"
-    found = {
+    chosen = {
         "least largest": changes.least(blocks),
         "least mean square": cheapest(changes.summed, blocks),
         "uniform": changes.uniform(blocks),
     }
-    return tuple(told(changes, rule, edges) for rule, edges in found.items()), why
+    return tuple(told(changes, rule, edges) for rule, edges in chosen.items()), why
 
 
 def fewest(changes: Hidden, most: int) -> tuple[int, str]:

@@ -140,7 +140,7 @@ def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None =
     if not 1 <= last < cells.bounds.size:
         raise UsageError(f"sharing cannot end at {end:g}, the measured timesteps are {cells}")
     stop, measured = float(cells.bounds[last]), run.has("pair_difference")
-    found: tuple[Partition, ...] = ()
+    partitions: tuple[Partition, ...] = ()
     why = "none are needed"
     if needed or blocks is not None:
         needed = True
@@ -148,8 +148,8 @@ def advise(dataset: "xr.Dataset", end: float | None = None, blocks: int | None =
         most = last if changes is None else changes.timesteps.size - 1
         if blocks is not None and not 1 <= blocks <= most:
             raise UsageError(f"{blocks} blocks do not fit below timestep {stop:g}; give 1 to {most}")
-        found, why = bounded(run, cells, last, blocks) if changes is None else exact(changes, blocks)
-    return Advice(run, curve.variable, needed, stop, around(run, bounds), reason, why, reference, measured, found)
+        partitions, why = bounded(run, cells, last, blocks) if changes is None else exact(changes, blocks)
+    return Advice(run, curve.variable, needed, stop, around(run, bounds), reason, why, reference, measured, partitions)
 
 
 def threshold(curve: Curve, cells: Cells, above: float, reference: float) -> tuple[bool, int, int, str]:
@@ -168,7 +168,7 @@ def threshold(curve: Curve, cells: Cells, above: float, reference: float) -> tup
 
 def thinned(run: Run, above: float) -> list[float]:
     """Where sharing would end, and might, had only every second timestep been measured."""
-    found, count = [], run.timestep.size
+    ends, count = [], run.timestep.size
     order = np.argsort(run.time("t"))
     for first in (1, 2):
         kept = run.dataset.isel(time=order[[0, *range(first, count, 2)]])
@@ -176,8 +176,8 @@ def thinned(run: Run, above: float) -> list[float]:
             (curve,) = curves(read([kept]))
             cells = cut(curve)
             _, last, latest, _ = threshold(curve, cells, above, away(cells))
-            found += [float(cells.bounds[last]), float(cells.bounds[latest])]
-    return found
+            ends += [float(cells.bounds[last]), float(cells.bounds[latest])]
+    return ends
 
 
 def around(run: Run, ends: list[float]) -> tuple[float, float]:

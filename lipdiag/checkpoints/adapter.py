@@ -96,12 +96,12 @@ def base_of(path: Path, config: Mapping[str, Any], reading: Reading) -> Path:
     if not isinstance(name, str) or not name:
         refuse(path, f"is an adapter, which does not tell its model: {GIVE}")
     try:
-        found = Path(located(name, reading.download))
+        base = Path(located(name, reading.download))
     except LipdiagError as error:
         refuse(path, f"is an adapter of {shown(name)}, which is not at hand ({error}): {GIVE}", error)
-    if not found.exists():
+    if not base.exists():
         refuse(path, f"is an adapter of {shown(name)}, which is not at hand: {GIVE}")
-    return found
+    return base
 
 
 def own(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -115,7 +115,7 @@ def merged(
     state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Path
 ) -> tuple[dict[str, Tensor], int]:
     """The weights with those of an adapter, and how many layers that changes."""
-    found = dict(state)
+    changed = dict(state)
     factors: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = next((m for pattern in FACTORS if (m := pattern.fullmatch(name))), None)
@@ -123,14 +123,14 @@ def merged(
             parts = match.groupdict()
             layer = parts["layer"] + {"to_out": "to_out.0"}.get(parts.get("part") or "", parts.get("part") or "")
             factors.setdefault(layer, {})[{"down": "A", "up": "B"}.get(parts["factor"], parts["factor"])] = tensor
-        elif name in found and found[name].shape == tensor.shape:  # trained whole, such as a bias
-            found[name] = tensor
+        elif name in changed and changed[name].shape == tensor.shape:  # trained whole, such as a bias
+            changed[name] = tensor
         elif not name.endswith(".alpha"):
             refuse(path, f"is an adapter with {shown(name)!r}, which is not in its model or no factor of it: {GIVE}")
     if not factors:
         refuse(path, "is an adapter without factors under the names of peft or diffusers: merge it where it was made")
     for layer, pair in factors.items():
-        weight = found.get(f"{layer}.weight")
+        weight = changed.get(f"{layer}.weight")
         a, b = pair.get("A"), pair.get("B")
         if weight is None or a is None or b is None or b[0, 0].numel() != 1 or len(a) != b.shape[1]:
             refuse(path, f"is an adapter of a layer {shown(layer)!r} that its model does not have so: {GIVE}")
@@ -139,8 +139,8 @@ def merged(
             refuse(path, f"is an adapter of {shown(layer)!r} with another shape than in its model: {GIVE}")
         alpha = tensors.get(f"{layer}.alpha")
         factor = scale(config, layer, len(a), path) if alpha is None else float(alpha) / len(a)
-        found[f"{layer}.weight"] = (weight.double() + factor * added.view_as(weight)).to(weight.dtype)
-    return found, len(factors)
+        changed[f"{layer}.weight"] = (weight.double() + factor * added.view_as(weight)).to(weight.dtype)
+    return changed, len(factors)
 
 
 def scale(config: Mapping[str, Any], layer: str, rank: int, path: Path) -> float:

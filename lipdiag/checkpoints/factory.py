@@ -159,20 +159,20 @@ def blaming(spec: str) -> Iterator[None]:
         raise UsageError(f"the factory {spec} failed with {type(error).__name__}: {shown(error)}") from error
 
 
-def called(function: Any, found: InFile | None) -> Any:
+def called(function: Any, in_file: InFile | None) -> Any:
     """What the user's function makes of a file, or of nothing."""
-    if found is None:
+    if in_file is None:
         return function()
     if isinstance(function, type) and issubclass(function, nn.Module):
-        return made_and_loaded(function, found)
+        return made_and_loaded(function, in_file)
     wanted: Mapping[str, Any] = {}
     with suppress(TypeError, ValueError):  # a function that tells no signature
         wanted = inspect.signature(function).parameters
-    told = {"hyper_parameters": found.arguments} if "hyper_parameters" in wanted else {}
-    return function(found.content, **told)
+    told = {"hyper_parameters": in_file.arguments} if "hyper_parameters" in wanted else {}
+    return function(in_file.content, **told)
 
 
-def made_and_loaded(module_class: Callable[..., Any], found: InFile) -> nn.Module:
+def made_and_loaded(module_class: Callable[..., Any], in_file: InFile) -> nn.Module:
     """A module made with the arguments in a file that its class takes, or the part of it that the weights are of.
 
     Raises:
@@ -180,16 +180,17 @@ def made_and_loaded(module_class: Callable[..., Any], found: InFile) -> nn.Modul
     """
     parameters = inspect.signature(module_class).parameters
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    arguments = {name: value for name, value in found.arguments.items() if anything or name in parameters}
+    arguments = {name: value for name, value in in_file.arguments.items() if anything or name in parameters}
     module = module_class(**arguments)
-    part = next((part for part in (module, *module.children()) if set(part.state_dict()) == set(found.content)), None)
+    part = next((part for part in (module, *module.children()) if set(part.state_dict()) == set(in_file.content)), None)
     if part is None:
         name = getattr(module_class, "__name__", "class")
         raise UsageError(
-            f"neither {name} nor a part of it has the {len(found.content)} names in the file, such as "
-            f"{shown(min(found.content, key=len, default=''))!r}: give a function that gets them and returns a network"
+            f"neither {name} nor a part of it has the {len(in_file.content)} names in the file, such as "
+            f"{shown(min(in_file.content, key=len, default=''))!r}: "
+            "give a function that gets them and returns a network"
         )
-    part.load_state_dict(found.content)
+    part.load_state_dict(in_file.content)
     return part
 
 
@@ -197,9 +198,11 @@ def network_in(path: str | Path, reading: Reading) -> InFile:
     """The bare state dict in a file, or all that the file holds where it is not known what that is."""
     for form in (lerobot, physicsnemo):
         if form.recognizes(Path(path)):
-            found = form.read(Path(path))
-            used = Usage(found.convention, found.shape, "" if len(found.convention.parts) == len(PARTS) else ASKED)
-            return InFile(dict(found.state), used, found.notes, found.network_config)
+            checkpoint = form.read(Path(path))
+            used = Usage(
+                checkpoint.convention, checkpoint.shape, "" if len(checkpoint.convention.parts) == len(PARTS) else ASKED
+            )
+            return InFile(dict(checkpoint.state), used, checkpoint.notes, checkpoint.network_config)
     folder = accelerate.recognizes(Path(path))
     content = accelerate.read(Path(path), reading.weights) if folder else read_tensors(path)
     with refusing(path, SHAPES):

@@ -128,8 +128,8 @@ def only_file(place: Path) -> Path:
     """The one file of weights in a folder that says nothing of them; any other place as it is."""
     if place.is_file() or (place / "config.json").exists() or (place / "model_index.json").exists():
         return place
-    found = weights_among(file.name for file in place.iterdir())
-    return place / found[0] if len(found) == 1 else place
+    files = weights_among(file.name for file in place.iterdir())
+    return place / files[0] if len(files) == 1 else place
 
 
 def needed(names: list[str], name: Name) -> list[str]:

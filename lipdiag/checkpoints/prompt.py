@@ -102,8 +102,8 @@ def encoded(home: Path, name: str, outputs: tuple[str, ...], prompt: str) -> dic
     told = {"prompt": prompt, "device": torch.device("cpu"), "num_images_per_prompt": 1}
     told |= {"do_classifier_free_guidance": False, "prompt_2": None, "prompt_3": None}
     taken = inspect.signature(made.encode_prompt).parameters
-    found = made.encode_prompt(**{key: value for key, value in told.items() if key in taken})
-    return {key: value.float() for key, value in zip(outputs, found, strict=True) if key}
+    tensors = made.encode_prompt(**{key: value for key, value in told.items() if key in taken})
+    return {key: value.float() for key, value in zip(outputs, tensors, strict=True) if key}
 
 
 def encoder(home: Path, place: str) -> tuple[Any, Any]:

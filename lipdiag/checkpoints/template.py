@@ -67,11 +67,11 @@ def write_factory(path: str | Path, out: str | Path, reading: Reading = SILENT) 
     if place.exists():
         raise UsageError(f"{shown(out)} exists: give another name, or remove it")
     home = located(path, reading.download)
-    found = network_in(home, Reading(weights=reading.weights))
+    in_file = network_in(home, Reading(weights=reading.weights))
     command = " ".join(
-        filter(None, (search(place), "lipdiag measure", shlex.quote(spelled(home)), options(found, place)))
+        filter(None, (search(place), "lipdiag measure", shlex.quote(spelled(home)), options(in_file, place)))
     )
-    atomic_write(place, template(spelled(home), found, command).encode())
+    atomic_write(place, template(spelled(home), in_file, command).encode())
     return command
 
 
@@ -80,35 +80,35 @@ def search(place: Path) -> str:
     return "" if place.parent == Path() else f"PYTHONPATH={shlex.quote(str(place.parent))}"
 
 
-def options(found: InFile, place: Path) -> str:
+def options(in_file: InFile, place: Path) -> str:
     """The factory and the conventions that the file does not tell, as options."""
-    told = found.usage.options.replace("--shape C,H,W", f"--shape {size(found)}")
+    told = in_file.usage.options.replace("--shape C,H,W", f"--shape {size(in_file)}")
     return " ".join(filter(None, (f"--factory {place.stem}:build", told)))
 
 
-def size(found: InFile) -> str:
+def size(in_file: InFile) -> str:
     """The shape of a sample, to be completed, as the first convolution tells it."""
-    kernels = [tensor for tensor in found.content.values() if isinstance(tensor, Tensor) and tensor.ndim in (3, 4, 5)]
+    kernels = [tensor for tensor in in_file.content.values() if isinstance(tensor, Tensor) and tensor.ndim in (3, 4, 5)]
     if not kernels:
         return "C,H,W"
     sides = {3: "L", 4: "H,W", 5: "D,H,W"}[kernels[0].ndim]
     return f"{kernels[0].shape[1]},{sides}"
 
 
-def template(path: str, found: InFile, command: str) -> str:
+def template(path: str, in_file: InFile, command: str) -> str:
     """The text of the module."""
-    tensors = {str(name): value for name, value in found.content.items() if isinstance(value, Tensor)}
+    tensors = {str(name): value for name, value in in_file.content.items() if isinstance(value, Tensor)}
     todo = "Put in your network's class and arguments, and run, all gaps filled (lipdiag help conventions):"
-    source = "as the trainer kept them; drop what is not the network's" if found.arguments else "of your network"
+    source = "as the trainer kept them; drop what is not the network's" if in_file.arguments else "of your network"
     return MODULE.format(
         path=shown(path),
         count=len(tensors),
         numbers=f"{sum(tensor.numel() for tensor in tensors.values()):,}",
         tensors="\n".join(f"#     {line}" for line in listed(tensors)),
-        todo=todo + (f" ({printable(found.usage.hint)})" if found.usage.hint else ""),
+        todo=todo + (f" ({printable(in_file.usage.hint)})" if in_file.usage.hint else ""),
         command=printable(command),
         source="Its arguments, " + source + ".",
-        arguments=literal(dict(found.arguments)),
+        arguments=literal(dict(in_file.arguments)),
     )
 
 

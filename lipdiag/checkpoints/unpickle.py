@@ -36,8 +36,8 @@ def home(made: type, code: Path) -> str | None:
         return made.__module__
     texts = {file: file.read_text(errors="replace") for depth in ("*.py", "*/*.py") for file in code.glob(depth)}
     same = [file for file, text in texts.items() if text == source]
-    found = same[:1] or [f for f, text in texts.items() if re.search(rf"^class {made.__name__}\b", text, re.MULTILINE)]
-    return ".".join(found[0].relative_to(code).with_suffix("").parts) if len(found) == 1 else None
+    files = same[:1] or [f for f, text in texts.items() if re.search(rf"^class {made.__name__}\b", text, re.MULTILINE)]
+    return ".".join(files[0].relative_to(code).with_suffix("").parts) if len(files) == 1 else None
 
 
 def write(config: dict[str, Any], path: Path) -> None:

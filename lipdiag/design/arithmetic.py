@@ -182,11 +182,11 @@ def evaluating(predictor: Predictor, plan: Plan) -> Iterator[Predictor]:
     bare = predictor.predictor if isinstance(predictor, RawOutput) else predictor
     network = bare.network if isinstance(bare, NetworkPredictor) else None
     with still(predictor), ExitStack() as changed:
-        found = precisions(network) if isinstance(network, torch.nn.Module) else set()
-        stored = any(kind.itemsize == 1 for kind in found)  # a type that nothing computes in
-        if len(found) > 1 and not stored and failure(predictor, plan.torch_dtype) is None:
-            found = set()
-        if isinstance(network, torch.nn.Module) and found - {plan.torch_dtype}:
+        kinds = precisions(network) if isinstance(network, torch.nn.Module) else set()
+        stored = any(kind.itemsize == 1 for kind in kinds)  # a type that nothing computes in
+        if len(kinds) > 1 and not stored and failure(predictor, plan.torch_dtype) is None:
+            kinds = set()
+        if isinstance(network, torch.nn.Module) and kinds - {plan.torch_dtype}:
             changed.enter_context(converted(network, plan.torch_dtype))
         yield predictor
 

@@ -238,10 +238,10 @@ def whole(number: int, count: int) -> np.ndarray:
     return np.array(places, dtype=np.float64) - 1
 
 
-def pairs(found: np.ndarray, clock: Clock) -> np.ndarray:
+def pairs(timesteps: np.ndarray, clock: Clock) -> np.ndarray:
     """Timesteps, of an index each with the next one."""
     index = _index(clock)
-    return found if index is None else np.union1d(found, np.minimum(found + 1, index.count - 1))
+    return timesteps if index is None else np.union1d(timesteps, np.minimum(timesteps + 1, index.count - 1))
 
 
 def with_jumps(timesteps: np.ndarray, jumps: np.ndarray) -> np.ndarray:

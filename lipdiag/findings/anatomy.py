@@ -177,18 +177,18 @@ def of_run(run: Run, end: float | None = None) -> Anatomy:
             f"{run.label} shares timesteps below {run.end:g}, where its K is 0 by construction; give a run of a model "
             "that does not"
         )
-    found = theory(run, variable)
-    if found is None or run.dimension is None:
+    law = theory(run, variable)
+    if law is None or run.dimension is None:
         raise UsageError(f"{run.label} does not tell its noise level in time; give a run of eps over the model's time")
     t, places, sigma = axes(run, variable)
     last = DECADE * float(t.min()) if end is None else end
-    near = (t <= last * (1 + 1e-9)) & (places * sigma > 0) & (found.points > 0) & np.isfinite(found.points)
+    near = (t <= last * (1 + 1e-9)) & (places * sigma > 0) & (law.points > 0) & np.isfinite(law.points)
     if near.sum() < LEAST_TIMES:
         raise UsageError(
             f"{run.label} has {near.sum()} timesteps up to t = {last:.3g}, at least {LEAST_TIMES} are needed; give a "
             "larger end, or measure more timesteps near t = 0"
         )
-    return fitted(run, variable, found, near, (t, places, sigma))
+    return fitted(run, variable, law, near, (t, places, sigma))
 
 
 def axes(run: Run, variable: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -202,11 +202,11 @@ def axes(run: Run, variable: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fitted(
-    run: Run, variable: str, found: Theory, near: np.ndarray, places: tuple[np.ndarray, np.ndarray, np.ndarray]
+    run: Run, variable: str, law: Theory, near: np.ndarray, places: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> Anatomy:
     """Exponents of each draw, as slopes of logarithms, and their means over draws."""
     counted, counter = thin(run, int(np.flatnonzero(near)[np.log(places[2][near]).argmin()]))
-    clock = found.points[near] / np.sqrt(run.dimension or 1)
+    clock = law.points[near] / np.sqrt(run.dimension or 1)
     values = run.values(variable)[near]
     values = values[:, np.isfinite(values).all(0) & (values > 0).all(0)]
     if not values.size:
@@ -252,12 +252,12 @@ def exponent_of(x: np.ndarray, y: np.ndarray) -> Estimate:
     taken for independent from time to time: the half-width is the root of the sum of squares of Student's over draws,
     and of that of a fitted slope.
     """
-    found = mean(slopes(x, y))
+    slope = mean(slopes(x, y))
     middle = y.mean(1)
-    left = middle - middle.mean() - found.value * (x - x.mean())
+    left = middle - middle.mean() - slope.value * (x - x.mean())
     error = np.sqrt(left @ left / (x.size - 2) / ((x - x.mean()) ** 2).sum())
-    half = np.hypot((found.high - found.low) / 2, half_width(np.array(error), np.array(x.size - 1), LEVEL))
-    return Estimate(found.value, float(found.value - half), float(found.value + half), found.draws)
+    half = np.hypot((slope.high - slope.low) / 2, half_width(np.array(error), np.array(x.size - 1), LEVEL))
+    return Estimate(slope.value, float(slope.value - half), float(slope.value + half), slope.draws)
 
 
 def slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:

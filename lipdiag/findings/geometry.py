@@ -70,44 +70,44 @@ def geometry(run: "xr.Dataset") -> "xr.Dataset":
     import xarray as xr
 
     one = read([run])[0]
-    found = derived(one)
-    if not found:
+    readings = derived(one)
+    if not readings:
         raise UsageError(
             f"{one.label} has nothing that tells of geometry; measure it with `lipdiag measure {one.checkpoint} "
             f"{SOURCES} --out NEW.zarr`"
         )
     variables = {
         name: (("time", "draw"), values, {"long_name": what, "units": unit, "norm": norm})
-        for name, (values, what, unit, norm) in found.items()
+        for name, (values, what, unit, norm) in readings.items()
     }
     return xr.Dataset({**variables, "done": run["done"]}, run.coords, run.attrs)
 
 
 def derived(run: Run) -> dict[str, tuple[np.ndarray, str, str, str]]:
     """Name -> (time, draw) numbers, what they are, their unit and norm."""
-    found = {}
+    more = {}
     d, sigma = run.dimension, run.time("sigma")[:, None]
     if d is not None and not run.raw and run.has("trace"):
         what = "d - sigma tr J: dimension of the learned data at this noise level"
-        found["dimension_by_trace"] = d - sigma * run.values("trace"), what, "1", "count"
+        more["dimension_by_trace"] = d - sigma * run.values("trace"), what, "1", "count"
     if d is not None and not run.raw and run.has("loss"):
         what = "d times the loss: dimension of the data at this noise level, at most"
-        found["dimension_by_loss"] = d * run.values("loss"), what, "1", "count"
+        more["dimension_by_loss"] = d * run.values("loss"), what, "1", "count"
     if run.has("squared_frobenius_norm") and run.has("spectral_norm"):
         what = "squared Frobenius over squared spectral norm: how many directions J is spread over"
         rank = run.values("squared_frobenius_norm") / run.values("spectral_norm") ** 2
-        found["stable_rank"] = rank, what, "1", "Frobenius and operator norm, squared"
+        more["stable_rank"] = rank, what, "1", "Frobenius and operator norm, squared"
     if not run.raw and run.has("one_sided_lipschitz") and run.timestep.size > 1:
         what = "fastest contraction of the probability-flow ODE towards the data"
         signal = alpha_rate(run)[:, None]
         rate = sigma * run.values("one_sided_lipschitz") / 2 - signal
-        found["fastest_contraction"] = rate, what, "1/logsnr", "signed"
+        more["fastest_contraction"] = rate, what, "1/logsnr", "signed"
     if run.has("flipd"):
         what = "whether the model knows x0 as an isolated point, by heart; its mean over draws is their share"
         most = run.values("flipd") + DOUBT * run.values("flipd_standard_error")
         alone = np.where(np.isfinite(most), most < ALONE, np.nan)
-        found["memorized"] = alone, what, "1", f"1 where flipd and {DOUBT:g} of its standard errors are below {ALONE:g}"
-    return found
+        more["memorized"] = alone, what, "1", f"1 where flipd and {DOUBT:g} of its standard errors are below {ALONE:g}"
+    return more
 
 
 def alpha_rate(run: Run) -> np.ndarray:

@@ -13,8 +13,8 @@ from ..results.run import Run
 
 def step(checkpoint: str) -> int | None:
     """The training step in a checkpoint's name, its last whole number: 4000 of `run/checkpoint-4000`."""
-    found = re.findall(r"\d+", PurePath(checkpoint).stem)
-    return int(found[-1]) if found else None
+    numbers = re.findall(r"\d+", PurePath(checkpoint).stem)
+    return int(numbers[-1]) if numbers else None
 
 
 def in_order(runs: Sequence[Run]) -> tuple[list[Run], list[int] | None]:

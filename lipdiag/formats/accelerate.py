@@ -32,19 +32,19 @@ def weights_file(path: Path) -> Path:
     Raises:
         CheckpointError: If there is none, or more than one.
     """
-    found = [path / name for name in MODELS if (path / name).exists()]
+    files = [path / name for name in MODELS if (path / name).exists()]
     others = [*path.glob("model_*.safetensors"), *path.glob("pytorch_model_*.bin")]
     if others:
         refuse(
             path, f"is accelerate's folder of {1 + len(others)} models: give the file of one, such as {others[0].name}"
         )
-    if not found:
+    if not files:
         refuse(
             path,
             f"is a folder of accelerate's without {' or '.join(MODELS)}: give the folder or the file that holds the "
             "weights in one piece, as accelerator.save_model(model, folder) writes them",
         )
-    return found[0]
+    return files[0]
 
 
 def read(path: Path, weights: str) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def read(path: Path, weights: str) -> dict[str, Any]:
                 f"{file.name} itself, or ask for --weights raw",
                 error,
             )
-    if file.suffix == ".safetensors" and any(isinstance(found, list) for _, found in averages(content)):
+    if file.suffix == ".safetensors" and any(isinstance(average, list) for _, average in averages(content)):
         refuse(
             path,
             f"holds averages as a list in the order of the parameters, which {file.name} does not keep: save the "

@@ -216,12 +216,12 @@ def read_inputs(path: str | Path | Mapping[str, Tensor] | None) -> dict[str, Ten
                 packed, unpacked = file.seek(0, 2), sum(info.file_size for info in arrays.zip.infolist())
                 if unpacked > packed + LARGEST_UNPACKED:
                     raise UsageError(f"it unpacks from {packed} bytes to {unpacked}: save it as .safetensors")
-                found: dict[str, Any] = {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+                tensors: dict[str, Any] = {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
             except Exception as error:  # a broken archive can fail in any way
                 raise UsageError(f"cannot read the conditioning {shown(path)}: {shown(error)}") from error
     else:
-        found = read_tensors(path)
-    if not found or not all(type(name) is str and isinstance(value, Tensor) for name, value in found.items()):
+        tensors = read_tensors(path)
+    if not tensors or not all(type(name) is str and isinstance(value, Tensor) for name, value in tensors.items()):
         raise UsageError(f"the conditioning {shown(path)} holds something else than named tensors")
     floats = (torch.float16, torch.bfloat16, torch.float64)
-    return {name.replace(".", "/"): v.float() if v.dtype in floats else v for name, v in found.items()}
+    return {name.replace(".", "/"): v.float() if v.dtype in floats else v for name, v in tensors.items()}

@@ -94,9 +94,9 @@ def which(facts: Mapping[str, Any], path: Path) -> tuple[str, str]:
         return named[1], ""
     if {"path_type", "prediction"} & set(facts):
         return "SiT", ""
-    found = re.search(r"(?<![a-z])([ds]it)(?![a-z])", path.name.lower())
-    if found:
-        kind = {"dit": "DiT", "sit": "SiT"}[found[1]]
+    match = re.search(r"(?<![a-z])([ds]it)(?![a-z])", path.name.lower())
+    if match:
+        kind = {"dit": "DiT", "sit": "SiT"}[match[1]]
         return kind, f"the weights do not tell DiT from SiT: taken as {kind} by the file's name"
     options = flags(UNTOLD, FLOW)
     return "DiT", f"the weights do not tell DiT from SiT: taken as DiT; if it is SiT, give {options}"
@@ -134,7 +134,7 @@ def architecture(state: Mapping[str, Tensor], facts: Mapping[str, Any], path: Pa
         "attention_head_dim": width // heads,
         "in_channels": channels,
         "out_channels": outputs,
-        "num_layers": 1 + max(int(found[1]) for name in state if (found := re.match(r"blocks\.(\d+)\.", name))),
+        "num_layers": 1 + max(int(block[1]) for name in state if (block := re.match(r"blocks\.(\d+)\.", name))),
         "sample_size": side * patch,
         "patch_size": patch,
         "num_embeds_ada_norm": len(state["y_embedder.embedding_table.weight"]) - 1,  # the last one is the null class
@@ -144,17 +144,17 @@ def architecture(state: Mapping[str, Tensor], facts: Mapping[str, Any], path: Pa
 
 def renamed(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The weights under diffusers' names; q, k and v, which are one matrix in the original, apart."""
-    found: dict[str, Tensor] = {"pos_embed.pos_embed": state["pos_embed"]}
+    weights: dict[str, Tensor] = {"pos_embed.pos_embed": state["pos_embed"]}
     for name in sorted(set(state) - {"pos_embed"}):
         layer, _, kind = name.rpartition(".")
         block = re.fullmatch(r"blocks\.(\d+)\.(.+)", layer)
         if layer in LAYERS:
-            found[f"{LAYERS[layer]}.{kind}"] = state[name]
+            weights[f"{LAYERS[layer]}.{kind}"] = state[name]
         elif block and block[2] in BLOCK_LAYERS:
-            found[f"transformer_blocks.{block[1]}.{BLOCK_LAYERS[block[2]]}.{kind}"] = state[name]
+            weights[f"transformer_blocks.{block[1]}.{BLOCK_LAYERS[block[2]]}.{kind}"] = state[name]
         elif block and block[2] == "attn.qkv" and len(state[name]) % 3 == 0:
             for part, tensor in zip("qkv", state[name].chunk(3), strict=True):
-                found[f"transformer_blocks.{block[1]}.attn1.to_{part}.{kind}"] = tensor
+                weights[f"transformer_blocks.{block[1]}.attn1.to_{part}.{kind}"] = tensor
         else:
             refuse(path, f"has {shown(name)!r}, which DiT's and SiT's originals do not have: use --factory")
-    return found
+    return weights

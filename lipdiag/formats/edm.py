@@ -133,11 +133,11 @@ def open_functions(module: ModuleType) -> list[str]:
     stays NVIDIA's and the adjoint check of a run compares the two.
     """
     functions = {name: f for name, f in vars(module).items() if isinstance(f, type) and issubclass(f, Function)}
-    found = {name: f for name, f in functions.items() if f.jvp is Function.jvp}
-    for name, function in found.items():
+    missing = {name: f for name, f in functions.items() if f.jvp is Function.jvp}
+    for name, function in missing.items():
         if "apply" not in vars(function):
             setattr(module, name, type(name, (function,), {"apply": classmethod(through)}))
-    return list(found)
+    return list(missing)
 
 
 def through(function: type[Function], *inputs: Any) -> Any:

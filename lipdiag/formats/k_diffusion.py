@@ -20,8 +20,8 @@ WRAPPED = "mapping_cond.weight"  # of the inputs by which it is told how picture
 
 def model(contents: Contents) -> Mapping[str, Any]:
     """The config of the network, {} where the file has none."""
-    found = contents.arguments.get("model") if isinstance(contents.arguments, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
+    table = contents.arguments.get("model") if isinstance(contents.arguments, Mapping) else None
+    return table if isinstance(table, Mapping) else {}
 
 
 def builds(contents: Contents) -> bool:

@@ -68,7 +68,7 @@ def arguments(state: dict[str, Tensor]) -> dict[str, Any]:
     learned = [state[f"downs.{i}.2.mem_kv"].shape for i in range(levels)]
     heads = [shape[1] for shape in learned]
     sizes = [len(state[f"downs.{i}.2.to_qkv.weight"]) // 3 // heads[i] for i in range(levels)]
-    found: dict[str, Any] = {
+    told: dict[str, Any] = {
         "dim": dim,
         "dim_mults": [len(end) // dim for end in ends if end is not None],
         "channels": min(inputs, outputs),
@@ -81,14 +81,14 @@ def arguments(state: dict[str, Tensor]) -> dict[str, Any]:
         "attn_dim_head": (sizes, [32] * levels),
         "full_attn": (full, [False] * (levels - 1) + [True]),
     }
-    found |= {name: value for name, (value, default) in differing.items() if value != default}
+    told |= {name: value for name, (value, default) in differing.items() if value != default}
     if "down_xattnres.0.pseudo_query" in state:
         lora = state.get("mid_xattnres.loras.0.down")
-        found |= {"xattnres_heads": len(state["down_xattnres.0.pseudo_query"])}
-        found |= {"xattnres_dim_lora": None if lora is None else len(lora)}
+        told |= {"xattnres_heads": len(state["down_xattnres.0.pseudo_query"])}
+        told |= {"xattnres_dim_lora": None if lora is None else len(lora)}
     if "time_mlp.0.weights" in state:
-        found |= {"learned_sinusoidal_cond": True, "learned_sinusoidal_dim": fourier - 1}
-    return found
+        told |= {"learned_sinusoidal_cond": True, "learned_sinusoidal_dim": fourier - 1}
+    return told
 
 
 def read(contents: Contents, path: Path, original_config: str | Path | None) -> Checkpoint:

@@ -88,8 +88,8 @@ def beside(path: Path) -> tuple[dict[str, Any], Path]:
 
 def described(config: Mapping[str, Any], place: Path) -> dict[str, Any]:
     """The plain arguments of the network in a config: of its class, or those that stand in it alone."""
-    found = next(named(config, ("DiffusionModelUNet",)), config)
-    return resolved(found, config, place)
+    entry = next(named(config, ("DiffusionModelUNet",)), config)
+    return resolved(entry, config, place)
 
 
 def named(value: Any, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -101,10 +101,10 @@ def named(value: Any, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         yield from named(item, names)
 
 
-def resolved(found: Mapping[str, Any], config: Mapping[str, Any], place: Path) -> dict[str, Any]:
+def resolved(entry: Mapping[str, Any], config: Mapping[str, Any], place: Path) -> dict[str, Any]:
     """Arguments with what they refer to at the top of the config; expressions, which are code, are left out."""
     values: dict[str, Any] = {}
-    for key, value in found.items():
+    for key, value in entry.items():
         known = config.get(value[1:], value) if isinstance(value, str) and value.startswith("@") else value
         if isinstance(known, str) and known.startswith(("$", "@")):
             if key in UNTOLD or key in ("num_train_timesteps", "schedule", "prediction_type"):
@@ -116,9 +116,9 @@ def resolved(found: Mapping[str, Any], config: Mapping[str, Any], place: Path) -
 
 def scheduled(config: Mapping[str, Any], place: Path) -> tuple[Convention, str | None, tuple[str, ...]]:
     """How the network is used, by the scheduler in a config, what limits x0, and notes."""
-    found = next(named(config, SCHEDULERS), None)
-    told = {} if found is None else resolved(found, config, place)
-    notes = () if found else ("no scheduler is told: taken is DDPMScheduler with its own defaults, 1000 linear betas",)
+    entry = next(named(config, SCHEDULERS), None)
+    told = {} if entry is None else resolved(entry, config, place)
+    notes = () if entry else ("no scheduler is told: taken is DDPMScheduler with its own defaults, 1000 linear betas",)
     steps, name = told.get("num_train_timesteps", 1000), str(told.get("_target_")).rpartition(".")[2]
     if type(steps) is not int or not 0 < steps <= 100_000:
         refuse(place, f"has {shown(steps)} as num_train_timesteps where a number of timesteps is expected")
@@ -138,19 +138,19 @@ def scheduled(config: Mapping[str, Any], place: Path) -> tuple[Convention, str |
 def current(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with today's names, where it is of monai-generative."""
     former = any(name.endswith(("attention.to_q.weight", ".attn1.to_out.0.weight")) for name in state)
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name, tensor in state.items():
         for old, new in FORMER if former else ():
             name = old.sub(new, name)
-        found[name] = tensor
-    return found
+        weights[name] = tensor
+    return weights
 
 
 def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments of the class that names and shapes tell."""
 
     def count(pattern: str) -> int:
-        return 1 + max((int(found[1]) for name in state if (found := re.match(pattern, name))), default=-1)
+        return 1 + max((int(match[1]) for name in state if (match := re.match(pattern, name))), default=-1)
 
     first, levels = state["conv_in.conv.weight"], count(r"down_blocks\.(\d+)\.")
     text = next((z for name, z in state.items() if name.endswith("transformer_blocks.0.attn2.to_k.weight")), None)

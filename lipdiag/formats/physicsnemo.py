@@ -125,14 +125,14 @@ def records(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
             members = list((in_zip if zipped else in_tar)(file, size))
         except (*FAULTS, tarfile.TarError, OSError) as error:
             refuse(path, f"is damaged or cut short ({shown(error)}): copy or download it again", error)
-    found = dict(members)
-    if set(found) != RECORDS or len(members) != len(RECORDS) or None in found.values():
+    files = dict(members)
+    if set(files) != RECORDS or len(members) != len(RECORDS) or None in files.values():
         names = ", ".join(sorted(RECORDS))
         refuse(path, f"is no archive of {names}, none of them compressed: save it again by PhysicsNeMo")
-    if len(found["args.json"] or b"") > LARGEST_JSON:
+    if len(files["args.json"] or b"") > LARGEST_JSON:
         refuse(path, "has a description too long to be one")
-    told = parse_json((found["args.json"] or b"").replace(b": Infinity", b": null"), str(path))
-    content = read_archive(io.BufferedReader(io.BytesIO(found["model.pt"] or b"")), path)
+    told = parse_json((files["args.json"] or b"").replace(b": Infinity", b": null"), str(path))
+    content = read_archive(io.BufferedReader(io.BytesIO(files["model.pt"] or b"")), path)
     require_named(content, path)
     return told, content
 

@@ -64,13 +64,13 @@ def stated(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any]
         arguments: Of the class.
     """
     config, notes = renamed(config)
-    found = of_training(config, network, arguments or {})
+    training = of_training(config, network, arguments or {})
     # a key without a value states nothing, and diffusers keeps its own under an underscore
     keys = {key for key, value in config.items() if value is not None and not key.startswith("_")}
     ignored = sorted(shown(key) for key in keys - TRAINING - SAMPLING)
     if ignored:
         notes += (f"arguments of the scheduler that lipdiag does not know were ignored: {', '.join(ignored)}",)
-    return Stated(found.convention, (*found.notes, *notes))
+    return Stated(training.convention, (*training.notes, *notes))
 
 
 def renamed(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -79,20 +79,20 @@ def renamed(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]
     Before version 0.10 diffusers said `predict_epsilon` for what is predicted, and before 0.2 `timesteps` for their
     number.
     """
-    found = dict(config)
-    if "num_train_timesteps" not in found and type(found.get("timesteps")) is int:
-        found["num_train_timesteps"] = found["timesteps"]
-    if found.get("timesteps") == found.get("num_train_timesteps"):
-        found.pop("timesteps", None)
-    if type(found.get("predict_epsilon")) is not bool:
-        return found, ()
-    former = "epsilon" if found.pop("predict_epsilon") else "sample"
-    latter = found.setdefault("prediction_type", former)
+    today = dict(config)
+    if "num_train_timesteps" not in today and type(today.get("timesteps")) is int:
+        today["num_train_timesteps"] = today["timesteps"]
+    if today.get("timesteps") == today.get("num_train_timesteps"):
+        today.pop("timesteps", None)
+    if type(today.get("predict_epsilon")) is not bool:
+        return today, ()
+    former = "epsilon" if today.pop("predict_epsilon") else "sample"
+    latter = today.setdefault("prediction_type", former)
     if latter == former:
-        return found, ()
-    found["prediction_type"] = None
+        return today, ()
+    today["prediction_type"] = None
     words = f"predict_epsilon {str(former == 'epsilon').lower()} and prediction_type {shown(latter)!r}"
-    return found, (f"the scheduler states both {words}, which contradict each other",)
+    return today, (f"the scheduler states both {words}, which contradict each other",)
 
 
 def of_training(config: Mapping[str, Any], network: str, arguments: Mapping[str, Any]) -> Stated:

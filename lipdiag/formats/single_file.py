@@ -110,9 +110,9 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
     if not is_diffusers(state):
         state, kind = converted(state, name, config, path), "one file in the original layout"
     digests = {path.name: file_digest(path)}
-    found = diffusers_directory.described(path, folder, kind, state, digests, contents.weights, contents.available)
-    convention, notes = of_the_file(contents.table, found.convention)
-    return replace(found, convention=convention, notes=(*contents.notes, *notes, *found.notes))
+    checkpoint = diffusers_directory.described(path, folder, kind, state, digests, contents.weights, contents.available)
+    convention, notes = of_the_file(contents.table, checkpoint.convention)
+    return replace(checkpoint, convention=convention, notes=(*contents.notes, *notes, *checkpoint.notes))
 
 
 def of_the_file(table: tuple[float, ...], stated: Convention) -> tuple[Convention, tuple[str, ...]]:
@@ -162,13 +162,13 @@ def cut(state: Mapping[str, Tensor], name: str, config: Mapping[str, Any]) -> di
     heads = config["num_attention_heads"]
     width = config["attention_head_dim"] if "attention_head_dim" in config else config["hidden_size"] // heads
     keys = width * (config.get("num_kv_heads") or heads)
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if match := names.fullmatch(key):
             sizes = [width * heads, keys, keys, len(tensor) - width * heads - 2 * keys][: len(parts)]
             pieces = tensor.split(sizes)
-            found |= {part.format(**match.groupdict()): piece for part, piece in zip(parts, pieces, strict=True)}
-    return found
+            weights |= {part.format(**match.groupdict()): piece for part, piece in zip(parts, pieces, strict=True)}
+    return weights
 
 
 def placeholder(key: str, tensor: Tensor, name: str) -> Tensor:

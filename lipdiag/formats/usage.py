@@ -52,15 +52,15 @@ def lucidrains(contents: Contents) -> Usage:
     """denoising-diffusion-pytorch: the table of betas; its index; the objective by the weights of its loss."""
     if not contents.table:
         return Usage()
-    found = OBJECTIVES.get(str(contents.facts.get("objective")))
-    prediction = "" if found is not None else "--parameterization v "
+    objective = OBJECTIVES.get(str(contents.facts.get("objective")))
+    prediction = "" if objective is not None else "--parameterization v "
     return Usage(
-        Convention(Discrete(contents.table), found, Timesteps(len(contents.table))),
+        Convention(Discrete(contents.table), objective, Timesteps(len(contents.table))),
         options=f"{prediction}--shape {channels(contents, 'final_conv.weight')}",
-        hint="" if found is not None else "v where its objective is pred_v, eps for pred_noise, x0 for pred_x0",
+        hint="" if objective is not None else "v where its objective is pred_v, eps for pred_noise, x0 for pred_x0",
         notes=(
             f"schedule and clock from the {len(contents.table)} betas in the file",
-            *([f"objective {contents.facts['objective']}, by the weights of its loss"] if found is not None else []),
+            *([f"objective {contents.facts['objective']}, by the weights of its loss"] if objective else []),
             "its Trainer shows the network pictures in [-1, 1] (auto_normalize, from [0, 1]): so give x0",
         ),
     )

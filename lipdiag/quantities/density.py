@@ -34,10 +34,10 @@ def rising(clock: Clock, schedule: Schedule, t: Float[Tensor, " batch"], steps: 
     """Times from t to pure noise, even in log-SNR; whole timesteps where the clock counts them, some of them twice."""
     share = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=t.device)[:, None]
     first, last = schedule.logsnr(t), schedule.logsnr(torch.ones_like(t)).clamp_min(-LAST_LOGSNR)
-    found = schedule.time(first + share * (last - first))
+    nodes = schedule.time(first + share * (last - first))
     if clock.discrete:
-        found = clock.base.time(clock.base(found).round())
-    return torch.cat([t[None], torch.maximum(found[1:], t)])
+        nodes = clock.base.time(clock.base(nodes).round())
+    return torch.cat([t[None], torch.maximum(nodes[1:], t)])
 
 
 def log_densities(point: Point, steps: int) -> Float[Tensor, " batch"]:

@@ -129,7 +129,7 @@ class Ears:
         self.heard[self.names[module]]["output"] += self.sizes(output)
 
     def sizes(self, value: Any) -> list[tuple[Tensor, Tensor | None]]:
-        found = []
+        norms = []
         with torch._C.DisableTorchFunction():  # whose rules need not look at what is only looked at
             for z in tensors(value):
                 if not (z.is_floating_point() and z.ndim and z.shape[0] == self.batch):
@@ -138,8 +138,8 @@ class Ears:
                 if known is None or known[0]() is not z or known[1] != z._version:
                     y, dy = forward_ad.unpack_dual(z)
                     self.known[id(z)] = known = ref(z), z._version, (size(y), None if dy is None else size(dy))
-                found.append(known[2])
-        return found
+                norms.append(known[2])
+        return norms
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -164,15 +164,15 @@ def along(point: Point, dx: Tensor | None = None, dt: Tensor | None = None) -> V
         push_forward(lambda x, told: predictor.conditioned(x.clone(), point.t, told), (point.x, told), (dx, dt))
 
     def together(side: str, part: int) -> Tensor:
-        found = [
+        heard = [
             (place, pair[part])
             for place, name in enumerate(point.modules)
             for pair in ears.heard.get(name, {side: []})[side]
             if pair[part] is not None
         ]
         squares = torch.zeros(len(point.modules), len(point.x), dtype=torch.float64, device=point.x.device)
-        if found:
-            places, sizes = zip(*found, strict=True)
+        if heard:
+            places, sizes = zip(*heard, strict=True)
             squares.index_add_(0, torch.tensor(places, device=squares.device), torch.stack(sizes).double().square())
         return squares.sqrt().T
 
@@ -183,13 +183,13 @@ def along(point: Point, dx: Tensor | None = None, dt: Tensor | None = None) -> V
 
 
 def modules(point: Point) -> Values:
-    found = along(point, dt=torch.ones_like(point.timestep))
-    return {f"module_{name}": value for name, value in found.items()}
+    speeds = along(point, dt=torch.ones_like(point.timestep))
+    return {f"module_{name}": value for name, value in speeds.items()}
 
 
 def modules_x(point: Point) -> Values:
-    found = along(point, dx=point.perturbation.reshape(point.x.shape).to(point.x.dtype))
-    return {f"module_{side}_derivative_x": found[f"{side}_derivative"] for side in ("output", "input")}
+    speeds = along(point, dx=point.perturbation.reshape(point.x.shape).to(point.x.dtype))
+    return {f"module_{side}_derivative_x": speeds[f"{side}_derivative"] for side in ("output", "input")}
 
 
 def variable(what: str, units: str, side: str) -> Variable:

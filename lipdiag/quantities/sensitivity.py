@@ -42,11 +42,11 @@ def path(clock: Clock, schedule: Schedule, t: Float[Tensor, " batch"], steps: in
     share = torch.arange(steps, dtype=torch.float64, device=t.device)[:, None] / steps
     if clock.discrete:
         left = (clock.base(t) + 1) * (1 - share)
-        found = clock.base.time(torch.ceil(left - 1e-9) - 1)
+        nodes = clock.base.time(torch.ceil(left - 1e-9) - 1)
     else:
         first = schedule.logsnr(t)
-        found = schedule.time(first + share * (LAST_LOGSNR - first))
-    return torch.cat([t[None], torch.minimum(found[1:], t)])
+        nodes = schedule.time(first + share * (LAST_LOGSNR - first))
+    return torch.cat([t[None], torch.minimum(nodes[1:], t)])
 
 
 def transported(point: Point, direction: Float[Tensor, "batch n"], steps: int) -> Float[Tensor, "batch *event"]:

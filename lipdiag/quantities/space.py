@@ -14,17 +14,17 @@ from .quantity import KRYLOV, MANY_PRODUCTS, PROBES, RANKS, SPECTRAL, Quantity, 
 
 
 def spectral_norm(point: Point) -> Values:
-    found = point.singular_values
+    largest = point.singular_values
     return {
-        "spectral_norm": found.values[:, 0],
-        "spectral_norm_upper": found.upper,
-        "spectral_norm_steps": found.taken.to(found.upper),
+        "spectral_norm": largest.values[:, 0],
+        "spectral_norm_upper": largest.upper,
+        "spectral_norm_steps": largest.taken.to(largest.upper),
     }
 
 
 def singular_values(point: Point) -> Values:
-    found = point.singular_values
-    return {"singular_values": found.values, "singular_values_residual": found.residuals}
+    largest = point.singular_values
+    return {"singular_values": largest.values, "singular_values_residual": largest.residuals}
 
 
 def jacobian_square(point: Point) -> Operator:
@@ -48,13 +48,13 @@ def one_sided_lipschitz(point: Point) -> Values:
 
 
 def squared_frobenius_norm(point: Point) -> Values:
-    found = hutchinson_squared_frobenius_norm(point.images[1], point.group)
-    return {"squared_frobenius_norm": found.value, "squared_frobenius_norm_standard_error": found.standard_error}
+    estimate = hutchinson_squared_frobenius_norm(point.images[1], point.group)
+    return {"squared_frobenius_norm": estimate.value, "squared_frobenius_norm_standard_error": estimate.standard_error}
 
 
 def trace(point: Point) -> Values:
-    found = hutchinson_trace(*point.images, point.group)
-    return {"trace": found.value, "trace_standard_error": found.standard_error}
+    estimate = hutchinson_trace(*point.images, point.group)
+    return {"trace": estimate.value, "trace_standard_error": estimate.standard_error}
 
 
 def asymmetry(point: Point) -> Values:

@@ -103,9 +103,9 @@ def ask(point: Point, x: Tensor, t: Tensor) -> Tensor:
         return point.predictor(x, t)
 
 
-def gap(found: Tensor, expected: Tensor, allowed: Float[Tensor, " batch"]) -> float:
+def gap(got: Tensor, expected: Tensor, allowed: Float[Tensor, " batch"]) -> float:
     """The largest difference of answers relative to their size, 0 where it is allowed or not a number."""
-    difference = norms(found.double() - expected.double())
+    difference = norms(got.double() - expected.double())
     relative = difference / norms(expected).clamp_min(1e-300)
     return float(torch.where(difference > allowed, relative, 0.0).max())
 

@@ -154,69 +154,69 @@ def check_time_derivative(point: Point, findings: Findings) -> bool:
     Returns:
         Whether the network depends on its time.
     """
-    found = probe_time(point.predictor, point.x, point.t, STEPS)
-    findings.computed(found.line)
-    differences = found.difference
+    probe = probe_time(point.predictor, point.x, point.t, STEPS)
+    findings.computed(probe.line)
+    differences = probe.difference
     if differences.max() > AGREEMENT:
         differences = finely(point, lambda predictor, x: probe_time(predictor, x, point.t, SHORT_STEPS), differences)
         if differences.max() <= AGREEMENT:
             findings.notes.append(
                 "the network has kinks in its timestep, as ReLUs make them: its derivative is that of float64 "
-                f"differences to {float(differences.max()):.1g}, but {float(found.difference.max()):.0%} from those "
+                f"differences to {float(differences.max()):.1g}, but {float(probe.difference.max()):.0%} from those "
                 "over steps that float32 resolves; time_derivative holds between two kinks alone, time_difference "
                 "across them"
             )
     worst = int(differences.argmax())
     findings.probe_difference = max(findings.probe_difference or 0.0, float(differences.max()))
-    if not found.exact.any() and found.moved.max() > 0:
+    if not probe.exact.any() and probe.moved.max() > 0:
         raise CheckpointError(
             "the derivative of the network in its own timestep is exactly 0, yet its output changes by "
-            f"{found.moved.max():.3g} over one step: it rounds its timestep or cuts the gradient{inside(point)}; "
+            f"{probe.moved.max():.3g} over one step: it rounds its timestep or cuts the gradient{inside(point)}; "
             "measure the quotient alone: --quantity time_difference --quantity loss"
         )
     if differences.max() > AGREEMENT:
         timestep = float(point.predictor.clock(point.t)[worst])
         raise CheckpointError(
-            f"the derivative in the timestep by {found.line.method} differs from finite differences by "
+            f"the derivative in the timestep by {probe.line.method} differs from finite differences by "
             f"{differences.max():.1%} at timestep {timestep:g} (at most {AGREEMENT:.0%} is allowed): an operation of "
             f"this network differentiates wrongly or rounds{inside(point)}; measure the quotient alone: --quantity "
             "time_difference --quantity loss"
         )
-    return bool(found.exact.any())
+    return bool(probe.exact.any())
 
 
 def check_jacobian(point: Point, findings: Findings, reverse: bool) -> None:
     """Products must be those of differences in x and, where reverse ones are asked for, adjoint to each other."""
     v = point.start.reshape(point.x.shape)
-    found = probe_space(point.predictor, point.x, point.t, v)
-    findings.computed(found.line)
-    differences, moved = found.difference, found.moved
+    probe = probe_space(point.predictor, point.x, point.t, v)
+    findings.computed(probe.line)
+    differences, moved = probe.difference, probe.moved
     if differences.max() > AGREEMENT:
         differences = finely(point, lambda predictor, x: probe_space(predictor, x, point.t, v), differences)
     coarse = differences.max() > AGREEMENT
-    if coarse or not found.exact.any():
+    if coarse or not probe.exact.any():
         # What computes more coarsely than x is given shows its slope over longer steps alone, where its rounding weighs
         # less by as much as they are longer, and a wrong derivative does not.
         lengths = 0.1 * noise(point.predictor, point.x, point.t), 0.1 * norms(point.x)
         longer = in_space(point.predictor, point.x, point.t, v, lengths)
-        far = probed(found.line, found.exact, longer, 3 * found.error)
+        far = probed(probe.line, probe.exact, longer, 3 * probe.error)
         differences, moved = torch.fmin(differences, far.difference), torch.fmax(moved, far.moved)
     worst = int(differences.argmax())
-    if not found.exact.any() and moved.max() > 0:
+    if not probe.exact.any() and moved.max() > 0:
         raise CheckpointError(
             "the Jacobian product of the network along a random direction is exactly 0, yet its output changes with x: "
             f"it stops gradients, rounds x, or has an operation without a derivative{inside(point)}; {WITHOUT_JACOBIAN}"
         )
     if differences.max() > AGREEMENT:
         raise CheckpointError(
-            f"the Jacobian product by {found.line.method} differs from finite differences in x by "
-            f"{found.difference[worst]:.1%} at timestep {point.timestep[worst]:g}, where {AGREEMENT:.0%} is allowed: "
+            f"the Jacobian product by {probe.line.method} differs from finite differences in x by "
+            f"{probe.difference[worst]:.1%} at timestep {point.timestep[worst]:g}, where {AGREEMENT:.0%} is allowed: "
             "the network stops gradients in a part of it, rounds x, or has an operation that differentiates wrongly"
             f"{inside(point)}; {WITHOUT_JACOBIAN}"
         )
     if not reverse:
         return
-    gaps, allowed = adjoint(found, v), COARSE_GAP if coarse else ADJOINT_GAP[found.line.method]
+    gaps, allowed = adjoint(probe, v), COARSE_GAP if coarse else ADJOINT_GAP[probe.line.method]
     if (apart := float(gaps.max())) <= allowed:
         return
     double = finely(point, lambda p, x: (q := probe_space(p, x, point.t, v))._replace(difference=adjoint(q, v)), gaps)
@@ -249,10 +249,10 @@ class Probe(NamedTuple):
     error: Tensor
 
 
-def adjoint(found: Probe, v: Tensor) -> Float[Tensor, " batch"]:
+def adjoint(probe: Probe, v: Tensor) -> Float[Tensor, " batch"]:
     """For each pair the relative distance of <J v, J v> from <J^T J v, v>; 0 where it is not a number."""
-    image = found.exact.to(found.line.output.dtype)
-    ahead, back = dot(image, image), dot(found.line.vjp(image), v.to(image.dtype))
+    image = probe.exact.to(probe.line.output.dtype)
+    ahead, back = dot(image, image), dot(probe.line.vjp(image), v.to(image.dtype))
     return ((ahead - back).abs() / ahead.clamp_min(1e-300)).nan_to_num(0.0)
 
 

@@ -33,8 +33,8 @@ def settled(predictor: Predictor, source: Source, plan: Plan, timesteps: np.ndar
         return str(run.attributes.get("frozen", {}).get("plan", {}).get("products", "ieee"))
     for kind in PRODUCTS[1:] if fast and plan.dtype == "float32" else ():
         rounded = plan.replace(products=kind)
-        found = points(predictor, rounded, source.stand_in or source.sample, ends(timesteps), range(1)).singular_values
-        if (found.upper <= (1 + plan.certified_width) * found.values[:, 0]).all():
+        values = points(predictor, rounded, source.stand_in or source.sample, ends(timesteps), range(1)).singular_values
+        if (values.upper <= (1 + plan.certified_width) * values.values[:, 0]).all():
             return kind
     return "ieee"
 

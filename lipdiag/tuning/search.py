@@ -190,35 +190,35 @@ class Trial:
 
         By the noise at its beginning, and for samplers of second order by the mean of it at both ends.
         """
-        found = self.reference
-        y, eps = (z[:, self.fitting].flatten(2) for z in (found.y, found.eps))
+        reference = self.reference
+        y, eps = (z[:, self.fitting].flatten(2) for z in (reference.y, reference.eps))
         out = np.full((len(y), len(y)), np.inf)
         for i in range(len(y) - 1):
             noise = eps[i].expand(len(y) - 1 - i, *eps[i].shape)
             if self.sampler not in ("ddim", "euler"):
                 noise = torch.cat([(noise[:-1] + eps[i + 1 :]) / 2, noise[-1:]])
-            steps = torch.tensor(found.ratio[i + 1 :] - found.ratio[i], device=y.device)[:, None, None]
+            steps = torch.tensor(reference.ratio[i + 1 :] - reference.ratio[i], device=y.device)[:, None, None]
             out[i, i + 1 :] = (y[i] + steps * noise - y[i + 1 :]).norm(dim=2).mean(1).cpu().numpy()
         return out / np.sqrt(y.shape[2])
 
     @torch.no_grad()
     def gains(self) -> np.ndarray:
         """How much of an error at each time of the reference is left at its end, of a jump's error carried along."""
-        found, draws = self.reference, slice(0, -(-self.fitting.stop // CARRIED))
-        y, eps = found.y[:, draws], found.eps[:, draws]
-        alpha = self.predictor.schedule(torch.tensor(found.t))[0].clamp_min(LEAST_AMPLITUDE).tolist()
+        reference, draws = self.reference, slice(0, -(-self.fitting.stop // CARRIED))
+        y, eps = reference.y[:, draws], reference.eps[:, draws]
+        alpha = self.predictor.schedule(torch.tensor(reference.t))[0].clamp_min(LEAST_AMPLITUDE).tolist()
         stride = max(1, len(eps) // BEGUN)
         places = list(range(stride, len(eps), stride))
         carried, sizes = y[:0], []
         for i in range(stride, len(eps)):
             if i in places:
-                error = y[i - stride] + (found.ratio[i] - found.ratio[i - stride]) * eps[i - stride] - y[i]
+                error = y[i - stride] + (reference.ratio[i] - reference.ratio[i - stride]) * eps[i - stride] - y[i]
                 sizes.append(distance(error, torch.zeros_like(error)))
                 carried = torch.cat([carried, error[None]])
             x = alpha[i] * (y[i] + carried).flatten(0, 1)
-            noise = predicted(self.predictor, x, torch.tensor(found.t[i])).reshape(carried.shape)
+            noise = predicted(self.predictor, x, torch.tensor(reference.t[i])).reshape(carried.shape)
             self.advance(len(x))
-            carried = carried + (found.ratio[i + 1] - found.ratio[i]) * (noise - eps[i])
+            carried = carried + (reference.ratio[i + 1] - reference.ratio[i]) * (noise - eps[i])
         left = [distance(error, torch.zeros_like(error)) for error in carried]
         known = [np.divide(a, b, out=np.ones_like(a), where=b > 0).mean() for a, b in zip(left, sizes, strict=True)]
         return np.interp(np.arange(len(y)), [*places, len(y) - 1], [*known, 1.0])
@@ -229,7 +229,7 @@ class Trial:
         known = steps < len(self.costs)
         if known:
             usual[GITS] = self.cut(self.alone, steps, lambda before, cost: AMPLIFIED * before + cost)
-        found = [self.cut(self.costs**power, steps) for power in (1, 2) if known]
+        cheapest = [self.cut(self.costs**power, steps) for power in (1, 2) if known]
 
         half = slice(0, -(-self.fitting.stop // 2))
 
@@ -238,7 +238,7 @@ class Trial:
 
         fitted = {name: self.errors(t, self.fitting) for name, t in usual.items()}
         best = sorted(usual, key=lambda name: fitted[name].mean())
-        begun = [usual[name] for name in best[:STARTS]] + found
+        begun = [usual[name] for name in best[:STARTS]] + cheapest
         trials = budget(self.sampler, steps)
         tried = (improved(self.axis, t, lambda t: score(t, half), trials // len(begun)) for t in begun)
         grid = improved(self.axis, min(tried, key=score), score, trials // 2)
@@ -252,10 +252,10 @@ class Trial:
 
     def last_steps(self) -> np.ndarray:
         """The error of one step to the data from each time of the reference, mean over the draws that judge."""
-        found = self.reference
-        ratio = torch.tensor(found.ratio[:-1], device=found.y.device).reshape(-1, *[1] * (found.y.ndim - 1))
-        ends = found.y[:-1] - ratio * found.eps
-        return np.array([distance(end[self.judging], found.y[-1, self.judging]).mean() for end in ends])
+        reference = self.reference
+        ratio = torch.tensor(reference.ratio[:-1], device=reference.y.device).reshape(-1, *[1] * (reference.y.ndim - 1))
+        ends = reference.y[:-1] - ratio * reference.eps
+        return np.array([distance(end[self.judging], reference.y[-1, self.judging]).mean() for end in ends])
 
 
 def distance(a: Tensor, b: Tensor) -> np.ndarray:

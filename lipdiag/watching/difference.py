@@ -97,5 +97,5 @@ def difference(
         errors.append((eps - z).flatten(1).square().mean(1).double())
     moved, missed = torch.cat(norms), torch.cat(errors)
     root = math.sqrt(len(moved))
-    found = (moved.mean(), moved.std() / root, missed.mean(), missed.std() / root)
-    return Difference(k, *(value.item() for value in found))
+    numbers = (moved.mean(), moved.std() / root, missed.mean(), missed.std() / root)
+    return Difference(k, *(value.item() for value in numbers))

@@ -73,12 +73,12 @@ def rows(path: Path, columns: int) -> list[tuple[float, ...]]:
     """The whole rows of a file, without its head and without what is torn; none if it is missing."""
     if not path.exists():
         return []
-    found = []
+    kept = []
     for text in path.read_text(errors="replace").splitlines(keepends=True)[1:]:
         try:
             row = tuple(map(float, text.split(",")))
         except ValueError:
             continue
         if len(row) == columns and text.endswith("\n"):
-            found.append(row)
-    return found
+            kept.append(row)
+    return kept

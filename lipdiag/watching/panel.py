@@ -70,13 +70,15 @@ def observe(predictor: Predictor, data: Data, panel: Panel) -> Seen:
     Cost: two evaluations of the model on each draw at each timestep, and some thirty on one sample.
     """
     with undisturbed(predictor):
-        found = [Reading(*row) for row in differences(predictor, data, panel.draws, panel.timesteps, panel.seed)]
-        if panel.spectral and found:
+        readings = [Reading(*row) for row in differences(predictor, data, panel.draws, panel.timesteps, panel.seed)]
+        if panel.spectral and readings:
             wanted = SPECTRAL * count(predictor) // 1000
-            k = min((reading.timestep for reading in found), key=lambda k: abs(k - wanted))
+            k = min((reading.timestep for reading in readings), key=lambda k: abs(k - wanted))
             norm, upper = spectral_norm(predictor, data, k, panel.seed)
-            found = [r._replace(spectral_norm=norm, spectral_norm_upper=upper) if r.timestep == k else r for r in found]
-        return Seen(found, edges(predictor))
+            readings = [
+                r._replace(spectral_norm=norm, spectral_norm_upper=upper) if r.timestep == k else r for r in readings
+            ]
+        return Seen(readings, edges(predictor))
 
 
 @contextmanager
@@ -98,16 +100,16 @@ def spectral_norm(predictor: Predictor, data: Data, k: int, seed: int) -> tuple[
     timestep = base(torch.tensor([(k + 1) / count(predictor)], dtype=torch.float64)).tolist()
     plan = Plan(timesteps=tuple(timestep), draws=1, quantities=("spectral_norm",), seed=seed)
     point = points(predictor, plan, lambda i: data[i], timestep, range(1), record=False)
-    found = QUANTITIES["spectral_norm"].measure(point)
-    return found["spectral_norm"].item(), found["spectral_norm_upper"].item()
+    norms = QUANTITIES["spectral_norm"].measure(point)
+    return norms["spectral_norm"].item(), norms["spectral_norm_upper"].item()
 
 
 def numbers(seen: Seen) -> dict[str, float]:
     """The readings by name, as trackers take them; `jump` is the largest K at the edges of shared blocks."""
-    found: dict[str, float] = {}
+    columns: dict[str, float] = {}
     for reading in seen.readings:
-        found |= {f"{name}/{reading.timestep}": getattr(reading, name) for name in ("time_difference", "loss")}
+        columns |= {f"{name}/{reading.timestep}": getattr(reading, name) for name in ("time_difference", "loss")}
         if math.isfinite(reading.spectral_norm):
-            found |= {name: getattr(reading, name) for name in ("spectral_norm", "spectral_norm_upper")}
+            columns |= {name: getattr(reading, name) for name in ("spectral_norm", "spectral_norm_upper")}
     jumps = [reading.time_difference for reading in seen.readings if reading.timestep in seen.edges]
-    return found | ({"jump": max(jumps)} if jumps else {})
+    return columns | ({"jump": max(jumps)} if jumps else {})

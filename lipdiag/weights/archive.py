@@ -123,18 +123,18 @@ def check_end(file: BufferedReader, path: str | Path) -> None:
 def check_records(infos: list[zipfile.ZipInfo], size: int, path: str | Path) -> dict[str, zipfile.ZipInfo]:
     """The records by their names inside of the one folder, if they are those that torch.save writes."""
     names = [info.orig_filename for info in infos]
-    found = {info.orig_filename.partition("/")[2]: info for info in infos}
+    records = {info.orig_filename.partition("/")[2]: info for info in infos}
     if len({name.lower() for name in names}) < len(names):
         refuse(path, "holds two records of one name")
-    if any(name == "constants.pkl" or name.startswith("code/") for name in found):
+    if any(name == "constants.pkl" or name.startswith("code/") for name in records):
         refuse(path, f"is a TorchScript program, which is code: {CONVERT}")
-    strange = [info.orig_filename for name, info in found.items() if not RECORDS.fullmatch(name)]
+    strange = [info.orig_filename for name, info in records.items() if not RECORDS.fullmatch(name)]
     if strange:
         refuse(path, f"is a zip archive with the record {shown(strange[0])!r}, which torch.save does not write")
-    if len({name.partition("/")[0] for name in names}) != 1 or not {"data.pkl", "version"} <= set(found):
+    if len({name.partition("/")[0] for name in names}) != 1 or not {"data.pkl", "version"} <= set(records):
         refuse(path, "is a zip archive, but not one that torch.save wrote")
     if any(info.compress_type or info.file_size != info.compress_size or info.flag_bits & 1 for info in infos):
         refuse(path, "holds compressed or encrypted records, which torch.save does not write")
     if sum(info.file_size for info in infos) > size:
         refuse(path, "claims to hold more bytes than it has")
-    return found
+    return records

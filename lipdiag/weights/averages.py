@@ -37,9 +37,9 @@ def tensors_of(value: Any) -> dict[str, Tensor] | None:
 def averages(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Tensor] | list[Tensor]]]:
     """Every state dict, and every list of tensors, under a name that says that it is averaged, with the name."""
     known = any(words(key) & WORDS for key in place)
-    found = tensors_of(value) or {}
-    if known and any(tensor.ndim for tensor in found.values()):
-        yield ".".join(place), found
+    tensors = tensors_of(value) or {}
+    if known and any(tensor.ndim for tensor in tensors.values()):
+        yield ".".join(place), tensors
     elif known and isinstance(value, list) and value and all(isinstance(item, Tensor) for item in value):
         yield ".".join(place), value
     elif len(place) < DEEPEST and isinstance(value, (Mapping, list)) and "param_groups" not in value:
@@ -87,10 +87,10 @@ def placed(raw: Mapping[str, Tensor], averaged: Mapping[str, Tensor]) -> dict[st
         for outer in fronts(raw):
             names = [name.removeprefix(outer) for name in raw if name.startswith(outer)]
             keys = {name.replace(".", "") if flat else name: outer + name for name in names}
-            found = {keys[key]: tensor for key, tensor in inner.items() if key in keys}
-            found = {name: tensor for name, tensor in found.items() if tensor.shape == raw[name].shape}
-            if len(found) > len(best):
-                best = found
+            matched = {keys[key]: tensor for key, tensor in inner.items() if key in keys}
+            matched = {name: tensor for name, tensor in matched.items() if tensor.shape == raw[name].shape}
+            if len(matched) > len(best):
+                best = matched
             if len(best) == len(averaged):
                 return best
     return best
@@ -99,8 +99,8 @@ def placed(raw: Mapping[str, Tensor], averaged: Mapping[str, Tensor]) -> dict[st
 def fronts(state: Mapping[str, Tensor], common: bool = False) -> list[str]:
     """What names begin with, up to two parts of them, the shortest first; `common` if all have to."""
     pieces = [name.split(".") for name in state]
-    found = {".".join([*parts[:count], ""]) for parts in pieces for count in (1, 2) if len(parts) > count}
-    return ["", *sorted((f for f in found if not common or all(name.startswith(f) for name in state)), key=len)]
+    beginnings = {".".join([*parts[:count], ""]) for parts in pieces for count in (1, 2) if len(parts) > count}
+    return ["", *sorted((f for f in beginnings if not common or all(name.startswith(f) for name in state)), key=len)]
 
 
 def listed(network: Mapping[str, Tensor], shadow: list[Tensor]) -> dict[str, Tensor]:
@@ -119,13 +119,13 @@ def listed(network: Mapping[str, Tensor], shadow: list[Tensor]) -> dict[str, Ten
 def unread(content: Mapping[str, Any], read: Mapping[str, Tensor], known: Iterable[str]) -> tuple[str, ...]:
     """A note on other weights of the same names and shapes, averages perhaps, whose key does not tell what they are."""
     shapes = {name: tensor.shape for name, tensor in read.items()}
-    found = [
+    others = [
         shown(str(key))
         for key, value in content.items()
         if key not in known and {name: z.shape for name, z in (tensors_of(value) or {}).items()} == shapes
     ]
-    what = f"other weights of the network under {' and '.join(found)} were not read: rename what is averaged to ema"
-    return (what,) if found else ()
+    what = f"other weights of the network under {' and '.join(others)} were not read: rename what is averaged to ema"
+    return (what,) if others else ()
 
 
 def choose(available: tuple[str, ...], wanted: str, path: str | Path) -> str:

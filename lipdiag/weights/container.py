@@ -82,14 +82,14 @@ def open_container(content: Mapping[str, Any], weights: str, path: str | Path) -
         return bare(tensors, weights, path)
     if tensors_of(outer) is None and isinstance(first(outer or {}, RAW), dict):
         return open_container({**content, **dict.fromkeys(OUTER), **(outer or {})}, weights, path)
-    raw, found = tensors_of(first(content, RAW)), dict(averages(content))
+    raw, by_place = tensors_of(first(content, RAW)), dict(averages(content))
     current = tensors_of(content.get("current_model_state"))
     if current and raw:  # Lightning's callback WeightAveraging keeps the averages where the weights were
-        raw, found = current, {"state_dict": raw}
-    if raw is None and not any(isinstance(state, dict) for state in found.values()):
+        raw, by_place = current, {"state_dict": raw}
+    if raw is None and not any(isinstance(state, dict) for state in by_place.values()):
         return None
     refuse_others(raw or {}, path)
-    smooth = next(filter(None, map(tensors_of, found.values())), None)
+    smooth = next(filter(None, map(tensors_of, by_place.values())), None)
     if raw is not None and any(name.startswith("model.diffusion_model.") for name in raw):
         return latent_diffusion(raw, weights, path, smooth)
     if raw is not None and any(name.startswith("shadow_params.") for name in raw):
@@ -99,10 +99,10 @@ def open_container(content: Mapping[str, Any], weights: str, path: str | Path) -
     if raw is not None and any(name.startswith("unets.0.") for name in raw):
         return imagen(raw, smooth, weights, path)
     name = script(content)
-    if name == "training" and any(place.endswith("ema.shadow_params") for place in found):
+    if name == "training" and any(place.endswith("ema.shadow_params") for place in by_place):
         name = "score_sde"
     facts = plain_facts(content.get("args")) | plain_facts(first(content, ("config",)), "model")
-    contents = together(raw, found, weights, path, name, facts, attribute=bool(LIGHTNING & set(content)))
+    contents = together(raw, by_place, weights, path, name, facts, attribute=bool(LIGHTNING & set(content)))
     contents.arguments = plain(first(content, ARGUMENTS) or {})
     if raw is not None and contents.weights == "raw" and weights != "raw":
         contents.notes += unread(content, raw, RAW)
@@ -116,16 +116,16 @@ def bare(tensors: dict[str, Tensor], weights: str, path: str | Path) -> Contents
         return latent_diffusion(tensors, weights, path)
     if set(TABLE) <= set(tensors):
         return lucidrains(tensors, None, weights, path)
-    found = together(tensors, {}, weights, path)
-    if found.available == ("raw",):
-        found.available = ("as stored",)
-        found.weights = choose(found.available, weights, path)
-    return found
+    contents = together(tensors, {}, weights, path)
+    if contents.available == ("raw",):
+        contents.available = ("as stored",)
+        contents.weights = choose(contents.available, weights, path)
+    return contents
 
 
 def together(
     raw: dict[str, Tensor] | None,
-    found: dict[str, Any],
+    by_place: dict[str, Any],
     weights: str,
     path: str | Path,
     container: str = "",
@@ -135,22 +135,22 @@ def together(
     """Raw weights and the averages that were found beside them, or are among them, without what is around either."""
     whole = raw or {}
     raw, inner = divided(whole)
-    found = dict(found) | ({"its own names": inner} if inner else {})
+    by_place = dict(by_place) | ({"its own names": inner} if inner else {})
     notes: tuple[str, ...] = ()
-    for counted in (whole, *found.values()):
+    for counted in (whole, *by_place.values()):
         if weights == "ema" and isinstance(counted, dict) and not begun(counted):
             refuse(path, "holds averages that were never begun, as their counts tell: ask for --weights raw")
     if raw:
         raw, notes = stripped(raw, attribute)
         raw = unwrapped(raw)
-    if weights != "raw" and len(found) > 1:
+    if weights != "raw" and len(by_place) > 1:
         refuse(
             path,
-            f"holds {len(found)} averages, under {' and '.join(shown(place) for place in found)}: keep the one to be "
-            "measured under the key ema, or ask for --weights raw",
+            f"holds {len(by_place)} averages, under {' and '.join(shown(place) for place in by_place)}: keep the one "
+            "to be measured under the key ema, or ask for --weights raw",
         )
     smooth: dict[str, Tensor] | None = None
-    for averaged in found.values():
+    for averaged in by_place.values():
         more: tuple[str, ...] = ()
         if isinstance(averaged, dict):
             rest, smooth = divided(unwrapped(averaged))
@@ -187,7 +187,7 @@ def latent_diffusion(
     """CompVis's layout: the U-Net among an autoencoder and a text encoder, its averages under names without dots."""
     network = inside(raw, ("model.diffusion_model.",))
     flat = {"model_ema.diffusion_model" + name.replace(".", ""): name for name in network}
-    found = {flat[name]: tensor for name, tensor in raw.items() if name in flat}
+    averaged = {flat[name]: tensor for name, tensor in raw.items() if name in flat}
     others = sorted({name.partition(".")[0] for name in raw} - {"model", "model_ema", *TABLE})
     known = [name for name in others if name in ("first_stage_model", "cond_stage_model", "conditioner")]
     notes = (
@@ -196,7 +196,7 @@ def latent_diffusion(
         else ()
     )
     table = betas(raw, path) if "betas" in raw else ()
-    return pair(network, found or beside, weights, path, "latent diffusion", notes, table=table)
+    return pair(network, averaged or beside, weights, path, "latent diffusion", notes, table=table)
 
 
 def flow_matching(raw: dict[str, Tensor], weights: str, path: str | Path) -> Contents:
@@ -247,16 +247,16 @@ def first(content: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 def inside(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     """The part of a state dict under the first prefix that is there, without it."""
     for prefix in prefixes:
-        found = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-        if found:
-            return found
+        part = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        if part:
+            return part
     return dict(state)
 
 
 def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict without the parts of its names that wrappers put in, where that makes no two names one."""
-    found = {WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
-    return found if len(found) == len(state) else dict(state)
+    bare_names = {WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
+    return bare_names if len(bare_names) == len(state) else dict(state)
 
 
 def stripped(state: dict[str, Tensor], attribute: bool = False) -> tuple[dict[str, Tensor], tuple[str, ...]]:

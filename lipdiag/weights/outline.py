@@ -44,19 +44,18 @@ def contents(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_dir():
-        held = read_tensors(path)
-        return {f"{base(path)}: {path.stat().st_size} bytes": held}
+        return {f"{base(path)}: {path.stat().st_size} bytes": read_tensors(path)}
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    found: dict[str, Any] = {}
+    held: dict[str, Any] = {}
     for file in files[:MOST_FILES]:
         name = f"{'/'.join(map(told, file.relative_to(path).parts))}: {file.stat().st_size} bytes"
         read = READERS.get(file.suffix)
         try:
-            found[name] = read(file) if read else None
+            held[name] = read(file) if read else None
         except CheckpointError as error:
-            found[name] = CheckpointError(anonymous(str(error), [str(path)]))
-    left = len(files) - len(found)
-    return found | ({f"and {left} more files": None} if left > 0 else {})
+            held[name] = CheckpointError(anonymous(str(error), [str(path)]))
+    left = len(files) - len(held)
+    return held | ({f"and {left} more files": None} if left > 0 else {})
 
 
 def outline(held: Mapping[str, Any]) -> list[str]:
@@ -101,12 +100,12 @@ def spelled(value: Any) -> Any:
 
 def counted(lines: Iterator[str]) -> list[str]:
     """The lines in their order; those that differ in the numbers of their names alone are one, with their count."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for line in lines:
         name, gap, kind = line.partition("  ")
         key = NUMBERED.sub("*", name) + gap + kind
-        found[key] = found.get(key, 0) + 1
-    return [line + (f"  x {count}" if count > 1 else "") for line, count in found.items()]
+        counts[key] = counts.get(key, 0) + 1
+    return [line + (f"  x {count}" if count > 1 else "") for line, count in counts.items()]
 
 
 def told(name: object) -> str:
@@ -124,7 +123,7 @@ def anonymous(text: str, secrets: Iterable[str] = ()) -> str:
     """A text without the secrets, in which paths are their last parts, and neither user nor machine is named."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "...")
-    text = PATH.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1] or "PATH", text)
+    text = PATH.sub(lambda match: re.split(r"[/\\]", match[0].rstrip("/\\"))[-1] or "PATH", text)
     for name in names():
         text = re.sub(re.escape(name), "USER", text, flags=re.IGNORECASE)
     return text
@@ -132,11 +131,11 @@ def anonymous(text: str, secrets: Iterable[str] = ()) -> str:
 
 def names() -> set[str]:
     """What the user and the machine are called."""
-    found = {Path.home().name}
+    called = {Path.home().name}
     with suppress(OSError, KeyError, ImportError):
-        found.add(getpass.getuser())
-    found.add(platform.node())
-    return {name for name in found - COMMON if len(name) >= SHORTEST}
+        called.add(getpass.getuser())
+    called.add(platform.node())
+    return {name for name in called - COMMON if len(name) >= SHORTEST}
 
 
 def phrases(value: Any) -> Iterator[str]:

@@ -102,7 +102,8 @@ BUGS = {
         "checkpoints/template.py", "        return ascii(value)", "        return str(value)", f"{TEMPLATE} -k run"
     ),
     "the first part of a module, whatever it is": Bug(
-        "checkpoints/factory.py", "if set(part.state_dict()) == set(found.content)", "if True", f"{TEMPLATE} -k trainer"
+        "checkpoints/factory.py", "if set(part.state_dict()) == set(in_file.content)", "if True",
+        f"{TEMPLATE} -k trainer"
     ),
     "a branch for a commit in a run": Bug("study/measure.py", "spelled(model) if", "str(model) if", f"{HUB} -k kept"),
     # what is measured
@@ -536,7 +537,7 @@ BUGS = {
         "watching/budget.py", "return MARGIN * (self.price or 0)", "return 0.0", "training/test_monitor.py -k hundredth"
     ),
     "a command torn in two": Bug(
-        "printing.py", 'found[0].replace(" ", "\\0")', "found[0]", "test_cli_terminal.py -k torn"
+        "printing.py", 'quoted[0].replace(" ", "\\0")', "quoted[0]", "test_cli_terminal.py -k torn"
     ),
     "options that nobody gave": Bug(
         "cli/bug.py", "is not ParameterSource.DEFAULT", "is not None", "weights/test_outline.py -k embedded"
@@ -768,7 +769,7 @@ BUGS = {
         "weights/test_tensors.py",
     ),
     "one of two averages": Bug(
-        "weights/container.py", 'weights != "raw" and len(found) > 1', "False",
+        "weights/container.py", 'weights != "raw" and len(by_place) > 1', "False",
         "weights/test_averages.py -k never_silently"
     ),
     "averages that were never begun": Bug(
