@@ -10,6 +10,12 @@ from lipdiag.training.unets import DIGITS
 KINDS: dict[str, dict[str, Any]] = {"ddpm": {}, "etsdm": {"etsdm": True}}
 """What each seed trains: words of `lipdiag.train` that differ."""
 
+SWAPPED = {
+    "ddpm_shared": ("ddpm", "shared(timesteps(1000), 100, 5)"),
+    "etsdm_unshared": ("etsdm", "timesteps(1000)"),
+}
+"""Kind -> whose weights it has, and the twin's clock, by which these are told the time when measured and sampled."""
+
 LINEAR = "linear(0.0001, 0.02, 1000)"
 
 
@@ -47,6 +53,7 @@ class Size:
         held: Photographs that no model is trained on, and all are measured on and compared with.
         seeds: Trainings of each kind.
         embedded: Whether those of seed 0 are the embedded models.
+        swapped: Kinds that are not trained: the weights of another under its twin's clock.
         variants: What is trained once beside them.
         timesteps: Where all are measured.
         draws: Samples x0 a timestep and model.
@@ -69,6 +76,7 @@ class Size:
     held: int = 0
     seeds: int = 3
     embedded: bool = False
+    swapped: dict[str, tuple[str, str]] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     draws: int = 32
     few: tuple[str, ...] = ()
@@ -85,6 +93,11 @@ class Size:
     def trainings(self) -> dict[str, dict[str, Any]]:
         """These of the pairs, then of the variants."""
         return self.pairs | {f"{variant}-0": told | {"seed": 0} for variant, told in self.variants.items()}
+
+    @property
+    def models(self) -> list[str]:
+        """Names of all that is measured and judged: these, then the swapped kinds."""
+        return [*self.trainings, *(f"{kind}-{seed}" for kind in self.swapped for seed in range(self.seeds))]
 
 
 # Dense below the end of sharing, with both sides of every edge, and evenly spaced in log t from there on.
@@ -117,10 +130,11 @@ SIZES = {
             "shape": (3, 8, 8), "network_config": SMALL, "steps": 1800, "batch": 16, "learning_rate": 3e-3,
             "warmup": 100, "ema_decay": 0.995,
         },
-        side=8, held=1000, variants=VARIANTS, draws=8, few=grid((5, 20)), n=64, remarks=" ".join(BUSY.split()),
+        side=8, held=1000, swapped=SWAPPED, variants=VARIANTS, draws=8, few=grid((5, 20)), n=64,
+        remarks=" ".join(BUSY.split()),
     ),
     "photographs32": Size(
         "photographs32", "photographs of 32x32 pixels", "tiny32", DENSE, grid((5, 10, 20, 50, 250)), PACKAGED,
-        side=32, held=4000, variants=VARIANTS, few=grid((5, 10, 20, 50, 250)), n=4000,
+        side=32, held=4000, swapped=SWAPPED, variants=VARIANTS, few=grid((5, 10, 20, 50, 250)), n=4000,
     ),
 }  # fmt: skip

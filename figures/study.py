@@ -27,7 +27,7 @@ from tables import HERE, evaluation_of, keep, redraw, run_of
 from torch import Tensor, nn
 
 import lipdiag
-from lipdiag.checkpoints.reading import SILENT
+from lipdiag.checkpoints.reading import Reading
 from lipdiag.data.arrays import read_arrays
 from lipdiag.data.objects import as_data
 from lipdiag.diffusion.clock import Timesteps
@@ -56,12 +56,12 @@ def carry_out(size: Size, data: Path | None, device: str) -> None:
         divide(read_arrays(data)[0], size)
     for name in size.trainings:
         train(size, name, device)
-    for name in size.trainings:
+    for name in size.models:
         measure(size, name, device)
     pictures = as_data(real(size), lipdiag.load(checkpoint(size, "ddpm-0")).shape)
     known = torch.stack([pictures[i] for i in range(len(pictures))])
     extractors = [Remembering(**vars(extractor(each)), known=known) for each in size.extractors]
-    for name in size.trainings:
+    for name in size.models:
         drawn = kept_samples()
         for each in extractors:
             judge(size, name, pictures, known, each, drawn, device)
@@ -74,8 +74,8 @@ def train(size: Size, name: str, device: str) -> None:
     folder = Path(name)
     restore(folder)
     if not (folder / CONFIG).exists():
-        told = size.settings | size.trainings[name] | ({"data": TRAINED} if size.side else {})
-        lipdiag.train(size.recipe, name, device=device, **told)
+        changes = size.settings | size.trainings[name] | ({"data": TRAINED} if size.side else {})
+        lipdiag.train(size.recipe, name, device=device, **changes)
     lighten(folder)
 
 
@@ -101,8 +101,16 @@ def real(size: Size) -> str:
 
 
 def checkpoint(size: Size, name: str) -> str:
+    """Where the weights of that name are."""
     kind, _, seed = name.rpartition("-")
-    return f"digits-{kind}" if size.embedded and seed == "0" else name
+    kind, _ = size.swapped.get(kind, (kind, ""))
+    return f"digits-{kind}" if size.embedded and seed == "0" else f"{kind}-{seed}"
+
+
+def told(size: Size, name: str) -> dict[str, str]:
+    """What its checkpoint does not tell: the clock of a swapped kind."""
+    kind = name.rpartition("-")[0]
+    return {"clock": size.swapped[kind][1]} if kind in size.swapped else {}
 
 
 def lighten(folder: Path) -> None:
@@ -118,21 +126,21 @@ def lighten(folder: Path) -> None:
 class ByTimestep(nn.Module):
     """A network that is told the timestep of a table in place of its own time, so that its K is one a timestep too."""
 
-    def __init__(self, predictor: NetworkPredictor, told: Timesteps) -> None:
+    def __init__(self, predictor: NetworkPredictor, table: Timesteps) -> None:
         super().__init__()
-        self.network, self.clock, self.told = predictor.network, predictor.clock, told
+        self.network, self.clock, self.table = predictor.network, predictor.clock, table
 
     def forward(self, x: Tensor, timestep: Tensor) -> Any:
-        return self.network(x, self.clock(self.told.time(timestep.double())).to(x.dtype))
+        return self.network(x, self.clock(self.table.time(timestep.double())).to(x.dtype))
 
 
 def by_timestep(predictor: Predictor) -> Predictor:
     """The same predictor, which counts time as the others do."""
     if predictor.clock.base.discrete or not isinstance(predictor, NetworkPredictor):
         return predictor
-    told = Timesteps(1000)
-    network = ByTimestep(predictor, told)
-    return NetworkPredictor(network, predictor.schedule, predictor.parameterization, told, predictor.shape)
+    table = Timesteps(1000)
+    network = ByTimestep(predictor, table)
+    return NetworkPredictor(network, predictor.schedule, predictor.parameterization, table, predictor.shape)
 
 
 def measure(size: Size, name: str, device: str) -> None:
@@ -141,7 +149,8 @@ def measure(size: Size, name: str, device: str) -> None:
     model: Any = checkpoint(size, name)
     if not (loaded := lipdiag.load(model)).clock.base.discrete:
         model = by_timestep(loaded)
-    run = lipdiag.measure(model, real(size), plan, run_of(Path(), name), device=device, probe=False)
+    how: dict[str, Any] = {"device": device, "probe": False} | told(size, name)
+    run = lipdiag.measure(model, real(size), plan, run_of(Path(), name), **how)
     if (run["done"] != 1).any():
         sys.exit(f"{name} is not measured to the end: the same command goes on")
 
@@ -187,10 +196,11 @@ def judge(
     samplers = size.few if name.rpartition("-")[0] in size.variants else size.samplers
     if path.exists() and set(samplers) <= finished(path):
         return
-    with placed(model, device, SILENT) as predictor:
+    reading = Reading.of(**told(size, name))
+    with placed(model, device, reading) as predictor:
         predictor.float()
         asked = (predictor, known, features, samplers, size.n, range(size.sampling_seeds), path)
-        grade(*asked, attributes=provenance(predictor, model, pictures, SILENT), draw=drawn)
+        grade(*asked, attributes=provenance(predictor, model, pictures, reading), draw=drawn)
     print(f"{name} is judged by {features.name}", flush=True)
 
 

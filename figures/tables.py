@@ -29,13 +29,20 @@ KEPT = ("time_difference", "time_derivative", "spectral_norm", "loss", "sensitiv
 DISTANCES = ("fid", "kid", "kid_standard_error", "nearest_ratio", "copies")
 ABOUT = ("extractor", "n", "n_real", "floor_fid", "floor_kid")
 OF_VARIANTS = (
-    "What the paper weighs against sharing, one training each (seed 0), so that there is no interval over trainings: "
+    "One training each (seed 0), so that there is no interval over trainings: "
     "in bold what lies outside of where one more DDPM would lie at 95 % (Student's prediction interval over the seeds "
     "of the first column; of so many numbers some lie outside by chance). `log_snr`: the network is told the log-SNR, "
     "and trained at continuous t; its K is per timestep of the table, as all. `penalty`: 1e4 times the mean square of "
     "the output's derivative in the timestep is added to the loss. `sine`: the table with sigma = sin(pi t / 2), whose "
     "slope at t = 0 is finite; the same timestep is another noise level there, so that its K, loss and norms at a "
     "timestep are of another task."
+)
+SWAPPED_LABELS = {"ddpm_shared": "DDPM, shared", "etsdm_unshared": "E-TSDM, unshared"}
+OF_SWAPPED = (
+    "Sharing at sampling alone, and in training alone: no weights but those of above. `DDPM, shared` was "
+    "trained without sharing, and is told the shared times of its twin when it is measured and when it is sampled; "
+    "`E-TSDM, unshared` was trained with sharing, and is told every timestep, of which it has seen one a block. Each "
+    "beside the same weights under the clock that they were trained by, paired over the training seeds."
 )
 CROWDED = 6
 """Samplers that have a place each in the figure of a comparison; more are drawn over their steps."""
@@ -52,7 +59,7 @@ def evaluation_of(models: Path, name: str, features: str) -> Path:
 def keep(size: Size, models: Path, out: Path) -> None:
     """The means of every run and the distances of every evaluation that there are, as small tables."""
     curves, distances, about, axis = [], [], {}, None
-    for name in [name for name in size.trainings if run_of(models, name).exists()]:
+    for name in [name for name in size.models if run_of(models, name).exists()]:
         kind, _, seed = name.rpartition("-")
         run = open_run(run_of(models, name)).load()
         axis = run if axis is None else axis  # of the first model: a variant's schedule may be another
@@ -145,9 +152,9 @@ class Tables:
         attributes = known["evaluations"][features] | {"checkpoint": known["checkpoint"]}
         return xr.Dataset(values, {"sampler": samplers, "seed": seeds}, attributes)
 
-    def pairs(self, size: Size) -> list[tuple[str, ...]]:
+    def pairs(self, size: Size, kinds: Sequence[str] = tuple(KINDS)) -> list[tuple[str, ...]]:
         """Names of both models of each seed that has both."""
-        pairs = [tuple(f"{kind}-{seed}" for kind in KINDS) for seed in range(size.seeds)]
+        pairs = [tuple(f"{kind}-{seed}" for kind in kinds) for seed in range(size.seeds)]
         return [pair for pair in pairs if all(name in self.about["runs"] for name in pair)]
 
     def compared(self, pairs: list[tuple[str, ...]], features: str, labels: tuple[str, str] = LABELS) -> Comparison:
@@ -166,15 +173,47 @@ def kept(size: Size, tables: Path, features: str | None = None) -> Comparison:
 
 def judgements(statements: "tuple[Statement, ...] | list[Statement]") -> list[str]:
     """Rows of a table in Markdown, one a statement."""
-    lines = []
-    for s in statements:
-        change = f"x {bounded(s.effect.ratio)}" if s.by_ratio else bounded(s.effect.difference, sign=True)
-        lines.append(f"| {escaped(s.name)} | {number(s.effect.a)} | {number(s.effect.b)} | {change} | {s.verdict} |")
-    return lines
+    return [
+        f"| {escaped(s.name)} | {number(s.effect.a)} | {number(s.effect.b)} | {change(s)} | {s.verdict} |"
+        for s in statements
+    ]
+
+
+def change(s: Statement) -> str:
+    """How the second model differs, with the interval."""
+    return f"x {bounded(s.effect.ratio)}" if s.by_ratio else bounded(s.effect.difference, sign=True)
 
 
 def escaped(name: str) -> str:
     return name.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def swaps(size: Size, read: Tables, features: str) -> list[Comparison]:
+    """Each swapped kind that there is beside the same weights under their own clock, of all training seeds."""
+    owners = dict(zip(KINDS, LABELS, strict=True))
+    found = []
+    for kind, (owner, _) in size.swapped.items():
+        if pairs := read.pairs(size, (owner, kind)):
+            found.append(read.compared(pairs, features, (owners[owner], SWAPPED_LABELS[kind])))
+    return found
+
+
+def of_swapped(size: Size, read: Tables) -> list[str]:
+    """A table in Markdown of each extractor: the swapped kinds side by side, the first with K and all else too."""
+    lines: list[str] = []
+    for features in size.extractors:
+        found = swaps(size, read, features)
+        if not found or any(each.quality is None for each in found):
+            continue
+        if lines:
+            lines += ["", f"The same samples, seen by {found[0].quality.extractor}:"]
+        heads = [cell for each in found for cell in (each.labels[1], f"against {each.labels[0]}, 95 %", "is")]
+        lines += ["", f"| | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+        for same in zip(*(each.statements for each in found), strict=True):
+            if features == size.extractors[0] or same[0].variable in found[0].quality.values:
+                cells = [cell for s in same for cell in (number(s.effect.b), change(s), s.verdict)]
+                lines.append(f"| {escaped(same[0].name)} | {' | '.join(cells)} |")
+    return ["", "## Shared times at sampling alone, or in training alone", "", OF_SWAPPED, *lines] if lines else []
 
 
 def of_variants(size: Size, read: Tables) -> list[str]:
@@ -237,8 +276,9 @@ def words(size: Size, read: Tables, caption: str, pictures: Sequence[str]) -> st
         "called different. K below 100 is exactly 0 inside E-TSDM's blocks by construction, so that its sum is that "
         "of its jumps; sums and means are linear between measured timesteps.",
     ]
+    lines += of_swapped(size, read)
     if variants := of_variants(size, read):
-        lines += ["", OF_VARIANTS, "", *variants]
+        lines += ["", "## What the paper weighs against sharing", "", OF_VARIANTS, "", *variants]
     for picture in pictures:
         lines += ["", f"![FID and KID over the steps of each sampler]({picture})"]
     floors = "; ".join(
@@ -253,12 +293,16 @@ def words(size: Size, read: Tables, caption: str, pictures: Sequence[str]) -> st
         f"{size.sampling_seeds}; real data against real data: {floors}",
         f"- made by `{command} {'--data FILE ' if size.side else ''}--models DIR` (torch {first['torch']}); redrawn by "
         f"`{command} --redraw` from `{size.file}/`: `curves.csv`, `quality.csv`, `timesteps.csv`, `about.json`",
-        "- weights: "
-        + ", ".join(f"{name} `{run['frozen']['model']['weights_sha256'][:8]}`" for name, run in runs.items()),
+        "- weights: " + ", ".join(f"{name} `{weights_of(runs[name])}`" for name in runs if name in size.trainings),
         f"- the data drawn: `{size.file}.csv`",
         "",
     ]
     return "\n".join(lines)
+
+
+def weights_of(run: dict[str, Any]) -> str:
+    """The beginning of their hash."""
+    return run["frozen"]["model"]["weights_sha256"][:8]
 
 
 def over_trainings(size: Size, read: Tables, features: str) -> list[xr.Dataset]:

@@ -31,6 +31,9 @@ from .style import INTERVAL_OPACITY, THEORY, Style, colour
 SHORT = 0.72
 """Height of the ratio's panel, of a whole one's."""
 
+LONGEST = 10
+"""An interval of a jump that ends so many times above the largest ratio is cut; others are shown whole."""
+
 EFFECT = 4
 """Number of the colour for what belongs to neither model: ratios and differences."""
 
@@ -133,7 +136,8 @@ def draw_ratio(axes: Any, comparison: Comparison, look: Style) -> str:
     low, high = axes.get_ylim()
     ratios = effect.ratio.value[np.isfinite(effect.ratio.value) & (effect.ratio.value > 0)]
     if ratios.size:
-        low, high = min(0.5, ratios.min() / marks.MARGIN), max(2.0, ratios.max() * marks.MARGIN)
+        tops = effect.ratio.high[jumps & ~zero & (effect.ratio.high < LONGEST * ratios.max())]
+        low, high = min(0.5, ratios.min() / marks.MARGIN), max(2.0, np.append(tops, ratios.max()).max() * marks.MARGIN)
     rail = marks.Rail(low, bool(zero.any()))
     marks.zeros(axes, comparison.pairs[0][0].x, zero, rail.height, 1, look)
     axes.set_ylim(rail.floor, high)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ..results.distribution import NORMAL, Statistics, over_draws
 from ..results.source import Source
 from . import marks
 from .canvas import Picture
-from .style import THEORY, Style, colour
+from .style import CYCLE, DASHES, THEORY, Style
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,12 +21,38 @@ if TYPE_CHECKING:
 ALONE = 2.0
 """Ratio of the axis's ends to the only number of steps there is."""
 
-APART = 1.02
-"""Ratio of the places of two lines, so that their intervals do not hide each other."""
+APART = 1 / 64
+"""How far two lines are moved apart, as a share of the axis."""
+
+
+class Line(NamedTuple):
+    """What one model's samples by one sampler are worth, over its steps.
+
+    Attributes:
+        name: Of both.
+        dataset: The model's evaluation.
+        kind: The sampler.
+        sampler: Its number, which tells colour and marker.
+        model: The model's number, which tells dashes and whether markers are hollow; None where there is one alone.
+    """
+
+    name: str
+    dataset: "xr.Dataset"
+    kind: str
+    sampler: int
+    model: int | None
+
+    def stroke(self, look: Style) -> dict[str, Any]:
+        """How it looks."""
+        whole = marks.stroke(self.sampler, look) | {"markersize": 3.6 * look.scale}
+        if self.model is None:
+            return whole
+        hollow = {"markerfacecolor": "white", "markeredgewidth": 0.8 * look.scale} if self.model % 2 else {}
+        return whole | hollow | {"linestyle": DASHES[self.model % CYCLE]}
 
 
 def quality(canvas: Picture, evaluations: Sequence[Source]) -> None:
-    """FID and KID over the number of steps, a line a sampler and model.
+    """FID and KID over the number of steps, a line a sampler and model: its colour and marker tell the sampler.
 
     Args:
         canvas: To draw on.
@@ -37,14 +63,19 @@ def quality(canvas: Picture, evaluations: Sequence[Source]) -> None:
     """
     look, datasets = canvas.style, [evaluation.dataset for evaluation in evaluations]
     metrics = in_common(datasets)
-    lines = [(f"{e.label}, {kind}", e.dataset, kind) for e in evaluations for kind in kinds(e.dataset)]
+    samplers = list(dict.fromkeys(kind for dataset in datasets for kind in kinds(dataset)))
+    lines = [
+        Line(f"{e.label}, {kind}", e.dataset, kind, samplers.index(kind), number if len(evaluations) > 1 else None)
+        for number, e in enumerate(evaluations)
+        for kind in kinds(e.dataset)
+    ]
     known = {metric: datasets[0].attrs.get(f"floor_{metric}") for metric in metrics}
     floors = {metric: float(floor) for metric, floor in known.items() if floor is not None}
-    ticks = sorted({steps for _, dataset, kind in lines for steps, _ in kinds(dataset)[kind]})
+    ticks = sorted({steps for line in lines for steps, _ in kinds(line.dataset)[line.kind]})
+    shifts = beside(ticks, [line.sampler for line in lines])
     for metric, axes in zip(metrics, canvas.panels(len(metrics)), strict=True):
-        for number, (name, dataset, kind) in enumerate(lines):
-            shift = APART ** (number - (len(lines) - 1) / 2)
-            canvas.rows += draw(axes, dataset, kind, metric, name, number, shift, look)
+        for line, shift in zip(lines, shifts, strict=True):
+            canvas.rows += draw(axes, line, metric, shift, look)
         if metric in floors:
             axes.axhline(floors[metric], **floor_stroke(look))
         axes.set_xscale("log", base=2)
@@ -54,8 +85,8 @@ def quality(canvas: Picture, evaluations: Sequence[Source]) -> None:
             axes.set_xlim(ticks[0] / ALONE, ticks[0] * ALONE)
         axes.set(xlabel="steps of the sampler", ylabel=f"{METRICS[metric]}  [1]")
         canvas.title(axes, f"{METRICS[metric]}, lower is better")
-    for number, (name, _, _) in enumerate(lines):
-        marks.key(canvas, number, name)
+    for line in lines:
+        canvas.key(marks.literal(line.name), **line.stroke(look))
     canvas.key("95 % interval", color="0.2", linewidth=1.6 * look.scale)
     if floors:
         canvas.key("floor: real against real", **floor_stroke(look))
@@ -67,7 +98,8 @@ def quality(canvas: Picture, evaluations: Sequence[Source]) -> None:
         f"{' and '.join(METRICS[metric] for metric in metrics)}, distances without unit in the features of "
         f"{attributes.get('extractor', 'an unknown network')}",
         f"Each from n = {attributes.get('n', 'an unknown number of')} samples; mean over "
-        f"{' or '.join(map(str, seeds))} seeds with its 95 % interval (Student){lone if seeds[0] == 1 else ''}",
+        f"{' or '.join(map(str, seeds))} seeds with its 95 % interval (Student){lone if seeds[0] == 1 else ''}; lines "
+        "stand side by side at each number of steps",
         "Dashed: the same distance between real data and the rest of them" if floors else "",
     ]
 
@@ -98,17 +130,27 @@ def kinds(dataset: "xr.Dataset") -> dict[str, list[tuple[int, int]]]:
     return {kind: sorted(numbers) for kind, numbers in places.items()}
 
 
-def draw(
-    axes: Any, dataset: "xr.Dataset", kind: str, metric: str, name: str, number: int, shift: float, look: Style
-) -> list[Row]:
+def beside(ticks: Sequence[int], samplers: Sequence[int]) -> np.ndarray:
+    """Ratios that move lines aside, those of one sampler next to each other, so that intervals do not hide each other.
+
+    Args:
+        ticks: Numbers of steps, increasing.
+        samplers: Of each line.
+    """
+    whole = ticks[-1] / ticks[0] if len(ticks) > 1 else ALONE**2
+    places = np.argsort(np.argsort(samplers, kind="stable"))
+    return whole ** (APART * (places - places.mean()))
+
+
+def draw(axes: Any, line: Line, metric: str, shift: float, look: Style) -> list[Row]:
     """A line with its intervals, moved aside by a ratio; its rows."""
-    steps, places = zip(*kinds(dataset)[kind], strict=True)
-    s = over_seeds(dataset, metric, list(places))
+    steps, places = zip(*kinds(line.dataset)[line.kind], strict=True)
+    s, stroke = over_seeds(line.dataset, metric, list(places)), line.stroke(look)
     x = np.array(steps, dtype=np.float64) * shift
     bounded = np.isfinite(s.low) & np.isfinite(s.high)
-    axes.vlines(x[bounded], s.low[bounded], s.high[bounded], color=colour(number), linewidth=1.6 * look.scale)
-    axes.plot(x, s.mean, **{**marks.stroke(number, look), "markersize": 4 * look.scale}, zorder=4)
-    return [{"series": name, "metric": metric, "steps": steps[i], **s.row(i, "seeds")} for i in range(x.size)]
+    axes.vlines(x[bounded], s.low[bounded], s.high[bounded], color=stroke["color"], linewidth=1.2 * look.scale)
+    axes.plot(x, s.mean, **stroke, zorder=4)
+    return [{"series": line.name, "metric": metric, "steps": steps[i], **s.row(i, "seeds")} for i in range(x.size)]
 
 
 def over_seeds(dataset: "xr.Dataset", metric: str, places: list[int]) -> Statistics:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,6 +205,15 @@ def test_with_several_pairs_the_trainings_are_the_replicates(run):
     assert all(f"<td>{s.verdict}</td>" in page for s in found.statements)
     assert json.loads(found.to_json())["models"] == list(found.labels)
     assert "range of training seeds" in [text.get_text() for text in draw(found).legends[0].get_texts()]
+
+
+@pytest.mark.parametrize(("wider", "whole"), [(4, True), (1000, False)])
+def test_intervals_of_jumps_are_drawn_whole_unless_they_are_endless(ddpm, etsdm, wider, whole):
+    found = compare(ddpm, etsdm)
+    effect = found.effects["time_difference"]
+    ratio = effect.ratio._replace(high=wider * effect.ratio.high)
+    picture = draw(replace(found, effects=found.effects | {"time_difference": replace(effect, ratio=ratio)}))
+    assert (picture.axes[1].get_ylim()[1] > ratio.high[found.pairs[0][1].jumps].max()) is np.bool_(whole)
 
 
 def test_a_mean_a_draw_gives_the_same_as_the_draws_when_trainings_are_the_replicates(run):

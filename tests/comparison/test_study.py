@@ -24,8 +24,9 @@ import study  # noqa: E402
 import tables  # noqa: E402
 
 DIGITS = sizes.SIZES["digits"]
+SEVEN = ("ddim:1", "ddim:2", "dpm:1", "dpm:2", "dpm:3", "ddpm:1", "ddpm:2")  # too many for a place each in the figure
 TINY = sizes.Size(
-    *("tiny", "small photographs", "tiny32", "0,19,39,59,79,99,100,999", sizes.grid((1, 2, 3))),
+    *("tiny", "small photographs", "tiny32", "0,19,39,59,79,99,100,999", SEVEN),
     *(("pixels", f"{__name__}:colours"), {"shape": (3, 8, 8), "steps": 2, "batch": 4, "warmup": 1}),
     side=8,
     held=24,
@@ -33,6 +34,7 @@ TINY = sizes.Size(
     draws=1,
     few=("ddim:2",),
     n=12,
+    swapped={"ddpm_shared": sizes.SWAPPED["ddpm_shared"]},
     variants={"log_snr": sizes.VARIANTS["log_snr"]},
 )
 TINY.settings["network_config"] = sizes.SMALL | {"block_out_channels": [8, 16]}
@@ -50,7 +52,8 @@ def measured(run):
     def measured(name, checkpoint, path):
         kind, _, seed = name.rpartition("-")
         height = 0.11 + 0.01 * int(seed)
-        dataset = run(TIMES, draws=6, shared=kind == "etsdm", height=height, seed=int(seed), checkpoint=checkpoint)
+        shared = kind in ("etsdm", "ddpm_shared")
+        dataset = run(TIMES, draws=6, shared=shared, height=height, seed=int(seed), checkpoint=checkpoint)
         dataset = dataset.assign(sensitivity=dataset["loss"])
         frozen = dataset.attrs["frozen"]
         frozen = frozen | {"model": frozen["model"] | {"weights_sha256": name * 4}}
@@ -138,6 +141,9 @@ def test_it_goes_on_elsewhere_from_where_it_was_stopped(tmp_path, monkeypatch, m
 
     def run(model, data, plan, out, **how):
         assert (data, plan.timesteps, plan.draws) == ("judge.npy", TINY.timesteps, TINY.draws)
+        owner, clock = TINY.swapped.get(out.stem.rpartition("-")[0], (None, None))
+        assert how.get("clock") == clock
+        assert owner is None or model.rpartition("-")[0] == owner
         return measured(out.stem, model if isinstance(model, str) else "in memory", out)
 
     monkeypatch.setattr(lipdiag, "train", trained)
@@ -155,7 +161,7 @@ def test_it_goes_on_elsewhere_from_where_it_was_stopped(tmp_path, monkeypatch, m
                 study.carry_out(TINY, given, "cpu")
             folder.rename(after)
     assert [name for name in done if name in TINY.trainings] == list(TINY.trainings)
-    assert done.count("judged") == 1 + 2 * len(TINY.trainings)
+    assert done.count("judged") == 1 + 2 * len(TINY.models)
     last = folders[-1]
     means = photographs.reshape(64, 8, 2, 8, 2, 3).mean((2, 4))
     assert np.array_equal(np.load(last / "train.npy"), np.round(means[:40]))
@@ -173,7 +179,29 @@ def test_it_goes_on_elsewhere_from_where_it_was_stopped(tmp_path, monkeypatch, m
     assert "judge.npy" not in text
     assert (tmp_path / "tiny-pixels.png").stat().st_size > 10_000
     quality = tables.Tables(tmp_path / "tiny").rows["quality"]
-    assert len(quality) == 2 * (4 * 9 + 1)  # extractors, models of pairs with all samplers, the variant with one
+    assert len(quality) == 2 * (6 * 7 + 1)  # extractors, pairs and swapped with all samplers, the variant with one
+    judged = lipdiag.store.reader.open_evaluation(tables.evaluation_of(last, "ddpm_shared-0", "pixels"))
+    assert judged.attrs["clock"] == "shared(timesteps(1000), 100, 5)"
+    assert "| | DDPM, shared | against DDPM, 95 % | is |" in text
+    (shared,) = tables.swaps(TINY, tables.Tables(tmp_path / "tiny"), "pixels")
+    (fid,) = [s.effect for s in shared.statements if s.name == "FID dpm:3"]
+    for kind, found in (("ddpm", fid.a), ("ddpm_shared", fid.b)):
+        seeds = [
+            row["fid"]
+            for row in quality
+            if (row["kind"], row["extractor"], row["sampler"]) == (kind, "pixels", "dpm:3")
+        ]
+        assert len(seeds) == TINY.seeds
+        np.testing.assert_allclose(found, np.mean(list(map(float, seeds))))
+
+
+def test_a_swapped_kind_is_told_the_time_as_its_twin_was():
+    clocks = {
+        kind: lipdiag.training.door.described("tiny32", told.get("etsdm")).clock for kind, told in sizes.KINDS.items()
+    }
+    for owner, clock in sizes.SWAPPED.values():
+        (twin,) = {*sizes.KINDS} - {owner}
+        assert clock == clocks[twin] != clocks[owner]
 
 
 def test_a_model_told_the_log_snr_is_measured_by_timestep():

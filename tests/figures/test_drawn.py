@@ -317,6 +317,20 @@ def test_quality_is_drawn_over_the_steps_in_their_order():
     assert [set(axes.lines[-1].get_ydata()) for axes in (fid, kid)] == [{1.5}, {0.01}]
 
 
+def test_models_by_one_sampler_share_its_colour_and_stand_side_by_side():
+    axes, _ = quality(evaluation(), evaluation(), evaluation()).axes
+    lines = axes.lines[:-1]  # the last is the floor
+    for sampler in range(2):
+        three = lines[sampler::2]
+        assert len({each.get_color() for each in three}) == len({each.get_marker() for each in three}) == 1
+        assert len({(each.get_linestyle(), each.get_markerfacecolor()) for each in three}) == 3
+    assert lines[0].get_color() != lines[1].get_color()
+    places = np.log([line(axes, number)[0][0] for number in range(6)])
+    order = np.argsort(places)
+    assert [int(number) % 2 for number in order] == [0, 0, 0, 1, 1, 1]
+    np.testing.assert_allclose(np.diff(places[order]), np.log(4) / 64)
+
+
 def test_a_single_seed_has_the_interval_of_its_own_standard_error_or_none():
     fid, kid = quality(evaluation(seeds=1)).axes
     assert not fid.collections[0].get_segments()
