@@ -24,16 +24,18 @@ from torch import Tensor, nn
 
 from .. import distributed
 from ..data.dataset import Data, dataset
+from ..data.shipped import SHIPPED
 from ..diffusion.clock import CLOCKS
 from ..diffusion.parameterization import PARAMETERIZATIONS
 from ..diffusion.predictor import NetworkPredictor
 from ..diffusion.schedule import SCHEDULES, Table
 from ..diffusion.spelling import parse
 from ..errors import CheckpointError, NonFiniteError, RunError, UsageError
+from ..files import shown
 from ..formats.networks import create_network
 from .batch import classes, draw, drawn_ahead, resident, seed
 from .learner import Learner
-from .manner import manner
+from .manner import manner, tell
 from .recipe import Recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, for each weight
@@ -225,10 +227,10 @@ def read(waiting: Sequence[tuple[Tensor, Tensor, float]], step: int, pace: Pace)
 
 
 def check_step(recipe: Recipe, data: Data) -> slice:
-    """The part of each batch that this process takes, once the recipe can be trained so.
+    """The part of each batch that this process takes, once the recipe can be trained so; ignored classes are said.
 
     Raises:
-        UsageError: If the batch cannot be cut, or labels are missing or too large.
+        UsageError: If the batch cannot be cut, labels are missing or too large, or something else goes with the data.
     """
     shares, pieces = distributed.size(), recipe.accumulate
     if recipe.batch % (shares * pieces):
@@ -239,6 +241,16 @@ def check_step(recipe: Recipe, data: Data) -> slice:
     if classes(recipe) and (data.labels is None or data.labels.max() >= classes(recipe)):
         found = "without labels" if data.labels is None else f"with labels up to {data.labels.max()}"
         raise UsageError(f"the network is told one of {classes(recipe)} classes, and {data.name} comes {found}")
+    if data.conditions:
+        raise UsageError(
+            f"{data.name} holds {shown(', '.join(data.conditions))} beside the samples, and a recipe trains on samples "
+            "and their classes alone: leave it out, or call labels what is one integer from 0 on for each sample"
+        )
+    if data.labels is not None and not classes(recipe) and recipe.data not in SHIPPED:
+        tell(
+            f"the classes in {data.name} are ignored, since the recipe's network is told none; "
+            f"network_config.num_class_embeds={data.labels.max() + 1} trains one that is"
+        )
     share = recipe.batch // shares
     return slice(distributed.rank() * share, (distributed.rank() + 1) * share)
 

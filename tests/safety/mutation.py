@@ -585,6 +585,9 @@ BUGS = {
     "intervals that hide each other": Bug(
         "figures/quality.py", "whole ** (APART", "whole ** (0 * APART", "figures/test_drawn.py -k side_by_side"
     ),
+    "conditions that a training leaves unsaid": Bug(
+        "training/loop.py", "if data.conditions:", "if False:", "training/test_estimate.py -k what_else"
+    ),
     "a sampler one timestep early": Bug(
         "sampling/sampler.py", "((k.double() + 1) / count)", "(k.double() / count)",
         "sampling/test_sampler.py -k samplers_are_diffusers_own",

@@ -65,8 +65,11 @@ def test_a_trial_finds_the_seconds_of_a_step(recipe, monkeypatch):
     assert now[0] < 3
 
 
-def test_classes_come_with_the_data(tmp_path):
-    """A conditional recipe is told the class of each picture."""
+CLASSES = "network_config.num_class_embeds"
+
+
+def test_classes_come_with_the_data(tmp_path, capfd):
+    """A conditional recipe is told the class of each picture; of others it is said what is ignored, and what helps."""
     import numpy as np
 
     from lipdiag.training.loop import train
@@ -88,6 +91,24 @@ def test_classes_come_with_the_data(tmp_path):
         recipe, data=str(tmp_path / "x.npz"), batch=2, network_config=recipe.network_config | small
     )
     assert next(train(tried)).predictor.class_input == "class_labels"
+    assert capfd.readouterr().err == ""
+    told_none = dataclasses.replace(tried, network_config=RECIPES["cifar10"].network_config | small)
+    assert next(train(told_none)).predictor.class_input is None
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.endswith(f"x.npz are ignored, since the recipe's network is told none; {CLASSES}=8 trains one that is")
+    follows = {CLASSES.partition(".")[2]: 8}
+    obeyed = dataclasses.replace(told_none, network_config=told_none.network_config | follows)
+    assert next(train(obeyed)).predictor.class_input == "class_labels"
+
+
+def test_what_else_goes_with_the_data_is_refused_before_the_first_step(tmp_path, recipe):
+    import numpy as np
+
+    from lipdiag.training.loop import train
+
+    np.savez(tmp_path / "x.npz", samples=np.zeros((8, 8, 8), np.uint8), text=np.zeros((8, 3), np.float32))
+    with pytest.raises(UsageError, match=r"holds text beside the samples, and a recipe trains on .* leave it out"):
+        next(train(dataclasses.replace(recipe, data=str(tmp_path / "x.npz"))))
 
 
 def test_photographs_are_the_users_own(tmp_path):
