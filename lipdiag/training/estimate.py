@@ -77,7 +77,7 @@ class Trial(NamedTuple):
 
     Attributes:
         step: Seconds of a step on the whole batch, in one process.
-        samples: How many were trained on at a time.
+        samples: How many were trained on at a time; 0 where none were, and the step is what it would take at the peak.
         device: Where, by its name.
         peak: Operations a second of a product of large matrices there, in the precision of the network's layers.
         memory: Bytes that were taken at most, with the averaged weights; None on a processor, which counts none.
@@ -107,16 +107,12 @@ def trial(recipe: Recipe, operations: int, device: torch.device | str, seconds: 
         seconds: How long to go on; the first passes, which warm up, come on top.
 
     Returns:
-        What it took; None on a processor where one sample alone takes too long.
+        What it took; on a processor where one sample alone takes too long, what it would at the peak. None for no time.
     """
     device = torch.device(device)
-    if not seconds or (device.type == "cpu" and PASSES * operations > DEAR):
+    if not seconds:
         return None
     precision = manner(recipe, device).precision
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    predictor = build(recipe).to(device).train()
-    optimizer = torch.optim.AdamW(predictor.parameters(), fused=True)
 
     def lap(work: Callable[[], object]) -> float:
         began = time.perf_counter()
@@ -124,6 +120,19 @@ def trial(recipe: Recipe, operations: int, device: torch.device | str, seconds: 
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - began
+
+    def peak() -> float:
+        side = SIDE[device.type]
+        a = torch.ones(side, side, dtype=getattr(torch, precision), device=device)
+        return 2 * side**3 / max(min(lap(partial(torch.mm, a, a)) for _ in range(3)), 1e-9)
+
+    if device.type == "cpu" and PASSES * operations > DEAR:
+        rate = peak()
+        return Trial(PASSES * operations * recipe.batch / rate, 0, "cpu", rate, None)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    predictor = build(recipe).to(device).train()
+    optimizer = torch.optim.AdamW(predictor.parameters(), fused=True)
 
     def passes(batch: Batch) -> None:
         loss(predictor, batch, recipe.penalty, precision).backward()
@@ -143,12 +152,7 @@ def trial(recipe: Recipe, operations: int, device: torch.device | str, seconds: 
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         memory = torch.cuda.max_memory_allocated(device) + BYTES * sum(w.numel() for w in predictor.parameters())
-    kind = getattr(torch, precision)
-    side = SIDE[device.type]
-    a = torch.ones(side, side, dtype=kind, device=device)
-    product = max(min(lap(partial(torch.mm, a, a)) for _ in range(3)), 1e-9)
-    step = min(laps) * recipe.batch / samples + update
-    return Trial(step, samples, name, 2 * side**3 / product, memory)
+    return Trial(min(laps) * recipe.batch / samples + update, samples, name, peak(), memory)
 
 
 def estimate(
@@ -179,13 +183,20 @@ def estimate(
         "step_seconds": step and rounded(step),
         "images_per_s": step and rounded(recipe.batch / step),
         "flop_per_s": step and rounded(work / step),
-        "share_of_peak": step and tried and rounded(work / step / (tried.peak * processes)),
+        "share_of_peak": rounded(work / step / (tried.peak * processes)) if step and tried and tried.samples else None,
         "hours": step and rounded(step * recipe.steps / 3600),
         "panel_seconds": panel and rounded(panel),
         "card_seconds": card and rounded(card),
         "measured_gib": tried and tried.memory and rounded(tried.memory / 2**30),
-        "trial": tried and f"{seconds:g} s on {tried.device}, {tried.samples} samples at a time, not compiled",
+        "trial": tried and described(tried, seconds),
     }
+
+
+def described(tried: Trial, seconds: float) -> str:
+    """What was tried, in words."""
+    if tried.samples:
+        return f"{seconds:g} s on {tried.device}, {tried.samples} samples at a time, not compiled"
+    return "none, since one sample takes a processor long: at best, at the rate of its matrix products"
 
 
 def rounded(value: float) -> float:

@@ -155,6 +155,19 @@ def test_operations_are_those_of_a_convolution_counted_by_hand(recipe):
     assert kept_for_backward(recipe)[1] == expected
 
 
+def test_what_is_too_dear_to_be_tried_is_told_at_its_best(recipe, monkeypatch):
+    """By the rate of products of large matrices, which the trial of a network that can be tried does not exceed."""
+    dear, tried = estimate(RECIPES["full256"]), estimate(recipe, seconds=0.1)
+    assert dear["trial"].startswith("none, since one sample takes a processor long: at best")
+    assert dear["share_of_peak"] is None
+    assert dear["hours"] == pytest.approx(500_000 * 64 / dear["images_per_s"] / 3600, rel=0.1)
+    assert dear["images_per_s"] == pytest.approx(64 * dear["flop_per_s"] / dear["step_flop"], rel=0.1)
+    monkeypatch.setattr(module, "DEAR", 0)
+    best = estimate(recipe, seconds=0.1)
+    assert best["step_seconds"] < tried["step_seconds"]
+    assert best["flop_per_s"] > tried["flop_per_s"]
+
+
 def test_an_estimate_adds_up(recipe):
     state = torch.get_rng_state()
     facts = estimate(dataclasses.replace(recipe, batch=64), seconds=0.3)
@@ -167,6 +180,5 @@ def test_an_estimate_adds_up(recipe):
     assert facts["images_per_s"] == pytest.approx(64 / facts["step_seconds"], rel=0.1)
     assert facts["flop"] == pytest.approx(facts["step_flop"] * recipe.steps, rel=0.1)
     assert facts["flop_per_s"] == pytest.approx(facts["step_flop"] / facts["step_seconds"], rel=0.1)
-    assert estimate(RECIPES["full256"])["step_seconds"] is None  # too dear for a processor
     whole, pieces = (estimate(dataclasses.replace(RECIPES["cifar10"], accumulate=n), seconds=0) for n in (1, 4))
     assert pieces["activations_gib"] == pytest.approx(whole["activations_gib"] / 4, rel=0.05)
