@@ -3,6 +3,7 @@
 A graphics processor multiplies matrices several times faster where it may round each factor to the 10 bits of TF32. The
 linear map itself stays that of the point where it was linearized in full float32; its products A v and A' u alone are
 rounded. Three such products of a factor's high and low part, a b = ah bh + ah bl + al bh, lose 2^-22 instead of 2^-11.
+Of a weight in half precision, which has no more than 10 bits, the low part is zero, and two products do.
 
 Where a processor has no tensor cores, the same roundings are made by hand: slower, and there to test what they do.
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .attention import attention_tangent
+from .half_precision import HalfPrecision, widened
 from .operator import Operator
 from .precision import tensor_cores
 
@@ -77,17 +79,22 @@ class Rounded(TorchDispatchMode):
             changed[first], changed[second] = a, b
             return func(*changed, **kwargs)
 
-        a, b = args[first], args[second]
-        high = rounded(a), rounded(b)
+        (a, a_low), (b, b_low) = (self.split(args[i]) for i in (first, second))
+        cross = [pair for pair in ((a, b_low), (a_low, b)) if pair[0] is not None and pair[1] is not None]
+        return corrected(packet, product, args, kwargs, (a, b), cross)
+
+    def split(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The high part of a factor and, if it has one that counts, the low part."""
+        if isinstance(z, HalfPrecision):
+            return widened(z), None
+        high = rounded(z)
         if self.parts == 1:
-            return product(*high)
-        low = (rounded(a - high[0]), rounded(b - high[1])) if self.by_hand else (a - high[0], b - high[1])
-        return corrected(packet, product, args, kwargs, high, low)
+            return high, None
+        return high, rounded(z - high) if self.by_hand else z - high
 
 
-def corrected(packet, product: Callable, args: tuple, kwargs: dict, high: tuple, low: tuple):
+def corrected(packet, product: Callable, args: tuple, kwargs: dict, high: tuple, cross: list[tuple]):
     """The product of the high parts, and those of a high and a low one added to it."""
-    cross = (high[0], low[1]), (low[0], high[1])
     total = product(*high)
     for a, b in cross:
         if packet in SUMMED:  # beta self + alpha a b, of which self is there already

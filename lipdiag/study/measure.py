@@ -4,7 +4,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,9 @@ from ..diffusion.predictor import Predictor, RawOutput, device_of
 from ..errors import Caution, LipdiagWarning, UsageError
 from ..files import shown
 from ..hub import spelled
+from ..linalg.half_precision import in_half_precision
 from ..linalg.linearize import out_of_memory
+from ..linalg.products import PRODUCTS
 from ..progress import bar
 from ..quantities.catalogue import QUANTITIES
 from ..readiness.answer import answered, in_a_sentence, verify_weights
@@ -96,6 +98,7 @@ def prepared(
         differentiable(predictor),
         evaluating(predictor, plan),
         arithmetic(deterministic),
+        narrow(predictor, plan),
         placed(predictor, place),
         ExitStack() as changed,
     ):
@@ -105,6 +108,7 @@ def prepared(
         said += changed.enter_context(lifted(asked, plan.torch_dtype))
         attributes = named(predictor.path if isinstance(model, str | Path) else model, asked, source)
         ready = preparation.prepare(asked, source, plan, Path(out) if out else None, resume, attributes, shard, retry)
+        changed.enter_context(narrow(asked, ready.plan))  # of those that `auto` took
         ready.halving = not deterministic
         changed.callback(lambda: ready.sparing and recompute(predictor, on=False))
         ready.notes += [*remarks(asked, source), *said, *([SET_ASIDE] if compiled(asked) else [])]
@@ -112,6 +116,11 @@ def prepared(
         if priced(ready):
             check_model(ready, probe)
         yield ready
+
+
+def narrow(predictor: Predictor, plan: Plan) -> AbstractContextManager[object]:
+    """Weights in half precision kept so where products are fast ones, which take their ten bits as they are."""
+    return in_half_precision(predictor) if plan.products in PRODUCTS[1:] else nullcontext()
 
 
 def named(model: Any, predictor: Predictor, source: Source) -> dict[str, str]:

@@ -21,6 +21,7 @@ from ..design.plan import Plan
 from ..design.points import joined
 from ..diffusion.predictor import Predictor
 from ..errors import IncompleteError, LipdiagError, StorageError
+from ..linalg.half_precision import bytes_of
 from ..linalg.linearize import out_of_memory
 from ..quantities.catalogue import QUANTITIES, measure_point, recorded
 from ..readiness import derivatives
@@ -98,8 +99,7 @@ class Study:
     @property
     def memory(self) -> int:
         """Bytes that weights and a micro-batch will hold at its peak."""
-        weights = sum(tensor.nbytes for tensor in [*self.predictor.parameters(), *self.predictor.buffers()])
-        return weights + self.need.of(self.batch)
+        return bytes_of(self.predictor) + self.need.of(self.batch)
 
     @property
     def passes(self) -> float:

@@ -1,5 +1,8 @@
 """The memory that a measurement takes, told from one pair, next to what torch's own record of its allocations says."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from lipdiag.diffusion.exact import Gaussian
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.diffusion.schedule import Linear
+from lipdiag.linalg import half_precision
 from lipdiag.store.layout import units
 from lipdiag.study import measure as front
 from lipdiag.study import memory, study
@@ -67,6 +71,28 @@ def test_the_peak_is_told_within_a_fifth_before_the_start(model, quantities):
         assert ready.need.of(32) == pytest.approx(peak, rel=0.2)
         weights = sum(z.nbytes for z in [*model.parameters(), *model.buffers()])
         assert ready.memory == weights + ready.need.of(32)
+
+
+@pytest.mark.parametrize("products", ["ieee", "3xtf32"])
+def test_weights_in_half_precision_stay_so_where_products_are_fast(products, monkeypatch):
+    """A unit next to one of the widened weights: the same bits, less memory as told, and no more as allocated."""
+    monkeypatch.setattr(half_precision, "LEAST", 1024)
+    model = lipdiag.load("digits-ddpm")
+    for weight in model.parameters():
+        weight.data = weight.data.bfloat16().float()
+    whole, largest = half_precision.bytes_of(model), max(weight.nbytes for weight in model.parameters())
+    plan = Plan(timesteps="900", draws=2, quantities=("spectral_norm", "loss"), products=products, krylov_steps=3)
+    found, told, peaks = [], [], []
+    for narrow in (front.narrow, lambda *_: nullcontext()):
+        monkeypatch.setattr(front, "narrow", narrow)
+        with front.prepared(model, torch.zeros(2, *model.shape), plan, device="cpu", priced=lambda _: False) as ready:
+            unit = units(ready.layout, 1, range(2))[0]
+            peaks.append(allocated(partial(lambda *unit: found.append(measure_unit(*unit)), ready, unit)))
+            told.append(ready.memory - ready.need.of(ready.batch))
+    assert all(np.array_equal(found[0][name], found[1][name]) for name in found[1])
+    assert peaks[0] <= 1.02 * peaks[1]
+    assert told[1] == half_precision.bytes_of(model) == whole
+    assert told[0] == whole if products == "ieee" else told[0] < 0.55 * whole + largest
 
 
 def test_what_is_let_go_counts_no_more():
