@@ -27,7 +27,7 @@ class SingularValues(NamedTuple):
     """Leading singular values with evidence of their error.
 
     Attributes:
-        values: Descending; none exceeds the true one of its rank.
+        values: Descending; none exceeds the true one of its rank, but for the rounding of products.
         residuals: Within this distance of each value lies some true singular value.
         upper: A bound of the largest one that holds with the confidence asked for.
         steps: Krylov steps taken.
@@ -75,8 +75,8 @@ def singular_values(
         width: Stop as soon as upper / value - 1 is at most this for every sample.
         confidence: Of `upper`, for each sample on its own.
         minimum: Do not stop before this many steps.
-        exact: The operators themselves, where the products of A are rounded ones; `upper` is then made wider by what
-            rounding was measured to change (see `RoundingError`), and the first value is that of an exact product.
+        exact: The operators themselves, where the products of A are rounded ones; `upper` then allows for what these
+            were measured to lose (see `RoundingError`), and the first value is that of an exact product.
         together: A number for each sample: those that share one are judged after the step at which all of them were
             narrow enough, whatever else is in the batch. By default all share one.
 
@@ -97,22 +97,22 @@ def singular_values(
     taken = stop.taken.clamp(max=k)
     parts = run.parts(taken)
     order = torch.cat([some for some, _ in parts]).argsort()
+    longest = None if exact is None else rounding.look(parts)
     found = []
-    for _, part in parts:
+    for some, part in parts:
         alpha, beta = at_hand(part.alpha, part.beta)
         values, residuals = ritz(alpha, beta, A.rows)
-        upper = upper_bound(alpha, beta, values[:, 0], A.rows, A.columns, confidence)
+        slack = rounding.slack(alpha.shape[1], values[:, 0], some)
+        upper = upper_bound(alpha, beta, values[:, 0], A.rows, A.columns, confidence, slack)
         most = min(count, int(taken.min()))
-        found.append((values[:, :most], residuals[:, :most], upper))
-    values, residuals, upper = (torch.cat(z)[order] for z in zip(*found, strict=True))
-    top = values[:, 0]
+        found.append((values[:, :most], residuals[:, :most], upper, slack[:, None]))
+    values, residuals, upper, slack = (torch.cat(z)[order] for z in zip(*found, strict=True))
     image = run.alpha[:, :1] * run.left[:, 0]
-    if exact is not None:
-        image, longest, slack = rounding.image, rounding.look(parts), rounding.slack(taken, top)[:, None]
-        residuals = residuals + slack + torch.cat([(top - longest).abs()[:, None], slack.expand(-1, count - 1)], 1)
+    if longest is not None:
+        image, off = rounding.image, (values[:, 0] - longest).abs()[:, None]
+        residuals = residuals + slack + torch.cat([off, slack.expand(-1, count - 1)], 1)
         values = torch.cat([longest[:, None], (values[:, 1:] - slack).clamp_min(0)], 1)
-        upper = torch.maximum(upper, longest)
-    upper = upper + rounding.slack(taken, top)
+        upper = torch.maximum(upper, longest + slack[:, 0])
     values, residuals, upper = (z.to(run.alpha) for z in (values, residuals, upper))
     return SingularValues(
         values, residuals, upper, k, taken, 2 * k, run.adjoint_gap, run.alpha[:, 0], run.right[:, 0], image
@@ -154,8 +154,8 @@ class Stopping:
         """The upper bound of some samples over the value."""
         alpha, beta = both[:, some]
         top = ritz(alpha, beta, self.A.rows)[0][:, 0]
-        upper = upper_bound(alpha, beta, top, self.A.rows, self.A.columns, self.confidence)
-        return (upper + self.rounding.slack(alpha.shape[1], top, some)) / top
+        slack = self.rounding.slack(alpha.shape[1], top, some)
+        return upper_bound(alpha, beta, top, self.A.rows, self.A.columns, self.confidence, slack) / top
 
 
 def groups(A: Operator, together: Tensor | None) -> Tensor:
@@ -165,6 +165,8 @@ def groups(A: Operator, together: Tensor | None) -> Tensor:
 
 class ExtremeEigenvalues(NamedTuple):
     """The smallest and the largest eigenvalue of symmetric operators, with evidence of their error.
+
+    Products are taken for exact: their rounding may move each of these.
 
     Attributes:
         smallest: Never below the true one.

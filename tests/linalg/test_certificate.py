@@ -1,12 +1,16 @@
-"""Upper bounds: how often they hold over random starts, and their two ingredients against closed forms."""
+"""Upper bounds: how often they hold over random starts, and their ingredients against closed forms."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
 from scipy.stats import beta as beta_law
 
-from lipdiag.linalg.certificate import least_overlap
+from lipdiag.linalg import certificate
+from lipdiag.linalg.certificate import least_overlap, upper_bound
 from lipdiag.linalg.lanczos import extreme_eigenvalues, singular_values
 from lipdiag.linalg.trace import rademacher, sphere
 from tests.holm import coverage
@@ -99,6 +103,68 @@ def test_the_bound_of_one_step_in_closed_form():
     by_p, by_q = (alpha**2 + alpha * beta / delta).sqrt(), alpha / delta
     torch.testing.assert_close(found.upper, torch.minimum(by_p, by_q), rtol=1e-5, atol=0)
     assert (found.upper >= torch.minimum(by_p, by_q)).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.2])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_the_bound_under_rounding_is_the_root_of_the_resolvent(steps, share):
+    """The inverse of s - T by numpy, T written out; the first term is the least of those after each half step."""
+    drawn = torch.Generator().manual_seed(steps)
+    alpha, beta = (0.5 + torch.rand(1, steps, generator=drawn, dtype=torch.float64) for _ in range(2))
+    beside = torch.stack([alpha, beta], -1)[0].flatten().numpy()
+    T = np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1)
+    top, delta = np.linalg.eigvalsh(T).max(), least_overlap(50, 0.01)
+    error = share * delta * top
+
+    def excess(s):
+        rows = [np.linalg.inv(s * np.eye(m) - T[:m, :m])[0] for m in range(1, 2 * steps + 1)]
+        return min(b * row[-1] for b, row in zip(beside, rows, strict=True)) + error * np.linalg.norm(rows[-1]) - delta
+
+    root = brentq(excess, top * (1 + 1e-9), 1e4 * top, xtol=1e-14, rtol=1e-14)
+    upper = upper_bound(alpha, beta, torch.tensor([top]), 60, 50, 0.99, torch.tensor([error], dtype=torch.float64))
+    assert root - 1e-12 <= float(upper) <= root + 1e-5 * (root - top)
+
+
+def test_an_error_beyond_proof_is_added():
+    alpha, beta, top = torch.ones(1, 1).double(), torch.ones(1, 1).double(), torch.ones(1).double()
+    none, small, large = (float(upper_bound(alpha, beta, top, 50, 50, 0.99, error)) for error in (0.0, 1e-5, 0.1))
+    assert large == pytest.approx(none + 0.1, rel=1e-12)
+    assert small > none + 10e-5
+    assert float(upper_bound(alpha, beta, top, 1, 50, 0.99, 0.1)) == 1.1  # nothing is left to chance there
+
+
+def hiding(M, x, y, start):
+    """Products that lose what the start has of the leading vectors x and y, and are exact on what follows."""
+    overlap = start @ y
+    s = (M[0] @ y).norm()
+
+    def mv(v):
+        return (M @ v[:, :, None])[:, :, 0] - s * (v @ y)[:, None] * x
+
+    def vm(u):
+        z = (u[:, None] @ M)[:, 0] - s * (u @ x)[:, None] * y
+        return z + (overlap * (z * start).sum(1))[:, None] * y
+
+    return replace(operator(M), mv=mv, vm=vm)
+
+
+def test_products_that_lose_much_could_hide_the_leading_vector(monkeypatch):
+    """As much as TF32's do, if rounding knew it: why no proof is claimed of these, and what a proof would say."""
+    values = torch.cat([torch.tensor([1.25]).double(), torch.linspace(1, 0.5, 299).double()])
+    M = with_singular_values(values, 300, 300, batch=1)
+    U, _, V = torch.linalg.svd(M[0])
+    x, y = U[:, 0], V[0]
+    start = sphere((1, 300), torch.Generator().manual_seed(0), dtype=M.dtype)
+    start = start - (start @ y)[:, None] * y
+    overlap = 2 * least_overlap(300, 0.01)
+    start = (1 - overlap**2) ** 0.5 * start / start.norm() + overlap * y
+    rounded = hiding(M, x, y, start)
+    found = singular_values(rounded, start, 20, exact=operator(M))
+    assert float((rounded.mv(start) - operator(M).mv(start)).norm()) < 2e-3
+    assert float(found.upper) < 1.1
+    assert float(singular_values(operator(M), start, 20).upper) >= 1.25
+    monkeypatch.setattr(certificate, "PROVABLE", math.inf)
+    assert float(singular_values(rounded, start, 20, exact=operator(M)).upper) >= 1.25
 
 
 def test_scale_does_not_matter():

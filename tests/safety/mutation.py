@@ -300,6 +300,16 @@ BUGS = {
         "pass",
         "linalg/test_precision.py -k fused",
     ),
+    "a proof that forgets what products lose": Bug(
+        "linalg/certificate.py", "proven * reach, 0))", "0 * reach, 0))", "linalg/test_certificate.py -k resolvent"
+    ),
+    "a narrow weight that is laid out anew is widened for good": Bug(
+        "linalg/half_precision.py", "    aten.t.default,\n", "", "linalg/test_half_precision.py -k recordings"
+    ),
+    "weights that are no half numbers are rounded": Bug(
+        "linalg/half_precision.py", "for numbers in (weight.flatten()[:FEW], weight):",
+        "for numbers in (weight.flatten()[:FEW],):", "linalg/test_half_precision.py -k stay",
+    ),
     "rounded products for exact ones": Bug(
         "linalg/rounding_error.py",
         "steps**0.5 * (self.forward",
