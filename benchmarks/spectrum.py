@@ -71,7 +71,7 @@ class Spectrum:
         return float((values / self.largest - 1).abs().quantile(0.5))
 
 
-def spectrum(A: Operator, start: Float[Tensor, "batch n"], steps: int, confidence: float = 0.99) -> Spectrum:
+def spectrum(A: Operator, start: Float[Tensor, "batch n"], steps: int) -> Spectrum:
     """The reference: Golub-Kahan until the largest value is certified to `CONVERGED`, or `steps` are taken."""
     steps = min(steps, A.rows, A.columns)
     width = float("inf")
@@ -79,29 +79,29 @@ def spectrum(A: Operator, start: Float[Tensor, "batch n"], steps: int, confidenc
     def stop(alpha, beta):
         nonlocal width
         top = ritz(alpha, beta, A.rows)[0][:, 0]
-        width = float((upper_bound(alpha, beta, top, A.rows, A.columns, confidence) / top - 1).max())
+        width = float((upper_bound(alpha, beta, top, A.rows, A.columns, 0.99) / top - 1).max())
         return width <= CONVERGED
 
     run = golub_kahan(A, start, steps, stop)
     return Spectrum(run.alpha, run.beta, width)
 
 
-def krylov(reference: Spectrum, error: float = ERROR) -> Count:
+def krylov(reference: Spectrum) -> Count:
     """Golub-Kahan-Lanczos, one product with A and one with A' a step."""
     for k in range(1, reference.alpha.shape[1] + 1):
         reached = reference.error(torch.linalg.svdvals(reference.matrices[:, :k, :k])[:, 0])
-        if reached <= error:
+        if reached <= ERROR:
             break
     return Count(2 * k, reached, f"{k} steps")
 
 
-def power(reference: Spectrum, error: float = ERROR) -> Count:
+def power(reference: Spectrum) -> Count:
     """Power iteration with A'A, the estimate |A v|; one product with A and one with A' an iteration."""
     B = reference.matrices
     v = torch.zeros_like(B[:, 0])
     v[:, 0] = 1
     iterations, reached = 0, 1.0
-    while reached > error and iterations < MOST_ITERATIONS:
+    while reached > ERROR and iterations < MOST_ITERATIONS:
         u = (B @ v[:, :, None])[:, :, 0]
         reached = reference.error(u.norm(dim=1))
         iterations += 1
@@ -110,12 +110,12 @@ def power(reference: Spectrum, error: float = ERROR) -> Count:
     return Count(2 * iterations, reached, f"{iterations} iterations")
 
 
-def arpack(reference: Spectrum, error: float = ERROR) -> Count:
+def arpack(reference: Spectrum) -> Count:
     """scipy.sparse.linalg.svds by ARPACK at the loosest tolerance that reaches the error."""
     for tolerance in TOLERANCES:
         values, products = zip(*(largest_by_svds(B, tolerance) for B in reference.matrices.numpy()), strict=True)
         reached = reference.error(torch.tensor(values))
-        if reached <= error:
+        if reached <= ERROR:
             break
     return Count(float(np.mean(products)), reached, f"tol={tolerance:g}")
 

@@ -143,9 +143,9 @@ def rates(recipe: Recipe, device: torch.device, rounds: int) -> Iterator[Rate]:
         gc.collect()  # of the bare loop, whose memory the next one needs
 
 
-def relative_rate(name: str = "digits", rounds: int = 9) -> float:
+def relative_rate(name: str) -> float:
     """Steps a second of `train` over those of the bare loop on a processor."""
-    *_, bare = rates(RECIPES[name], torch.device("cpu"), rounds)
+    *_, bare = rates(RECIPES[name], torch.device("cpu"), 9)
     return bare.ratio
 
 

@@ -585,7 +585,7 @@ BUGS = {
         "quality/test_metric.py -k 'knows_its_error and 0.5'",
     ),
     "a datum that is its own neighbour": Bug(
-        "quality/metric.py", "torch.arange(first, first + len(d))", "torch.arange(len(d))",
+        "quality/metric.py", "block, place=2", "block, place=1",
         "quality/test_metric.py -k planted",
     ),
     "data against themselves": Bug(

@@ -1,4 +1,4 @@
-"""The door of advice: what is asked of a run, what of a model, and what is refused."""
+"""The front door of advice: what is asked of a run, what of a model, and what is refused."""
 
 import json
 
