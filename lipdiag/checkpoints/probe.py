@@ -53,6 +53,12 @@ BLOCK_LEVELS = (0.15, 0.35, 0.55, 0.75, 0.95)  # places inside a block of a shar
 SOMETHING, NOTHING = 0.01, 0.04  # mean log error that telling block edges must gain, and may cost
 SHARINGS = (0.1, 2), (0.2, 5), (0.1, 5), (0.1, 10)  # part of the table, and into how many blocks; the coarsest first
 
+MISREAD = (
+    "the model finds the noise in no common convention, but its answers together with x tell it, in some proportion at "
+    "each noise level: it is read in another way than it was trained; check --parameterization, --schedule and --clock "
+    "by the code that trained it"
+)
+
 
 @dataclass
 class Calibration:
@@ -70,6 +76,7 @@ class Calibration:
         gain: Mean log error by which the best one, or the likeliest, wins on the draws of the test; and by which for
             certain.
         samples: Samples of the data.
+        misread: Whether it does not, but a sum of answer and x in some proportion at each level does.
         notes: All this for a reader, with the option that sets it right.
     """
 
@@ -83,6 +90,7 @@ class Calibration:
     indistinct: bool
     gain: tuple[float, float]
     samples: int
+    misread: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -147,6 +155,7 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
         indistinct=bool((choice.errors[stated].mean(0) <= PLAIN * choice.guess.mean(0)).all()),
         gain=gain,
         samples=len(data),
+        misread=not trained and misread(choice, test, stated),
     )
     calibration.notes = describe(calibration)
     return calibration
@@ -156,7 +165,7 @@ def try_all(trial: Trial, stated: Convention, data: Tensor) -> None:
     """The stated convention and the common ones: clocks, ranges and predictions first, then schedules."""
     trial.judge([stated])
     own = stated.whole
-    kinds = unique([own.parameterization, *PREDICTIONS])
+    kinds = unique([own.parameterization, *PREDICTIONS, *natural_predictions(own.schedule)])
     # A network with a table of its times must not be told one that the table does not have.
     clocks = [own.clock] if trial.rounds(stated) else unique([own.clock, *common_clocks(own.schedule)])
     for clock in clocks:
@@ -191,6 +200,16 @@ def contradicted(test: Trial, stated: Convention, winner: Convention) -> tuple[t
     gain = float(difference.mean()), at_least(difference, test.rows)
     trained = test.knowledge(other[0]) > KNOWLEDGE and float((scores[0] - scores[1]).mean()) < MARGIN
     return gain, trained and gain[1] > MARGIN
+
+
+def misread(choice: Trial, test: Trial, stated: Convention) -> bool:
+    """Whether answers tell of the noise what those of a trained network do, but not in the way that they are read."""
+    t = test.times(stated)
+    few, many = (trial.ask(stated, t, stated.whole.clock(t)) for trial in (choice, test))
+    if few is None or many is None:
+        return False
+    own, best = test.error(many, stated, t, LOUDEST), test.read(many, few)
+    return test.knowledge(best) > KNOWLEDGE and at_least(test.score(own) - test.score(best), test.rows) > MARGIN
 
 
 def at_least(gain: Float[Tensor, " draws"], rows: Tensor) -> float:
@@ -247,6 +266,8 @@ def describe(calibration: Calibration) -> list[str]:
             "calibration: the model finds as much of the noise as a guess from the data's mean and variance "
             f"({size}): the data are so plain that there may be no more to find, and tell no conventions apart"
         ]
+    if calibration.misread:
+        return [f"calibration: {MISREAD}"]
     if not calibration.trained:
         return [
             "calibration: in no convention does the model find more of the noise than a guess from the data's mean "

@@ -65,7 +65,7 @@ def doctor(
     it is. The verdict is healthy, faults or undecided; every fault comes with
     its timesteps, its evidence and what to do. What is allowed is in --checks.
     """
-    from ..health.examine import FURTHER, PLAN, examine
+    from ..health.examine import PLAN, beside, examine
     from ..study.measure import estimate
     from .measure import Teller, duration
 
@@ -77,10 +77,11 @@ def doctor(
 
     def priced(ready: Any) -> bool:
         teller.price(ready)
-        seconds = duration(FURTHER * estimate(ready)["pass_seconds"])
-        teller.say(
-            ready, f"and {FURTHER} forward passes for conventions, samples and looks into the network, {seconds}"
-        )
+        each = estimate(ready)["pass_seconds"]
+        passes, more = beside(plan)
+        text = f"and {passes} forward passes for conventions, samples and looks into the network, "
+        text += f"{duration(passes * each)}; {more} more where timesteps seem off by some, {duration(more * each)}"
+        teller.say(ready, text)
         if dry_run:
             raise click.exceptions.Exit(0)
         return True

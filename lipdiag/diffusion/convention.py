@@ -163,7 +163,9 @@ def common_schedules(stated: Schedule) -> list[Schedule]:
 
 def natural_predictions(schedule: Schedule) -> list[Parameterization]:
     """What networks trained with a schedule predict beside the common predictions."""
-    return [Edm(schedule.sigma_data)] if isinstance(schedule, Normalized) else []
+    if isinstance(schedule, Normalized):
+        return [Edm(schedule.sigma_data)]
+    return [Edm()] if isinstance(schedule, VE | Karras) else []
 
 
 def natural_clocks(schedule: Schedule) -> list[Clock]:

@@ -12,7 +12,6 @@ from .laws import (
     jump,
     nothing,
     order,
-    shift,
     size,
     speed,
     still,
@@ -123,7 +122,7 @@ CHECKS: dict[str, Check] = {
     ),
     "shift": Check(
         "whether its timesteps are off by one",
-        shift, ("swap",), ("swap_loss",), 0.5,
+        None, (), (), 0.5,
         "timesteps by which what the network is told is off, at most",
         "tell it so many timesteps less: indices that begin at 1, or a loop that is one off",
     ),

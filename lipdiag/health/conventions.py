@@ -2,7 +2,7 @@
 
 import torch
 
-from ..checkpoints.probe import ALPHA, DRAWS, Calibration, UnfiniteError, probe
+from ..checkpoints.probe import ALPHA, DRAWS, MISREAD, Calibration, UnfiniteError, probe
 from ..design.description import Source
 from ..diffusion.predictor import Predictor
 from ..files import shown
@@ -40,6 +40,8 @@ def conventions(predictor: Predictor, source: Source) -> tuple[list[Fault], list
         return named(found, notes), [], []
     if found.trained or found.indistinct:
         return [], [], []
+    if found.misread:
+        return [], [MISREAD], []
     if found.error[-1] <= KNOWN:
         return [], notes, []
     evidence = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.load import inspect
-from ..checkpoints.probe import PASSES
+from ..checkpoints.probe import MISREAD, PASSES
 from ..checkpoints.reading import SILENT, Reading
 from ..design.plan import Plan, refuse_planned
 from ..design.points import ends
@@ -28,6 +28,7 @@ from .diagnosis import Diagnosis
 from .fault import Fault
 from .judge import LEVEL, judge, limited
 from .scan import DRAWS, EVEN, scan, scanned, seen
+from .shift import FIRST, FRESH, shift
 
 QUANTITIES = (
     "time_difference", "stein", "loss", "trace", "one_sided_lipschitz", "asymmetry", "fokker_planck", "swap",
@@ -37,9 +38,6 @@ PLAN = Plan(timesteps="pairs:10", draws=32, quantities=QUANTITIES, krylov_steps=
 
 LOOKED = 8
 """Timesteps, and draws of each, at which the network is looked into."""
-
-FURTHER = PASSES + 2 * EVEN * DRAWS + samples.COUNT * samples.STEPS + 5 * LOOKED**2
-"""Forward passes of one sample beside those of the run: conventions, scan, samples, and looks into the network."""
 
 DEGRADED = {
     "wrong_size", "untrained_band", "miscalibrated_time", "excess_loss", "expanding", "asymmetric", "too_fast",
@@ -129,7 +127,8 @@ def examine(
         drawn, told = samples.drawn(ready.predictor), embedding.embedded(ready.predictor)
         further = [*samples.copies(drawn, ready.source, limits["copies"]), *samples.size(drawn, ready.source, limits)]
         further += [] if told is None else embedding.embedding_tests(told, limits)
-        further += [] if ready.source.fingerprint == "model" else scan(scanned(ready), limits)
+        if ready.source.fingerprint != "model":
+            further += [*scan(scanned(ready), limits), *shift(ready, limits["shift"])]
         found = judge(ready.store.dataset(), limits, level, further=further)
         found = replace(found, chain=tuple(embedding.chain(point)))
         names = {fault.name for fault in faults}
@@ -137,12 +136,22 @@ def examine(
         sound = not any(line.check in INTERNAL and line.p_value <= level for line in found.lines)
         if lost and sound and samples.are_data(ready.predictor, drawn, ready.source):
             faults, undecided = [], [STRANGE]
-        elif lost or (not names and DEGRADED & {fault.name for fault in found.faults}):
+        elif undecided != [MISREAD] and (lost or (not names and DEGRADED & {fault.name for fault in found.faults})):
             faults = network.foreign(looked_at(ready, 2 * LOOKED)) or faults
             undecided = [] if faults else undecided
         if not faults and not found.faults:
             faults = samples.samples(ready.predictor, drawn, ready.source)
         return merged(found, faults, undecided, [*notes, *(n for n in ready.notes if n != NOT_TRIED)])
+
+
+def beside(plan: Plan) -> tuple[int, int]:
+    """Forward passes of one sample beside those of the run, and how many more it takes to decide about a shift of time.
+
+    They are for conventions, scan, samples, the shift, and looks into the network.
+    """
+    fixed = PASSES + 2 * EVEN * DRAWS + samples.COUNT * samples.STEPS + 5 * LOOKED**2
+    first, fresh = (2 * draws * plan.draws for draws in (FIRST, FRESH))
+    return fixed + first, fresh
 
 
 def as_run(model: Any) -> Any:
@@ -167,7 +176,7 @@ def before(ready: Study, point: Point, model: Any, reading: Reading) -> tuple[li
 
 def looked_at(ready: Study, draws: int = LOOKED) -> Point:
     """A few timesteps by a few draws, timestep-major."""
-    return seen(ready, ends(ready.timesteps, LOOKED), draws)
+    return seen(ready, ends(ready.timesteps, LOOKED), range(draws))
 
 
 def other_weights(ready: Study, point: Point, model: Any, reading: Reading) -> list[Fault]:

@@ -165,7 +165,7 @@ WORDS = {
     "jump": "K is {} times that of both neighbours",
     "still": "{} of the draws are answered the same at the next timestep, to the last bit",
     "told": "told timestep {other} the loss is {} of that told its own",
-    "shift": "the loss is least where it is told {} timesteps more than it is",
+    "shift": "what it is told is off by {} timesteps, by the slope of its loss in them",
     "equation": "the squared residual of the Fokker-Planck equation is {}, 0 for a true model",
     "plateau": "of neighbouring timesteps a share of {} has the same embedding, to the last bit",
     "grain": "the embedding is rounded by {} of its change from one timestep to the next",

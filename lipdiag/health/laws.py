@@ -27,9 +27,6 @@ from ..statistics import Estimate, mean, moments, ratio
 FEWEST = 8
 """Draws below which Student's test says nothing."""
 
-CURVED = 3.0
-"""Standard errors by which the loss has to rise on both sides of its least, lest the least be anywhere."""
-
 
 class Test(NamedTuple):
     """One comparison with a threshold.
@@ -185,35 +182,6 @@ def told(run: Run, threshold: float) -> Iterator[Test]:
             other = min(others, key=lambda o: swap[:, o].mean())
             beyond = above(threshold * own - swap[:, other], len(others))
             yield Test("told", place, ratio(swap[:, other], own), *beyond, other)
-
-
-def shift(run: Run, threshold: float) -> Iterator[Test]:
-    """By how many timesteps what the network is told is off, from the losses at k and k + 1 told either.
-
-    Near its least the loss is c (k' - k - offset)^2 and more: being told one less at k + 1 saves A = c (2 offset - 1),
-    and one more at k costs B = c (2 offset + 1). Pairs weigh as much as they know, c over their variance.
-    """
-    if not run.index:
-        return
-    found = {run.timestep[place]: (place, swap) for place, (swap,) in rows(run, "swap_loss")}
-    sums = []
-    for k, (place, here) in found.items():
-        after, there = found.get(k + 1, (0, here[:0]))
-        if len(there) == len(here):
-            own, later = here[:, place], there[:, after]
-            saved, cost = later - there[:, place], here[:, after] - own
-            curvature, noise = max(float((cost - saved).mean()), 0.0), float((cost + saved).var())
-            sums.append(np.stack([saved, cost]) * (curvature / noise if noise > 0 else 0.0))
-    if not sums or len({z.shape for z in sums}) > 1:
-        return
-    saved, cost = np.sum(sums, axis=0)
-    if above(cost - saved)[0] < CURVED:
-        return
-    offset = float((saved + cost).mean() / (cost - saved).mean() / 2)
-    half = np.ptp(mean((saved + cost) / 2 - offset * (cost - saved))[1:3]) / 2 / (cost - saved).mean()
-    estimate = Estimate(offset, offset - half, offset + half, saved.size)
-    least = (2 * threshold - 1) * (cost - saved) / 2
-    yield Test("shift", None, estimate, *above((saved if offset > 0 else -cost) - least, 2))
 
 
 def equation(run: Run, threshold: float) -> Iterator[Test]:

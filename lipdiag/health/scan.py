@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..design.plan import resolve_timesteps
 from ..design.points import points
-from ..diffusion.parameterization import convert, eps
+from ..diffusion.parameterization import Parameterization, convert, eps
 from ..diffusion.predictor import NetworkPredictor
 from ..printing import plain
 from ..quantities.point import Point
@@ -24,8 +25,11 @@ from .laws import Test, above
 EVEN, DRAWS = 64, 32
 """Timesteps even in t, and as many even in their logarithm; draws at each."""
 
+SETS = 4
+"""Sets of draws, which take turns, so that what is told of all times is told by more data and noise."""
+
 BESIDE = 12
-"""Noisier ones that each is compared with."""
+"""How far away the noisier ones are that each is compared with, those of the same draws."""
 
 PARTS = 2
 """Parts of the time in each of which a scale has to be the same that is wrong."""
@@ -49,10 +53,10 @@ class Scan(NamedTuple):
     left: np.ndarray
 
 
-def seen(ready: Study, timesteps: Sequence[float], draws: int) -> Point:
-    """Some timesteps by the first draws of a study, timestep-major."""
+def seen(ready: Study, timesteps: Sequence[float], draws: range) -> Point:
+    """Some timesteps by some draws of a study, timestep-major."""
     source = ready.source
-    return points(ready.predictor, ready.plan, source.sample, timesteps, range(draws), record=False, told=source.told)
+    return points(ready.predictor, ready.plan, source.sample, timesteps, draws, record=False, told=source.told)
 
 
 @torch.no_grad()
@@ -66,23 +70,32 @@ def scanned(ready: Study) -> Scan:
     every = np.union1d(even, resolve_timesteps(f"log:{EVEN}", clock, schedule))
     t = clock.base.time(torch.from_numpy(every)).numpy()
     every = every[np.argsort(t)][np.sort(t) > 1e-9]
-    few, rows = max(1, ready.batch // DRAWS), []
-    for first in range(0, len(every), few):
-        some = every[first : first + few].tolist()
-        at = seen(ready, some, DRAWS)
-        x, said, noise = (z.double() for z in (at.x, at.predictor(at.x, at.t), at.noise))
-        alpha, sigma = schedule(at.t)
-        error = (said - noise).flatten(1).square().mean(1) * (sigma / alpha) ** 2
-        found, truth = (convert(z, x, at.t, schedule, eps, own).flatten(1) for z in (said, noise))
-        own_terms = found * truth, found.square(), (found - truth).square()
-        rows.append(torch.stack([error, *(z.mean(1) for z in own_terms)]).view(4, -1, DRAWS).cpu())
-    return Scan(every, *torch.cat(rows, 1).numpy())
+    few, found = max(1, ready.batch // DRAWS), np.empty((4, len(every), DRAWS))
+    for turn in range(SETS):
+        mine = np.arange(turn, len(every), SETS)
+        for first in range(0, len(mine), few):
+            some = mine[first : first + few]
+            at = seen(ready, every[some].tolist(), range(turn * DRAWS, (turn + 1) * DRAWS))
+            found[:, some] = asked(at, own).view(4, -1, DRAWS).cpu().numpy()
+    return Scan(every, *found)
+
+
+def asked(at: Point, own: Parameterization) -> Tensor:
+    """What a scan notes of each pair."""
+    schedule = at.predictor.schedule
+    x, said, noise = (z.double() for z in (at.x, at.predictor(at.x, at.t), at.noise))
+    alpha, sigma = schedule(at.t)
+    error = (said - noise).flatten(1).square().mean(1) * (sigma / alpha) ** 2
+    predicted, truth = (convert(z, x, at.t, schedule, eps, own).flatten(1) for z in (said, noise))
+    terms = predicted * truth, predicted.square(), (predicted - truth).square()
+    return torch.stack([error, *(z.mean(1) for z in terms)])
 
 
 def scan(found: Scan, thresholds: Mapping[str, float]) -> Iterator[Test]:
     """Whether errors grow with the noise, and whether a multiple would be better at all times."""
-    for k, here in enumerate(found.error[:-1]):
-        later = [o for o in range(k + 1, min(k + 1 + BESIDE, len(found.error))) if np.isfinite(found.error[o]).all()]
+    for k, here in enumerate(found.error):
+        noisier = range(k + SETS, min(k + 1 + BESIDE, len(found.error)), SETS)
+        later = [o for o in noisier if np.isfinite(found.error[o]).all()]
         if later and np.isfinite(here).all():
             threshold = thresholds["band"]
             (s, p), other = max((above(here - threshold * found.error[o], len(later)), o) for o in later)

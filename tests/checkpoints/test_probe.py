@@ -123,6 +123,7 @@ OTHERS = [
     (ScaledLinear(), v, Timesteps()),
     (VE(), score, Sigma(VE())),
     (Karras(), x0, LogSigma(Karras())),
+    (Karras(), Edm(), LogSigma(Karras())),
     (Normalized(Karras()), Edm(), LogSigma(Karras())),
 ]
 
@@ -150,6 +151,30 @@ def test_the_other_labels_are_put_right_too():
     for label in ((Straight(), velocity, Unit()), (VE(), score, Sigma(VE())), (VP(), v, Unit())):
         found = calibrate(LABEL, label)
         assert names(found, LABEL, False), found.notes
+
+
+@pytest.mark.parametrize("schedule", [Karras(), Normalized(Karras())])
+def test_an_edm_network_that_is_read_as_something_else(schedule):
+    true = schedule, Edm(), LogSigma(Karras())
+    for kind in (eps, x0):
+        found = calibrate(true, (schedule, kind, true[2]))
+        assert names(found, true, False), found.notes
+        assert '--parameterization "edm(0.5)"' in found.notes[0]
+
+
+def odd(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """What no network predicts: 0.8 x0 - 0.7 eps."""
+    return torch.full_like(t, 0.8), torch.full_like(t, -0.7)
+
+
+def test_answers_in_no_common_convention_are_told_from_those_that_know_nothing():
+    found = calibrate((S, odd, Timesteps()), LABEL)
+    assert (found.right, found.trained, found.misread) == (True, False, True)
+    assert "answers together with x tell it" in found.notes[0]
+    torch.manual_seed(0)
+    unknowing = {"untrained": Small(), "deaf": lambda x, t: torch.tanh(3 * x.flip(1))}
+    for model in unknowing.values():
+        assert not probe(NetworkPredictor(model, *LABEL, (2,)), circle(16)).misread
 
 
 def test_data_in_the_unit_interval_for_a_model_of_the_symmetric_one():

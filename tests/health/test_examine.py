@@ -43,17 +43,9 @@ def test_a_model_that_is_used_wrongly(way):
     assert names(how(exact()), data(), BANDS if "band" in way else QUICK)[:1] == [fault]
 
 
-@pytest.mark.parametrize("way", ["one more", "one less"])
-def test_a_timestep_that_is_one_off(way):
-    found = doctor(
-        USED[way][1](exact()),
-        data(),
-        plan=PLAN.replace(timesteps="0:10:1", draws=64, quantities=("swap", "stein", "loss")),
-        progress=False,
-    )
-    assert [fault.name for fault in found.faults] == ["shifted_time"]
-    (offset,) = [line.estimate for line in found.lines if line.check == "shift"]
-    assert offset.low - 0.3 <= (1 if way == "one more" else -1) <= offset.high + 0.3
+def test_a_timestep_that_is_one_off():
+    plan = QUICK.replace(timesteps="500", quantities=("stein", "loss"))
+    assert names(USED["one less"][1](exact()), data(), plan) == ["shifted_time"]
 
 
 def test_a_perceptron_is_healthy():

@@ -44,7 +44,7 @@ def test_what_is_not_there_is_said_with_the_command_that_measures_it():
     (said,) = found.missing
     assert "whether a multiple of its answer would do better, whether" in said
     assert (
-        "timesteps are off by one and whether its answers at different times are of one diffusion: measure it with"
+        "listens to its timestep and whether its answers at different times are of one diffusion: measure it with"
         in said
     )
     assert "`lipdiag measure ckpt.pt --quantity stein --quantity loss" in said

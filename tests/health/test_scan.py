@@ -5,7 +5,7 @@ import pytest
 
 from lipdiag.health.checks import CHECKS
 from lipdiag.health.examine import PLAN
-from lipdiag.health.scan import DRAWS, Scan, scan, scanned
+from lipdiag.health.scan import DRAWS, SETS, Scan, scan, scanned
 from lipdiag.study.measure import prepared
 from tests.health.planted import ZOO, around, data
 
@@ -41,9 +41,9 @@ def test_a_band_is_found_at_its_noisy_end_alone():
     ones = np.ones((100, DRAWS))
     found = [test for test in scan(Scan(np.arange(100.0), error, ones, ones, ones), LIMITS) if test.check == "band"]
     low = [test.at for test in found if test.p < 1e-4]
-    # 5 times as large an error is above 1.1 times that of 11 steps later, 10^(4 * 11 / 99) = 2.78 times that of here
-    assert low == list(range(41, 50)) or low == list(range(40, 50))
-    assert {test.at for test in found if test.p > 0.5} >= set(range(39)) | set(range(50, 99))
+    # 5 times as large an error is above 1.1 times that of 12 steps later, 10^(4 * 12 / 99) = 3.05 times that of here
+    assert low == list(range(40, 50))
+    assert {test.at for test in found if test.p > 0.5} == set(range(40)) | set(range(50, 100 - SETS))
 
 
 def test_a_scale_that_is_wrong_in_a_part_of_the_time_is_none():

@@ -512,8 +512,22 @@ BUGS = {
         "health/scan.py", "convert(z, x, at.t, schedule, eps, own).flatten(1)", "z.flatten(1)",
         "health/test_scan.py -k 'predicted and v'"
     ),
+    "a shift that is looked for where timesteps are shared": Bug(
+        "health/shift.py", "if isinstance(clock, Shared):", "if False:", "health/test_shift.py -k neighbours"
+    ),
+    "a shift to the other side": Bug(
+        "health/shift.py", "saved, square = -found", "saved, square = found", "health/test_shift.py -k offset"
+    ),
+    "an EDM network that is tried as anything but one": Bug(
+        "checkpoints/probe.py", "*PREDICTIONS, *natural_predictions(own.schedule)", "*PREDICTIONS",
+        "checkpoints/test_probe.py -k edm_network"
+    ),
+    "answers in no common convention, and nothing said": Bug(
+        "checkpoints/probe.py", "not trained and misread(choice, test, stated)", "False",
+        "checkpoints/test_probe.py -k in_no_common"
+    ),
     "a band that is compared with the times before it": Bug(
-        "health/scan.py", "range(k + 1, min(k + 1 + BESIDE, len(found.error)))", "range(max(0, k - BESIDE), k)",
+        "health/scan.py", "k + SETS, min(k + 1 + BESIDE, len(found.error)), SETS", "max(0, k - BESIDE), k",
         "health/test_scan.py -k noisy_end"
     ),
     "copies that are compared with all that lies between data": Bug(
