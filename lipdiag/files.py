@@ -303,3 +303,8 @@ def parse_json(data: bytes | str, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"cannot read {shown(name)}: it holds a JSON {type(value).__name__}, not an object")
     return value
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """An object of a stranger's JSON; {} where there is something else."""
+    return value if isinstance(value, dict) else {}

@@ -40,11 +40,11 @@ class HalfPrecision(Tensor):
     """
 
     half: Tensor  # type: ignore[assignment]
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, half: Tensor) -> "HalfPrecision":
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made = Tensor._make_wrapper_subclass(
             cls,
             half.size(),
             strides=half.stride(),
@@ -57,7 +57,7 @@ class HalfPrecision(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
         kwargs = kwargs or {}
         if func in VIEWS:
             return cls(func(args[0].half, *args[1:], **kwargs))

@@ -3,9 +3,10 @@
 import shlex
 from typing import Any
 
+from ..files import mapping
 from ..printing import shortened
 from ..results.label import IN_MEMORY
-from ..results.run import Run, mapping
+from ..results.run import Run
 from ..text import printable
 from .html import Markup, element, joined
 

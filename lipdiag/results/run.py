@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import RunError, UsageError
+from ..files import mapping
 from ..text import printable
 from .clock import recorded, second_times, sharing
 from .distribution import Statistics, over_draws
@@ -346,8 +347,3 @@ def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) 
             raise UsageError(f"{label} has no finished draws yet; go on with the `lipdiag measure` that began it")
         runs.append(Run(dataset, label, base, edges))
     return runs
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """An object of a stranger's JSON; {} where there is something else."""
-    return value if isinstance(value, dict) else {}

@@ -79,10 +79,8 @@ def filled(
     def add(
         name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, names: Sequence[str], **more: Any
     ) -> Any:
-        codecs = {"compressors": [Crc32cCodec()]}
-        return group.create_array(
-            name, shape=shape, chunks=chunks, dtype=dtype, dimension_names=names, **codecs, **more
-        )
+        more |= {"dimension_names": names, "compressors": [Crc32cCodec()]}
+        return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, **more)
 
     for name, (values, about) in coordinates.items():
         add(name, (times,), (times,), "float64", ("time",), attributes=about)[:] = values

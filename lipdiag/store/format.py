@@ -245,7 +245,7 @@ def checked(name: str, array: Any) -> Array:
     return known
 
 
-def fill(value: Any, dtype: str) -> Any:
+def fill(value: Any, dtype: Any) -> Any:
     """What stands where no chunk was written."""
     known = {"string": ("",), "float64": ("NaN", 0.0)}.get(dtype, (0,))
     if isinstance(value, bool) or value not in known:  # a run would be done where nothing was measured
