@@ -123,7 +123,7 @@ def test_it_goes_on_elsewhere_from_where_it_was_stopped(tmp_path, monkeypatch, m
     np.savez(tmp_path / "photographs.npz", photographs)
     monkeypatch.setattr(study, "LARGEST_MODEL", 2**17)  # a little less than these models have
     done: list[str] = []
-    train, evaluate = lipdiag.train, study.evaluate
+    train, grade = lipdiag.train, study.grade
 
     def trained(recipe, name, **told):
         if len(done) == 2:
@@ -137,7 +137,7 @@ def test_it_goes_on_elsewhere_from_where_it_was_stopped(tmp_path, monkeypatch, m
             done.append("judged")
             raise StoppedError
         done.append("judged")
-        return evaluate(*asked, **how)
+        return grade(*asked, **how)
 
     def run(model, data, plan, out, **how):
         assert (data, plan.timesteps, plan.draws) == ("judge.npy", TINY.timesteps, TINY.draws)
@@ -148,7 +148,7 @@ def test_it_goes_on_elsewhere_from_where_it_was_stopped(tmp_path, monkeypatch, m
 
     monkeypatch.setattr(lipdiag, "train", trained)
     monkeypatch.setattr(lipdiag, "measure", run)
-    monkeypatch.setattr(study, "evaluate", judged)
+    monkeypatch.setattr(study, "grade", judged)
     folders = [tmp_path / name for name in ("here", "there", "elsewhere")]
     folders[0].mkdir()
     for folder, after in zip(folders, [*folders[1:], None], strict=True):
