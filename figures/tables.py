@@ -39,10 +39,11 @@ OF_VARIANTS = (
 )
 SWAPPED_LABELS = {"ddpm_shared": "DDPM, shared", "etsdm_unshared": "E-TSDM, unshared"}
 OF_SWAPPED = (
-    "Sharing at sampling alone, and in training alone: no weights but those of above. `DDPM, shared` was "
-    "trained without sharing, and is told the shared times of its twin when it is measured and when it is sampled; "
-    "`E-TSDM, unshared` was trained with sharing, and is told every timestep, of which it has seen one a block. Each "
-    "beside the same weights under the clock that they were trained by, paired over the training seeds."
+    "No weights but those of above. `DDPM, shared` was trained without sharing, and is told the shared times of its "
+    "twin when it is measured and when it is sampled; `E-TSDM, unshared` was trained with sharing, and is told every "
+    "timestep, of which it has seen one a block. Each stands beside the same weights under the clock that they were "
+    "trained by, paired over the training seeds, every interval at 95 % by itself. Samples that do not change at all "
+    "are those of a sampler that asks for no time below 100 but the first of a block, which is told as it is."
 )
 CROWDED = 6
 """Samplers that have a place each in the figure of a comparison; more are drawn over their steps."""

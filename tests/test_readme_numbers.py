@@ -123,6 +123,33 @@ def test_words_on_photographs_are_their_table():
     assert max(float(row["a"]) for row in curve) < 2 * min(float(row["a"]) for row in curve)
 
 
+def test_words_on_shared_times_at_sampling_alone_are_the_trainings(monkeypatch):
+    monkeypatch.syspath_prepend(FIGURES)
+    sizes, tables = (importlib.import_module(name) for name in ("sizes", "tables"))
+    size, read = sizes.SIZES["photographs8"], tables.Tables(FIGURES / "photographs8")
+    shared = [tables.swaps(size, read, features)[0] for features in size.extractors]
+    assert {found.labels for found in shared} == {("DDPM", "DDPM, shared")}
+    effects = {s.name: s.effect for s in shared[0].statements}
+    share, largest, *loss = said(
+        r"a DDPM has its K summed below 100 at # % and # times its largest, .*? below 100 rises by # \[#, #\], and"
+    )
+    assert rounded(100 * effects["K, sum < 100"].ratio.value, share)
+    assert rounded(effects["K, largest"].ratio.value, largest)
+    for value, text in zip(effects["loss < 100"].difference, loss, strict=True):
+        assert rounded(value, text)
+    samples = [s for found in shared for s in found.statements if s.variable in ("fid", "kid")]
+    verdicts = [s.verdict for s in samples]
+    different, many, worse, ancestral = said(
+        r"and # of # statements .*?, # of them to the worse, all # on 250 ancestral"
+    )
+    assert (len(samples), len(samples) - verdicts.count("no difference shown")) == (int(many), int(different))
+    assert verdicts.count("higher") == int(worse)
+    assert [s.verdict for s in samples if s.name.endswith("ddpm:250")] == int(ancestral) * ["higher"]
+    none = {s.name.split()[1] for s in samples if s.effect.a == s.effect.b}
+    assert {f"{sampler}:{steps}" for sampler in ("ddim", "ddpm") for steps in (5, 10, 50)} <= none
+    assert said(r"# of the 60 differences are exactly 0") == (str(sum(s.effect.a == s.effect.b for s in samples)),)
+
+
 def test_the_study_is_described_as_it_was():
     each, side, across, steps, samplers = said(
         r"(\w+) trainings of each \(#x# digits, # steps, [^)]*\), (\w+) samplers"
