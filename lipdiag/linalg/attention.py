@@ -1,15 +1,17 @@
-"""Forward mode of attention, in the memory of a few tiles.
+"""Forward mode of attention, tile by tile.
 
 Of o = p v with p = softmax(s), s = c q k' + mask, the tangent is
 
   do = dp v + p dv,   dp = p (ds - sum(p ds)),   ds = c (dq k' + q dk'),
 
-rows of different queries and heads being independent. The fused kernels of torch have no forward mode, and p for a
-whole batch is the largest thing in a transformer; so p is computed again for every tangent, tile by tile, each small
-enough to stay in the cache of a processor. That is also faster than reading p from memory.
+rows of different queries and heads being independent. The fused kernels of torch have no forward mode. A tangent takes
+four products of the size of the two that o takes; p, the largest thing in a transformer, is computed again for each
+tile, small enough to stay in the cache of a processor, which takes a fifth product and the exponentials. A recorded
+tangent, which is computed many times, keeps p where it has room for it.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from .dual import unpacked, with_tangent
 
 TILE = {"cpu": 2**18}  # scores in a tile: one megabyte in float32
 LARGE_TILE = 2**25
+KEPT = 2**30  # numbers of p that a recording may keep for each sample: four gigabytes in float32
 NARROW = 16  # features, up to which a processor multiplies (queries, keys) by (keys, features) faster transposed
 
 
@@ -50,61 +53,88 @@ def scaled_dot_product_attention(
 torch.library.define(
     "lipdiag::attention_tangent",
     "(Tensor? dq, Tensor? dk, Tensor? dv, Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale,"
-    " int[] stride) -> Tensor",
+    " int[] stride, Tensor? p=None) -> Tensor",
 )
 
 
-def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, stride):
+def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, stride, p=None):
     """do of the formula above, for tensors (..., tokens, features); a tangent of None is zero.
 
-    The result has the strides of o, as a tangent must, which fused kernels give to suit what follows.
+    The result has the strides of o, as a tangent must, which fused kernels give to suit what follows. Where p is given,
+    by `probabilities`, it is not computed again.
     """
-    leading = torch.broadcast_tensors(*(z[..., 0, 0] for z in (q, k, v)))[0].shape
-    queries, keys = q.shape[-2], k.shape[-2]
-
-    def flat(z):
-        return None if z is None else z.expand(leading + z.shape[-2:]).reshape(-1, *z.shape[-2:])
-
-    q, k, v, dq, dk, dv = (flat(z) for z in (q, k, v, dq, dk, dv))
+    leading = shared(q, k, v)
+    q, k, v, dq, dk, dv = (flat(z, leading) for z in (q, k, v, dq, dk, dv))
     q, dq = q * scale, None if dq is None else dq * scale
-    if mask is not None:
-        if mask.dtype == torch.bool:
-            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -math.inf)
-        mask = mask.expand(*leading, queries, keys)
-    tile = TILE.get(q.device.type, LARGE_TILE)
-    heads = max(1, tile // (queries * keys))
-    rows = queries if heads > 1 else max(1, min(queries, tile // keys))
-    do = v.new_zeros(len(q), queries, v.shape[-1])
-    for i in range(0, len(q), heads):
-        h = slice(i, i + heads)
-        kt, dkt, vs, dvs = k[h].mT, None if dk is None else dk[h].mT, v[h], None if dv is None else dv[h]
-        for j in range(0, queries, rows):
-            r = slice(j, j + rows)
-            qs = q[h, r]
-            s = torch.bmm(qs, kt)
-            if mask is not None:
-                here = torch.unravel_index(torch.arange(i, i + len(s), device=s.device), leading) if leading else ()
-                s += mask[(*here, r)]
-            if causal:
-                hidden = torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).triu_(j + 1)
-                s.masked_fill_(hidden, -math.inf)
-            p = torch.softmax(s, -1)
-            if mask is not None:
-                p.nan_to_num_(nan=0.0)  # a query that sees no key gets zeros
-            ds = None if dq is None else torch.bmm(dq[h, r], kt, out=s)
-            if dkt is not None:
-                ds = torch.bmm(qs, dkt, out=s) if ds is None else ds.baddbmm_(qs, dkt)
-            if ds is not None:
-                add_product(do[h, r], torch._softmax_backward_data(ds, p, -1, p.dtype), vs)
-            if dvs is not None:
-                add_product(do[h, r], p, dvs)
-    do = do.view(*leading, queries, v.shape[-1])
+    do = v.new_zeros(len(q), q.shape[1], v.shape[-1])
+    for h, r in tiles(len(q), q.shape[1], k.shape[1], q.device):
+        s = None if p is not None else scores(q, k, mask, causal, leading, h, r)
+        weights = p[h, r] if s is None else softmax(s, mask)
+        ds = None if dq is None else torch.bmm(dq[h, r], k[h].mT, out=s)
+        if dk is not None:
+            ds = torch.bmm(q[h, r], dk[h].mT, out=s) if ds is None else ds.baddbmm_(q[h, r], dk[h].mT)
+        if ds is not None:
+            add_product(do[h, r], torch._softmax_backward_data(ds, weights, -1, weights.dtype), v[h])
+        if dv is not None:
+            add_product(do[h, r], weights, dv[h])
+    do = do.view(*leading, *do.shape[1:])
     if do.stride() == tuple(stride):
         return do
     return torch.empty_strided(do.shape, stride, dtype=do.dtype, device=do.device).copy_(do)
 
 
 torch.library.impl("lipdiag::attention_tangent", "CompositeExplicitAutograd", attention_tangent)
+
+
+def probabilities(q, k, v, mask, causal, scale):
+    """p for all queries, as `attention_tangent` takes it."""
+    leading = shared(q, k, v)
+    q, k = flat(q, leading) * scale, flat(k, leading)
+    p = q.new_empty(len(q), q.shape[1], k.shape[1])
+    for h, r in tiles(*p.shape, q.device):
+        p[h, r] = softmax(scores(q, k, mask, causal, leading, h, r), mask)
+    return p
+
+
+def shared(*tensors):
+    """The leading axes that (..., tokens, features) have in common."""
+    return torch.broadcast_tensors(*(z[..., 0, 0] for z in tensors))[0].shape
+
+
+def flat(z, leading):
+    """(..., tokens, features) with its leading axes made one; None stays None."""
+    return None if z is None else z.expand(leading + z.shape[-2:]).reshape(-1, *z.shape[-2:])
+
+
+def tiles(heads: int, queries: int, keys: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Heads and queries of each tile."""
+    tile = TILE.get(device.type, LARGE_TILE)
+    many = max(1, tile // (queries * keys))
+    rows = queries if many > 1 else max(1, min(queries, tile // keys))
+    for i in range(0, heads, many):
+        for j in range(0, queries, rows):
+            yield slice(i, i + many), slice(j, j + rows)
+
+
+def scores(q, k, mask, causal, leading, h: slice, r: slice):
+    """s for the queries of a tile, which are scaled already."""
+    s = torch.bmm(q[h, r], k[h].mT)
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=s.dtype).masked_fill_(~mask, -math.inf)
+        head = torch.arange(h.start, h.start + len(s), device=s.device)
+        here = torch.unravel_index(head, leading) if leading else ()
+        s += mask.expand(*leading, q.shape[1], k.shape[1])[(*here, r)]
+    if causal:
+        hidden = torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).triu_(r.start + 1)
+        s.masked_fill_(hidden, -math.inf)
+    return s
+
+
+def softmax(s, mask):
+    """p of such scores."""
+    p = torch.softmax(s, -1)
+    return p if mask is None else p.nan_to_num_(nan=0.0)  # a query that sees no key gets zeros
 
 
 def add_product(out, weights, values):

@@ -1,14 +1,17 @@
 """A recorded derivative, made short: copies go, elementwise derivatives become factors, and runs of factors become one.
+Attention keeps its probabilities.
 
 Memory that something writes to, or that is read by its address, is left as it was recorded.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from . import attention
 from .forward_mode import push_forward
 from .program import SUMS, Program
 from .tape import Recorder, RecordingError, Slot, Step, needed
@@ -48,7 +51,8 @@ class Tape:
         self.fixed = self.written | addressed(steps)
         steps = needed(steps, self.output, self.written)
         steps, self.output, self.shared = without_copies(steps, self.output, self.fixed)
-        self.steps = merged([as_factor(s) for s in steps], self.output, self.fixed)
+        steps = merged([as_factor(s) for s in steps], self.output, self.fixed)
+        self.steps = with_probabilities(steps, attention.KEPT * (*self.seeds[0].size, 1)[0])
 
     def program(self, moving: tuple[bool, ...]) -> Program | None:
         """What computes the derivative along the inputs that move, if it is not zero."""
@@ -158,6 +162,21 @@ def as_factor(step: Step) -> Step:
     if isinstance(factor, Tensor):
         factor = factor.to(slot.dtype) if factor.ndim == 0 else factor if factor.dtype == slot.dtype else None
     return step if factor is None else product(step, slot, factor)
+
+
+def with_probabilities(steps: Sequence[Step], room: int) -> list[Step]:
+    """The steps with the probabilities of attention as constants, as long as there is room for so many numbers."""
+    kept = []
+    for step in steps:
+        if step.function is torch.ops.lipdiag.attention_tangent.default:
+            *qkv, mask, causal, scale, _ = step.args[3:]
+            size = math.prod(attention.shared(*qkv)) * qkv[0].shape[-2] * qkv[1].shape[-2]
+            if size <= room:
+                room -= size
+                p = attention.probabilities(*qkv, mask, causal, scale)
+                step = Step(step.function, (*step.args, p), {}, step.outputs)
+        kept.append(step)
+    return kept
 
 
 def product(step: Step, slot: Slot, factor) -> Step:

@@ -9,6 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lipdiag.linalg import attention
 from lipdiag.linalg.forward_mode import push_forward
+from lipdiag.linalg.linearize import linearize
+from lipdiag.linalg.replay import record
 from tests.linalg.networks import randn
 
 HEADS, QUERIES, KEYS = 4, 7, 9
@@ -101,6 +103,53 @@ def test_a_query_that_sees_no_key_gives_zero(device):
     assert dy.isfinite().all()
     assert (dy[:, :, 2] == 0).all()
     assert (dy[:, :, 1] != 0).all()
+
+
+@pytest.mark.parametrize("moving", [m for m in itertools.product((True, False), repeat=3) if any(m)])
+@pytest.mark.parametrize("mask", ["none", "bool", "float for each sample"])
+@pytest.mark.parametrize("tile", [40, 10**6])
+def test_probabilities_that_are_kept(moving, mask, tile, device, monkeypatch):
+    """A recording, replayed along other tangents, with each of the three moving or not."""
+    monkeypatch.setattr(attention, "TILE", {device.type: tile})
+    m = None if MASKS[mask] is None else MASKS[mask].to(device)
+    primals, tangents = inputs(device=device)
+
+    def f(q, k, v):
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=m)
+
+    tape = record(f, primals, [torch.randn_like(z) for z in primals])[2]
+    assert kept(tape) == [2 * HEADS * QUERIES * KEYS]
+    dy = tape(*[v if moves else None for v, moves in zip(tangents, moving, strict=True)])
+    zeros = [v if moves else torch.zeros_like(v) for v, moves in zip(tangents, moving, strict=True)]
+    with sdpa_kernel(SDPBackend.MATH):
+        derivative = torch.func.jvp(f, tuple(primals), tuple(zeros))[1]
+    torch.testing.assert_close(dy, derivative, rtol=1e-12, atol=1e-12)
+
+
+def kept(tape):
+    """How many probabilities each attention of a recording keeps."""
+    steps = [step for step in tape.steps if step.function is torch.ops.lipdiag.attention_tangent.default]
+    return [0 if len(step.args) == 10 else step.args[-1].numel() for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("room", "found"), [(0, [0, 0]), (HEADS * 9, [0, 36 * 2]), (200, [196 * 2, 0]), (232, [392, 72])]
+)
+def test_probabilities_are_kept_as_long_as_there_is_room(room, found, device, monkeypatch):
+    """Of two layers for two samples, with 7 and with 3 tokens; the numbers are for each sample."""
+    monkeypatch.setattr(attention, "KEPT", room)
+    q = randn(2, HEADS, QUERIES, 5).to(device)
+
+    def f(q):
+        y = functional.scaled_dot_product_attention(q, q, q)[:, :, :3]
+        return functional.scaled_dot_product_attention(y, y, y)
+
+    here = linearize(f, q)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = torch.func.jvp(f, (q,), (2 * q + 1,))[1]
+    for _ in range(2):
+        torch.testing.assert_close(here.jvp(2 * q + 1), expected, rtol=1e-12, atol=1e-12)
+    assert kept(here._methods[0].tape) == found
 
 
 def test_no_tile_is_larger_than_asked_for(device, monkeypatch):
