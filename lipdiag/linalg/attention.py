@@ -66,15 +66,16 @@ def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, stride, p=None):
     leading = shared(q, k, v)
     q, k, v, dq, dk, dv = (flat(z, leading) for z in (q, k, v, dq, dk, dv))
     q, dq = q * scale, None if dq is None else dq * scale
-    do = v.new_zeros(len(q), q.shape[1], v.shape[-1])
+    hidden = None if p is not None else additive(mask, q)
+    do, s = v.new_zeros(len(q), q.shape[1], v.shape[-1]), None
     for h, r in tiles(len(q), q.shape[1], k.shape[1], q.device):
-        s = None if p is not None else scores(q, k, mask, causal, leading, h, r)
-        weights = p[h, r] if s is None else softmax(s, mask)
+        s = room(s, q[h, r], k)
+        weights = p[h, r] if p is not None else softmax(scores(q, k, hidden, causal, leading, h, r, s), mask)
         ds = None if dq is None else torch.bmm(dq[h, r], k[h].mT, out=s)
         if dk is not None:
             ds = torch.bmm(q[h, r], dk[h].mT, out=s) if ds is None else ds.baddbmm_(q[h, r], dk[h].mT)
         if ds is not None:
-            add_product(do[h, r], torch._softmax_backward_data(ds, weights, -1, weights.dtype), v[h])
+            add_product(do[h, r], softmax_tangent(ds, weights), v[h])
         if dv is not None:
             add_product(do[h, r], weights, dv[h])
     do = do.view(*leading, *do.shape[1:])
@@ -90,9 +91,10 @@ def probabilities(q, k, v, mask, causal, scale):
     """p for all queries, as `attention_tangent` takes it."""
     leading = shared(q, k, v)
     q, k = flat(q, leading) * scale, flat(k, leading)
-    p = q.new_empty(len(q), q.shape[1], k.shape[1])
-    for h, r in tiles(*p.shape, q.device):
-        p[h, r] = softmax(scores(q, k, mask, causal, leading, h, r), mask)
+    hidden, p, s = additive(mask, q), q.new_empty(len(q), q.shape[1], k.shape[1]), None
+    for h, r in tiles(len(q), q.shape[1], k.shape[1], q.device):
+        s = room(s, q[h, r], k)
+        p[h, r] = softmax(scores(q, k, hidden, causal, leading, h, r, s), mask)
     return p
 
 
@@ -106,7 +108,7 @@ def flat(z, leading):
     return None if z is None else z.expand(leading + z.shape[-2:]).reshape(-1, *z.shape[-2:])
 
 
-def tiles(heads: int, queries: int, keys: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+def tiles(heads, queries, keys, device) -> Iterator[tuple[slice, slice]]:
     """Heads and queries of each tile."""
     tile = TILE.get(device.type, LARGE_TILE)
     many = max(1, tile // (queries * keys))
@@ -116,12 +118,22 @@ def tiles(heads: int, queries: int, keys: int, device: torch.device) -> Iterator
             yield slice(i, i + many), slice(j, j + rows)
 
 
-def scores(q, k, mask, causal, leading, h: slice, r: slice):
+def room(s, q, k):
+    """Memory for the scores of a tile: that of the last one, or new where it has another shape."""
+    return s if s is not None and s.shape[:2] == q.shape[:2] else q.new_empty(*q.shape[:2], k.shape[1])
+
+
+def additive(mask, q):
+    """A mask as it is added to scores."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -math.inf)
+
+
+def scores(q, k, mask, causal, leading, h: slice, r: slice, out):
     """s for the queries of a tile, which are scaled already."""
-    s = torch.bmm(q[h, r], k[h].mT)
+    s = torch.bmm(q[h, r], k[h].mT, out=out)
     if mask is not None:
-        if mask.dtype == torch.bool:
-            mask = torch.zeros_like(mask, dtype=s.dtype).masked_fill_(~mask, -math.inf)
         head = torch.arange(h.start, h.start + len(s), device=s.device)
         here = torch.unravel_index(head, leading) if leading else ()
         s += mask.expand(*leading, q.shape[1], k.shape[1])[(*here, r)]
@@ -135,6 +147,14 @@ def softmax(s, mask):
     """p of such scores."""
     p = torch.softmax(s, -1)
     return p if mask is None else p.nan_to_num_(nan=0.0)  # a query that sees no key gets zeros
+
+
+def softmax_tangent(ds, p):
+    """p (ds - sum(p ds)); on a processor in the memory of ds, which is in its cache."""
+    if ds.device.type != "cpu":
+        return torch._softmax_backward_data(ds, p, -1, p.dtype)
+    ds *= p
+    return ds.addcmul_(p, ds.sum(-1, keepdim=True), value=-1)
 
 
 def add_product(out, weights, values):

@@ -33,13 +33,13 @@ VIEWS = {
 
 
 class HalfPrecision(Tensor):
-    """A float32 tensor to whoever looks at it, of which half precision is what lies in memory.
+    """A float32 tensor to whoever looks at it, of which numbers in half precision lie in memory.
 
     Attributes:
-        half: The numbers.
+        numbers: In half precision.
     """
 
-    half: Tensor  # type: ignore[assignment]
+    numbers: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -53,16 +53,16 @@ class HalfPrecision(Tensor):
             device=half.device,
             storage_size=0,
         )
-        made.half = half
+        made.numbers = half
         return made
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
         kwargs = kwargs or {}
         if func in VIEWS:
-            return cls(func(args[0].half, *args[1:], **kwargs))
+            return cls(func(args[0].numbers, *args[1:], **kwargs))
         if func is aten._to_copy.default and kwargs.get("dtype", torch.float32) == torch.float32:  # another device
-            return cls(func(args[0].half, **(kwargs | {"dtype": args[0].half.dtype})))
+            return cls(func(args[0].numbers, **(kwargs | {"dtype": args[0].numbers.dtype})))
         args, kwargs = tree_map(widened, (args, kwargs))
         return func(*args, **kwargs)
 
@@ -72,7 +72,7 @@ class HalfPrecision(Tensor):
 
 def widened(z):
     """The float32 numbers of a narrow tensor; anything else as it is."""
-    return z.half.float() if isinstance(z, HalfPrecision) else z
+    return z.numbers.float() if isinstance(z, HalfPrecision) else z
 
 
 def halved(weight: Tensor) -> Tensor | None:
@@ -124,5 +124,5 @@ def bytes_of(module: nn.Module) -> int:
     """Bytes of a module's weights and buffers, and those of the largest narrow one while it is widened."""
     every = [*module.parameters(), *module.buffers()]
     narrow = [z for z in every if isinstance(z, HalfPrecision)]
-    held = sum(z.half.nbytes if isinstance(z, HalfPrecision) else z.nbytes for z in every)
+    held = sum(z.numbers.nbytes if isinstance(z, HalfPrecision) else z.nbytes for z in every)
     return held + max((z.nbytes for z in narrow), default=0)

@@ -169,11 +169,11 @@ def with_probabilities(steps: Sequence[Step], room: int) -> list[Step]:
     kept = []
     for step in steps:
         if step.function is torch.ops.lipdiag.attention_tangent.default:
-            *qkv, mask, causal, scale, _ = step.args[3:]
-            size = math.prod(attention.shared(*qkv)) * qkv[0].shape[-2] * qkv[1].shape[-2]
+            q, k, v, mask, causal, scale, _ = step.args[3:]
+            size = math.prod(attention.shared(q, k, v)) * q.shape[-2] * k.shape[-2]
             if size <= room:
                 room -= size
-                p = attention.probabilities(*qkv, mask, causal, scale)
+                p = attention.probabilities(q, k, v, mask, causal, scale)
                 step = Step(step.function, (*step.args, p), {}, step.outputs)
         kept.append(step)
     return kept

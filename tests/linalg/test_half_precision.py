@@ -52,7 +52,7 @@ def test_everything_is_bit_for_bit_that_of_the_widened_network(name, kind, devic
     with in_half_precision(network) as count:
         assert count > 5
         narrow = [weight for weight in network.parameters() if isinstance(weight, HalfPrecision)]
-        assert {weight.half.dtype for weight in narrow} == {KINDS[kind]}
+        assert {weight.numbers.dtype for weight in narrow} == {KINDS[kind]}
         assert {weight.dtype for weight in network.parameters()} == {torch.float32}  # that networks cast their time to
         for a, b in zip(before, numbers(), strict=True):
             assert torch.equal(a, b)
@@ -112,7 +112,7 @@ def test_afterwards_all_is_as_it_was():
         assert not isinstance(network[4].weight, HalfPrecision)
         assert digest(network.state_dict()) == whole
         assert torch.equal(copy.deepcopy(network).double()[0].weight, values[0].double())
-        assert network[0].weight.to("meta").half.dtype == torch.bfloat16
+        assert network[0].weight.to("meta").numbers.dtype == torch.bfloat16
         network.to("cpu", torch.float32)
         assert isinstance(network[0].weight, HalfPrecision)
         with in_half_precision(network) as more:
