@@ -12,20 +12,29 @@ LARGEST = 400_000  # bytes
 PLACE = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work|usr|opt|var|mnt|Users)/|site-packages")
 
 
-def execute(notebook, folder):
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
-    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+@pytest.fixture(scope="module")
+def client():
+    """One kernel for all of them, which imports the libraries once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        client = NotebookClient(nbformat.v4.new_notebook(), timeout=120)
+        with client.setup_kernel():
+            yield client
 
 
-@pytest.fixture(autouse=True)
-def single_thread(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def execute(client, notebook, folder):
+    """What its cells put out, from names as they are at the start of a kernel, in a folder of its own."""
+    start = f"%reset -f\nimport os\nos.chdir({str(folder)!r})\ndel os"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(start))
+    client.nb = notebook
+    code = [(number, cell) for number, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    return [output for number, cell in code for output in client.execute_cell(cell, number).outputs]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own transport
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path, tmp_path):
-    outputs = execute(nbformat.read(path, as_version=4), tmp_path)
+def test_notebook_runs(client, path, tmp_path):
+    outputs = execute(client, nbformat.read(path, as_version=4), tmp_path)
     assert not [output for output in outputs if output.output_type == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1
 
@@ -61,6 +70,7 @@ def stopping(*arguments):  # Ctrl-C, or the stop button, in the second unit
 
 study.measure_unit = stopping
 run = lipdiag.measure(model, plan=Plan(timesteps="0,10", draws=24, quantities=("time_difference", "loss")))
+study.measure_unit = real
 picture = lipdiag.plot(run)
 print((run["done"] == 1).sum().item(), run.attrs["launches"][0]["ended"])
 print(model.training, next(model.parameters()).dtype, all(p.requires_grad for p in model.parameters()))
@@ -72,8 +82,8 @@ picture
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_an_interrupted_cell_returns_what_was_measured_and_leaves_everything_as_it_was(tmp_path):
-    outputs = execute(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)]), tmp_path)
+def test_an_interrupted_cell_returns_what_was_measured_and_leaves_everything_as_it_was(client, tmp_path):
+    outputs = execute(client, nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)]), tmp_path)
     shown = {output.get("name", output.output_type): output for output in outputs}
     assert shown["stdout"]["text"].split("\n")[:-1] == [
         "16 interrupted",

@@ -33,24 +33,24 @@ def finish(recipe, folder, **options) -> None:
         pass
 
 
-def test_20_and_20_steps_leave_the_files_of_40(tmp_path, recipe):
-    recipe = dataclasses.replace(recipe, steps=40, accumulate=2, flip=True)
-    finish(recipe, tmp_path / "whole", measure_every=25)
+def test_6_and_6_steps_leave_the_files_of_12(tmp_path, recipe):
+    recipe = dataclasses.replace(recipe, steps=12, accumulate=2, flip=True)
+    finish(recipe, tmp_path / "whole", measure_every=8)
     done: list[int] = []
-    for state in session(recipe, tmp_path / "halves", stop=lambda: len(done) == 19, measure_every=25):
+    for state in session(recipe, tmp_path / "halves", stop=lambda: len(done) == 5, measure_every=8):
         done.append(state.step)
-    assert done == list(range(1, 21))
+    assert done == list(range(1, 7))
     assert not (tmp_path / "halves" / "config.json").exists()
     with (tmp_path / "halves" / "log.csv").open("a") as file:  # as a process that was killed after its snapshot left it
-        file.write("21,0.5,0.1,1.0,9\n22,0.5,0.1,1.0,9\n23,0.")
-    steps = [state.step for state in session(recipe, tmp_path / "halves", measure_every=25)]
-    assert steps == list(range(21, 41))
+        file.write("7,0.5,0.1,1.0,9\n8,0.5,0.1,1.0,9\n9,0.")
+    steps = [state.step for state in session(recipe, tmp_path / "halves", measure_every=8)]
+    assert steps == list(range(7, 13))
     for name in ("model.safetensors", "recipe.json"):
         assert (tmp_path / "halves" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     for name in ("log.csv", "difference.csv"):
         assert rows(tmp_path / "halves" / name) == rows(tmp_path / "whole" / name), name
-    assert [int(row["step"]) for row in rows(tmp_path / "whole" / "log.csv")] == list(range(1, 41))
-    assert sorted({int(row["step"]) for row in rows(tmp_path / "whole" / "difference.csv")}) == [25, 40]
+    assert [int(row["step"]) for row in rows(tmp_path / "whole" / "log.csv")] == list(range(1, 13))
+    assert sorted({int(row["step"]) for row in rows(tmp_path / "whole" / "difference.csv")}) == [8, 12]
     assert not (tmp_path / "halves" / "snapshot.safetensors").exists()
     seconds = [float(line.split(",")[-1]) for line in (tmp_path / "halves" / "log.csv").read_text().splitlines()[1:]]
     assert seconds == sorted(seconds)
