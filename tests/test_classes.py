@@ -44,7 +44,7 @@ def values():
 
 
 def measure(folder, data, plan=PLAN, out=None, **reading):
-    return lipdiag.measure(folder, data, plan, out, progress=False, **reading)
+    return lipdiag.measure(folder, data, plan, out, progress=False, probe=False, **reading)
 
 
 def notes(run) -> str:

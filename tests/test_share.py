@@ -403,7 +403,7 @@ def measured(network, clock, timesteps="3,19,60,150"):
     data = np.random.default_rng(0).uniform(-1, 1, (5, 3, 8, 8)).astype("float32")
     plan = lipdiag.Plan(timesteps=timesteps, draws=1, quantities=("time_derivative", "time_difference", "loss"))
     predictor = lipdiag.NetworkPredictor(network, Linear(), eps, clock, (3, 8, 8))
-    return lipdiag.measure(predictor, data=data, plan=plan, progress=False)
+    return lipdiag.measure(predictor, data=data, plan=plan, progress=False, probe=False)
 
 
 @pytest.mark.parametrize("made", [lipdiag.share_timesteps, lambda n: Inside(lipdiag.share_timesteps(n)), function])

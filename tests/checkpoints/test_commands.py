@@ -85,14 +85,13 @@ def test_inspect_with_data_says_what_the_probe_found():
 
 def test_the_raw_output_of_a_network_is_measured_beside_eps():
     """For a network that says eps itself the two are one; told that it says x0, they differ by alpha / sigma and x."""
-    eps, raw = (
-        lipdiag.measure("digits-ddpm", "digits", PLAN, progress=False, function=function) for function in ("eps", "raw")
-    )
+    how = {"progress": False, "probe": False}
+    eps, raw = (lipdiag.measure("digits-ddpm", "digits", PLAN, function=name, **how) for name in ("eps", "raw"))
     torch.testing.assert_close(
         torch.from_numpy(eps["time_difference"].values), torch.from_numpy(raw["time_difference"].values)
     )
     assert (eps.attrs["function"], raw.attrs["function"]) == ("eps", "raw")
-    other = lipdiag.measure("digits-ddpm", "digits", PLAN, progress=False, function="raw", parameterization="x0")
+    other = lipdiag.measure("digits-ddpm", "digits", PLAN, function="raw", parameterization="x0", **how)
     torch.testing.assert_close(
         torch.from_numpy(other["time_difference"].values), torch.from_numpy(raw["time_difference"].values)
     )

@@ -19,9 +19,9 @@ PLAN = Plan(timesteps=(0.0, 700.0), draws=2, quantities=QUANTITIES)
 DATA = np.random.default_rng(5).uniform(-1, 1, (7, *SHAPE)).astype("float32")
 
 
-def measure(network, dtype="float32", data=DATA, **asked):
+def measure(network, dtype="float32", data=DATA, probe=False, **asked):
     predictor = NetworkPredictor(network, Linear(), eps, Timesteps(1000), data.shape[1:])
-    return lipdiag.measure(predictor, data=data, plan=PLAN.replace(dtype=dtype), progress=False, **asked)
+    return lipdiag.measure(predictor, data=data, plan=PLAN.replace(dtype=dtype), progress=False, probe=probe, **asked)
 
 
 def notes(run):
@@ -36,7 +36,7 @@ def assert_same(run, base):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_around_a_measurement_is_switched_off_and_on_again(dtype):
     with torch.autocast("cpu", dtype):
-        run = measure(Tiny())
+        run = measure(Tiny(), probe=True)
         assert torch.is_autocast_enabled("cpu")
         assert torch.get_autocast_dtype("cpu") == dtype
     assert_same(run, measure(Tiny()))

@@ -102,16 +102,16 @@ def test_a_run_of_the_former_grid_is_gone_on_with(tmp_path):
     network = NetworkPredictor(lambda x, t: x * t[:, None], Straight(), eps, Unit(), (3,))
     former = tuple(np.geomspace(1e-3, 0.999, 8))
     plan, data = Plan(timesteps=former, draws=1, quantities=("loss", "pairs")), np.ones((2, 3), np.float32)
-    old = lipdiag.measure(network, data, plan, tmp_path / "old.zarr", progress=False)
+    old = lipdiag.measure(network, data, plan, tmp_path / "old.zarr", progress=False, probe=False)
     more = plan.replace(timesteps="log:8", draws=2)
-    found = lipdiag.measure(network, data, more, tmp_path / "old.zarr", progress=False)
+    found = lipdiag.measure(network, data, more, tmp_path / "old.zarr", progress=False, probe=False)
     np.testing.assert_array_equal(found["timestep"], old["timestep"])
     np.testing.assert_array_equal(found["pair_difference"].values[:, :1], old["pair_difference"].values)
     np.testing.assert_array_equal(np.diagonal(found["pair_difference"].values[:, 1]), 0)
-    new = lipdiag.measure(network, data, more, tmp_path / "new.zarr", progress=False)
+    new = lipdiag.measure(network, data, more, tmp_path / "new.zarr", progress=False, probe=False)
     np.testing.assert_allclose(np.diff(new["logsnr"]), np.diff(new["logsnr"]).mean())
     with pytest.raises(RunError, match="timesteps"):
-        lipdiag.measure(network, data, plan, tmp_path / "new.zarr", progress=False)
+        lipdiag.measure(network, data, plan, tmp_path / "new.zarr", progress=False, probe=False)
 
 
 def test_times_of_a_continuous_clock_are_even_in_log_where_no_schedule_is_known():

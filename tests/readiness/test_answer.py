@@ -19,10 +19,10 @@ IN_TIME = ("time_difference", "loss")
 ALL = ("time_derivative", "time_difference", "spectral_norm", "loss")
 
 
-def measure(network, quantities=ALL, clock=None, data=DATA, timesteps=(0.0, 700.0), **plan):
+def measure(network, quantities=ALL, clock=None, data=DATA, timesteps=(0.0, 700.0), probe=False, **plan):
     predictor = NetworkPredictor(network.eval(), Linear(), eps, clock or Timesteps(1000), data.shape[1:])
     plan = Plan(timesteps=timesteps, draws=2, quantities=quantities, **plan)
-    return lipdiag.measure(predictor, data=data, plan=plan, progress=False)
+    return lipdiag.measure(predictor, data=data, plan=plan, progress=False, probe=probe)
 
 
 def notes(run):
@@ -72,7 +72,7 @@ class Cut(Table):
 @pytest.mark.parametrize("clock", [Timesteps(1000), Timesteps(999)])
 def test_a_network_of_integer_timesteps_is_told_integers(network, plain, clock):
     wanted = ("spectral_norm", *IN_TIME)
-    run = measure(network(), wanted, clock)
+    run = measure(network(), wanted, clock, probe=True)
     assert_same(run, measure(plain(), wanted, clock), wanted, rtol=1e-6)
     assert "the network takes integer timesteps alone, to look them up" in notes(run)
 

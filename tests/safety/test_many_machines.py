@@ -20,7 +20,8 @@ from lipdiag.store.store import open_store
 from lipdiag.study import study
 from tests.safety.test_survival import ALONE, PLAN, equal, measure
 
-SMALL = ["digits-ddpm", "--timesteps", "0,19,500,999", "--draws", "8", "--batch", "8", "--quantity", "loss"]
+SMALL = ["digits-ddpm", "--timesteps", "0,19,500,999", "--draws", "8", "--batch", "8", "--quantity", "loss",
+         "--no-probe"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -187,7 +188,8 @@ def test_a_finished_run_is_verified_bit_for_bit():
 
 def test_a_run_that_grew_is_verified_as_it_was_measured():
     """A tolerance, and a command that asks for fewer draws than there are, ask for parts of units."""
-    few = ["measure", "digits-ddpm", "--timesteps", "0,10", "--quantity", "loss", "--out", "a.zarr", "--draws", "2"]
+    few = ["measure", "digits-ddpm", "--timesteps", "0,10", "--quantity", "loss", "--out", "a.zarr", "--draws", "2",
+           "--no-probe"]  # fmt: skip
     assert run(*few, "--tolerance", "0.5").exit_code == 0
     for tolerance in ((), ("--tolerance", "0.5")):
         result = run(*few, *tolerance, "--verify", "4", "--json")

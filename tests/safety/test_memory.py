@@ -17,7 +17,17 @@ def peak(folder, draws: int) -> int:
     """Kilobytes that `lipdiag measure` held at most, from its start to its end."""
     np.save(folder / "data.npy", np.random.default_rng(0).normal(size=(64, *SHAPE)).astype(np.float32))
     command = ["measure", "--factory", "tests.networks:predictor", "--data", str(folder / "data.npy"), "--batch", "64"]
-    command += ["--timesteps", "19,500", "--quantity", "time_difference", "--draws", str(draws), "--device", "cpu"]
+    command += [
+        "--timesteps",
+        "19,500",
+        "--quantity",
+        "time_difference",
+        "--draws",
+        str(draws),
+        "--device",
+        "cpu",
+        "--no-probe",
+    ]
     command += ["--threads", "1", "--quiet", "--out", str(folder / f"{draws}.zarr")]
     process = subprocess.Popen(
         [sys.executable, "-m", "lipdiag", *command], cwd=ROOT, env=ALONE, stdout=subprocess.DEVNULL

@@ -104,7 +104,7 @@ class Changed(nn.Module):
 
 
 def measure(network=None, plan=PLAN, data=DATA, clock=None):
-    return lipdiag.measure(predictor(network, clock), data, plan, progress=False, device="cpu")
+    return lipdiag.measure(predictor(network, clock), data, plan, progress=False, probe=False, device="cpu")
 
 
 def test_a_constant_changes_nothing_and_a_factor_scales():

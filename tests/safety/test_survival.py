@@ -32,9 +32,14 @@ PLAN = Plan(timesteps="0,19,500,999", draws=16, batch=16, quantities=("time_diff
 ALONE = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
+def prepared(model, plan, out=None, **rest):
+    """A study that does not try the model's conventions, which is most of the time that a small one takes."""
+    return front.prepared(model, DATA, plan, out, device="cpu", probe=False, **rest)
+
+
 def measure(out=None, model=None, plan=PLAN, **rest):
     """To the end, or until it stops."""
-    with front.prepared(model or predictor(), DATA, plan, out, device="cpu", **rest) as ready:
+    with prepared(model or predictor(), plan, out, **rest) as ready:
         front.carry_out(ready, quiet=True)
     return ready.store.dataset()
 
@@ -122,7 +127,7 @@ def test_a_machine_that_is_taken_away_again_and_again_costs_no_unit(tmp_path, mo
     out = tmp_path / "a.zarr"
     plan = PLAN.replace(draws=8)
     for death in deaths:
-        with front.prepared(predictor(), DATA, plan, out, device="cpu") as ready:
+        with prepared(predictor(), plan, out) as ready:
             unit = units(ready.layout, 4, range(8))[0]
             left = death if death == suspicion.PRICED else ready.suspicion.mark(unit, others=death == suspicion.LATE)
             ready.store.begin(unit, left)
@@ -137,11 +142,11 @@ def test_timing_a_launch_marks_no_unit_where_one_is_done(tmp_path, monkeypatch):
     marks = []
     real = store.Store.begin
     monkeypatch.setattr(store.Store, "begin", lambda run, unit, mark: marks.append(mark) or real(run, unit, mark))
-    with front.prepared(predictor(), DATA, PLAN, tmp_path / "a.zarr", device="cpu") as ready:
+    with prepared(predictor(), PLAN, tmp_path / "a.zarr") as ready:
         assert marks == [suspicion.PRICED, 0]
         next(study.run(ready))
     marks.clear()
-    with front.prepared(predictor(), DATA, PLAN, tmp_path / "a.zarr", device="cpu") as ready:
+    with prepared(predictor(), PLAN, tmp_path / "a.zarr") as ready:
         assert not marks
         assert ready.forward_seconds > 0
 
@@ -149,7 +154,7 @@ def test_timing_a_launch_marks_no_unit_where_one_is_done(tmp_path, monkeypatch):
 def test_retry_saves_a_unit_before_it_is_given_up(tmp_path):
     """So many launches died in it, and no later one has said so yet."""
     out = tmp_path / "a.zarr"
-    with front.prepared(predictor(), DATA, PLAN, out, device="cpu") as ready:
+    with prepared(predictor(), PLAN, out) as ready:
         ready.store.begin(units(ready.layout, 4, range(16))[0], suspicion.PATIENCE)
     equal(measure(out, retry=True), measure())
 
@@ -188,7 +193,7 @@ def test_order_workers_and_interruptions_do_not_move_a_bit(tmp_path, order):
     left = list(range(shards))
     while left:
         shard = int(chance.choice(left))
-        with front.prepared(predictor(), DATA, PLAN, out, device="cpu", shard=(shard, shards)) as ready:
+        with prepared(predictor(), PLAN, out, shard=(shard, shards)) as ready:
             steps = study.run(ready)
             before = int((ready.store.group["done"][:] == 1).sum())
             for _ in steps:
@@ -225,8 +230,8 @@ def test_launches_of_two_workers_are_both_on_record(tmp_path):
     """The second opens the run before the first records itself."""
     out = tmp_path / "a.zarr"
     with (
-        front.prepared(predictor(), DATA, PLAN, out, device="cpu", shard=(0, 2)) as first,
-        front.prepared(predictor(), DATA, PLAN, out, device="cpu", shard=(1, 2)) as second,
+        prepared(predictor(), PLAN, out, shard=(0, 2)) as first,
+        prepared(predictor(), PLAN, out, shard=(1, 2)) as second,
     ):
         front.carry_out(first, quiet=True)
         front.carry_out(second, quiet=True)
@@ -300,7 +305,7 @@ def test_a_cut_chunk_is_measured_again(tmp_path, keep):
 def test_the_size_of_a_micro_batch_moves_the_last_digits_alone():
     """1, 2, 7 and 32 pairs at once, where 7 divides nothing."""
     plan = PLAN.replace(dtype="float64", batch=32, quantities=("time_derivative", "spectral_norm", "loss"))
-    with front.prepared(predictor(), DATA, plan, device="cpu") as ready:
+    with prepared(predictor(), plan) as ready:
         unit = units(ready.layout, 4, range(16))[0]
         found = {}
         for ready.batch in (32, 7, 2, 1):

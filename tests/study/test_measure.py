@@ -148,7 +148,7 @@ def test_an_interrupted_measurement_returns_what_was_measured(monkeypatch):
 
     monkeypatch.setattr(front.study, "measure_unit", interrupted)
     with pytest.warns(LipdiagWarning, match="32 of 48 pairs are not measured"):
-        found = lipdiag.measure("digits-ddpm", plan=PLAN.replace(draws=24), progress=False)
+        found = lipdiag.measure("digits-ddpm", plan=PLAN.replace(draws=24), progress=False, probe=False)
     assert (found["done"] == 1).sum() == 2 * 8
     assert found.attrs["launches"][0]["ended"] == "interrupted"
     assert found.attrs["warnings"][-1].startswith("32 of 48 pairs are not measured")
