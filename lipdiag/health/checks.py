@@ -122,7 +122,7 @@ CHECKS: dict[str, Check] = {
     ),
     "shift": Check(
         "whether its timesteps are off by one",
-        None, (), (), 0.5,
+        None, (), (), 0.4,
         "timesteps by which what the network is told is off, at most",
         "tell it so many timesteps less: indices that begin at 1, or a loop that is one off",
     ),

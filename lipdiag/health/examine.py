@@ -150,7 +150,7 @@ def beside(plan: Plan) -> tuple[int, int]:
     They are for conventions, scan, samples, the shift, and looks into the network.
     """
     fixed = PASSES + 2 * EVEN * DRAWS + samples.COUNT * samples.STEPS + 5 * LOOKED**2
-    first, fresh = (2 * draws * plan.draws for draws in (FIRST, FRESH))
+    first, fresh = (3 * draws * plan.draws for draws in (FIRST, FRESH))
     return fixed + first, fresh
 
 

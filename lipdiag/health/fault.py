@@ -92,12 +92,14 @@ def explained(run: Run, found: Sequence[Finding], tests: Sequence[Test]) -> list
     if scaled:  # what is told cannot be judged by losses of a wrong size
         return [with_others(of(run, "wrong_scale", scaled), found), *faults]
     band = place["order"] | place["nothing"]
-    outside = {row for f in by["told"] if f.test.other not in place["told"] and (row := f.test.place) is not None}
-    if outside and not by["shift"] and one_piece(outside | band):
-        band |= outside
-    if by["shift"]:
-        faults.append(of(run, "shifted_time", by["shift"]))
     ends = [k for f in by["band"] if (k := f.test.at) is not None]
+    far = [f for f in by["told"] if not next_to(run, f.test)]
+    shifted = [] if band or ends or far else by["shift"]  # whose change at the edge of a band is one of time to it
+    outside = {row for f in by["told"] if f.test.other not in place["told"] and (row := f.test.place) is not None}
+    if outside and not shifted and one_piece(outside | band):
+        band |= outside
+    if shifted:
+        faults.append(of(run, "shifted_time", shifted))
     if ends:
         band |= set(np.flatnonzero((run.timestep >= min(ends)) & (run.timestep <= max(ends))).tolist())
     if band or ends:
@@ -107,7 +109,7 @@ def explained(run: Run, found: Sequence[Finding], tests: Sequence[Test]) -> list
     free = np.count_nonzero((run.block(run.timestep) < 0) & (run.block(run.other[0]) < 0))
     if len(unmoved) > 1 or len(unmoved) == free > 0:  # one alone may be an end, where there is no other time to be told
         faults.append(of(run, "ignored_time" if len(unmoved) == free else "rounded_time", unmoved))
-    if rest := [f for f in by["told"] if f.test.place not in band and not by["shift"]]:
+    if rest := [f for f in by["told"] if f.test.place not in band and not shifted]:
         faults.append(of(run, "miscalibrated_time", rest))
     if rest := [f for f in by["size"] if f.test.place not in band]:
         faults.append(of(run, "wrong_size", rest))
@@ -139,6 +141,11 @@ def one_scale(found: Sequence[Finding], tests: Sequence[Test]) -> bool:
     return bool(np.mean(near) >= MOST)
 
 
+def next_to(run: Run, test: Test) -> bool:
+    """Whether a timestep was compared with its neighbour, or one beside that."""
+    return test.other is not None and abs(run.timestep[test.other] - run.timestep[test.place]) <= 2
+
+
 def one_piece(places: set[int]) -> bool:
     """Whether rows lie next to each other."""
     return max(places) - min(places) < len(places)
@@ -156,7 +163,7 @@ WORDS = {
     "order": "the error in x0 is {} times that at the noisier timestep {other}",
     "nothing": "the loss is {}, where a model that always answers 0 has 1",
     "scale": "the slope of what should be predicted on what is differs from 1 by {}, in all parts of time: {slope}",
-    "band": "the error in x0 is {} times",
+    "band": "the error is {} times",
     "range": "a share of {} of the numbers in samples lies far outside the range of the data",
     "power": "the root mean square of samples is {} times that of the data",
     "expansion": "sigma times the largest eigenvalue of the Jacobian's symmetric part is {}, at most 1 for a true one",

@@ -18,7 +18,7 @@ from ..diffusion.parameterization import Parameterization, convert, eps
 from ..diffusion.predictor import NetworkPredictor
 from ..printing import plain
 from ..quantities.point import Point
-from ..statistics import Estimate, ratio
+from ..statistics import Estimate, mean, ratio
 from ..study.study import Study
 from .laws import Test, above
 
@@ -30,6 +30,9 @@ SETS = 4
 
 BESIDE = 12
 """How far away the noisier ones are that each is compared with, those of the same draws."""
+
+SLACK = 0.05
+"""Share of what is predicted that good networks err more than a guess where there is nothing but noise."""
 
 PARTS = 2
 """Parts of the time in each of which a scale has to be the same that is wrong."""
@@ -44,6 +47,7 @@ class Scan(NamedTuple):
         product: Of what the network predicts and what it should.
         square: Of what it predicts with itself.
         left: Mean square of what it should predict, and does not.
+        guess: That of the best guess of it by x that knows the data's mean and variance alone; a number a time.
     """
 
     timestep: np.ndarray
@@ -51,6 +55,7 @@ class Scan(NamedTuple):
     product: np.ndarray
     square: np.ndarray
     left: np.ndarray
+    guess: np.ndarray
 
 
 def seen(ready: Study, timesteps: Sequence[float], draws: range) -> Point:
@@ -77,7 +82,16 @@ def scanned(ready: Study) -> Scan:
             some = mine[first : first + few]
             at = seen(ready, every[some].tolist(), range(turn * DRAWS, (turn + 1) * DRAWS))
             found[:, some] = asked(at, own).view(4, -1, DRAWS).cpu().numpy()
-    return Scan(every, *found)
+    return Scan(every, *found, guessed(ready, own, np.sort(t)[np.sort(t) > 1e-9]))
+
+
+def guessed(ready: Study, own: Parameterization, t: np.ndarray) -> np.ndarray:
+    """The error of Wiener's filter in what a network predicts, a x0 + b eps."""
+    data = torch.stack([ready.source.sample(i).double() for i in range(SETS * DRAWS)])
+    schedule, time = ready.predictor.schedule, torch.from_numpy(t)
+    (alpha, sigma), (a, b) = schedule(time), own(schedule, time)
+    known = data.var(0).mean().cpu() * alpha**2
+    return (known / (known + sigma**2) * (b - a * sigma / alpha) ** 2).numpy()
 
 
 def asked(at: Point, own: Parameterization) -> Tensor:
@@ -99,10 +113,21 @@ def scan(found: Scan, thresholds: Mapping[str, float]) -> Iterator[Test]:
         if later and np.isfinite(here).all():
             threshold = thresholds["band"]
             (s, p), other = max((above(here - threshold * found.error[o], len(later)), o) for o in later)
-            said = f" that at timestep {plain(found.timestep[other])}"
+            said = f" that in x0 at timestep {plain(found.timestep[other])}"
             estimate = ratio(here, found.error[other])
             yield Test("band", None, estimate, s, p, said=said, at=float(found.timestep[k]))
+    yield from ignorant(found, thresholds["band"])
     yield from scale(found, thresholds["scale"])
+
+
+def ignorant(found: Scan, threshold: float) -> Iterator[Test]:
+    """Whether it errs more than a guess, by a part of what it should predict: the last times have no noisier ones."""
+    whole = (found.left + 2 * found.product - found.square).mean(1)
+    for timestep, left, guess, least in zip(found.timestep, found.left, found.guess, SLACK * whole, strict=True):
+        if np.isfinite(left).all() and np.isfinite(guess) and guess > 0:
+            times = left / (guess + least)
+            said = " that of a guess from the data's mean and variance"
+            yield Test("band", None, mean(times), *above(times - threshold), said=said, at=float(timestep))
 
 
 def scale(found: Scan, threshold: float) -> Iterator[Test]:

@@ -39,7 +39,11 @@ def test_a_band_is_found_at_its_noisy_end_alone():
     error = np.geomspace(1e-4, 1, 100)[:, None] * np.linspace(0.8, 1.2, DRAWS)
     error[40:50] *= 5
     ones = np.ones((100, DRAWS))
-    found = [test for test in scan(Scan(np.arange(100.0), error, ones, ones, ones), LIMITS) if test.check == "band"]
+    found = [
+        test
+        for test in scan(Scan(np.arange(100.0), error, ones, ones, 0 * ones, ones[:, 0]), LIMITS)
+        if test.check == "band"
+    ]
     low = [test.at for test in found if test.p < 1e-4]
     # 5 times as large an error is above 1.1 times that of 12 steps later, 10^(4 * 12 / 99) = 3.05 times that of here
     assert low == list(range(40, 50))
@@ -50,7 +54,15 @@ def test_a_scale_that_is_wrong_in_a_part_of_the_time_is_none():
     ones = np.ones((99, DRAWS))
     square = ones * np.linspace(0.9, 1.1, DRAWS)
     off = np.where(np.arange(99)[:, None] < 45, 1.3, 1.0)
-    (scale,) = [t for t in scan(Scan(np.arange(99.0), ones, off * square, square, ones), LIMITS) if t.check == "scale"]
+    (scale,) = [
+        t
+        for t in scan(Scan(np.arange(99.0), ones, off * square, square, ones, ones[:, 0]), LIMITS)
+        if t.check == "scale"
+    ]
     assert scale.p > 0.1
-    (scale,) = [t for t in scan(Scan(np.arange(99.0), ones, 1.3 * square, square, ones), LIMITS) if t.check == "scale"]
+    (scale,) = [
+        t
+        for t in scan(Scan(np.arange(99.0), ones, 1.3 * square, square, ones, ones[:, 0]), LIMITS)
+        if t.check == "scale"
+    ]
     assert scale.p < 1e-9

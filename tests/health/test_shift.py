@@ -23,7 +23,7 @@ def test_the_offset_of_an_exact_model(off, clock):
     model = around(exact(clock=clock), lambda ask, x, k: ask(x, (k + off).clamp(0, 999)))
     with ready(model) as study:
         (test,) = shift(study, THRESHOLD)
-    assert test.estimate.draws == (FRESH if off else FIRST) * study.plan.draws
+    assert FIRST * study.plan.draws <= test.estimate.draws <= (FRESH if off else FIRST) * study.plan.draws
     assert test.estimate.low - 0.2 <= off <= test.estimate.high + 0.2
     assert test.estimate.high - test.estimate.low < (0.5 if off else 0.9)
     assert test.p < 1e-5 if off else test.p == 1
