@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from click.testing import CliRunner
+from scipy.special import betaincinv
 
 import lipdiag
 from lipdiag.cli import main
@@ -259,6 +260,17 @@ def test_the_demo_prints_what_the_figure_shows(tmp_path, monkeypatch):
     ((where, peak),) = re.findall(r"digits-ddpm: K peaks at timestep (\d+)\s+with\s+(\S+ \+- \S+),", result.output)
     assert int(where) == max(curves["digits-ddpm"], key=lambda k: float(curves["digits-ddpm"][k]["mean"]))
     assert_overlap(peak, curves["digits-ddpm"][int(where)])
+
+
+def test_planted_faults_are_named_as_often_as_the_table_says():
+    """figures/naming.md holds a row each; the interval is Clopper and Pearson's."""
+    table = re.findall(r"^  (\S.*?) {2,}(\w+) *(is \w+)?$", (FIGURES / "naming.md").read_text(), re.MULTILINE)
+    sound, planted = ([row for row in table if (row[0] == "no fault") == without] for without in (True, False))
+    named, n = sum(not wrong for *_, wrong in planted), len(planted)
+    low, high = betaincinv([named, named + 1], [n - named + 1, max(n - named, 1e-9)], [0.025, 0.975])
+    found = said(r"# of # planted faults are named first \[#, #\], and # of # sound networks are called healthy")
+    truth = named, n, low, high, sum(verdict == "healthy" for _, verdict, _ in sound), len(sound)
+    assert all(rounded(a, b) for a, b in zip(truth, found, strict=True)), truth
 
 
 def test_advice_is_what_the_commands_said():

@@ -79,9 +79,11 @@ def doctor(
         teller.price(ready)
         each = estimate(ready)["pass_seconds"]
         passes, more = beside(plan)
-        text = f"and {passes} forward passes for conventions, samples and looks into the network, "
-        text += f"{duration(passes * each)}; {more} more where timesteps seem off by some, {duration(more * each)}"
-        teller.say(ready, text)
+        teller.say(
+            ready,
+            f"and {passes} forward passes for conventions and looks into the network, {duration(passes * each)}",
+            f"and up to {more} more where all timesteps seem to be off by some, {duration(more * each)}",
+        )
         if dry_run:
             raise click.exceptions.Exit(0)
         return True

@@ -69,7 +69,8 @@ CHECKS: dict[str, Check] = {
     "band": Check(
         "whether it errs less where there is less noise, between the timesteps of the run",
         None, (), (), 1.1,
-        "error in x0 over that at a little noisier timestep, of 128, at most",
+        "error over that in x0 at a little noisier timestep, of 128, and over that of a guess from mean and variance, "
+        "at most",
         "train at these timesteps: check how timesteps are drawn and weighed in training",
     ),
     "scale": Check(

@@ -128,7 +128,9 @@ def examine(
         further = [*samples.copies(drawn, ready.source, limits["copies"]), *samples.size(drawn, ready.source, limits)]
         further += [] if told is None else embedding.embedding_tests(told, limits)
         if ready.source.fingerprint != "model":
-            further += [*scan(scanned(ready), limits), *shift(ready, limits["shift"])]
+            further += (scans := list(scan(scanned(ready), limits)))
+            if not faults and all(test.p * len(scans) > level for test in scans):  # else it is no shift alone
+                further += shift(ready, limits["shift"])
         found = judge(ready.store.dataset(), limits, level, further=further)
         found = replace(found, chain=tuple(embedding.chain(point)))
         names = {fault.name for fault in faults}

@@ -9,7 +9,11 @@ import torch
 from click.testing import CliRunner
 
 import lipdiag
+from lipdiag.checkpoints.probe import MISREAD
 from lipdiag.cli import main
+from lipdiag.diffusion.clock import Timesteps
+from lipdiag.diffusion.parameterization import convert, eps
+from lipdiag.diffusion.schedule import Linear
 from lipdiag.errors import CheckpointError, UsageError
 from lipdiag.health.examine import PLAN, doctor
 from tests.health.planted import (
@@ -85,6 +89,18 @@ def test_what_is_no_denoiser_is_never_healthy():
     model = around(exact(), lambda ask, x, k: torch.tanh(3 * x.flip(1)) + torch.sin(k)[:, None])
     found = doctor(model, data(), plan=QUICK, progress=False)
     assert found.faults[0].name in ("no_denoiser", "untrained")
+
+
+def test_answers_in_no_common_convention_are_not_blamed_on_a_layer():
+    def odd(schedule, t):
+        return torch.full_like(t, 0.8), torch.full_like(t, -0.7)
+
+    def spoken(ask, x, k):
+        return convert(ask(x, k), x, Timesteps().time(k.double()), Linear(), eps, odd)
+
+    plan = PLAN.replace(timesteps="100,800", draws=8, quantities=("stein", "loss"))
+    found = doctor(around(perceptron(), spoken), data(SMALL), plan=plan, progress=False)
+    assert (found.verdict, found.undecided) == ("undecided", (MISREAD,))
 
 
 def test_data_of_another_kind_are_not_blamed_on_the_model():

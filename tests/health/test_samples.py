@@ -1,5 +1,7 @@
 """Samples that are judged: copies of data, those that leave their range, and those that are no numbers."""
 
+from functools import cache
+
 import pytest
 import torch
 from scipy.stats import binomtest
@@ -20,6 +22,12 @@ def source(x0, fingerprint: str = "given") -> Source:
     return Source(lambda i: rows[i % len(rows)], "rows", fingerprint)
 
 
+@cache
+def own() -> Drawn:
+    """Samples of the mixture."""
+    return drawn(mixture())
+
+
 def rms(x) -> float:
     return x.double().square().mean().sqrt().item()
 
@@ -35,7 +43,7 @@ def test_a_model_that_learned_its_data_by_heart():
 
 
 def test_a_model_that_knows_the_law_of_its_data_copies_none():
-    (test,) = copies(drawn(mixture()), source(data()), 0.25)
+    (test,) = copies(own(), source(data()), 0.25)
     assert (test.estimate.value, test.p) == (0.0, 1.0)
 
 
@@ -49,14 +57,14 @@ def test_the_p_value_of_copies_is_that_of_the_binomial_test(count):
 
 
 def test_copies_are_not_looked_for_where_nobody_knows_what_near_is():
-    some = drawn(mixture())
+    some = own()
     assert not copies(some, source(data(), "model"), 0.25)
     assert not copies(some, source(data()[:4]), 0.25)
     assert not copies(Drawn(some.x * torch.nan, 50), source(data()), 0.25)
 
 
 def test_samples_that_leave_the_range_of_the_data():
-    some, limits = drawn(mixture()), {"range": 0.05, "power": 1.5}
+    some, limits = own(), {"range": 0.05, "power": 1.5}
     assert all(test.p > 0.1 for test in size(some, source(data()), limits))
     larger = {test.check: test for test in size(Drawn(4 * some.x, 50), source(data()), limits)}
     rows = torch.from_numpy(data())[:64]

@@ -537,6 +537,9 @@ BUGS = {
         "health/scan.py", "k + SETS, min(k + 1 + BESIDE, len(found.error)), SETS", "max(0, k - BESIDE), k",
         "health/test_scan.py -k noisy_end"
     ),
+    "a guess of the noise for one of what is predicted": Bug(
+        "health/scan.py", "(b - a * sigma / alpha) ** 2", "1", "health/test_scan.py -k noise_alone"
+    ),
     "copies that are compared with all that lies between data": Bug(
         "health/samples.py", "nearest(found.x, data) < COPY * apart", "nearest(found.x, data) < 2 * apart",
         "health/test_samples.py -k 'binomial or law'"
