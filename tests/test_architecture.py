@@ -12,7 +12,20 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lipdiag"
 FLOORS = (
-    {"dialect", "errors", "files", "lazy", "printing", "progress", "provenance", "hub", "statistics", "text", "view"},
+    {
+        "dialect",
+        "errors",
+        "files",
+        "lazy",
+        "lean",
+        "printing",
+        "progress",
+        "provenance",
+        "hub",
+        "statistics",
+        "text",
+        "view",
+    },
     {"linalg", "diffusion", "distributed", "store", "data", "weights"},
     {"timestep", "formats", "quantities", "sampling"},
     {"share", "checkpoints"},

@@ -6,6 +6,7 @@ that needs it, so that `--help` is quick.
 
 import click
 
+from ..lean import alone
 from ..provenance import devices, versions
 from .advise import advise
 from .bug import bug
@@ -38,11 +39,13 @@ def tell_versions(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=tell_versions, help="Tell versions."
 )
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Where is a diffusion model ill-conditioned, in time and in space?
 
     Start with `lipdiag demo`, then `lipdiag inspect CKPT` and `lipdiag measure CKPT`.
     """
+    ctx.with_resource(alone(ctx.invoked_subcommand != "train"))
 
 
 for command in (

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..errors import Caution, UsageError
+from ..lean import hastily
 from ..printing import describe_facts
 from .options import (
     computing,
@@ -171,8 +172,9 @@ def measure_one(
     """A run of a checkpoint, new or gone on with, and its table where it is the only one."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the device is first used
-    from ..design.plan import Plan
-    from ..study.measure import carry_out, prepared
+    with hastily():
+        from ..design.plan import Plan
+        from ..study.measure import carry_out, prepared
 
     quiet, as_json = given["quiet"], given["as_json"]
     use_threads(given["threads"])

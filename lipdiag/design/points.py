@@ -68,6 +68,9 @@ def joined(
     pairs = [(k, i, b) for b, (timesteps, draws) in enumerate(blocks) for k in timesteps for i in draws]
     each = sorted({i for _, i, _ in pairs})
     inside = listed(predictor) if {"modules", "modules_x"} & set(plan.quantities) else ()
+    across: tuple[float, ...] = ()
+    if {"pairs", "swap"} & set(plan.quantities):
+        across = tuple(resolve_timesteps(plan.timesteps, predictor.clock, predictor.schedule).tolist())
     device = device_of(predictor)
     n = int(np.prod(predictor.shape))
     which = torch.tensor([each.index(i) for _, i, _ in pairs], device=device)
@@ -97,7 +100,7 @@ def joined(
         block=torch.tensor([b for _, _, b in pairs], device=device),
         record=record,
         quantities=plan.quantities,
-        columns=tuple(resolve_timesteps(plan.timesteps, predictor.clock, predictor.schedule).tolist()),
+        columns=across,
         modules=inside,
         count=plan.ranks if "ranks" in needs(plan.quantities) else 1,
     )

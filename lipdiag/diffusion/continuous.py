@@ -41,6 +41,27 @@ def slope(f, t: Float[Tensor, "*shape"]):
     A product from the left with ones is the derivative of such a function. It is preferred to the one from the right
     because forward mode cannot be nested in `torch.autograd.forward_ad.dual_level`, where predictors are measured.
     """
+    with torch.enable_grad():
+        step = torch.zeros_like(t, requires_grad=True)
+        moved = t + step
+    if not moved.requires_grad:  # under vmap and in inference mode, by torch.func, which loads a compiler
+        return under_transforms(f, t)
+    with torch.enable_grad():
+        values = f(moved)
+    kept = torch.is_grad_enabled() and t.requires_grad
+
+    def of(y: Tensor) -> Tensor:
+        if not y.requires_grad:
+            return torch.zeros_like(t)
+        return torch.autograd.grad(
+            y, step, torch.ones_like(y), retain_graph=True, create_graph=kept, materialize_grads=True
+        )[0]
+
+    return of(values) if isinstance(values, Tensor) else tuple(map(of, values))
+
+
+def under_transforms(f, t: Float[Tensor, "*shape"]):
+    """What `slope` gives, where only torch.func differentiates."""
     values, product = torch.func.vjp(f, t)[:2]
     if isinstance(values, Tensor):
         return product(torch.ones_like(values))[0]

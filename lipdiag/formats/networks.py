@@ -18,14 +18,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import CheckpointError
 from ..files import shown
+from ..lean import leanly
 from ..weights.refusal import refuse
 
 
 def diffusers_class(name: str) -> type[nn.Module]:
     """A network's class in diffusers, imported when it is first needed: that takes seconds."""
-    import diffusers
 
-    return getattr(diffusers, name)
+    def load() -> type[nn.Module]:
+        import diffusers
+
+        return getattr(diffusers, name)
+
+    return leanly(load)
 
 
 TIME_BY_KEYWORD = (  # their second argument is another one
@@ -174,18 +179,30 @@ def adapted(network: Any, name: str, factor: float = 1.0) -> nn.Module:
     return TimeByKeyword(network) if name in TIME_BY_KEYWORD else network
 
 
+DRAWN = {torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default}
+
+
 class Budget(TorchDispatchMode):
-    """Ends the making of tensors that are many times what a file holds: its config may ask for a billion layers."""
+    """Ends the making of tensors that are many times what a file holds: its config may ask for a billion layers.
+
+    Parameters, which that file fills, are not given random numbers first: drawing these takes longer than reading it.
+    """
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.tensors = 3_000 + 20 * len(state)
         self.numbers = 2**24 + 4 * sum(tensor.numel() for tensor in state.values())
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # of a mode that does, every call imports a compiler first
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.tensors -= 1
         if self.tensors < 0 or awaited(func, args) > self.numbers:
             raise ValueError("the network is many times larger than the weights")
+        if func in DRAWN and isinstance(args[0], nn.Parameter):
+            return args[0]
         made = func(*args, **(kwargs or {}))
         if isinstance(made, Tensor) and not any(made is given for given in args) and not made._is_view():
             self.numbers -= made.numel()
@@ -213,7 +230,7 @@ def create_network(
     state: Mapping[str, Tensor] | None = None,
     known: Mapping[str, Callable[[], type[nn.Module]]] = NETWORKS,
 ) -> nn.Module:
-    """A network of a class on the list, in eval mode, with random weights.
+    """A network of a class on the list, in eval mode, with random weights or, made for others, with arbitrary ones.
 
     Args:
         name: The class.

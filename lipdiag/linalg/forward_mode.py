@@ -197,10 +197,10 @@ class ForwardMode(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        rule = RULES.get(func, func)
-        if rule is not func and torch.is_grad_enabled() and in_a_graph((*args, *kwargs.values())):
-            rule = IN_A_GRAPH.get(func, func)
-        return rule(*args, **kwargs)
+        rule = RULES.get(func)  # rarely: most of what is called are questions about geometry
+        if rule is not None and torch.is_grad_enabled() and in_a_graph((*args, *kwargs.values())):
+            rule = IN_A_GRAPH.get(func)
+        return (rule or func)(*args, **kwargs)
 
 
 def in_a_graph(arguments: Sequence) -> bool:

@@ -37,7 +37,7 @@ class Point:
         block: The number of the block that each pair belongs to, where several are measured at once.
         record: Whether enough products will follow to pay for recording them.
         quantities: Names of what is asked for.
-        columns: All timesteps of the plan, which rows of `pairs` and `swap` run over.
+        columns: All timesteps of the plan, which rows of `pairs` and `swap` run over, where these are asked for.
         modules: Names of the network's modules that are listened to, where they are.
         count: Leading singular values that the Krylov steps are taken for.
     """

@@ -82,7 +82,7 @@ def prepared(
         range: Where the black and the white of pictures of 8 bits lie.
         priced: Called with the study when its price is known and before the model is checked, which takes some hundred
             forward passes, and with data two thousand; returns whether to go on with that.
-        probe: Whether the conventions that the model is used by are tried on the data.
+        probe: Whether the conventions that the model is used by are tried on the data, by the first of several workers.
         reading: What the user tells of the model, in the place of what its files tell.
     """
     plan = plan or Plan()
@@ -151,8 +151,11 @@ def of_raw_output(plan: Plan) -> Plan:
 
 
 def tried_conventions(ready: study.Study) -> list[str]:
-    """What the probe says, or that it is left out where it would take minutes and much of the run."""
-    if ready.source.fingerprint == "model":
+    """What the probe says, or that it is left out where it would take minutes and much of the run.
+
+    Of several workers, of which each would say the same, the first one tries.
+    """
+    if ready.source.fingerprint == "model" or ready.shard[0]:
         return []
     if ready.findings.company.of:
         return ["whether prediction, time, schedule and range are told right was not tried, which mixes timesteps"]

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ..diffusion.predictor import Predictor, RawOutput
+from ..linalg.tape import leaves
 
 MOST_UNITS = {"cuda": 16}
 """Units measured at once where they fit; elsewhere one fills the processor. At 3x32x32 these are 512 pairs, at which a
@@ -34,10 +34,15 @@ class Held(TorchDispatchMode):
         self.now = self.peak = 0
         self._storages: dict[int, weakref.ref] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # its wrapper would take as long as all of this
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {a.untyped_storage()._cdata for a in tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for made in (z.untyped_storage() for z in tree_leaves(out) if isinstance(z, torch.Tensor)):
+        kwargs = kwargs or {}
+        given = {a.untyped_storage()._cdata for a in leaves((*args, *kwargs.values())) if isinstance(a, torch.Tensor)}
+        out = func(*args, **kwargs)
+        for made in (z.untyped_storage() for z in leaves([out]) if isinstance(z, torch.Tensor)):
             if made._cdata not in given and made._cdata not in self._storages:
                 self._hold(made)
         self.peak = max(self.peak, self.now)

@@ -161,20 +161,24 @@ def run(study: Study) -> Iterator[Progress]:
 
 
 def carried_out(study: Study, every: Sequence[WorkUnit]) -> Iterator[WorkUnit]:
-    """Measure those units of this shard that are not done, and give each one when it is settled and on disk."""
+    """Measure those units of this shard that are not done, and give each one when it is settled and on disk.
+
+    The first is measured alone and waited for, so that there is a number before a device was filled for seconds.
+    """
     todo = deque(in_turn(study, every))
     with Behind(study.store) as behind:
         while todo:
-            some = [todo.popleft()]
+            first, some = not study.pairs, [todo.popleft()]
             if study.store.complete(some[0]):
                 behind.put(some[0])
             else:
-                while todo and len(some) < study.batch // study.layout.pairs and joins(study, [*some, todo[0]]):
+                most = 1 if first else study.batch // study.layout.pairs
+                while todo and len(some) < most and joins(study, [*some, todo[0]]):
                     some.append(todo.popleft())
                 if study.suspicion.died(some[0]):
                     yield from behind.written()  # it may end this process, and what is not written with it
                 todo.extend(attempt(study, some, behind))
-            yield from behind.written(but=len(some))
+            yield from behind.written(but=0 if first else len(some))
         yield from behind.written()
 
 

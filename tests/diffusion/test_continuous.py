@@ -141,6 +141,11 @@ def test_variance_preserving_rate_is_known_near_zero():
     torch.testing.assert_close(VP().rates(t)[1], wanted, rtol=2e-3, atol=0)
 
 
+def test_the_signal_has_a_rate_where_that_of_the_noise_is_infinite():
+    """alpha' = -beta(0) / 2 at t = 0, where sigma grows like the square root of t."""
+    assert VP().rates(torch.zeros(1, dtype=torch.float64))[0].item() == -0.05
+
+
 def test_rates_inside_other_transforms():
     """sigma'' of the VP schedule by forward mode, dual numbers, reverse mode and vmap is the difference of sigma'."""
     t = torch.tensor([1e-3, 0.2, 0.7], dtype=torch.float64)

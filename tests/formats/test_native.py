@@ -258,3 +258,10 @@ def test_two_sets_of_weights_are_two_files(tmp_path, predictor):
     save(tmp_path / "x", predictor, ema=averaged(predictor))
     assert {file.name for file in (tmp_path / "x").iterdir()} == {CONFIG, MODEL, EMA}
     assert read(tmp_path / "x", "ema").sha256 != read(tmp_path / "x", "raw").sha256
+
+
+def test_a_network_made_for_weights_is_given_no_others_first(recipe):
+    made = create_network(recipe.network, recipe.network_config, "here")
+    before = torch.get_rng_state()
+    create_network(recipe.network, recipe.network_config, "here", made.state_dict())
+    assert torch.equal(torch.get_rng_state(), before)

@@ -336,6 +336,22 @@ BUGS = {
         "linalg/test_lanczos.py -k narrow_enough",
     ),
     "lower bidiagonal": Bug("linalg/bidiagonalization.py", "offset=1)", "offset=-1)", "linalg/test_lanczos.py"),
+    "what a command left out of an import stays out": Bug(
+        "lean.py", "            del sys.modules[name]\n", "            pass\n", "test_lean.py -k once"
+    ),
+    "a library that needs what was left out fails": Bug(
+        "lean.py", "with suppress(Exception), without():", "with without():", "test_lean.py -k gets_them"
+    ),
+    "a rate under vmap that nothing tracks": Bug(
+        "diffusion/continuous.py", "if not moved.requires_grad:", "if False:",
+        "diffusion/test_continuous.py -k transforms",
+    ),
+    "the first number waits for those of a full device": Bug(
+        "study/study.py", "most = 1 if first else", "most = 1 if False else", "study/test_units.py -k alone"
+    ),
+    "the first unit waits for the second": Bug(
+        "study/study.py", "but=0 if first else len(some)", "but=len(some)", "study/test_units.py -k alone"
+    ),
     # what noise is
     "sign of v": Bug(
         "diffusion/parameterization.py", "return -sigma, alpha", "return sigma, alpha",

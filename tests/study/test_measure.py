@@ -215,6 +215,12 @@ def test_a_right_use_gives_no_warning_and_says_so_among_the_notes():
     assert "the convention fits the data" in page([found])
 
 
+def test_the_first_of_several_workers_tries_the_conventions():
+    for i, tried in ((0, True), (1, False)):
+        with front.prepared(predictor(), NORMAL, PLAN, shard=(i, 2)) as ready:
+            assert any("calibration:" in note for note in ready.notes) == tried
+
+
 def test_the_probe_can_be_switched_off():
     model, seen = predictor(), []
     model.network.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))

@@ -53,11 +53,22 @@ def test_several_units_at_once_give_the_numbers_of_one_after_the_other(small, mo
     alone = measure(plan=plan, deterministic=True)
     seen = sizes(monkeypatch)
     joint = measure(plan=plan)
-    assert seen == [144]  # three times by three draws of units
+    assert seen == [16, 128]  # the first alone, and the others of three times by three draws of units
     assert joint.attrs["launches"][0]["batch"] == 256
     assert len(np.unique(alone["spectral_norm_steps"])) > 1
     for name in alone.data_vars:
         np.testing.assert_allclose(joint[name], alone[name], rtol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("batch", [None, 16])
+def test_the_first_unit_is_measured_alone_and_on_disk_before_the_next_is_begun(small, tmp_path, monkeypatch, batch):
+    seen = sizes(monkeypatch)
+    with front.prepared(predictor(), DATA, PLAN.replace(batch=batch), tmp_path / "a.zarr", probe=False) as ready:
+        running = study.run(ready)
+        assert next(running).done == 16
+        assert seen == [16]
+        assert (lipdiag.open_run(tmp_path / "a.zarr")["done"] == 1).sum() == 16
+        running.close()
 
 
 def test_joined_blocks_are_the_points_of_each():
@@ -88,7 +99,7 @@ def test_units_lie_in_their_places_whatever_is_done_already(small, tmp_path, mon
 def test_memory_that_runs_out_takes_fewer_units_at_once(small, monkeypatch):
     seen = sizes(monkeypatch, most=50)
     found = measure()
-    assert seen == [144, 64, 32, 32, 80, 32, 48]
+    assert seen == [16, 128, 64, 32, 32, 64, 32, 32]
     assert (found["done"] == 1).all()
     assert any("halved" in note for note in found.attrs["launches"][0]["notes"])
 
