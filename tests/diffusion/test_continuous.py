@@ -164,6 +164,7 @@ def test_rates_inside_other_transforms():
     by_jvp = torch.func.jvp(rate, (t,), (torch.ones_like(t),))[1]
     for got in (by_dual, by_grad, by_vmap, by_jvp):
         torch.testing.assert_close(got, wanted, rtol=1e-8, atol=0)
+    torch.testing.assert_close(torch.func.vmap(rate)(t), rate(t), rtol=1e-12, atol=0)
     with torch.inference_mode():
         torch.testing.assert_close(rate(t), schedule.rates(t)[1], rtol=0, atol=0)
 

@@ -340,7 +340,13 @@ BUGS = {
         "lean.py", "            del sys.modules[name]\n", "            pass\n", "test_lean.py -k once"
     ),
     "a library that needs what was left out fails": Bug(
-        "lean.py", "with suppress(Exception), without():", "with without():", "test_lean.py -k gets_them"
+        "lean.py", "with suppress(Exception), hastily()", "with hastily()", "test_lean.py -k gets_them"
+    ),
+    "what is imported is searched for garbage for ever": Bug(
+        "lean.py", "        gc.freeze()\n", "        pass\n", "test_lean.py -k garbage"
+    ),
+    "each of several workers tries the conventions": Bug(
+        "study/measure.py", ' or ready.shard[0]:', ":", "study/test_measure.py -k several_workers"
     ),
     "a rate under vmap that nothing tracks": Bug(
         "diffusion/continuous.py", "if not moved.requires_grad:", "if False:",
