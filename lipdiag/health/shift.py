@@ -26,6 +26,9 @@ FIRST = 128
 SUSPECT, SURE, FRESH = 0.6, 0.22, 1536
 """Shares of the threshold: from which on it is decided, by other draws, and their standard error; draws at most."""
 
+HOPELESS = 2
+"""Times as many draws as these at most, of which it takes more to be sure: then none are made."""
+
 STEP, LONGEST = 1 / 8, 32
 """Distance of the two times that are told beside the own one: this part of the way to the data, so many at most."""
 
@@ -137,9 +140,11 @@ def shift(ready: Study, threshold: float) -> list[Test]:
     test = tested(found, density, part, threshold)
     if test and abs(test.estimate.value) > SUSPECT * threshold:
         error = (test.estimate.high - test.estimate.low) / 4
-        count = min(max(first, math.ceil(first * (error / (SURE * max(threshold, 0.1))) ** 2)), most)
+        enough = math.ceil(first * (error / (SURE * max(threshold, 0.1))) ** 2)
+        if enough > HOPELESS * most:
+            return [test]
         best = telling(found, part)
         density = ANYWHERE * density + (1 - ANYWHERE) * best / best.sum()
-        found = nudged(ready, timesteps, density, range(first, first + count))
+        found = nudged(ready, timesteps, density, range(first, first + min(max(first, enough), most)))
         test = tested(found, density, part, threshold)
     return [test] if test else []

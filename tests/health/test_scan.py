@@ -61,7 +61,7 @@ def test_a_band_is_found_at_its_noisy_end_alone():
     ones = np.ones((100, DRAWS))
     found = [
         test
-        for test in scan(Scan(np.arange(100.0), error, ones, ones, 0 * ones, ones[:, 0]), LIMITS)
+        for test in scan(Scan(np.arange(100.0), error, ones, ones, ones, 0 * ones[:, 0]), LIMITS)
         if test.check == "band"
     ]
     low = [test.at for test in found if test.p < 1e-4]
