@@ -82,7 +82,8 @@ def scanned(ready: Study) -> Scan:
             some = mine[first : first + few]
             at = seen(ready, every[some].tolist(), range(turn * DRAWS, (turn + 1) * DRAWS))
             found[:, some] = asked(at, own).view(4, -1, DRAWS).cpu().numpy()
-    return Scan(every, *found, guessed(ready, own, np.sort(t)[np.sort(t) > 1e-9]))
+    error, product, square, left = found
+    return Scan(every, error, product, square, left, guessed(ready, own, np.sort(t)[np.sort(t) > 1e-9]))
 
 
 def guessed(ready: Study, own: Parameterization, t: np.ndarray) -> np.ndarray:
