@@ -3,7 +3,7 @@
 The same plan is measured by one process and by several that share it (`--shard`), in turn, each a fresh command with
 one thread. The time is that of the whole command, so it includes the imports of every worker. On a machine that others
 use, only the processor time says how well the work is divided: that of one over that of the busiest of several.
-Each worker spends some ten seconds on imports, loading and checks, whatever the plan, so the plan is one of minutes.
+Each worker spends some seven seconds on imports, loading and checks, whatever the plan, so the plan is one of minutes.
 """
 
 import itertools
