@@ -16,10 +16,16 @@ torch.set_num_threads(1)  # two small threads that wait for each other are slowe
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
 
 
-def pytest_collection_finish():
-    """What is imported by now stays to the end: collecting garbage, a fifth of a second each time, passes it by."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported by now stays to the end: collecting garbage, a third of a second each time, passes it by."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(params=DEVICES, scope="session")

@@ -128,7 +128,7 @@ def test_overrides_replace_what_the_checkpoint_tells():
 
 
 def test_the_provenance_of_a_launch_is_recorded():
-    found = lipdiag.measure("digits-ddpm", plan=PLAN, progress=False)
+    found = lipdiag.measure("digits-ddpm", plan=PLAN, progress=False, probe=False)
     (launch,) = found.attrs["launches"]
     assert launch["ended"] == "finished"
     assert launch["pairs"] == 4
