@@ -84,21 +84,21 @@ def upper_bound(
     alpha, beta = ((z / scale[:, None]).clamp_min(EPS) for z in (alpha, beta))
     # Eigenvectors of T are right and left singular vectors of B, interleaved, and its eigenvalues both signs of theirs.
     values, right = torch.linalg.svd(bidiagonal(alpha.nan_to_num(0, 0, 0), beta.nan_to_num(0, 0, 0)))[1:]
-    weights = right[:, None, :, 0].square() / 2
+    weights = right[:, :, 0].square() / 2
 
     def growth(s):
         # alpha_j q_j = p_{j-1} - beta_{j-1} q_{j-1}  and  beta_j p_j = s^2 q_j - alpha_j p_{j-1}, from p_0 = 1, q_0 = 0
         p, q, log = torch.ones_like(s), torch.zeros_like(s), torch.zeros_like(s)
-        most = log
+        most, reach = log, torch.zeros_like(s)
         for j in range(alpha.shape[1]):
+            each = values[:, j : j + 1]
+            reach = reach + weights[:, j : j + 1] * ((s - each) ** -2 + (s + each) ** -2)  # |r|^2
             q = (p - (beta[:, j - 1 : j] if j else 0) * q) / alpha[:, j : j + 1]
             p = (s * s * q - alpha[:, j : j + 1] * p) / beta[:, j : j + 1]
             factor = torch.maximum(p.abs(), (s * q).abs())
             p, q, log = p / factor, q / factor, log + factor.log()
             most = torch.maximum(most, log)  # each step's bound holds, and after a breakdown only those before it
-        away = s[:, :, None] + torch.stack([-values, values])[:, :, None]
-        reach = (weights * away**-2).sum((0, 3)).sqrt()  # |r|
-        return -((-most).exp() + torch.where(proven > 0, proven * reach, 0)).log()
+        return -((-most).exp() + torch.where(proven > 0, proven * reach.sqrt(), 0)).log()
 
     excess = excess_at(growth, torch.ones_like(scale), -math.log(delta))
     return top * (1 + excess) + torch.where(proven[:, 0] > 0, 0, error)
