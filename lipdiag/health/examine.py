@@ -4,7 +4,7 @@ What is wrong is told by its first cause: where the network is used in another w
 is broken, what else is out of order follows from that.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ..study.study import Study
 from . import embedding, network, samples
 from .conventions import conventions
 from .diagnosis import Diagnosis
-from .fault import Fault
+from .fault import EMBEDDED, Fault
 from .judge import LEVEL, judge, limited
 from .scan import DRAWS, EVEN, scan, scanned, seen
 from .shift import FIRST, FRESH, shift
@@ -138,12 +138,18 @@ def examine(
         sound = not any(line.check in INTERNAL and line.p_value <= level for line in found.lines)
         if lost and sound and samples.are_data(ready.predictor, drawn, ready.source):
             faults, undecided = [], [STRANGE]
-        elif undecided != [MISREAD] and (lost or (not names and DEGRADED & {fault.name for fault in found.faults})):
+        elif undecided != [MISREAD] and (lost or (not names and degraded(found.faults))):
             faults = network.foreign(looked_at(ready, 2 * LOOKED)) or faults
             undecided = [] if faults else undecided
         if not faults and not found.faults:
             faults = samples.samples(ready.predictor, drawn, ready.source)
         return merged(found, faults, undecided, [*notes, *(n for n in ready.notes if n != NOT_TRIED)])
+
+
+def degraded(faults: Iterable[Fault]) -> bool:
+    """Whether faults may be those of one layer's weights; what is seen in the embedding of time alone is its own."""
+    names = {fault.name for fault in faults}
+    return bool(names & DEGRADED) and not names & set(EMBEDDED.values())
 
 
 def beside(plan: Plan) -> tuple[int, int]:

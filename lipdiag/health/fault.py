@@ -143,7 +143,7 @@ def one_scale(found: Sequence[Finding], tests: Sequence[Test]) -> bool:
 
 def next_to(run: Run, test: Test) -> bool:
     """Whether a timestep was compared with its neighbour, or one beside that."""
-    return test.other is not None and abs(run.timestep[test.other] - run.timestep[test.place]) <= 2
+    return test.other is not None and bool(abs(run.timestep[test.other] - run.timestep[test.place]) <= 2)
 
 
 def one_piece(places: set[int]) -> bool:

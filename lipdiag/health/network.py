@@ -169,7 +169,10 @@ def foreign(point: Point) -> list[Fault]:
 
     layers = {n: list(m.parameters(recurse=False)) for n, m in predictor.network.named_modules()}
     layers = {n: p for n, p in layers.items() if p}
-    loss(half).backward()
+    first = loss(half)
+    if not first.requires_grad:  # a network that is called around its own weights
+        return []
+    first.backward()
     steep = {
         name: sum(float(w.grad.norm() * w.detach().norm()) for w in weights if w.grad is not None)
         for name, weights in layers.items()
