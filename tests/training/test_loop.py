@@ -174,7 +174,9 @@ def test_the_loss_falls(recipe):
 
 
 def test_a_training_that_diverges_says_so(recipe):
-    class Broken:
+    from lipdiag.data.dataset import Data
+
+    class Broken(Data):
         name, shape, fingerprint = "broken", (1, 8, 8), ""
 
         def __len__(self):
@@ -183,9 +185,6 @@ def test_a_training_that_diverges_says_so(recipe):
         def __getitem__(self, index):
             return torch.full((1, 8, 8), torch.inf)
 
-    from lipdiag.data.dataset import Data
-
-    Data.register(Broken)
     with pytest.raises(NonFiniteError, match="step 1"):
         next(train(recipe, Broken()))
 
