@@ -24,11 +24,12 @@ def alone(so: bool = True) -> Iterator[None]:
     """While entered, nothing is compiled in this process, and nobody else's code expects it of libraries."""
     global _alone
     before, _alone = _alone, so
+    frozen = gc.get_freeze_count()
     try:
         yield
     finally:
         _alone = before
-        if so:
+        if so and not frozen:  # by somebody else, who may go on
             gc.unfreeze()
 
 

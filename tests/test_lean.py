@@ -68,6 +68,15 @@ def test_a_command_imports_neither_and_has_both_once_they_are_used(library):
         assert importlib.import_module("fake_compiler").mark(4) == 4
 
 
+@pytest.fixture
+def nothing_is_frozen():
+    """Whatever the session passes by as it looks for garbage; it does so again afterwards."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("nothing_is_frozen")
 def test_what_a_command_imports_is_not_searched_for_garbage_again(library):
     with lean.hastily():
         assert gc.isenabled()  # in a process of somebody else's
@@ -80,6 +89,15 @@ def test_what_a_command_imports_is_not_searched_for_garbage_again(library):
         lean.leanly(library())
         assert gc.get_freeze_count() > before > 0
     assert not gc.get_freeze_count()
+
+
+@pytest.mark.usefixtures("nothing_is_frozen")
+def test_what_somebody_else_passes_by_stays_so(library):
+    gc.freeze()
+    before = gc.get_freeze_count()
+    with lean.alone():
+        lean.leanly(library())
+    assert gc.get_freeze_count() >= before > 0
 
 
 @pytest.mark.parametrize("needs", ["import fake_compiler", "from fake_statistics import mean"])
