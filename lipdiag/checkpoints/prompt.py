@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import LipdiagError, UsageError
 from ..files import read_json, shown
+from ..formats.diffusers_directory import weight_map
 from ..weights.refusal import refuse
 
 HIDDEN, POOLED = "encoder_hidden_states", "pooled_projections"
@@ -137,7 +138,7 @@ def alone(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
         names = {file.name: file for pattern in patterns for file in folder.glob(pattern)}
         for name, file in names.items():
             (Path(closed) / name).symlink_to(file.resolve())
-            parts = read_json(file).get("weight_map", {}) if name.endswith(".index.json") else {}
-            if outside := set(map(str, parts.values())) - set(names):
+            shards = weight_map(file).values() if name.endswith(".index.json") else ()
+            if outside := set(shards) - set(names):
                 refuse(file, f"names the weights {shown(min(outside))}, which are none beside it: download it again")
         yield Path(closed)

@@ -254,11 +254,17 @@ def read_file(file: Path) -> tuple[dict[str, Tensor], str]:
     return state, file_digest(file)
 
 
-def read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The weights that an index distributes over files beside it."""
+def weight_map(index: Path) -> dict[str, str]:
+    """The name of the file, as an index tells it, that has each tensor."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         refuse(index, "has no weight_map from names to files")
+    return places
+
+
+def read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights that an index distributes over files beside it."""
+    places = weight_map(index)
     state: dict[str, Tensor] = {}
     digests: dict[str, str] = {}
     for name in sorted(set(places.values())):

@@ -74,7 +74,8 @@ def scanned(ready: Study) -> Scan:
     even = even.round() if clock.base.discrete else even
     every = np.union1d(even, resolve_timesteps(f"log:{EVEN}", clock, schedule))
     t = clock.base.time(torch.from_numpy(every)).numpy()
-    every = every[np.argsort(t)][np.sort(t) > 1e-9]
+    order = np.argsort(t)[np.sort(t) > 1e-9]
+    every, t = every[order], t[order]
     few, found = max(1, ready.batch // DRAWS), np.empty((4, len(every), DRAWS))
     for turn in range(SETS):
         mine = np.arange(turn, len(every), SETS)
@@ -83,7 +84,7 @@ def scanned(ready: Study) -> Scan:
             at = seen(ready, every[some].tolist(), range(turn * DRAWS, (turn + 1) * DRAWS))
             found[:, some] = asked(at, own).view(4, -1, DRAWS).cpu().numpy()
     error, product, square, left = found
-    return Scan(every, error, product, square, left, guessed(ready, own, np.sort(t)[np.sort(t) > 1e-9]))
+    return Scan(every, error, product, square, left, guessed(ready, own, t))
 
 
 def guessed(ready: Study, own: Parameterization, t: np.ndarray) -> np.ndarray:
