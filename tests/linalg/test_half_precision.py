@@ -25,6 +25,7 @@ def rounded_to(module, dtype):
     return module.float().eval().requires_grad_(False)
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["UNet2DConditionModel", "DiTTransformer2DModel", "layers"])
 def test_everything_is_bit_for_bit_that_of_the_widened_network(name, kind, device, monkeypatch):
@@ -64,6 +65,7 @@ def layers(width=256, depth=3):
     return rounded_to(network, torch.bfloat16)
 
 
+@pytest.mark.real
 def test_recordings_and_graphs_hold_no_widened_weight(device):
     """Of 3 x 256 kB; what is held after a product of each kind are vectors, and at the peak one weight beside them."""
     network, x = layers().to(device), torch.randn(2, 256, device=device)
@@ -79,6 +81,7 @@ def test_recordings_and_graphs_hold_no_widened_weight(device):
             assert held.now < 100_000
 
 
+@pytest.mark.real
 @pytest.mark.parametrize(("narrow", "products"), [(False, 3 * 3), (True, 3 * 2)])
 def test_a_weight_without_a_low_part_takes_two_products_for_three(narrow, products, device):
     network, x = layers().to(device), torch.randn(2, 256, device=device)

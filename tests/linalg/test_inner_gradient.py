@@ -73,6 +73,7 @@ def test_products_are_those_of_differences_and_adjoint(name, made, record, devic
     torch.testing.assert_close((line.jvp(dx) * u).sum(), (dx * line.vjp(u)).sum(), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.real
 def test_a_gradient_without_a_graph_of_its_own_is_told_by_differences_not_by_a_zero(device):
     """Forward mode knows no convolution's backward pass, and reverse mode finds nothing there to differentiate."""
 

@@ -184,14 +184,25 @@ class Looks(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def reads(device) -> int:
+    """How often a device that counts it was waited for."""
+    if device.type != "card":
+        return 0
+    from tests import card
+
+    return card.reads.total()
+
+
 @contextmanager
 def unread(device):
     """Raises where the host waits for the device, if that is one to be waited for."""
     if device.type == "cuda":
         torch.cuda.set_sync_debug_mode("error")
+    before = reads(device)
     try:
         with Looks() as looks:
             yield looks
+        assert reads(device) == before
     finally:
         if device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")

@@ -329,6 +329,9 @@ BUGS = {
         "if lost.any():",
         "linalg/test_lanczos.py -k waited",
     ),
+    "times that stay on the processor": Bug(
+        "design/points.py", "        t=t.to(device),\n", "        t=t,\n", "study/test_study.py -m card -k device"
+    ),
     "the widest interval of a step ago for all": Bug(
         "linalg/lanczos.py",
         "members = self._members[number]",

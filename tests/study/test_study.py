@@ -300,6 +300,7 @@ def test_a_tolerance_draws_until_it_is_met_and_says_so():
     assert any("not met" in note for note in short.attrs["launches"][0]["notes"])
 
 
+@pytest.mark.real
 def test_measuring_leaves_the_model_as_it_was(device):
     model = predictor()
     model.train()
