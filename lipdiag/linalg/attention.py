@@ -2,12 +2,15 @@
 
 Of o = p v with p = softmax(s), s = c q k' + mask, the tangent is
 
-  do = dp v + p dv,   dp = p (ds - sum(p ds)),   ds = c (dq k' + q dk'),
+  do = (p ds) v + p dv - sum(p ds) o,   ds = c (dq k' + q dk') = c [dq q] [k dk]',
 
 rows of different queries and heads being independent. The fused kernels of torch have no forward mode. A tangent takes
 four products of the size of the two that o takes; p, the largest thing in a transformer, is computed again for each
 tile, small enough to stay in the cache of a processor, which takes a fifth product and the exponentials. A recorded
 tangent, which is computed many times, keeps p where it has room for it.
+
+Tiles are (keys, queries), and lie in memory one after another: a processor multiplies few features up to 1.4 times as
+fast from this side, and reads each tile once.
 """
 
 import math
@@ -23,7 +26,6 @@ from .dual import unpacked, with_tangent
 TILE = {"cpu": 2**18}  # scores in a tile: one megabyte in float32
 LARGE_TILE = 2**25
 KEPT = 2**30  # numbers of p that a recording may keep for each sample: four gigabytes in float32
-NARROW = 16  # features, up to which a processor multiplies (queries, keys) by (keys, features) faster transposed
 
 
 def scaled_dot_product_attention(
@@ -44,7 +46,7 @@ def scaled_dot_product_attention(
         repeats = query.shape[-3] // key.shape[-3]
         values[1:] = (z.repeat_interleave(repeats, -3) for z in values[1:])
         tangents[1:] = (z if z is None else z.repeat_interleave(repeats, -3) for z in tangents[1:])
-    dy = torch.ops.lipdiag.attention_tangent(*tangents, *values, attn_mask, is_causal, c, y.stride())
+    dy = torch.ops.lipdiag.attention_tangent(*tangents, *values, attn_mask, is_causal, c, y)
     return with_tangent(y, dy)
 
 
@@ -53,48 +55,46 @@ def scaled_dot_product_attention(
 torch.library.define(
     "lipdiag::attention_tangent",
     "(Tensor? dq, Tensor? dk, Tensor? dv, Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale,"
-    " int[] stride, Tensor? p=None) -> Tensor",
+    " Tensor o, Tensor? p=None) -> Tensor",
 )
 
 
-def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, stride, p=None):
+def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, o, p=None):
     """do of the formula above, for tensors (..., tokens, features); a tangent of None is zero.
 
     The result has the strides of o, as a tangent must, which fused kernels give to suit what follows. Where p is given,
     by `probabilities`, it is not computed again.
     """
     leading = shared(q, k, v)
-    q, k, v, dq, dk, dv = (flat(z, leading) for z in (q, k, v, dq, dk, dv))
-    q, dq = q * scale, None if dq is None else dq * scale
-    hidden = None if p is not None else additive(mask, q)
-    do, s = v.new_zeros(len(q), q.shape[1], v.shape[-1]), None
-    for h, r in tiles(len(q), q.shape[1], k.shape[1], q.device):
-        s = room(s, q[h, r], k)
-        weights = p[h, r] if p is not None else softmax(scores(q, k, hidden, causal, leading, h, r, s), mask)
-        ds = None if dq is None else torch.bmm(dq[h, r], k[h].mT, out=s)
-        if dk is not None:
-            ds = torch.bmm(q[h, r], dk[h].mT, out=s) if ds is None else ds.baddbmm_(q[h, r], dk[h].mT)
-        if ds is not None:
-            add_product(do[h, r], softmax_tangent(ds, weights), v[h])
+    q, k, v, dq, dk, dv = (None if z is None else flat(z, leading) for z in (q, k, v, dq, dk, dv))
+    factors = [(a, b) for a, b in ((dq, k), (q, dk)) if a is not None and b is not None]
+    if turned(q, k) and len(factors) > 1:
+        factors = [(torch.cat((dq, q), -1), torch.cat((k, dk), -1))]
+    do = tile((*q.shape[:2], v.shape[-1]), q, k).zero_()
+    sums = do.new_zeros(*do.shape[:2], 1)
+    for h, r, weights, ds in computed(q, k, mask, causal, scale, leading) if p is None else stored(p, q, k):
+        for i, (a, b) in enumerate(factors):
+            add_product(ds, a[h, r], b[h].mT, beta=int(i > 0), alpha=scale)
+        if factors:
+            ds *= weights
+            add_product(do[h, r], ds, v[h])
+            sums[h, r] = ds.sum(-1, keepdim=True)
         if dv is not None:
             add_product(do[h, r], weights, dv[h])
-    do = do.view(*leading, *do.shape[1:])
-    if do.stride() == tuple(stride):
-        return do
-    return torch.empty_strided(do.shape, stride, dtype=do.dtype, device=do.device).copy_(do)
+    result = torch.empty_strided(o.shape, o.stride(), dtype=o.dtype, device=o.device).copy_(do.view(o.shape))
+    return result.addcmul_(sums.view(*leading, *sums.shape[1:]), o, value=-1) if factors else result
 
 
 torch.library.impl("lipdiag::attention_tangent", "CompositeExplicitAutograd", attention_tangent)
 
 
 def probabilities(q, k, v, mask, causal, scale):
-    """p for all queries, as `attention_tangent` takes it."""
+    """p for all queries, tile after tile, as `attention_tangent` takes it."""
     leading = shared(q, k, v)
-    q, k = flat(q, leading) * scale, flat(k, leading)
-    hidden, p, s = additive(mask, q), q.new_empty(len(q), q.shape[1], k.shape[1]), None
-    for h, r in tiles(len(q), q.shape[1], k.shape[1], q.device):
-        s = room(s, q[h, r], k)
-        p[h, r] = softmax(scores(q, k, hidden, causal, leading, h, r, s), mask)
+    q, k = flat(q, leading), flat(k, leading)
+    p = q.new_empty(len(q) * q.shape[1] * k.shape[1])
+    for kept, found in zip(stored(p, q, k), computed(q, k, mask, causal, scale, leading), strict=True):
+        kept[2].copy_(found[2])
     return p
 
 
@@ -104,62 +104,71 @@ def shared(*tensors):
 
 
 def flat(z, leading):
-    """(..., tokens, features) with its leading axes made one; None stays None."""
-    return None if z is None else z.expand(leading + z.shape[-2:]).reshape(-1, *z.shape[-2:])
+    """(..., tokens, features) with its leading axes made one."""
+    return z.expand(leading + z.shape[-2:]).reshape(-1, *z.shape[-2:])
 
 
-def tiles(heads, queries, keys, device) -> Iterator[tuple[slice, slice]]:
-    """Heads and queries of each tile."""
-    tile = TILE.get(device.type, LARGE_TILE)
-    many = max(1, tile // (queries * keys))
-    rows = queries if many > 1 else max(1, min(queries, tile // keys))
+Tile = tuple[slice, slice, torch.Tensor, torch.Tensor]
+"""Heads, queries, their p for all keys, and as much memory to compute in."""
+
+
+def stored(p, q, k) -> Iterator[Tile]:
+    """The tiles of p from where they are kept."""
+    free = None
+    for h, r, shape in tiles(q, k):
+        free = tile(shape, q, k, free)
+        yield h, r, tile(shape, q, k, p[: free.numel()]), free
+        p = p[free.numel() :]
+
+
+def computed(q, k, mask, causal, scale, leading) -> Iterator[Tile]:
+    """The tiles of p from their scores."""
+    s = p = None
+    if mask is not None:
+        added = mask if mask.dtype != torch.bool else q.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)
+        added = added.expand(*leading, q.shape[1], k.shape[1])
+    for h, r, shape in tiles(q, k):
+        s, p = tile(shape, q, k, s), tile(shape, q, k, p)
+        add_product(s, q[h, r], k[h].mT, beta=0, alpha=scale)
+        if mask is not None:
+            head = torch.arange(h.start, h.stop, device=s.device)
+            s += added[(*(torch.unravel_index(head, leading) if leading else ()), r)]
+        if causal:
+            s.masked_fill_(torch.ones(shape[1:], dtype=torch.bool, device=s.device).triu_(r.start + 1), -math.inf)
+        torch.softmax(s.mT, -2, out=p.mT) if turned(q, k) else torch.softmax(s, -1, out=p)
+        yield h, r, p if mask is None else p.nan_to_num_(nan=0.0), s  # a query that sees no key gets zeros
+
+
+def tiles(q, k) -> Iterator[tuple[slice, slice, tuple[int, int, int]]]:
+    """Heads and queries of each tile, and its shape."""
+    heads, queries, keys = *q.shape[:2], k.shape[1]
+    size = TILE.get(q.device.type, LARGE_TILE)
+    many = max(1, size // (queries * keys))
+    rows = queries if many > 1 else max(1, min(queries, size // keys))
     for i in range(0, heads, many):
         for j in range(0, queries, rows):
-            yield slice(i, i + many), slice(j, j + rows)
+            h, r = min(i + many, heads), min(j + rows, queries)
+            yield slice(i, h), slice(j, r), (h - i, r - j, keys)
 
 
-def room(s, q, k):
-    """Memory for the scores of a tile: that of the last one, or new where it has another shape."""
-    return s if s is not None and s.shape[:2] == q.shape[:2] else q.new_empty(*q.shape[:2], k.shape[1])
+def turned(q, k) -> bool:
+    """Whether a tile's queries are next to each other in memory, and not its keys."""
+    return q.device.type == "cpu" and k.shape[1] >= q.shape[-1] ** 2 / 2
 
 
-def additive(mask, q):
-    """A mask as it is added to scores."""
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -math.inf)
+def tile(shape, q, k, numbers=None):
+    """Numbers for each (head, query, key) or (head, query, feature): these, in a row or a tile, or new ones."""
+    if numbers is None or (numbers.ndim > 1 and numbers.shape != shape):
+        numbers = q.new_empty(math.prod(shape))
+    if numbers.ndim > 1:
+        return numbers
+    heads, rows, columns = shape
+    return numbers.view(heads, columns, rows).mT if turned(q, k) else numbers.view(shape)
 
 
-def scores(q, k, mask, causal, leading, h: slice, r: slice, out):
-    """s for the queries of a tile, which are scaled already."""
-    s = torch.bmm(q[h, r], k[h].mT, out=out)
-    if mask is not None:
-        head = torch.arange(h.start, h.start + len(s), device=s.device)
-        here = torch.unravel_index(head, leading) if leading else ()
-        s += mask.expand(*leading, q.shape[1], k.shape[1])[(*here, r)]
-    if causal:
-        hidden = torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).triu_(r.start + 1)
-        s.masked_fill_(hidden, -math.inf)
-    return s
-
-
-def softmax(s, mask):
-    """p of such scores."""
-    p = torch.softmax(s, -1)
-    return p if mask is None else p.nan_to_num_(nan=0.0)  # a query that sees no key gets zeros
-
-
-def softmax_tangent(ds, p):
-    """p (ds - sum(p ds)); on a processor in the memory of ds, which is in its cache."""
-    if ds.device.type != "cpu":
-        return torch._softmax_backward_data(ds, p, -1, p.dtype)
-    ds *= p
-    return ds.addcmul_(p, ds.sum(-1, keepdim=True), value=-1)
-
-
-def add_product(out, weights, values):
-    """Adds weights @ values to `out`."""
-    if values.device.type == "cpu" and values.shape[-1] <= NARROW:
-        out += torch.bmm(values.mT, weights.mT).mT
+def add_product(out, a, b, **factors):
+    """out + a b in the place of out, as it lies in memory."""
+    if out.stride(-1) == 1:
+        out.baddbmm_(a, b, **factors)
     else:
-        out.baddbmm_(weights, values)
+        out.mT.baddbmm_(b.mT, a.mT, **factors)
