@@ -148,7 +148,7 @@ def as_factor(step: Step) -> Step:
     if step.function is aten.mul.Tensor and isinstance(args[1], Slot):
         args = args[::-1]
     slot, factor = args[0], None
-    if not isinstance(slot, Slot) or not slot.alike(target):
+    if not isinstance(slot, Slot) or slot.size != target.size:
         return step
     if step.function in (aten.mul.Tensor, aten.mul.Scalar):
         factor = args[1]
@@ -157,11 +157,19 @@ def as_factor(step: Step) -> Step:
     elif step.function is aten.neg.default:
         factor = -1
     elif step.function in ELEMENTWISE:
-        ones = torch.empty_strided(slot.size, slot.stride, dtype=slot.dtype, device=slot.device).fill_(1)
+        ones = torch.empty_strided(target.size, target.stride, dtype=slot.dtype, device=slot.device).fill_(1)
         factor = step.function(ones, *args[1:], **step.kwargs)
     if isinstance(factor, Tensor):
         factor = factor.to(slot.dtype) if factor.ndim == 0 else factor if factor.dtype == slot.dtype else None
-    return step if factor is None else product(step, slot, factor)
+    return step if factor is None or not lies(slot, factor, target) else product(step, slot, factor)
+
+
+def lies(slot: Slot, factor, target: Slot) -> bool:
+    """Whether a slot times a factor lies in memory as the target does."""
+    if not isinstance(factor, Tensor) or slot.alike(target):
+        return slot.alike(target)
+    same = (factor.shape, factor.stride(), factor.dtype) == (slot.size, target.stride, target.dtype)
+    return same and factor.is_contiguous() and list(slot.stride) == sorted(slot.stride, reverse=True)
 
 
 def with_probabilities(steps: Sequence[Step], room: int) -> list[Step]:
@@ -194,7 +202,7 @@ def merged(steps: Sequence[Step], output: Slot, fixed: frozenset[int]) -> list[S
         if step.function is aten.mul.Tensor and len(step.reads) == 1 and isinstance(step.args[0], Slot):
             slot, factor = step.args
             target = step.outputs[0]
-            if target and slot.alike(target):
+            if target and lies(slot, factor, target):
                 before = kept.get(maker.get(slot, -1))
                 if before and uses[slot] == 1 and not fixed & {slot.storage, before.args[0].storage}:
                     del kept[maker[slot]]

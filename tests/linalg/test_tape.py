@@ -335,6 +335,31 @@ def test_dead_code_is_dropped_and_runs_of_factors_are_one():
     assert names == [torch.ops.aten.native_group_norm_backward.default, torch.ops.aten.mul_.Tensor]
 
 
+def test_a_gate_is_one_factor():
+    """The halves of GEGLU lie apart: the derivative of the gate, times the other half, is one product all the same."""
+    x, v = randn(2, 3, 8, seed=1), randn(2, 3, 8, seed=2)
+
+    def geglu(x):
+        a, gate = (2 * x).chunk(2, dim=-1)
+        return a * functional.gelu(gate)
+
+    _, _, tape = record(geglu, (x,), (x,))
+    names = [step.function for step in tape.steps]
+    assert names.count(torch.ops.aten.mul.Tensor) == 3
+    assert torch.ops.aten.gelu_backward.default not in names
+    torch.testing.assert_close(tape(v), torch.func.jvp(geglu, (x,), (v,))[1], rtol=1e-12, atol=1e-12)
+
+
+def test_a_product_lies_as_its_first_factor_does():
+    x, v, factor = randn(2, 3, 8, seed=1), randn(2, 3, 8, seed=2), randn(2, 8, 3, seed=3)
+
+    def f(x):
+        return torch.as_strided(factor * x.mT, (48,), (1,))
+
+    _, _, tape = record(f, (x,), (x,))
+    torch.testing.assert_close(tape(v), torch.func.jvp(f, (x,), (v,))[1], rtol=1e-12, atol=1e-12)
+
+
 def test_a_layout_that_is_given_to_a_tangent_is_one_step():
     """A convolution may give its value strides that its tangent does not have; the copy must not pin the memory."""
     x = randn(*SHAPE)
