@@ -15,6 +15,8 @@ fast from this side, and reads each tile once.
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ from .dual import unpacked, with_tangent
 
 TILE = {"cpu": 2**18}  # scores in a tile: one megabyte in float32
 LARGE_TILE = 2**25
-KEPT = 2**30  # numbers of p that a recording may keep for each sample: four gigabytes in float32
+KEPT = ContextVar("KEPT", default=2**30)  # numbers of p that a recording may keep for each sample: 4 GiB in float32
 
 
 def scaled_dot_product_attention(
@@ -106,6 +108,16 @@ def shared(*tensors):
 def flat(z, leading):
     """(..., tokens, features) with its leading axes made one."""
     return z.expand(leading + z.shape[-2:]).reshape(-1, *z.shape[-2:])
+
+
+@contextmanager
+def keeping(numbers: int) -> Iterator[None]:
+    """A context in which a recording keeps so many numbers of p for each sample, and no more."""
+    before = KEPT.set(numbers)
+    try:
+        yield
+    finally:
+        KEPT.reset(before)
 
 
 Tile = tuple[slice, slice, torch.Tensor, torch.Tensor]

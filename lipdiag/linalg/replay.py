@@ -52,7 +52,7 @@ class Tape:
         steps = needed(steps, self.output, self.written)
         steps, self.output, self.shared = without_copies(steps, self.output, self.fixed)
         steps = merged([as_factor(s) for s in steps], self.output, self.fixed)
-        self.steps = with_probabilities(steps, attention.KEPT * (*self.seeds[0].size, 1)[0])
+        self.steps = with_probabilities(steps, attention.KEPT.get() * (*self.seeds[0].size, 1)[0])
 
     def program(self, moving: tuple[bool, ...]) -> Program | None:
         """What computes the derivative along the inputs that move, if it is not zero."""

@@ -110,7 +110,7 @@ def prepared(
         ready = preparation.prepare(asked, source, plan, Path(out) if out else None, resume, attributes, shard, retry)
         changed.enter_context(narrow(asked, ready.plan))  # of those that `auto` took
         ready.halving = not deterministic
-        changed.callback(lambda: ready.sparing and recompute(predictor, on=False))
+        changed.callback(lambda: ready.sparing == 2 and recompute(predictor, on=False))
         ready.notes += [*remarks(asked, source), *said, *([SET_ASIDE] if compiled(asked) else [])]
         preparation.price(ready)
         if priced(ready):

@@ -20,6 +20,13 @@ pair of a U-Net of 36 M parameters cost 8 % less than at 128 and 39 % less than 
 SHARE = 0.8
 """The share of the free memory that is taken: the rest is for what kernels take for themselves, and for fragments."""
 
+SPARED = (
+    "memory does not suffice for one pair: attention's probabilities are computed again for each product",
+    "memory does not suffice for one pair: activations are computed again for each product",
+)
+"""What is not kept where a pair does not fit, the cheapest first: products take a seventh longer then, or twice.
+Fewer pairs at once come before either, as a pair of a network that fills a device takes as long alone."""
+
 
 class Held(TorchDispatchMode):
     """While entered, counts the bytes of the tensors that operations made and that are still held.

@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,9 +21,12 @@ from ..design.plan import Plan
 from ..design.points import joined
 from ..diffusion.predictor import Predictor
 from ..errors import IncompleteError, LipdiagError, StorageError
+from ..linalg.attention import keeping
 from ..linalg.half_precision import bytes_of
 from ..linalg.linearize import out_of_memory
 from ..quantities.catalogue import QUANTITIES, measure_point, recorded
+from ..quantities.point import Point
+from ..quantities.quantity import Values
 from ..readiness import derivatives
 from ..store import store
 from ..store.layout import Layout, WorkUnit, units
@@ -31,7 +34,7 @@ from ..store.notes import sorted_out
 from ..store.suspicion import Suspicion
 from .behind import Behind
 from .breakdown import described, device_failed
-from .memory import UNKNOWN, Need, recompute, released
+from .memory import SPARED, UNKNOWN, Need, recompute, released
 from .microbatch import Block, in_batches
 
 MOST_FAILURES = 2
@@ -52,7 +55,7 @@ class Study:
         forward_seconds: Of one forward pass of one unit.
         need: Of memory.
         findings: Of the checks before the start.
-        sparing: Whether activations are computed again in the place of being kept, since memory did not suffice.
+        sparing: How much of `memory.SPARED` is not kept, since memory did not suffice.
     """
 
     predictor: Predictor
@@ -72,7 +75,7 @@ class Study:
     pairs: int = 0
     suspicion: Suspicion = field(default_factory=Suspicion)
     halving: bool = True
-    sparing: bool = False
+    sparing: int = 0
 
     def block(self, unit: WorkUnit) -> tuple[list[float], range]:
         """The timesteps and the draws of a unit."""
@@ -81,15 +84,21 @@ class Study:
     @property
     def record(self) -> bool:
         """Whether products are recorded, which keeps activations."""
-        return recorded(self.plan.quantities) and not self.sparing
+        return recorded(self.plan.quantities) and self.sparing < len(SPARED)
 
     def spare(self) -> bool:
-        """Compute activations again in the place of keeping them, if the network can; whether it will from now on."""
-        if self.sparing or not self.halving or not recompute(self.predictor):
+        """Keep less of a pair from now on, if there is more that can be computed again; whether there was."""
+        level = self.sparing if self.record else max(self.sparing, 1)  # what is not recorded keeps no probabilities
+        if not self.halving or level == len(SPARED) or (level == 1 and not recompute(self.predictor)):
             return False
-        self.sparing = True
-        self.notes.append("memory does not suffice for one pair: activations are computed again for each product")
+        self.notes = [*(note for note in self.notes if note not in SPARED), SPARED[level]]
+        self.sparing = level + 1
         return True
+
+    def measured(self, point: Point) -> Values:
+        """The variables of a point, in as much memory as there is."""
+        with keeping(0) if self.sparing else nullcontext():
+            return measure_point(point)
 
     @property
     def floor(self) -> int:
@@ -319,7 +328,7 @@ def ended(study: Study, began: float, values: Block) -> None:
 def _measure(study: Study, blocks: Sequence[tuple[list[float], range]]) -> list[Block]:
     """The variables of blocks that are measured at once, each (times, draws, ...)."""
     source = study.source
-    values = measure_point(joined(study.predictor, study.plan, source.sample, blocks, study.record, source.told))
+    values = study.measured(joined(study.predictor, study.plan, source.sample, blocks, study.record, source.told))
     shapes = [(len(timesteps), len(draws)) for timesteps, draws in blocks]
     ends = np.cumsum([times * draws for times, draws in shapes])[:-1]
     parts = {name: np.split(value.cpu().numpy(), ends) for name, value in values.items()}

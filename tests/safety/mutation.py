@@ -304,8 +304,17 @@ BUGS = {
         "linalg/replay.py", "room -= size", "pass", "linalg/test_attention.py -k room"
     ),
     "probabilities of scores that are not scaled": Bug(
-        "linalg/attention.py", "flat(q, leading) * scale, flat(k, leading)", "flat(q, leading), flat(k, leading)",
-        "linalg/test_attention.py -k kept",
+        "linalg/attention.py", "beta=0, alpha=scale", "beta=0", "linalg/test_attention.py -k kept"
+    ),
+    "a tangent of attention that forgets the sum of its softmax's": Bug(
+        "linalg/attention.py", "sums[h, r] = ds.sum(-1, keepdim=True)", "pass", "linalg/test_attention.py -k masks"
+    ),
+    "the derivative of a gate is computed for each product": Bug(
+        "linalg/replay.py", "slot.size != target.size", "not slot.alike(target)", "linalg/test_tape.py -k gate"
+    ),
+    "activations are computed again while probabilities are kept": Bug(
+        "study/study.py", "level = self.sparing if self.record else max(self.sparing, 1)", "level = 1",
+        "study/test_memory.py -k given_up",
     ),
     "a proof that forgets what products lose": Bug(
         "linalg/certificate.py", "proven * reach.sqrt()", "0 * reach", "linalg/test_certificate.py -k resolvent"

@@ -155,7 +155,7 @@ def test_a_fixed_micro_batch_does_not_follow_the_memory(monkeypatch, told):
     assert Plan(batch="auto") == Plan()
 
 
-def deep():
+def deep(**more):
     """Eight layers of its own resolution, so that most of its memory are activations."""
     from diffusers import UNet2DModel
 
@@ -163,7 +163,8 @@ def deep():
         torch.manual_seed(0)
         network = UNet2DModel(
             sample_size=8, in_channels=1, out_channels=1, layers_per_block=3, block_out_channels=(16,),
-            down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), add_attention=False, norm_num_groups=4,
+            add_attention=False, norm_num_groups=4,
+            **{"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), **more},
         )  # fmt: skip
     return NetworkPredictor(network, Linear(), eps, Timesteps(1000), (1, 8, 8)).eval()
 
@@ -189,7 +190,7 @@ def test_what_does_not_fit_is_measured_with_activations_computed_again(monkeypat
         monkeypatch.setattr("lipdiag.study.preparation.free", lambda _: kept - 1)
         monkeypatch.setattr(memory, "free", lambda _: kept - 1)
         with front.prepared(model, data, plan, device="cpu", priced=lambda _: False) as ready:
-            assert ready.sparing
+            assert ready.sparing == 2
             assert ready.need.pair < 0.7 * kept
     monkeypatch.setattr(study, "measure_point", scarce)
     found = lipdiag.measure(model, data, plan, **how)
@@ -197,3 +198,27 @@ def test_what_does_not_fit_is_measured_with_activations_computed_again(monkeypat
     for name in ("time_derivative", "spectral_norm"):
         np.testing.assert_allclose(found[name], whole[name], rtol=1e-8 if name == "time_derivative" else 0.05)
     assert not model.network.is_gradient_checkpointing
+
+
+def test_probabilities_are_given_up_before_activations(monkeypatch):
+    """Three layers of attention with more heads than memory has room for: the same numbers, and a sentence about it."""
+    model = deep(down_block_types=("AttnDownBlock2D",), attention_head_dim=1)
+    plan = Plan(timesteps="0,500", draws=1, quantities=("spectral_norm", "time_derivative"), dtype="float64")
+    data = torch.zeros(3, 1, 8, 8, dtype=torch.float64)
+    room, needs, found = 10**12, [], []
+    for module in ("preparation", "memory"):
+        monkeypatch.setattr(f"lipdiag.study.{module}.free", lambda _: room)
+    for level in range(3):
+        with front.prepared(model, data, plan, device="cpu", priced=lambda _: False) as ready:
+            assert ready.sparing == level
+            assert ready.notes == list(memory.SPARED[:level][-1:])
+            assert model.network.is_gradient_checkpointing == (level == 2)
+            needs.append(ready.need.pair)
+            room = needs[-1] - 1
+            if level < 2:
+                found.append(measure_unit(ready, units(ready.layout, 2, range(1))[0]))
+    probabilities = 3 * 16 * 64**2 * 8
+    assert probabilities <= needs[0] - needs[1] < 2 * probabilities
+    assert needs[2] < 0.7 * needs[1]
+    for name in found[0]:
+        np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-6, atol=1e-8, err_msg=name)
