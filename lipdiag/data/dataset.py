@@ -51,6 +51,7 @@ class Data(ABC):
     conditions: Mapping[str, np.ndarray] = MappingProxyType({})  # what a network is told with each, by its keyword
     numbered: bool = True  # whether a label is a number that its owner gave, or the place of a folder among others
     eight_bit: bool = False  # whether they are pictures of 8 bits, which all come to lie in [-1, 1]
+    stored: bool = False  # whether they are read, and no network makes them, so that a thread may do it
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -93,6 +94,7 @@ class Array(Data):
     half: float = 127.5
     labels: np.ndarray | None = None
     conditions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    stored = True
 
     def __len__(self) -> int:
         return len(self.values)
@@ -140,7 +142,7 @@ class Folder(Data):
     labels: np.ndarray | None = None
     numbered: bool = True
     fitted: bool = False
-    eight_bit = True
+    eight_bit = stored = True
 
     def __len__(self) -> int:
         return len(self.files)

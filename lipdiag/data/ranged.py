@@ -33,7 +33,7 @@ class Ranged(Derived):
 
     def __init__(self, pictures: Data, low: float, high: float):
         super().__init__(pictures, f"{pictures.name} in [{low:g}, {high:g}]", pictures.shape)
-        self.low, self.high = low, high
+        self.low, self.high, self.stored = low, high, pictures.stored
 
     def __getitem__(self, index: int) -> Float[Tensor, "*event"]:
         return self.low + (self.pictures[index] + 1) * ((self.high - self.low) / 2)

@@ -42,6 +42,7 @@ class Source:
         name: What to call it.
         fingerprint: What a run goes on with alone.
         passes: Forward passes of the model that making one sample takes.
+        stored: Whether x0 are read, and no network makes them, so that it may be done while one is measured.
         stand_in: In its place where the model is checked and timed, and samples would first have to be made.
         told: What the model is told with each draw's x0, its class among it; None where that is the same throughout.
         labels: What a run goes on with alone: a fingerprint of the classes.
@@ -53,6 +54,7 @@ class Source:
     name: str
     fingerprint: str
     passes: int = 0
+    stored: bool = False
     stand_in: Callable[[int], Tensor] | None = None
     told: Callable[[int], dict[str, Tensor]] | None = None
     labels: str = ""

@@ -14,6 +14,17 @@ from ..quantities.modules import listed
 from ..quantities.point import Point
 from .plan import Plan, resolve_timesteps
 
+Make = Callable[[str, int], Tensor]
+"""What is random or sampled of a draw: its role ("x0", "noise", "start", "perturbation" or "probes"), its number."""
+
+Rows = Callable[[Make, str, Sequence[int], torch.device], Tensor]
+"""What is made of several draws, one row each, on a device."""
+
+
+def rows(make: Make, role: str, draws: Sequence[int], device: torch.device) -> Tensor:
+    """What is made of several draws where it is asked for."""
+    return torch.stack([make(role, i) for i in draws]).to(device)
+
 
 def ends(timesteps: np.ndarray, most: int = 4) -> list[float]:
     """So many timesteps from the first to the last, or all of fewer."""
@@ -52,6 +63,7 @@ def joined(
     blocks: Sequence[tuple[Sequence[float], range]],
     record: bool = True,
     told: Callable[[int], Mapping[str, Tensor]] | None = None,
+    rows: Rows = rows,
 ) -> Point:
     """The point of several blocks, each of all its timesteps by all its draws, timestep-major.
 
@@ -64,6 +76,7 @@ def joined(
         blocks: Timesteps in the model's own unit and draw numbers of each; their estimates are pooled by themselves.
         record: Whether enough products will follow to pay for recording them.
         told: Draw number -> what a network is told with it, by its keywords.
+        rows: Has what is random made; see `study.ahead`.
     """
     pairs = [(k, i, b) for b, (timesteps, draws) in enumerate(blocks) for k in timesteps for i in draws]
     each = sorted({i for _, i, _ in pairs})
@@ -71,23 +84,28 @@ def joined(
     across: tuple[float, ...] = ()
     if {"pairs", "swap"} & set(plan.quantities):
         across = tuple(resolve_timesteps(plan.timesteps, predictor.clock, predictor.schedule).tolist())
-    device = device_of(predictor)
-    n = int(np.prod(predictor.shape))
+    device, shape = device_of(predictor), predictor.shape
+    n = int(np.prod(shape))
     which = torch.tensor([each.index(i) for _, i, _ in pairs], device=device)
 
-    def spread(make: Callable[[int], Tensor]) -> Tensor:
-        return torch.stack([make(i) for i in each]).double().to(device)[which]
+    def make(role: str, i: int) -> Tensor:
+        if role == "x0":
+            return sample(i).double()
+        if role == "noise":
+            return draw.noise(plan.seed, i, shape)
+        if role == "probes":
+            return draw.probes(plan.seed, i, plan.probes, n)
+        return draw.direction(plan.seed, role, i, n)
 
     def drawn(role: str) -> Tensor:
-        if role == "probes":
-            return spread(lambda i: draw.probes(plan.seed, i, plan.probes, n)).transpose(0, 1).contiguous()
-        return spread(lambda i: draw.direction(plan.seed, role, i, n))
+        spread = rows(make, role, each, device)[which]
+        return spread.transpose(0, 1).contiguous() if role == "probes" else spread
 
     timestep = torch.tensor([k for k, _, _ in pairs], dtype=torch.float64)
     t = predictor.clock.base.time(timestep)
     rate = 1 / slope(predictor.clock.base, t)
     alpha, sigma = (z.to(device) for z in predictor.schedule(t))
-    x0, noise = spread(sample), spread(lambda i: draw.noise(plan.seed, i, predictor.shape))
+    x0, noise = drawn("x0"), drawn("noise")
     return Point(
         predictor=informed(predictor, told, [i for _, i, _ in pairs], plan.torch_dtype),
         accuracy=plan.accuracy,

@@ -262,7 +262,7 @@ def from_data(data: Any, seed: int) -> Source:
             f"{data.name} holds values as large as {largest:g}, outside any model's own range (pictures are about -1 "
             "to 1): scale the array; 8-bit pictures are scaled by themselves, floats are taken as they are"
         )
-    return Source(lambda i: data[data_index(seed, i, len(data))], data.name, data.fingerprint)
+    return Source(lambda i: data[data_index(seed, i, len(data))], data.name, data.fingerprint, stored=data.stored)
 
 
 def from_model(predictor: Predictor, seed: int, lost: str = "") -> Source:

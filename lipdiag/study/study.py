@@ -5,10 +5,10 @@ and may stop at any time. Units that are done are skipped, so that running again
 once, and one is written while the next are computed.
 """
 
+import itertools
 import math
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,8 +18,8 @@ import numpy as np
 from .. import statistics
 from ..design.description import Source
 from ..design.plan import Plan
-from ..design.points import joined
-from ..diffusion.predictor import Predictor
+from ..design.points import Rows, joined, rows
+from ..diffusion.predictor import Predictor, device_of
 from ..errors import IncompleteError, LipdiagError, StorageError
 from ..linalg.attention import keeping
 from ..linalg.half_precision import bytes_of
@@ -32,6 +32,7 @@ from ..store import store
 from ..store.layout import Layout, WorkUnit, units
 from ..store.notes import sorted_out
 from ..store.suspicion import Suspicion
+from .ahead import Ahead
 from .behind import Behind
 from .breakdown import described, device_failed
 from .memory import SPARED, UNKNOWN, Need, recompute, released
@@ -56,6 +57,7 @@ class Study:
         need: Of memory.
         findings: Of the checks before the start.
         sparing: How much of `memory.SPARED` is not kept, since memory did not suffice.
+        rows: Has what is random made.
     """
 
     predictor: Predictor
@@ -76,6 +78,7 @@ class Study:
     suspicion: Suspicion = field(default_factory=Suspicion)
     halving: bool = True
     sparing: int = 0
+    rows: Rows = rows
 
     def block(self, unit: WorkUnit) -> tuple[list[float], range]:
         """The timesteps and the draws of a unit."""
@@ -174,16 +177,16 @@ def carried_out(study: Study, every: Sequence[WorkUnit]) -> Iterator[WorkUnit]:
 
     The first is measured alone and waited for, so that there is a number before a device was filled for seconds.
     """
-    todo = deque(in_turn(study, every))
-    with Behind(study.store) as behind:
+    todo, alone = in_turn(study, every), () if study.source.stored else ("x0",)
+    with Behind(study.store) as behind, Ahead(device_of(study.predictor), alone) as ahead:
+        study.rows = ahead
         while todo:
-            first, some = not study.pairs, [todo.popleft()]
+            first, some = not study.pairs, together(study, todo, not study.pairs) or todo[:1]
+            del todo[: len(some)]
             if study.store.complete(some[0]):
                 behind.put(some[0])
             else:
-                most = 1 if first else study.batch // study.layout.pairs
-                while todo and len(some) < most and joins(study, [*some, todo[0]]):
-                    some.append(todo.popleft())
+                ahead.turn(draws_of(some), draws_of(together(study, todo)))
                 if study.suspicion.died(some[0]):
                     yield from behind.written()  # it may end this process, and what is not written with it
                 todo.extend(attempt(study, some, behind))
@@ -206,10 +209,22 @@ def in_turn(study: Study, every: Sequence[WorkUnit]) -> list[WorkUnit]:
     return sorted(every[study.shard[0] :: study.shard[1]], key=place)
 
 
-def joins(study: Study, some: Sequence[WorkUnit]) -> bool:
-    """Whether these may be measured at once: nothing is held against any, and no network mixes their timesteps."""
-    clear = all(study.suspicion.clear(unit) for unit in some)
-    return clear and not study.findings.company.of and not study.store.marked(some[-1])
+def together(study: Study, todo: Iterable[WorkUnit], first: bool = False) -> list[WorkUnit]:
+    """The next units that are measured at once; none where the first is done, or goes by itself.
+
+    One does if something is held against it, or the network mixes timesteps.
+    """
+    most = 1 if first else study.batch // study.layout.pairs
+
+    def joins(unit: WorkUnit) -> bool:
+        return study.suspicion.clear(unit) and not study.findings.company.of and not study.store.marked(unit)
+
+    return list(itertools.takewhile(joins, itertools.islice(todo, max(most, 1))))
+
+
+def draws_of(some: Sequence[WorkUnit]) -> list[int]:
+    """The draws of units."""
+    return sorted({i for unit in some for i in range(unit.draws.start, unit.draws.stop)})
 
 
 def attempt(study: Study, some: Sequence[WorkUnit], behind: Behind) -> list[WorkUnit]:
@@ -298,9 +313,8 @@ def measure_unit(study: Study, unit: WorkUnit) -> Block:
 
 def measure_units(study: Study, some: Sequence[WorkUnit]) -> list[Block]:
     """All variables of several units, measured as one micro-batch."""
-    blocks = [study.block(unit) for unit in some]
-    began = started(study, sorted({i for _, draws in blocks for i in draws}))
-    found = _measure(study, blocks)
+    began = started(study, draws_of(some))
+    found = _measure(study, [study.block(unit) for unit in some])
     for values in found:
         ended(study, began, values)
         began = time.perf_counter()
@@ -310,8 +324,7 @@ def measure_units(study: Study, some: Sequence[WorkUnit]) -> list[Block]:
 def started(study: Study, draws: Sequence[int]) -> float:
     """The time at which measuring starts, after x0 that have to be made."""
     if study.source.passes:
-        for i in draws:
-            study.source.sample(i)
+        study.rows(lambda _, i: study.source.sample(i).double(), "x0", draws, device_of(study.predictor))
         study.notes += [note for note in study.source.notes if note not in study.notes]
     return time.perf_counter()
 
@@ -327,8 +340,9 @@ def ended(study: Study, began: float, values: Block) -> None:
 
 def _measure(study: Study, blocks: Sequence[tuple[list[float], range]]) -> list[Block]:
     """The variables of blocks that are measured at once, each (times, draws, ...)."""
-    source = study.source
-    values = study.measured(joined(study.predictor, study.plan, source.sample, blocks, study.record, source.told))
+    source, record = study.source, study.record
+    point = joined(study.predictor, study.plan, source.sample, blocks, record, source.told, study.rows)
+    values = study.measured(point)
     shapes = [(len(timesteps), len(draws)) for timesteps, draws in blocks]
     ends = np.cumsum([times * draws for times, draws in shapes])[:-1]
     parts = {name: np.split(value.cpu().numpy(), ends) for name, value in values.items()}
