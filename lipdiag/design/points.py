@@ -86,7 +86,8 @@ def joined(
         across = tuple(resolve_timesteps(plan.timesteps, predictor.clock, predictor.schedule).tolist())
     device, shape = device_of(predictor), predictor.shape
     n = int(np.prod(shape))
-    which = torch.tensor([each.index(i) for _, i, _ in pairs], device=device)
+    groups = {place: number for number, place in enumerate(dict.fromkeys((b, k) for k, _, b in pairs))}
+    which, group = torch.tensor([[each.index(i), groups[b, k]] for k, i, b in pairs]).to(device).unbind(1)
 
     def make(role: str, i: int) -> Tensor:
         if role == "x0":
@@ -103,19 +104,20 @@ def joined(
 
     timestep = torch.tensor([k for k, _, _ in pairs], dtype=torch.float64)
     t = predictor.clock.base.time(timestep)
-    rate = 1 / slope(predictor.clock.base, t)
-    alpha, sigma = (z.to(device) for z in predictor.schedule(t))
+    numbers = t, timestep, 1 / slope(predictor.clock.base, t), *predictor.schedule(t)
+    t, timestep, rate, alpha, sigma = torch.stack(numbers).to(device)
     x0, noise = drawn("x0"), drawn("noise")
     return Point(
         predictor=informed(predictor, told, [i for _, i, _ in pairs], plan.torch_dtype),
         accuracy=plan.accuracy,
-        t=t.to(device),
-        timestep=timestep.to(device),
-        rate=rate.to(device),
+        t=t,
+        timestep=timestep,
+        rate=rate,
         x=(along(alpha, x0) * x0 + along(sigma, x0) * noise).to(plan.torch_dtype),
         noise=noise.to(plan.torch_dtype),
         drawn=drawn,
-        block=torch.tensor([b for _, _, b in pairs], device=device),
+        group=group,
+        block=torch.tensor([b for _, _, b in pairs]),
         record=record,
         quantities=plan.quantities,
         columns=across,

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UsageError
-from .continuous import Schedule, softplus
+from .continuous import Kept, Schedule, softplus
 
 
 def spline_slopes(d: list[float]) -> list[float]:
@@ -79,12 +79,12 @@ class Table(Schedule):
         slopes = torch.tensor(spline_slopes(d.tolist()), dtype=torch.float64, device="cpu")
         intervals = torch.stack([lost[:-1], lost[1:], alpha[:-1], alpha[1:], slopes[:-1] - d, slopes[1:] - d], dim=-1)
         noisiness = torch.log(lost * (1 + alpha)) - 2 * log_alpha  # -logsnr at the knots, rising
-        object.__setattr__(self, "_intervals", intervals)
-        object.__setattr__(self, "_inner", noisiness[1:-1].contiguous())
+        object.__setattr__(self, "_intervals", Kept(intervals))
+        object.__setattr__(self, "_inner", Kept(noisiness[1:-1].contiguous()))
 
     def _coefficients(self, index: Tensor) -> tuple[Tensor, ...]:
         # index_select because indexing by a tensor of no dimensions does not work under vmap
-        rows = self._intervals.to(index.device).index_select(0, index.reshape(-1))  # type: ignore[attr-defined]
+        rows = self._intervals.on(index.device).index_select(0, index.reshape(-1))  # type: ignore[attr-defined]
         return rows.reshape(*index.shape, -1).unbind(-1)
 
     def amplitudes(self, t):
@@ -94,7 +94,7 @@ class Table(Schedule):
         return alpha, torch.sqrt(lost * (1 + alpha))
 
     def inverse(self, logsnr):
-        inner = self._inner.to(logsnr.device)  # type: ignore[attr-defined]
+        inner = self._inner.on(logsnr.device)  # type: ignore[attr-defined]
         index = torch.searchsorted(inner, -logsnr.detach())
         interval = self._coefficients(index)
         log_alpha = -softplus(-logsnr) / 2

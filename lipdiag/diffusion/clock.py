@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..errors import UsageError
-from .continuous import Schedule, back, double
+from .continuous import Kept, Schedule, back, double
 
 SNAP = 1e-6  # a timestep this near to an integer is that integer: (k + 1) / count * count - 1 is k only up to rounding
 EDGE = 1e-5  # of the whole time: so near to an end is the end, in edges that were printed
@@ -263,9 +263,7 @@ class Shared(Clock):
 
     def __post_init__(self):
         if isinstance(self.clock, Shared):
-            raise UsageError(
-                "got a shared clock inside a shared clock; a clock is shared once, so give all edges at once"
-            )
+            raise UsageError("got a shared clock inside a shared clock; a clock is shared once: give all edges at once")
         if self.edges:
             object.__setattr__(self, "blocks", len(self.edges) - 1)
         most = (self.end - self._first) * self._sign if self.discrete else 1e6
@@ -285,6 +283,7 @@ class Shared(Clock):
             )
         if self.discrete and any(edge != round(edge) for edge in self.bounds):
             raise UsageError(f"got the edges {self.bounds}; an index clock is shared at integers, so round them")
+        object.__setattr__(self, "_bounds", Kept(torch.tensor(self.bounds, dtype=torch.float64, device="cpu")))
 
     @cached_property
     def _sign(self) -> int:
@@ -320,13 +319,13 @@ class Shared(Clock):
 
     def block(self, timestep: Float[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
         """Index of the block that a timestep of the original clock lies in; `blocks` itself from `end` on."""
-        bounds = torch.tensor(self.bounds[1:], dtype=timestep.dtype, device=timestep.device)
+        bounds = self._bounds.on(timestep.device)[1:].to(timestep.dtype)  # type: ignore[attr-defined]
         return ((timestep.detach().unsqueeze(-1) - bounds) * self._sign >= 0).sum(-1)
 
     def forward(self, t):
         timestep = self.clock.forward(t)
         block = self.block(timestep)
-        bounds = torch.tensor(self.bounds, dtype=t.dtype, device=t.device)
+        bounds = self._bounds.on(t.device).to(t.dtype)  # type: ignore[attr-defined]
         edge = bounds.index_select(0, block.reshape(-1)).reshape(block.shape)
         return torch.where(block < self.blocks, edge, timestep)
 

@@ -30,6 +30,21 @@ def back(y: Tensor, t: Tensor) -> Tensor:
     return y.to(t.device, torch.float32) if t.device.type == "mps" else y
 
 
+class Kept:
+    """Numbers of a schedule or a clock, given on the CPU, on each device that asks: a device is waited for once."""
+
+    def __init__(self, values: Tensor):
+        self._on = {values.device: values}
+
+    def __reduce__(self) -> tuple[type, tuple[Tensor]]:
+        return Kept, (self._on[torch.device("cpu")],)
+
+    def on(self, device: torch.device) -> Tensor:
+        if device not in self._on:
+            self._on[device] = self._on[torch.device("cpu")].to(device)
+        return self._on[device]
+
+
 def along(a: Tensor, x: Tensor) -> Tensor:
     """One number a sample, shaped to broadcast over the samples x."""
     return a.view(-1, *[1] * (x.ndim - 1))

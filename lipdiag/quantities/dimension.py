@@ -59,11 +59,10 @@ def normal_bundle(point: Point) -> Values:
     gram = torch.zeros(len(x0), d, d, dtype=torch.float64, device=x0.device)
     total = gram[:, :1].clone()
     for begin in range(0, COPIES * d, TOGETHER):
-        rows = []
-        for _ in range(begin, min(begin + TOGETHER, COPIES * d)):
-            noise = torch.randn(x0.shape[1:], generator=generator, dtype=torch.float64).to(x0.device)
-            rows.append(point.predictor((x0 + sigma * noise).to(point.x.dtype), point.t).flatten(1).double())
-        said = torch.stack(rows, 1)
+        copies = range(begin, min(begin + TOGETHER, COPIES * d))
+        drawn = torch.stack([torch.randn(x0.shape[1:], generator=generator, dtype=torch.float64) for _ in copies])
+        noised = ((x0 + sigma * noise).to(point.x.dtype) for noise in drawn.to(x0.device))
+        said = torch.stack([point.predictor(x, point.t).flatten(1).double() for x in noised], 1)
         gram.baddbmm_(said.mT, said)
         total += said.sum(1, keepdim=True)
     gram.baddbmm_(total.mT, total, alpha=-1 / (COPIES * d))

@@ -34,7 +34,8 @@ class Point:
         x: Noised samples alpha x0 + sigma noise.
         noise: The true noise in x.
         drawn: Makes the random vectors of a role, float64: "start", "probes" or "perturbation".
-        block: The number of the block that each pair belongs to, where several are measured at once.
+        group: A number of each pair: those that share one, of a timestep and a block, share a relative variance.
+        block: The number of the block that each pair belongs to, on the CPU, where several are measured at once.
         record: Whether enough products will follow to pay for recording them.
         quantities: Names of what is asked for.
         columns: All timesteps of the plan, which rows of `pairs` and `swap` run over, where these are asked for.
@@ -50,6 +51,7 @@ class Point:
     x: Float[Tensor, "batch *event"]
     noise: Float[Tensor, "batch *event"]
     drawn: Callable[[str], Tensor]
+    group: Int[Tensor, " batch"]
     block: Int[Tensor, " batch"] | None = None
     record: bool = True
     quantities: tuple[str, ...] = ()
@@ -114,12 +116,6 @@ class Point:
             exact=None if self.products is self.jacobian else self.jacobian,
             together=self.block,
         )
-
-    @cached_property
-    def group(self) -> Int[Tensor, " batch"]:
-        """Pairs of one timestep and block share a number: their estimates share a relative variance."""
-        block = torch.zeros_like(self.timestep) if self.block is None else self.block.to(self.timestep)
-        return torch.stack([block, self.timestep]).unique(dim=1, return_inverse=True)[1]
 
     @cached_property
     def images(self) -> tuple[Float[Tensor, "probes batch n"], Float[Tensor, "probes batch n"]]:

@@ -69,8 +69,10 @@ def point(model: Gaussian | GaussianMixture | Empirical, draws: int = 8) -> Poin
     start = torch.randn(len(t), DIMENSION, generator=g, dtype=torch.float64)
     probes = torch.randint(0, 2, (8, len(t), DIMENSION), generator=g).double() * 2 - 1
     accuracy = Accuracy(step=1e-3, certified_width=1e-12, krylov_steps=DIMENSION, ranks=DIMENSION, probes=8)
+    group = torch.arange(len(TIMES)).repeat_interleave(draws)
     drawn = {"start": start / start.norm(dim=1, keepdim=True), "probes": probes}.__getitem__
-    return Point(model, accuracy, t, t, torch.ones_like(t), x, noise, drawn, quantities=QUANTITIES, count=DIMENSION)
+    rate = torch.ones_like(t)
+    return Point(model, accuracy, t, t, rate, x, noise, drawn, group, quantities=QUANTITIES, count=DIMENSION)
 
 
 def truths(model: Gaussian | GaussianMixture | Empirical, at: Point) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Schedules given by formulas, against the textbook formulas in 50 digits, where cancellation does not matter."""
 
+import copy
 import math
 import pickle
 
@@ -7,7 +8,7 @@ import mpmath as mp
 import pytest
 import torch
 
-from lipdiag.diffusion.continuous import slope
+from lipdiag.diffusion.continuous import Kept, slope
 from lipdiag.diffusion.schedule import (
     VE,
     VP,
@@ -167,6 +168,16 @@ def test_rates_inside_other_transforms():
     torch.testing.assert_close(torch.func.vmap(rate)(t), rate(t), rtol=1e-12, atol=0)
     with torch.inference_mode():
         torch.testing.assert_close(rate(t), schedule.rates(t)[1], rtol=0, atol=0)
+
+
+def test_a_device_is_waited_for_once_and_does_not_go_with_a_copy():
+    table = Kept(torch.arange(3.0))
+    meta = torch.device("meta")
+    assert table.on(meta) is table.on(meta)
+    assert table.on(meta).device == meta
+    copied = copy.deepcopy(table)
+    assert list(copied._on) == [torch.device("cpu")]
+    assert torch.equal(copied.on(torch.device("cpu")), torch.arange(3.0))
 
 
 def test_slope_of_a_function_with_one_and_with_two_values():
