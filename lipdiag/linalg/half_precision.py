@@ -56,6 +56,16 @@ class HalfPrecision(Tensor):
         made.numbers = half
         return made
 
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        """The tensor without history; a module that is moved to a device puts here what lies there."""
+        return Tensor.data.__get__(self)  # type: ignore[attr-defined]
+
+    @data.setter
+    def data(self, moved: Tensor) -> None:
+        Tensor.data.__set__(self, moved)  # type: ignore[attr-defined]
+        self.numbers = moved.numbers  # type: ignore[attr-defined]
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
         kwargs = kwargs or {}

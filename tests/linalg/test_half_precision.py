@@ -125,6 +125,22 @@ def test_afterwards_all_is_as_it_was():
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), values, strict=True))
 
 
+def test_a_module_that_is_moved_takes_its_numbers_along():
+    """Torch puts what lies on a card into the parameter that was there: its numbers too, and those that are shared."""
+    network = layers()
+    network[2].weight = network[0].weight
+    with in_half_precision(network):
+        weight, home = network[0].weight, network[0].weight.numbers
+        card = torch.Tensor._make_wrapper_subclass(HalfPrecision, weight.size(), dtype=torch.float32, device="cuda:0")
+        card.numbers = home.to("meta")
+        for there, place, numbers in ((card, "cuda", card.numbers), (HalfPrecision(home), "cpu", home)):
+            network._apply(lambda z, there=there: there)
+            assert network[0].weight is weight is network[2].weight
+            assert weight.device.type == place
+            assert weight.numbers is numbers
+        assert torch.equal(weight, home.float())
+
+
 def test_small_weights_and_other_types_stay():
     """Those whose first numbers are half ones and whose last is none, too."""
     small, double, late = nn.Linear(8, 8), layers().double(), layers(depth=1)

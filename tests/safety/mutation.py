@@ -331,6 +331,9 @@ BUGS = {
     "a narrow weight that is laid out anew is widened for good": Bug(
         "linalg/half_precision.py", "    aten.t.default,\n", "", "linalg/test_half_precision.py -k recordings"
     ),
+    "a narrow weight on a card whose numbers stay behind": Bug(
+        "linalg/half_precision.py", "self.numbers = moved.numbers", "pass", "linalg/test_half_precision.py -k along"
+    ),
     "weights that are no half numbers are rounded": Bug(
         "linalg/half_precision.py", "for numbers in (weight.flatten()[:FEW], weight):",
         "for numbers in (weight.flatten()[:FEW],):", "linalg/test_half_precision.py -k stay",
