@@ -13,6 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lipdiag"
 FLOORS = (
     {
+        "breakdown",
         "dialect",
         "errors",
         "files",

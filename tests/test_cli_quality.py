@@ -57,6 +57,23 @@ def test_what_sample_writes_can_be_measured_and_evaluated_against(tmp_path):
     assert "20 data" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.AcceleratorError("CUDA error: unknown error\nCUDA kernel errors might"), "Error (CUDA error: unknown"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "or is full, with out of memory: free it"),
+    ],
+)
+def test_a_device_that_fails_ends_any_command_in_a_sentence(tmp_path, monkeypatch, error, said):
+    def failing(*told, **more):
+        raise error
+
+    monkeypatch.setattr("lipdiag.quality.sample.draw", failing)
+    result = run(*SAMPLE, "--out", tmp_path / "a.npz", code=7)
+    assert said in " ".join(result.stderr.split())
+    assert "CUDA kernel" not in result.stderr
+
+
 def test_pixels_are_cut_and_scaled():
     x = torch.tensor([-2.0, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
     assert pixels(x).ravel().tolist() == [0, 0, 128, 255]

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..breakdown import curable, of_the_device
 from ..diffusion.continuous import along
 from ..diffusion.convention import Convention
 from ..diffusion.parameterization import convert, eps
 from ..diffusion.predictor import NetworkPredictor
-from ..linalg.linearize import out_of_memory
 
 LEVELS = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0)  # log-SNR
 NUMBERS = 32  # a draw's error is a mean over at least so many: where x has fewer, over several noises
@@ -96,10 +96,10 @@ class Trial:
             try:
                 found.append(self.products(convention, row, t, told))
             except (RuntimeError, MemoryError, ValueError, IndexError, AssertionError) as error:
-                if out_of_memory(error) and self.part > 1:
+                if curable(error) and self.part > 1:
                     self.part = max(1, min(self.part, rows) // 2)
                     continue
-                if first or out_of_memory(error):
+                if first or of_the_device(error):
                     raise
                 return None
             done += len(row)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import LipdiagError, StorageError, UsageError, meant
+from ..breakdown import described, of_the_device
+from ..errors import IncompleteError, LipdiagError, StorageError, UsageError, meant
 from ..hub import titled
 from ..store.folder import read_regular
 from ..text import legible, printable
@@ -61,6 +62,12 @@ class Refusals(click.Group):
             ctx.exit(error.exit_code)
         except BrokenPipeError:
             ctx.exit(0)
+        except (RuntimeError, MemoryError) as error:
+            if "--debug" in sys.argv or not of_the_device(error):
+                raise
+            said = f"lipdiag: the device failed or is full, with {described(error)}: free it, or give another --device"
+            remark(printable(f"{said}; what is on disk is kept"))
+            ctx.exit(IncompleteError.exit_code)
         except KeyboardInterrupt as interrupt:
             ctx.exit(128 + getattr(interrupt, "number", signal.SIGINT))
         except OSError as error:

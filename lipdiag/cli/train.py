@@ -77,7 +77,7 @@ def train(
     out = out or door.default_out(recipe)
     use_threads(threads)
     if dry_run:
-        from ..study.resolve import resolve_device
+        from ..study.device import resolve_device
         from ..training.estimate import estimate
 
         facts = {**recipe.to_dict(), **estimate(recipe, resolve_device(device)), "out": str(out)}

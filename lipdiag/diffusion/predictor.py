@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from ..breakdown import of_the_device
 from ..errors import CheckpointError, UsageError
 from .clock import Clock
 from .convention import Convention
@@ -228,7 +229,7 @@ class NetworkPredictor(Predictor):
         try:
             y, self.integers = self.network(x, told, **conditioning), False
         except Exception as error:  # it may raise anything, and where integers do not help that says why
-            if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            if of_the_device(error):
                 raise
             with suppress(Exception):
                 y, self.integers = self.network(x, cut_off(timestep), **conditioning), True

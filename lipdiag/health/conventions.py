@@ -2,11 +2,11 @@
 
 import torch
 
+from ..breakdown import of_the_device
 from ..checkpoints.probe import ALPHA, DRAWS, MISREAD, Calibration, UnfiniteError, probe
 from ..design.description import Source
 from ..diffusion.predictor import Predictor
 from ..files import shown
-from ..linalg.linearize import out_of_memory
 from .fault import Fault
 
 KNOWN = 0.5
@@ -30,7 +30,7 @@ def conventions(predictor: Predictor, source: Source) -> tuple[list[Fault], list
     try:
         found = probe(predictor, torch.stack([source.sample(i) for i in range(DRAWS)]))
     except (UnfiniteError, RuntimeError, ValueError, IndexError, AssertionError) as error:
-        if out_of_memory(error):
+        if of_the_device(error):
             raise
         return [], [], [f"whether prediction, time, schedule and range are told right was not tried: {shown(error)}"]
     if found is None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from ..breakdown import MethodError, of_the_device
 from .forward_mode import one_tensor
 from .method import DoubleBackward, FiniteDifferences, ForwardMode, Method, Recorded
 from .operator import Operator
@@ -108,12 +109,12 @@ class Linearization:
                     raise ReverseError("Nothing that reverse mode differentiates leads from there to the output.")
             except Exception as error:
                 # Finite differences only evaluate f: if they fail, f does, and its own error says why.
-                if out_of_memory(error) or isinstance(method, FiniteDifferences):
+                if of_the_device(error) or isinstance(method, FiniteDifferences):
                     raise
                 self.refusals[method.label] = f"{type(error).__name__}: {error}"
                 if len(self._methods) == 1:
                     reasons = "; ".join(f"{label}: {reason}" for label, reason in self.refusals.items())
-                    raise RuntimeError(f"No allowed method differentiates this function. {reasons}") from error
+                    raise MethodError(f"No allowed method differentiates this function. {reasons}") from error
                 del self._methods[0]
             else:
                 self._settled = True
@@ -139,7 +140,7 @@ class Linearization:
             if fits and y.requires_grad:
                 product = torch.autograd.grad(y, x, u.detach().to(y), retain_graph=True, allow_unused=True)[0]
         except Exception as error:  # whatever f may raise where gradients are kept, and does not raise without
-            if out_of_memory(error):
+            if of_the_device(error):
                 raise
             if not self._fused:
                 raise ReverseError(f"{type(error).__name__}: {error}") from error
@@ -213,10 +214,3 @@ class Frozen(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         args = tuple(a.detach() if isinstance(a, nn.Parameter) else a for a in args)
         return func(*args, **(kwargs or {}))
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, which another method would not mend."""
-    text = str(error).lower()
-    signs = "out of memory", "can't allocate memory", "alloc_failed"
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in signs)

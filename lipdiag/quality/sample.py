@@ -18,8 +18,9 @@ from ..progress import bar
 from ..sampling.picture import grid, pixels, png
 from ..sampling.sampler import require_sampler
 from ..sampling.sampler import sample as draw
+from ..study.device import resolve_device
 from ..study.network import worded
-from ..study.resolve import resolve_device, resolve_model
+from ..study.resolve import resolve_model
 
 PICTURES = ("", ".png", ".npz")
 """How a name of samples may end."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..diffusion.clock import Clock
 from ..diffusion.continuous import Schedule, along
 from ..diffusion.ddim import LEAST_AMPLITUDE
-from ..linalg.linearize import METHODS, linearize
+from ..linalg.linearize import linearize
 from .point import Point
 from .quantity import Quantity, Values, Variable, dot
 from .sensitivity import LAST_LOGSNR
@@ -46,14 +46,12 @@ def log_densities(point: Point, steps: int) -> Float[Tensor, " batch"]:
     times = rising(predictor.clock, predictor.schedule, point.t, steps)
     alpha, sigma = predictor.schedule(times)
     alpha = alpha.clamp_min(LEAST_AMPLITUDE)
-    ratio, methods = sigma / alpha, METHODS
+    ratio = sigma / alpha
     signs = [z.reshape(point.x.shape).to(point.x.dtype) for z in point.probes]
 
     def asked(y: Tensor, i: int) -> tuple[Tensor, Tensor]:
         """eps, and sigma tr J."""
-        nonlocal methods
-        line = linearize(predictor, (along(alpha[i], y) * y).to(point.x.dtype), times[i], methods, record=False)
-        methods = METHODS[METHODS.index(line.method) :]  # what failed once is not tried at every step
+        line = linearize(predictor, (along(alpha[i], y) * y).to(point.x.dtype), times[i], point.methods, record=False)
         trace = torch.stack([dot(z, line.jvp(dx=z)) for z in signs]).mean(0)
         return line.output.double(), sigma[i] * trace
 

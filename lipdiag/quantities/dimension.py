@@ -42,7 +42,7 @@ def clean(point: Point) -> Float[Tensor, "batch *event"]:
 
 def flipd(point: Point) -> Values:
     x, (_, sigma) = clean(point).to(point.x.dtype), point.predictor.schedule(point.t)
-    line = linearize(point.predictor, x, point.t, record=False)
+    line = linearize(point.predictor, x, point.t, point.methods, record=False)
     images = torch.stack([line.jvp(dx=z.reshape(x.shape).to(x.dtype)).flatten(1) for z in point.probes])
     trace = hutchinson_trace(point.probes, images, point.group)
     return {

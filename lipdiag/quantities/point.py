@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..diffusion.predictor import Predictor
 from ..linalg.lanczos import SingularValues, singular_values
-from ..linalg.linearize import Linearization, linearize
+from ..linalg.linearize import METHODS, Linearization, linearize
 from ..linalg.method import FiniteDifferences
 from ..linalg.operator import Operator
 from ..linalg.products import with_products
@@ -41,6 +41,7 @@ class Point:
         columns: All timesteps of the plan, which rows of `pairs` and `swap` run over, where these are asked for.
         modules: Names of the network's modules that are listened to, where they are.
         count: Leading singular values that the Krylov steps are taken for.
+        methods: What derivatives may come from.
     """
 
     predictor: Predictor
@@ -58,6 +59,7 @@ class Point:
     columns: tuple[float, ...] = ()
     modules: tuple[str, ...] = ()
     count: int = 1
+    methods: tuple[str, ...] = METHODS
 
     @cached_property
     def start(self) -> Float[Tensor, "batch n"]:
@@ -76,7 +78,7 @@ class Point:
 
     @cached_property
     def linearization(self) -> Linearization:
-        return linearize(self.predictor, self.x, self.t, record=self.record)
+        return linearize(self.predictor, self.x, self.t, self.methods, self.record)
 
     @cached_property
     def jacobian(self) -> Operator:

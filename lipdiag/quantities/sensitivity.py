@@ -14,7 +14,7 @@ from torch import Tensor
 from ..diffusion.clock import Clock
 from ..diffusion.continuous import Schedule, along
 from ..diffusion.ddim import ddim
-from ..linalg.linearize import METHODS, linearize
+from ..linalg.linearize import linearize
 from .point import Point
 from .quantity import L2, Quantity, Values, Variable, norms
 
@@ -54,13 +54,11 @@ def transported(point: Point, direction: Float[Tensor, "batch n"], steps: int) -
     times = path(point.predictor.clock, point.predictor.schedule, point.t, steps)
     a, b = ddim(*point.predictor.schedule(times))
     x, v = point.x.double(), direction.double().reshape(point.x.shape)
-    methods = METHODS
     for t, kept, added in zip(times, a, b, strict=True):
-        line = linearize(point.predictor, x.to(point.x.dtype), t, methods, record=False)
+        line = linearize(point.predictor, x.to(point.x.dtype), t, point.methods, record=False)
         product = line.jvp(dx=v.to(point.x.dtype)).double()
         x = along(kept, x) * x + along(added, x) * line.output.double()
         v = along(kept, x) * v + along(added, x) * product
-        methods = METHODS[METHODS.index(line.method) :]  # what failed once is not tried at every step
     return v
 
 

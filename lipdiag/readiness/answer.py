@@ -6,12 +6,13 @@ from contextlib import contextmanager, suppress
 import torch
 from torch.nn.parameter import is_lazy
 
+from ..breakdown import of_the_device
 from ..design.arithmetic import Autocast, failure, few, middle, precisions
 from ..design.plan import Plan, resolve_timesteps
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput, device_of
 from ..errors import CheckpointError, LipdiagError
 from ..files import shown
-from ..linalg.linearize import ReverseError, out_of_memory
+from ..linalg.linearize import ReverseError
 
 IN_TIME = ("time_derivative", "trajectory_derivative", "modules")
 """Quantities that are derivatives in the timestep."""
@@ -49,8 +50,8 @@ def answered(predictor: Predictor, plan: Plan) -> tuple[Plan, list[str]]:
     with Autocast(home) as autocast:
         error = failure(predictor, plan.torch_dtype)
     if error is not None:
-        if out_of_memory(error):
-            raise LipdiagError("out of memory with two samples; use a machine with more memory") from None
+        if of_the_device(error):
+            raise error
         batch = (few(predictor.shape), *predictor.shape)
         when = f"on a batch of shape {batch} in {plan.dtype}"
         raise CheckpointError(f"{failing(error, when)}; {remedy(predictor, plan)}") from error
@@ -75,7 +76,7 @@ def in_a_sentence(predictor: Predictor, plan: Plan) -> Iterator[None]:
     """Say in one sentence what a model raises that answers, and fails in a way of being asked that comes later.
 
     Raises:
-        CheckpointError: In the place of whatever else is raised.
+        CheckpointError: In the place of whatever else is raised that does not speak of the device.
     """
     try:
         yield
@@ -88,6 +89,8 @@ def in_a_sentence(predictor: Predictor, plan: Plan) -> Iterator[None]:
             "such derivative: checkpoints with use_reentrant=True, writes in place, kernels for inference"
         ) from error
     except Exception as error:  # a stranger's network may raise anything
+        if of_the_device(error):
+            raise
         raise CheckpointError(f"{failing(error, 'when it is checked')}; {remedy(predictor, plan)}") from error
 
 

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..breakdown import of_the_device
 from ..errors import CheckpointError, LipdiagError
 from ..files import shown
-from ..linalg.linearize import out_of_memory
 from ..quantities.point import Point
 from ..quantities.quantity import norms
 from ..quantities.time import other_time
@@ -162,7 +162,7 @@ def companies(
         except LipdiagError:
             raise
         except Exception as error:  # a stranger's network may raise anything
-            if out_of_memory(error):
+            if of_the_device(error):
                 raise
             if isinstance(failure, CompanyError):
                 raise failure from error

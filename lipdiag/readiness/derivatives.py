@@ -20,7 +20,7 @@ from ..design.arithmetic import Seen
 from ..diffusion.continuous import along
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput
 from ..errors import CheckpointError
-from ..linalg.linearize import Linearization, linearize
+from ..linalg.linearize import METHODS, Linearization, linearize
 from ..quantities.catalogue import recorded
 from ..quantities.modules import verify_method
 from ..quantities.point import Point
@@ -70,8 +70,8 @@ class Findings:
     company: Company = field(default_factory=Company)
 
     def computed(self, line: Linearization) -> None:
-        """Take note of the method by which a linearization came about."""
-        self.method = line.method
+        """Take note of the method by which a linearization came about; the last one tried works for all of them."""
+        self.method = max(self.method, line.method, key=(Findings.method, *METHODS).index)
         note = f"derivatives by {line.method}, because forward mode failed: {line.refusals.get('forward mode')}"
         if line.method != "forward mode" and note not in self.notes:
             self.notes.append(note)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import provenance
+from ..breakdown import of_the_device
 from ..checkpoints.reading import SILENT, Reading
 from ..data.ranged import USUAL
 from ..design.arithmetic import arithmetic, compiled, differentiable, evaluating
@@ -23,7 +24,6 @@ from ..errors import Caution, LipdiagWarning, UsageError
 from ..files import shown
 from ..hub import spelled
 from ..linalg.half_precision import in_half_precision
-from ..linalg.linearize import out_of_memory
 from ..linalg.products import PRODUCTS
 from ..progress import bar
 from ..quantities.catalogue import QUANTITIES
@@ -31,10 +31,10 @@ from ..readiness.answer import answered, in_a_sentence, verify_weights
 from ..shared_network import lifted
 from ..store.notes import lacking
 from . import preparation, study
-from .breakdown import placed
+from .device import placed, resolve_device
 from .memory import recompute
 from .network import worded
-from .resolve import MODEL_BATCH, remarks, resolve_device, resolve_model, resolve_source
+from .resolve import MODEL_BATCH, remarks, resolve_model, resolve_source
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -168,7 +168,7 @@ def tried_conventions(ready: study.Study) -> list[str]:
     try:
         return calibration(ready.predictor, ready.source)
     except (UnfiniteError, RuntimeError, ValueError, IndexError, AssertionError) as error:
-        if out_of_memory(error):
+        if of_the_device(error):
             raise
         # the model answers what is measured: a single timestep, smaller batches, other draws
         return [Caution(f"{NOT_TRIED}: {shown(error)}")]

@@ -1,4 +1,4 @@
-"""A unit measured in micro-batches, halved when memory runs out; and how much time one will take."""
+"""A unit measured in micro-batches, halved when they are too large; and how much time one will take."""
 
 import time
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from contextlib import suppress
 import numpy as np
 import torch
 
+from ..breakdown import curable, described, out_of_memory
 from ..diffusion.predictor import Predictor
 from ..errors import IncompleteError
-from ..linalg.linearize import out_of_memory
 from .memory import released
 
 SLOW = 1.0
@@ -51,21 +51,22 @@ def in_batches(
     batch: int,
     halving: bool = True,
     most: int | None = None,
-) -> tuple[Block, int]:
-    """The variables of all timesteps by all draws, and the micro-batch that fitted.
+) -> tuple[Block, int, str]:
+    """The variables of all timesteps by all draws, the micro-batch that fitted, and why a larger one did not.
 
     Args:
         measure: Some timesteps, some draws -> variables, each (times, draws, ...).
         timesteps: All of them.
         draws: All of them.
         batch: The most (draw, timestep) pairs at once.
-        halving: Whether to try again with half as many when memory runs out; the whole unit is then done again, since
-            the size of a batch moves the last digits.
+        halving: Whether to try again with half as many when memory runs out, or what else fewer may mend; the whole
+            unit is then done again, since the size of a batch moves the last digits.
         most: The most timesteps at once, where there is a limit besides that of pairs.
 
     Raises:
         IncompleteError: If memory runs out with one pair, or at all where halving is not allowed.
     """
+    why = ""
     while True:
         rows, across = (batch // len(draws), len(draws)) if batch >= len(draws) else (1, batch)
         rows = min(rows, most or rows)
@@ -74,13 +75,18 @@ def in_batches(
                 [measure(timesteps[i : i + rows], draws[j : j + across]) for j in range(0, len(draws), across)]
                 for i in range(0, len(timesteps), rows)
             ]
-            return {
-                name: np.concatenate([np.concatenate([part[name] for part in row], 1) for row in parts], 0)
-                for name in parts[0][0]
-            }, batch
+            return (
+                {
+                    name: np.concatenate([np.concatenate([part[name] for part in row], 1) for row in parts], 0)
+                    for name in parts[0][0]
+                },
+                batch,
+                why,
+            )
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not curable(error) or ((batch == 1 or not halving) and not out_of_memory(error)):
                 raise
+            why = described(error)
             if batch == 1:
                 raise IncompleteError(
                     "out of memory with a single (draw, timestep) pair; use a machine with more memory, or fewer "

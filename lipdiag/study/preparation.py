@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from .. import statistics
+from ..breakdown import out_of_memory
 from ..design.description import Source, columns, coordinates, edges, frozen, second_times
 from ..design.plan import Plan, gone_on, resolve_timesteps
 from ..design.points import ends, points
 from ..diffusion.predictor import Predictor, device_of
 from ..errors import IncompleteError, RunError
-from ..linalg.linearize import out_of_memory
 from ..quantities.catalogue import needs
 from ..quantities.point import Point
 from ..readiness import derivatives

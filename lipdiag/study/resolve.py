@@ -1,8 +1,7 @@
-"""What the words of a command stand for: a device, a model, the data it is shown."""
+"""What the words of a command stand for: a model, the data it is shown."""
 
 import hashlib
 import inspect
-import os
 import re
 from contextlib import suppress
 from dataclasses import replace
@@ -35,30 +34,6 @@ MODEL_STEPS = 50
 MODEL_BATCH = 4
 """How many x0 are drawn from the model at once. It does not follow the micro-batch, since the last digits of a sample
 depend on how many are drawn together. Four samples without derivatives take about the memory of one pair with them."""
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1`: the device of that name.
-
-    Raises:
-        UsageError: If it is not at hand, or has no float64, which schedules need near t = 0.
-    """
-    if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        rank = os.environ.get("LOCAL_RANK", "0")  # torchrun: workers of one machine share its devices
-        return torch.device("cuda", int(rank) % torch.cuda.device_count() if rank.isdecimal() else 0)
-    try:
-        device = torch.device(name)
-        if device.type == "mps":
-            raise UsageError("device mps has no float64, which times near 0 need; use --device cpu")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        hidden = "" if seen is None or name == "cpu" else f" (CUDA_VISIBLE_DEVICES is {seen!r})"
-        raise UsageError(f"device {name!r} is not at hand{hidden}: give auto, or {' or '.join(here)}") from error
-    return device
 
 
 def resolve_model(model: Any, reading: Reading = SILENT) -> Predictor:

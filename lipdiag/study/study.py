@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from .. import statistics
+from ..breakdown import MethodError, curable, described, device_failed
 from ..design.description import Source
 from ..design.plan import Plan
 from ..design.points import Rows, joined, rows
 from ..diffusion.predictor import Predictor, device_of
-from ..errors import IncompleteError, LipdiagError, StorageError
+from ..errors import Caution, IncompleteError, LipdiagError, StorageError
 from ..linalg.attention import keeping
 from ..linalg.half_precision import bytes_of
-from ..linalg.linearize import out_of_memory
+from ..linalg.linearize import METHODS
 from ..quantities.catalogue import QUANTITIES, measure_point, recorded
 from ..quantities.point import Point
 from ..quantities.quantity import Values
@@ -34,7 +35,6 @@ from ..store.notes import sorted_out
 from ..store.suspicion import Suspicion
 from .ahead import Ahead
 from .behind import Behind
-from .breakdown import described, device_failed
 from .memory import SPARED, UNKNOWN, Need, recompute, released
 from .microbatch import Block, in_batches
 
@@ -267,9 +267,9 @@ def attempt(study: Study, some: Sequence[WorkUnit], behind: Behind) -> list[Work
                     f"{study.notes[-1]}, as on every unit before; nothing could be measured"
                 ) from error
             return [first]
-        if out_of_memory(error):
+        if curable(error):
             study.batch = max(len(some) // 2, 1) * study.layout.pairs
-            study.notes.append(f"out of memory: the micro-batch was halved to {study.batch} pairs")
+            study.notes.append(f"{described(error)}: the micro-batch was halved to {study.batch} pairs")
     else:
         for unit, values in zip(some, found, strict=True):
             behind.put(unit, values)
@@ -286,8 +286,11 @@ def where(study: Study, *some: WorkUnit) -> str:
     return f"timesteps {min(times):g} to {max(times):g}, draws {min(draws)} to {max(draws)}"
 
 
-def measure_unit(study: Study, unit: WorkUnit) -> Block:
+def measure_unit(study: Study, unit: WorkUnit, methods: Sequence[str] = ()) -> Block:
     """All variables of a unit, each (times, draws) or (times, draws, ranks).
+
+    Derivatives come from the method that was checked. Where that fails on this unit, in any micro-batch, they come from
+    those that are left, and a caution says so.
 
     Raises:
         IncompleteError: If not even one pair fits in memory.
@@ -296,16 +299,22 @@ def measure_unit(study: Study, unit: WorkUnit) -> Block:
     began = started(study, draws)
     one = 1 if study.findings.company.of else None
     try:
-        values, batch = in_batches(
-            lambda some, these: _measure(study, [(some, these)])[0], timesteps, draws, study.batch, study.halving, one
-        )
+        values, batch, why = in_batches(
+            lambda some, these: _measure(study, [(some, these)], methods)[0],
+            timesteps, draws, study.batch, study.halving, one,
+        )  # fmt: skip
+    except MethodError as error:
+        said = f"some derivatives are not by {study.findings.method}, which failed"
+        if not any(note.startswith(said) for note in study.notes):
+            study.notes.append(Caution(f"{said} with {described(error)}, at {where(study, unit)} first"))
+        return measure_unit(study, unit, METHODS)
     except IncompleteError:
         if not study.spare():
             raise
         study.batch = 1
-        return measure_unit(study, unit)
+        return measure_unit(study, unit, methods)
     if batch < study.batch:
-        study.notes.append(f"out of memory: the micro-batch was halved to {batch} pairs")
+        study.notes.append(f"{why}: the micro-batch was halved to {batch} pairs")
         study.batch = batch
     ended(study, began, values)
     return values
@@ -338,10 +347,11 @@ def ended(study: Study, began: float, values: Block) -> None:
         study.krylov_steps += (float(steps.mean()) - study.krylov_steps) * steps.size / study.pairs
 
 
-def _measure(study: Study, blocks: Sequence[tuple[list[float], range]]) -> list[Block]:
-    """The variables of blocks that are measured at once, each (times, draws, ...)."""
+def _measure(study: Study, blocks: Sequence[tuple[list[float], range]], methods: Sequence[str] = ()) -> list[Block]:
+    """The variables of blocks that are measured at once, each (times, draws, ...), by methods or the one checked."""
     source, record = study.source, study.record
     point = joined(study.predictor, study.plan, source.sample, blocks, record, source.told, study.rows)
+    point.methods = tuple(methods) or tuple(name for name in METHODS if name == study.findings.method) or METHODS
     values = study.measured(point)
     shapes = [(len(timesteps), len(draws)) for timesteps, draws in blocks]
     ends = np.cumsum([times * draws for times, draws in shapes])[:-1]

@@ -15,7 +15,7 @@ from ..printing import plain
 from ..progress import bar
 from ..sampling.picture import grid, pixels, png
 from ..sampling.sampler import sample
-from ..study.resolve import resolve_device
+from ..study.device import resolve_device
 from .loop import State
 from .recipe import OWN, RECIPES, Recipe
 from .session import SNAPSHOT_SECONDS, session, shared

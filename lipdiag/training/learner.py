@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed
+from ..breakdown import of_the_device
 from ..diffusion.predictor import NetworkPredictor
 from ..errors import LipdiagError
 from ..files import shown
-from ..linalg.linearize import out_of_memory
 from ..printing import plain
 from .batch import Batch, seed
 from .manner import Manner, repeatable, tell
@@ -73,7 +73,7 @@ class Learner:
             with hushed() if self.untried else contextlib.nullcontext():
                 value = self.uncaught(batch, step)
         except Exception as error:
-            if not self.untried or out_of_memory(error) or isinstance(error, LipdiagError):
+            if not self.untried or of_the_device(error) or isinstance(error, LipdiagError):
                 raise
             for weight in self.predictor.network.parameters():
                 weight.grad = None

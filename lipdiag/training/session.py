@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import distributed
+from ..breakdown import out_of_memory
 from ..checkpoints.save import json_text, save
 from ..data.dataset import Data, dataset
 from ..diffusion.clock import CLOCKS, Shared
@@ -24,7 +25,6 @@ from ..diffusion.limit import Clip
 from ..diffusion.spelling import parse, spell
 from ..errors import RunError, UsageError
 from ..files import atomic_write, make_folder, read_json, shown, sweep, temporaries
-from ..linalg.linearize import out_of_memory
 from ..watching.log import LOSSES, Log
 from ..watching.panel import COLUMNS, Panel, numbers, observe
 from ..weights.tensors import read_tensors

@@ -11,7 +11,7 @@ from lipdiag import NetworkPredictor, Plan
 from lipdiag.diffusion.clock import Timesteps, Unit
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.errors import CheckpointError
+from lipdiag.errors import CheckpointError, IncompleteError
 from tests.networks import SHAPE, Tiny
 
 DATA = np.random.default_rng(5).uniform(-1, 1, (7, *SHAPE)).astype("float32")
@@ -322,6 +322,35 @@ class Early(Tiny):
 def test_what_is_raised_in_the_checks_is_told_in_a_sentence():
     with pytest.raises(CheckpointError, match="the network fails on 4 samples with KeyError: 'too late'; check"):
         measure(Early())
+
+
+class Failing(Tiny):
+    """A device that fails, or fills, after so many passes."""
+
+    def __init__(self, error, passes):
+        super().__init__()
+        self.error, self.left = error, passes
+
+    def forward(self, x, timestep):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return super().forward(x, timestep)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), "the device cpu failed with Accelerator"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "the device cpu failed with RuntimeError"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of memory"),
+    ],
+)
+@pytest.mark.parametrize("passes", [0, 8, 16, 19, 22, 30, 40])
+def test_a_device_that_fails_while_a_model_is_tried_is_not_the_models_fault(passes, error, said):
+    """In the first question, the checks of answers and of derivatives in either direction, or the probe."""
+    with pytest.raises(IncompleteError, match=said):
+        measure(Failing(error, passes), probe=True)
 
 
 # A network that differentiates inside

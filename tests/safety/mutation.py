@@ -256,6 +256,12 @@ BUGS = {
     "a device that failed taken for a model's error": Bug(
         "study/study.py", "if device_failed(error):", "if False:", "study/test_units.py -k device_that_fails"
     ),
+    "numbers by another method than was checked": Bug(
+        "study/study.py", "point.methods = ", "point.methods = METHODS or ", "study/test_units.py -k on_fewer"
+    ),
+    "a device that failed in a check of the model taken for its fault": Bug(
+        "readiness/consistency.py", "if of_the_device(error):", "if False:", "readiness/test_answer.py -k models_fault"
+    ),
     "units of a batch in one another's places": Bug(
         "study/study.py", "for unit, values in zip(some, found", "for unit, values in zip(some, found[::-1]",
         "study/test_units.py -k one_after_the_other",

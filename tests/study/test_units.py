@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import lipdiag
 from lipdiag.design.plan import Plan
@@ -10,7 +11,7 @@ from lipdiag.design.points import joined, points
 from lipdiag.errors import IncompleteError
 from lipdiag.study import measure as front
 from lipdiag.study import memory, study
-from tests.networks import SHAPE, predictor
+from tests.networks import SHAPE, Tiny, predictor
 
 DATA = np.random.default_rng(0).normal(size=(20, *SHAPE)).astype(np.float32)
 PLAN = Plan(timesteps="0,1,19,50,500,999", draws=24, quantities=("spectral_norm", "loss", "time_derivative", "trace"))
@@ -102,6 +103,48 @@ def test_memory_that_runs_out_takes_fewer_units_at_once(small, monkeypatch):
     assert seen == [16, 128, 64, 32, 32, 64, 32, 32]
     assert (found["done"] == 1).all()
     assert any("halved" in note for note in found.attrs["launches"][0]["notes"])
+
+
+NO_ENGINE = "GET was unable to find an engine to execute this computation"
+
+
+class Full(Tiny):
+    """As on a card that is full: cuDNN finds no engine for a forward product, and for any other pass it does."""
+
+    def __init__(self, most=10**9, never=-1):
+        super().__init__()
+        self.most, self.never = most, never
+
+    def forward(self, x, timestep):
+        moving = any(forward_ad.unpack_dual(z).tangent is not None for z in (x, timestep))
+        if moving and (len(x) > self.most or bool((timestep == self.never).any())):
+            raise RuntimeError(NO_ENGINE)
+        return super().forward(x, timestep)
+
+
+@pytest.mark.parametrize("most", [20, 8])
+def test_a_method_that_fails_on_many_pairs_is_tried_on_fewer(small, most):
+    """Of another method's numbers none is there: they are those of a batch that fits, to the last bit."""
+    quantities = ("time_derivative", "spectral_norm")
+    plan = PLAN.replace(quantities=quantities, timesteps="0,19,500")
+    found = measure(plan=plan, model=predictor(Full(most)))
+    launch = found.attrs["launches"][0]
+    assert (launch["method"], launch["warnings"]) == ("forward mode", [])
+    assert any(NO_ENGINE in note and "halved" in note for note in launch["notes"])
+    assert launch["batch"] <= most
+    expected = measure(plan=plan.replace(dtype="float64"))
+    for name in quantities:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-6 if name == "time_derivative" else 1e-2)
+
+
+def test_numbers_by_another_method_than_was_checked_are_said_to_be(small):
+    plan = PLAN.replace(quantities=("time_derivative",))
+    found = measure(plan=plan, model=predictor(Full(never=1)))
+    launch = found.attrs["launches"][0]
+    (said,) = launch["warnings"]
+    assert said.startswith("some derivatives are not by forward mode, which failed with RuntimeError (GET was")
+    assert "timesteps 0 to 1, draws 0 to 7 first" in said
+    np.testing.assert_allclose(found["time_derivative"], measure(plan=plan)["time_derivative"], rtol=1e-4)
 
 
 def test_one_unit_that_fails_is_found_among_those_measured_with_it(small, monkeypatch):
