@@ -172,7 +172,8 @@ def draw_effect(
         bounds = [bound[points] for bound in interval]
         axes.vlines(x[points], bounds[1], bounds[2], color=hue, linewidth=1.6 * look.scale, zorder=5)
         axes.plot(x[points], bounds[0], linestyle="none", color=hue, marker="D", markersize=3.2 * look.scale, zorder=5)
-    axes.set(xscale="log", xlabel=run.axis, xlim=(x.min() / 1.12, x.max() * 1.12))
+    marks.over_time(axes, run)
+    axes.set_xlim(x.min() / 1.12, x.max() * 1.12)
 
 
 def over(comparison: Comparison, sign: str = "/") -> str:

@@ -24,8 +24,7 @@ def derivatives(canvas: Picture, runs: Sequence[Run]) -> None:
     curves = [Curve(run, name, run.statistics(name)) for run in runs for name in (PARTIAL, TOTAL)]
     ratios = [Curve(run, "ratio", ratio(run)) for run in runs]
     both, share = canvas.panels(2)
-    both.set(xscale="log", yscale="log")
-    share.set_xscale("log")
+    both.set_yscale("log")
     for number, curve in enumerate(curves):
         positive = curve.statistics.where(~curve.zero)  # a logarithmic scale cannot show exact zeros
         marks.means(both, curve.run.x, positive, number, look)
@@ -36,7 +35,7 @@ def derivatives(canvas: Picture, runs: Sequence[Run]) -> None:
     share.axhline(1, color="0.5", linewidth=0.6, zorder=1)
     share.set_ylim(0)
     for axes, title in ((both, "speed of the prediction"), (share, "total over partial")):
-        axes.set_xlabel(first.axis)
+        marks.over_time(axes, first)
         canvas.title(axes, title)
     both.set_ylabel(rf"$\|d\epsilon_\theta/dt\|_2$  [{first.unit}]")
     share.set_ylabel("ratio of the means  [1]")

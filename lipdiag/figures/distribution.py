@@ -15,10 +15,10 @@ from ..results.curve import DERIVATIVES, Curve, curves
 from ..results.run import Run
 from . import captions, marks
 from .canvas import Picture
+from .exhibit import symbol
 from .style import INTERVAL_OPACITY, QUANTILE_OPACITY, Style, colour
 
 SLICES = 4
-SHORT = {"time_difference": r"$K(t,\,t^\prime)$", "time_derivative": r"$\|\partial_t\,\epsilon_\theta\|_2$"}
 
 
 def distribution(canvas: Picture, runs: Sequence[Run], variable: str | None = None) -> None:
@@ -43,7 +43,7 @@ def distribution(canvas: Picture, runs: Sequence[Run], variable: str | None = No
     steps_rows = []
     for curve, fan, steps in zip(each, axes, axes, strict=True):
         draw_fan(fan, curve, look)
-        fan.set_ylabel(f"{SHORT.get(name, name)}  [{unit}]")
+        fan.set_ylabel(f"{symbol(curve.run, name)}  [{unit}]")
         canvas.title(fan, marks.literal(curve.run.label))
         steps_rows += draw_steps(steps, curve, look)
         canvas.title(steps, "draws, 95 % band")
@@ -64,7 +64,7 @@ def distribution(canvas: Picture, runs: Sequence[Run], variable: str | None = No
 def draw_fan(axes: Any, curve: Curve, look: Style) -> None:
     """Mean, quantiles and largest draw over time."""
     run, s = curve.run, curve.statistics
-    axes.set_xscale("log")
+    marks.over_time(axes, run)
     usable = ~curve.zero & np.isfinite(s.mean)
     positive = bool((s.q05[usable] > 0).all())
     axes.set_yscale("log" if positive else "linear")
@@ -73,7 +73,6 @@ def draw_fan(axes: Any, curve: Curve, look: Style) -> None:
         marks.fill(axes, run.x, np.where(usable, low, np.nan), high, 0, opacity, floor)
     axes.plot(run.x, np.where(usable, s.mean, np.nan), **marks.stroke(0, look), zorder=5)
     axes.plot(run.x, np.where(usable, s.max, np.nan), **largest(look), zorder=4)
-    axes.set_xlabel(run.axis)
 
 
 def largest(look: Style) -> dict[str, Any]:

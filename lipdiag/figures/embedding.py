@@ -19,10 +19,10 @@ def embedding(canvas: Picture, runs: Sequence[Run]) -> None:
     speed, size = canvas.panels(2)
     draw_whole(speed, exhibit, canvas.style)
     canvas.title(speed, "speed of the embedding")
-    size.set_xscale("log")
+    marks.over_time(size, exhibit.first)
     for number, curve in enumerate(sizes):
         marks.means(size, curve.run.x, curve.statistics, number, canvas.style)
-    size.set(ylim=0, xlabel=exhibit.first.axis, ylabel=r"$\|e(t)\|_2$  [1]")
+    size.set(ylim=0, ylabel=r"$\|e(t)\|_2$  [1]")
     canvas.title(size, "its size")
     keys(canvas, exhibit)
     canvas.rows = exhibit.rows() + [row for curve in sizes for row in curve.rows()]

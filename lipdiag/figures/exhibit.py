@@ -22,6 +22,13 @@ SYMBOLS = {
 }
 
 
+def symbol(run: Run, variable: str) -> str:
+    """A variable in formulas, where it has one."""
+    if variable == "time_difference" and run.discrete and run.step == 1:
+        return r"$K(t,\,t{+}1)$"
+    return SYMBOLS.get(variable, variable)
+
+
 @dataclass(frozen=True)
 class Exhibit:
     """Curves of one variable, with what the target of training would show at the first run's timesteps.
@@ -57,9 +64,7 @@ class Exhibit:
 
     @property
     def symbol(self) -> str:
-        if self.variable == "time_difference" and self.first.discrete and self.first.step == 1:
-            return r"$K(t,\,t{+}1)$"
-        return SYMBOLS.get(self.variable, self.variable)
+        return symbol(self.first, self.variable)
 
     @property
     def zoom(self) -> float:

@@ -88,12 +88,13 @@ def draw(canvas: Picture, curve: Curve, place: int) -> None:
     draws = draws[np.isfinite(draws)]
     whole, here = canvas.panels(2)
     positive = bool((s.mean[np.isfinite(s.mean)] > 0).all())
-    whole.set(xscale="log", yscale="log" if positive else "linear")
+    marks.over_time(whole, run)
+    whole.set_yscale("log" if positive else "linear")
     for low, high, opacity in ((s.q05, s.q95, QUANTILE_OPACITY), (s.low, s.high, INTERVAL_OPACITY)):
-        whole.fill_between(run.x, low, high, color=colour(0), alpha=opacity)
+        marks.fill(whole, run.x, low, high, 0, opacity)
     whole.plot(run.x, s.mean, **marks.stroke(0, look))
     whole.plot(run.x[place], s.mean[place], **marks.points(4, look, hollow=False))
-    whole.set(xlabel=run.axis, ylabel=variable)
+    whole.set_ylabel(variable)
     canvas.title(whole, "mean over draws")
     here.hist(draws, "auto", color=colour(0), alpha=0.5)
     here.axvline(s.mean[place], color=colour(4))

@@ -42,6 +42,7 @@ class FigureSpec:
         needs: Variables that every run must have.
         any_of: Variables of which all runs must have one in common, unless the option `variable` names another.
         measured: How `lipdiag measure` is asked for them: quantities and further options; by default their names.
+        least: Runs without which there is nothing to show.
         most: Runs that it can show at once.
         alike: Whether the runs must count time in the same unit.
         paired: Whether runs come in pairs, which are called by the labels of the first.
@@ -53,6 +54,7 @@ class FigureSpec:
     needs: tuple[str, ...] = ()
     any_of: tuple[str, ...] = ()
     measured: str = ""
+    least: int = 1
     most: int | None = None
     alike: bool = False
     paired: bool = False
@@ -134,6 +136,7 @@ FIGURES = {
         "K, spectral norm and loss over the steps of a training",
         any_of=DERIVATIVES,
         measured=DERIVATIVES[0],
+        least=2,
         alike=True,
     ),
     "quality": FigureSpec(quality, "FID and KID over steps (give what `lipdiag evaluate` wrote)", "quality"),
@@ -214,6 +217,8 @@ def admit(
     runs = read(datasets, labels)
     if spec.most is not None and len(runs) > spec.most:
         raise UsageError(f"there are {len(runs)} runs, and {figure} shows {spec.most} at a time; give them one by one")
+    if len(runs) < spec.least:
+        raise UsageError(f"{figure} shows {spec.least} runs or more, and there is 1; give others of its training too")
     if spec.alike:
         same_time(runs)
     common = [name for name in spec.any_of if variable or all(run.has(name) for run in runs)]

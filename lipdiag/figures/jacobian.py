@@ -100,7 +100,7 @@ def curve(run: Run, norm: Norm) -> Curve:
 
 def draw(axes: Any, norm: Norm, curves: Sequence[Curve], look: Style, bounded: bool) -> None:
     """A norm of all runs, with the bound of a true model where it has one."""
-    axes.set_xscale("log")
+    marks.over_time(axes, curves[0].run)
     lowest = min(float(np.nanmin(each.statistics.q05)) for each in curves)
     axes.set_yscale("log" if lowest > 0 else "linear")
     for number, each in enumerate(curves):
@@ -115,7 +115,7 @@ def draw(axes: Any, norm: Norm, curves: Sequence[Curve], look: Style, bounded: b
         bottom, top = axes.get_ylim()
         axes.plot(run.x, most, **limit(look), zorder=1)
         axes.set_ylim(bottom, min(max(top, 1.1 * float(most.max())), 3 * top) if lowest > 0 else top)
-    axes.set(xlabel=curves[0].run.axis, ylabel=f"{norm.symbol}  [1]")
+    axes.set_ylabel(f"{norm.symbol}  [1]")
 
 
 def limit(look: Style) -> dict[str, Any]:
@@ -151,12 +151,11 @@ def spectrum(canvas: Picture, runs: Sequence[Run]) -> None:
 
 def draw_ranks(over_time: Any, over_rank: Any, run: Run, ranks: Sequence[Statistics], look: Style) -> None:
     """Each rank over time, and some timesteps over the ranks."""
-    over_time.set_xscale("log")
+    marks.over_time(over_time, run)
     for axes in (over_time, over_rank):
         axes.set(yscale="log", ylabel=r"singular value $\sigma_i(J)$  [1]")
     for number, s in enumerate(ranks):
         marks.means(over_time, run.x, s, number, look, spread=False, name=f"$i={number + 1}$")
-    over_time.set_xlabel(run.axis)
     marks.inside(over_time)
     places = np.arange(1, len(ranks) + 1)
     for number, i in enumerate(marks.chosen(run.x, ranks[0].mean > 0, 4)):

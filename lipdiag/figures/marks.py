@@ -31,6 +31,16 @@ def literal(name: str) -> str:
     return name.replace("$", r"\$")
 
 
+def over_time(axes: Any, run: Run, told: str = "") -> None:
+    """A logarithmic axis of time, on which time 0, if it was measured, has a place of its own, cut off."""
+    axes.set(xscale="log", xlabel=f"{told}{run.axis}")
+    if run.nought is not None:
+        axes.axvline(run.nought * 3**0.5, color="0.5", linewidth=0.5, linestyle=(0, (1, 1)), zorder=1)
+        size = axes.xaxis.get_ticklabels()[0].get_fontsize()
+        below = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "xytext": (0, -4)}
+        axes.annotate("0", (run.nought, 0), ha="center", va="top", fontsize=size, **below)
+
+
 def stroke(number: int, look: Style) -> dict[str, Any]:
     """How a run's line looks: colour, dashes and marker, so that grey print tells runs apart too."""
     hue, dashes, marker = appearance(number)
@@ -75,7 +85,11 @@ def fill(
     """A band where both its bounds are finite, cut at a floor."""
     bounded = np.isfinite(low) & np.isfinite(high)
     bottom, top = np.where(bounded, np.maximum(low, floor), np.nan), np.where(bounded, high, np.nan)
-    axes.fill_between(x, bottom, top, color=colour(number), alpha=opacity, zorder=2 + number / 10)
+    how = {"color": colour(number), "alpha": opacity, "zorder": 2 + number / 10}
+    axes.fill_between(x, bottom, top, **how)
+    beside = np.concatenate([[False], bounded, [False]])
+    alone = bounded & ~beside[:-2] & ~beside[2:]  # where a band has no width
+    axes.vlines(x[alone], bottom[alone], top[alone], linewidth=3.0, **how)
 
 
 def means(

@@ -106,7 +106,8 @@ def draw_whole(axes: Any, run: Run, s: Statistics, look: Style, least: bool) -> 
     """Both axes logarithmic, the colour too; t upwards, t' to the right."""
     mean, x = s.mean, run.x
     edges = cells(x)
-    axes.set(xscale="log", yscale="log")
+    marks.over_time(axes, run, "told: ")
+    axes.set_yscale("log")
     zero, positive = mean == 0, mean > 0
     if zero.any():
         axes.pcolormesh(edges, edges, np.ma.masked_array(np.ones_like(mean), ~zero), cmap=ListedColormap([ZERO]))
@@ -120,7 +121,7 @@ def draw_whole(axes: Any, run: Run, s: Statistics, look: Style, least: bool) -> 
         axes.plot(
             x[best], x[known], linestyle="none", marker="o", markersize=size, markerfacecolor="white", color="black"
         )
-    axes.set(xlim=(edges[0], edges[-1]), ylim=(edges[0], edges[-1]), xlabel=f"told: {run.axis}")
+    axes.set(xlim=(edges[0], edges[-1]), ylim=(edges[0], edges[-1]))
     axes.set_ylabel(f"true: {run.axis}")
     return mesh
 
@@ -135,9 +136,9 @@ def cells(x: np.ndarray) -> np.ndarray:
 
 def draw_rows(axes: Any, run: Run, s: Statistics, look: Style) -> None:
     """Some rows over t', each with its interval."""
-    axes.set(xscale="log", yscale="log")
+    marks.over_time(axes, run, "told: ")
+    axes.set_yscale("log")
     for number, i in enumerate(marks.chosen(run.x, np.any(s.mean > 0, axis=1), SLICES)):
         positive = s.at(i).where(s.mean[i] > 0)  # a logarithmic scale cannot show exact zeros
         marks.means(axes, run.x, positive, number, look, spread=False, name=f"$t={run.timestep[i]:.3g}$")
-    axes.set_xlabel(f"told: {run.axis}")
     marks.inside(axes)

@@ -53,7 +53,7 @@ def schedules(canvas: Picture, runs: Sequence[Run]) -> None:
     canvas.key(r"signal: $\alpha$, $|\alpha^\prime|$", color="0.2", linewidth=0.6 * look.scale)
     canvas.said = [
         "Noise schedules x_t = alpha x_0 + sigma eps over unit time t (0 = data, 1 = noise), all without unit or "
-        "norm; exact values, nothing is sampled (n does not apply)",
+        "norm; exact at the timesteps measured, straight lines between them; nothing is sampled (n does not apply)",
         "Log-SNR = 2 log(alpha / sigma); rates are per unit t; (d) per timestep of the model's own time",
         *(ends(run) for run in runs),
     ]

@@ -21,6 +21,9 @@ DECADES = 6
 """The most that the logarithmic scale reaches below its top."""
 
 HEADROOM = 1.15
+EDGE = 0.02
+"""The share of the linear axis of time by which it goes beyond its ends, so that a point there is seen whole."""
+
 TALLEST = 2.0
 """How far above a mean the linear scale follows its interval, so that a few draws do not flatten all the rest."""
 
@@ -59,18 +62,20 @@ def singularity(
 
 def draw_whole(axes: Any, exhibit: Exhibit, look: Style) -> None:
     """The whole time axis, logarithmic."""
-    axes.set(xscale="log", yscale="log")
+    axes.set_yscale("log")
+    first = exhibit.first
+    marks.over_time(axes, first)
     bottom, top = limits(exhibit)
     rail = marks.Rail(bottom, any(curve.zero.any() for curve in exhibit.curves))
     for run in exhibit.shared[:1]:
         marks.shade(axes, run)
     for number, curve in enumerate(exhibit.curves):
         draw_curve(axes, curve.run.x, curve, number, look, rail.floor, rail.height, curve.zero)
-    draw_theory(axes, exhibit.first.position, exhibit, look, bottom)
+    draw_theory(axes, lambda timestep: first.logarithmic(first.position(timestep)), exhibit, look, bottom)
     axes.set_xlim(*ends(exhibit))
     axes.set_ylim(rail.floor, top)
     rail.draw(axes, top)
-    axes.set(xlabel=exhibit.first.axis, ylabel=f"{exhibit.symbol}  [{exhibit.first.unit}]")
+    axes.set_ylabel(f"{exhibit.symbol}  [{first.unit}]")
 
 
 def draw_curve(
@@ -91,7 +96,7 @@ def draw_near(axes: Any, exhibit: Exhibit, look: Style, zoom: float) -> None:
         marks.shade(axes, run, shift=-1.0 if first.discrete else 0.0)
     for number, curve in enumerate(exhibit.curves):
         run, s = curve.run, curve.statistics
-        x = run.timestep if first.discrete else run.x
+        x = run.timestep if first.discrete else run.position(run.timestep)
         inside = (x if first.discrete or first.over_logsnr else run.time("t")) <= zoom
         draw_curve(axes, x, curve, number, look, 0.0, 0.0, curve.zero & inside)
         high = np.where(np.isfinite(s.high), np.minimum(s.high, TALLEST * s.mean), 0)
@@ -99,7 +104,8 @@ def draw_near(axes: Any, exhibit: Exhibit, look: Style, zoom: float) -> None:
         highest, last = max([highest, *tops[np.isfinite(tops)]]), max([last, *x[inside]])
     draw_theory(axes, np.asarray if first.discrete else first.position, exhibit, look)
     axes.set_ylim(0, HEADROOM * highest or 1)
-    axes.set_xlim(-0.02 * zoom if first.discrete else 0, zoom if first.discrete else last or 1)
+    end = zoom if first.discrete else last or 1
+    axes.set_xlim(-EDGE * end, (1 + EDGE) * end)
     axes.set(xlabel="timestep" if first.discrete else first.axis, ylabel=f"{exhibit.symbol}  [{first.unit}]")
 
 

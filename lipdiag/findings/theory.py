@@ -59,10 +59,10 @@ def theory(run: Run, variable: str, between: bool = False) -> Theory | None:
         t, timestep, rate = grid(run)
         sigma, slope = np.exp(log_sigma(t)), log_sigma(t, 1)
         other, other_t = second_times(timestep, t, rate, run.step, run.count if run.discrete else None)
-    if variable == "time_derivative":
-        speed = slope * rate
-        return Theory(timestep, np.abs(speed * sigma), root * np.abs(speed))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        if variable == "time_derivative":
+            speed = slope * rate
+            return Theory(timestep, np.abs(speed * sigma), root * np.abs(speed))
         later = np.exp(log_sigma(other_t))
         distance = np.abs(other - timestep)
         return Theory(timestep, np.abs(later - sigma) / distance, root * np.abs(1 - sigma / later) / distance)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import UsageError
 from .run import Run, read
 
 if TYPE_CHECKING:
@@ -26,11 +27,18 @@ def over_logsnr(dataset: "xr.Dataset") -> "xr.Dataset":
         The same draws, where log-SNR is finite; what was per timestep is per log-SNR.
 
     Raises:
-        UsageError: If it is no run.
+        UsageError: If it is no run, log-SNR is finite at none of its timesteps, or for K at a single one.
     """
-    known = np.isfinite(dataset["logsnr"].values) & np.isfinite(dataset["dlogsnr_dtimestep"].values)
+    (whole,) = read([dataset])
+    known = np.isfinite(whole.time("logsnr")) & np.isfinite(whole.time("dlogsnr_dtimestep"))
+    least = 2 if whole.has("time_difference") else 1
+    if known.sum() < least:
+        raise UsageError(
+            f"log-SNR is finite at {known.sum()} of the {known.size} timesteps of {whole.label}, and as the axis of "
+            f"time it takes {least} or more; measure others, or show it over the model's own time"
+        )
     dataset = dataset.isel(time=np.flatnonzero(known))
-    run = read([dataset])[0]
+    run = read([dataset], [whole.label])[0]
     rate = run.time("dlogsnr_dtimestep")
     moved = dataset.copy()
     for name, variable in dataset.data_vars.items():

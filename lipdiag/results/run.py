@@ -33,6 +33,8 @@ LEAST_ENLARGED = 8
 """The fewest times of a continuous model in the enlarged part."""
 
 ZOOM_PAST_BLOCKS = 1.5
+NOUGHT = 3.0
+"""How many times further left than the first other timestep a logarithmic axis shows time 0."""
 
 
 @dataclass(frozen=True)
@@ -182,11 +184,24 @@ class Run:
 
     @cached_property
     def x(self) -> np.ndarray:
-        """Positive numbers that a logarithmic axis can show: index + 1, the noise level, or t."""
-        return self.position(self.timestep)
+        """Where the timesteps lie on a logarithmic axis, time 0 among them."""
+        return self.logarithmic(self.position(self.timestep))
+
+    @cached_property
+    def nought(self) -> float | None:
+        """Where on a logarithmic axis time 0 lies, left of all others; None if it was not measured."""
+        places = self.position(self.timestep)
+        positive = places[places > 0]
+        return None if positive.size == places.size else float(positive.min(initial=1.0)) / NOUGHT
+
+    def logarithmic(self, places: np.ndarray) -> np.ndarray:
+        """Places on a logarithmic axis: their own, that of time 0, and none for what is between these."""
+        if self.nought is None:
+            return places
+        return np.where(places == 0, self.nought, np.where(places > self.nought, places, np.nan))
 
     def position(self, timestep: np.ndarray) -> np.ndarray:
-        """Where a timestep lies on that axis."""
+        """A timestep in numbers that a logarithmic axis can show, but for 0: index + 1, the noise level, or t."""
         if self.discrete:
             return np.asarray(timestep, dtype=np.float64) + 1
         order = np.argsort(self.timestep)
@@ -211,7 +226,7 @@ class Run:
         if not self.discrete:
             along, share = (self.x, 0.0) if self.over_logsnr else (self.time("t"), ZOOM)
             return max(share, float(np.sort(along)[min(LEAST_ENLARGED, self.timestep.size) - 1]))
-        return max(ZOOM * self.count, ZOOM_PAST_BLOCKS * self.end)
+        return max(ZOOM * self.count, ZOOM_PAST_BLOCKS * self.end, float(self.timestep.min()))
 
     @property
     def step(self) -> float | None:

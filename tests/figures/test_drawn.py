@@ -14,6 +14,7 @@ from lipdiag.errors import UsageError
 from lipdiag.figures import Picture, plot
 from lipdiag.figures.schedules import columns
 from lipdiag.results.distribution import over_draws
+from lipdiag.results.run import read
 from tests.holm import coverage
 from tests.results.test_run import run_with
 from tests.runs import EDGES, complete, evaluation, make
@@ -378,3 +379,14 @@ def test_checkpoints_are_drawn_over_the_steps_of_their_training():
     assert reach(near, 1, 4) == pytest.approx(tuple(student(K[3].mean(0))))
     unnumbered = plot([make(draws=3, checkpoint=f"run/{name}") for name in "ab"], figure="steps")
     assert unnumbered.axes[1].get_xlabel() == "checkpoint, in the order given [1]"
+    with pytest.raises(UsageError, match="steps shows 2 runs or more, and there is 1"):
+        plot([runs[0]], figure="steps")
+
+
+def test_a_single_timestep_has_its_interval_as_a_bar_and_the_enlarged_part_holds_it(run):
+    picture = plot([run(np.array([500]), draws=8)], figure="singularity")
+    s = read([run(np.array([500]), draws=8)])[0].statistics("time_difference")
+    for axes, x in zip(picture.axes, (501, 500), strict=True):
+        bars = [path.vertices for drawn in axes.collections for path in drawn.get_paths() if len(path.vertices) == 2]
+        np.testing.assert_allclose(bars, [[[x, s.q05[0]], [x, s.q95[0]]], [[x, s.low[0]], [x, s.high[0]]]])
+        assert axes.get_xlim()[0] < x < axes.get_xlim()[1]

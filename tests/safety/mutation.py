@@ -365,6 +365,18 @@ BUGS = {
         "members = self._widest[number]",
         "linalg/test_lanczos.py -k narrow_enough",
     ),
+    "time 0 left of the axis": Bug(
+        "results/run.py",
+        "np.where(places == 0, self.nought,",
+        "np.where(places == 0, 0,",
+        "results/test_axis.py -k has_a_place",
+    ),
+    "a single timestep without its interval": Bug(
+        "figures/marks.py",
+        "x[alone], bottom[alone], top[alone],",
+        "[], [], [],",
+        "figures/test_drawn.py -k single_timestep",
+    ),
     "lower bidiagonal": Bug("linalg/bidiagonalization.py", "offset=1)", "offset=-1)", "linalg/test_lanczos.py"),
     "what a command left out of an import stays out": Bug(
         "lean.py", "            del sys.modules[name]\n", "            pass\n", "test_lean.py -k once"
