@@ -153,7 +153,7 @@ def computed(q, k, mask, causal, scale, leading) -> Iterator[Tile]:
 
 def tiles(q, k) -> Iterator[tuple[slice, slice, tuple[int, int, int]]]:
     """Heads and queries of each tile, and its shape."""
-    heads, queries, keys = *q.shape[:2], k.shape[1]
+    heads, queries, keys = len(q), q.shape[1], k.shape[1]
     size = TILE.get(q.device.type, LARGE_TILE)
     many = max(1, size // (queries * keys))
     rows = queries if many > 1 else max(1, min(queries, size // keys))
