@@ -9,8 +9,8 @@ four products of the size of the two that o takes; p, the largest thing in a tra
 tile, small enough to stay in the cache of a processor, which takes a fifth product and the exponentials. A recorded
 tangent, which is computed many times, keeps p where it has room for it.
 
-Tiles are (keys, queries), and lie in memory one after another: a processor multiplies few features up to 1.4 times as
-fast from this side, and reads each tile once.
+Where keys are many and features few, the queries of a tile are next to each other in memory: a processor multiplies
+from this side up to 1.6 times as fast. Tiles that are kept lie one after another.
 """
 
 import math

@@ -15,7 +15,7 @@ from ..design.plan import Plan, gone_on, resolve_timesteps
 from ..design.points import ends, points
 from ..diffusion.predictor import Predictor, device_of
 from ..errors import IncompleteError, RunError
-from ..quantities.catalogue import needs
+from ..quantities.catalogue import measure_point, needs
 from ..quantities.point import Point
 from ..readiness import derivatives
 from ..readiness.tensor_cores import settled
@@ -158,27 +158,32 @@ def time_unit(study: Study, unit: WorkUnit) -> None:
             return points(study.predictor, plan, x0, timesteps[:1], range(pairs), study.record)
 
         device = device_of(study.predictor)
-        study.need, room = needed(study, make), free(device) or math.inf
+
+        def told() -> Need:
+            with study.sparingly():
+                return needed(make, study.plan, study.predictor)
+
+        study.need, room = told(), free(device) or math.inf
         while study.need.of(1) > room and study.spare():
-            kept, study.need = study.need, needed(study, make)
+            kept, study.need = study.need, told()
             if kept == study.need:  # there was nothing of this to be spared
                 study.notes.pop()
         if study.plan.batch is None and study.halving:
             study.batch = at_once(study.layout.pairs, study.need, device)
 
 
-def needed(study: Study, make: Callable[[Plan, int], Point]) -> Need:
-    """The memory that a study's quantities take: those of a pair or two are measured, with few Krylov steps.
+def needed(make: Callable[[Plan, int], Point], plan: Plan, predictor: Predictor) -> Need:
+    """The memory that a plan's quantities take: those of a pair or two are measured, with few Krylov steps.
 
     The bases of all steps are added; they are made at once, in float64.
 
     Args:
-        study: What is measured.
         make: The point of so many pairs under a plan.
+        plan: What is measured.
+        predictor: The model.
     """
-    plan, numbers = study.plan, int(np.prod(study.predictor.shape))
-    shared = needs(plan.quantities)
+    shared, numbers = needs(plan.quantities), int(np.prod(predictor.shape))
     few = plan.replace(krylov_steps=min(plan.krylov_steps, plan.ranks if "ranks" in shared else 2))
-    found = need(lambda pairs: study.measured(make(few, pairs)), device_of(study.predictor))
+    found = need(lambda pairs: measure_point(make(few, pairs)), device_of(predictor))
     bases = min(plan.krylov_steps, numbers) - min(few.krylov_steps, numbers) if "krylov" in shared else 0
     return found._replace(pair=found.pair + 16 * numbers * bases)

@@ -9,7 +9,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,8 +26,6 @@ from ..linalg.attention import keeping
 from ..linalg.half_precision import bytes_of
 from ..linalg.linearize import METHODS
 from ..quantities.catalogue import QUANTITIES, measure_point, recorded
-from ..quantities.point import Point
-from ..quantities.quantity import Values
 from ..readiness import derivatives
 from ..store import store
 from ..store.layout import Layout, WorkUnit, units
@@ -98,10 +96,9 @@ class Study:
         self.sparing = level + 1
         return True
 
-    def measured(self, point: Point) -> Values:
-        """The variables of a point, in as much memory as there is."""
-        with keeping(0) if self.sparing else nullcontext():
-            return measure_point(point)
+    def sparingly(self) -> AbstractContextManager[None]:
+        """A context in which products keep no more than they may."""
+        return keeping(0) if self.sparing else nullcontext()
 
     @property
     def floor(self) -> int:
@@ -352,7 +349,8 @@ def _measure(study: Study, blocks: Sequence[tuple[list[float], range]], methods:
     source, record = study.source, study.record
     point = joined(study.predictor, study.plan, source.sample, blocks, record, source.told, study.rows)
     point.methods = tuple(methods) or tuple(name for name in METHODS if name == study.findings.method) or METHODS
-    values = study.measured(point)
+    with study.sparingly():
+        values = measure_point(point)
     shapes = [(len(timesteps), len(draws)) for timesteps, draws in blocks]
     ends = np.cumsum([times * draws for times, draws in shapes])[:-1]
     parts = {name: np.split(value.cpu().numpy(), ends) for name, value in values.items()}
