@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -170,8 +169,6 @@ def measure_one(
     **given: Any,
 ) -> None:
     """A run of a checkpoint, new or gone on with, and its table where it is the only one."""
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the device is first used
     with hastily():
         from ..design.plan import Plan
         from ..study.measure import carry_out, prepared

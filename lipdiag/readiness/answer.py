@@ -10,7 +10,7 @@ from ..breakdown import of_the_device
 from ..design.arithmetic import Autocast, failure, few, middle, precisions
 from ..design.plan import Plan, resolve_timesteps
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput, device_of
-from ..errors import CheckpointError, LipdiagError
+from ..errors import CheckpointError, LipdiagError, UsageError
 from ..files import shown
 from ..linalg.linearize import ReverseError
 
@@ -43,6 +43,7 @@ def answered(predictor: Predictor, plan: Plan) -> tuple[Plan, list[str]]:
     """The plan as the model allows it, with notes, after a first question to it.
 
     Raises:
+        UsageError: If a card was used before in a way that keeps its products from repeating their bits, as asked.
         CheckpointError: If it fails whatever it is asked, rounds by autocast inside itself, or was asked for what it
             does not have.
     """
@@ -52,9 +53,15 @@ def answered(predictor: Predictor, plan: Plan) -> tuple[Plan, list[str]]:
     if error is not None:
         if of_the_device(error):
             raise error
+        if "CUBLAS_WORKSPACE_CONFIG" in str(error):
+            raise UsageError(
+                "this process has made a product on the card before, without CUBLAS_WORKSPACE_CONFIG=:4096:8 in its "
+                "environment, so that none of its products repeats its bits: set that before Python starts, or leave "
+                "--deterministic out"
+            ) from error
         batch = (few(predictor.shape), *predictor.shape)
         when = f"on a batch of shape {batch} in {plan.dtype}"
-        raise CheckpointError(f"{failing(error, when)}; {remedy(predictor, plan)}") from error
+        raise CheckpointError(failing(error, when, predictor, plan)) from error
     if autocast.dtype is not None and plan.dtype != "float64":
         raise CheckpointError(
             f"the network switches autocast to {str(autocast.dtype).removeprefix('torch.')} on inside itself, and what "
@@ -91,12 +98,18 @@ def in_a_sentence(predictor: Predictor, plan: Plan) -> Iterator[None]:
     except Exception as error:  # a stranger's network may raise anything
         if of_the_device(error):
             raise
-        raise CheckpointError(f"{failing(error, 'when it is checked')}; {remedy(predictor, plan)}") from error
+        raise CheckpointError(failing(error, "when it is checked", predictor, plan)) from error
 
 
-def failing(error: Exception, when: str) -> str:
-    """That a network fails, and what it says of it."""
-    return f"the network fails {when} with {type(error).__name__}: {shown(error)}"
+def failing(error: Exception, when: str, predictor: Predictor, plan: Plan) -> str:
+    """That a network fails, what it says of it, and what to do."""
+    if "legacy and new APIs" in str(error):
+        return (
+            f"the network fails {when}, since it reads an older setting of torch's precision, as "
+            "torch.backends.cudnn.flags does, which torch refuses while the newer ones keep float32 whole: take that "
+            "out of its forward pass"
+        )
+    return f"the network fails {when} with {type(error).__name__}: {shown(error)}; {remedy(predictor, plan)}"
 
 
 def remedy(predictor: Predictor, plan: Plan) -> str:

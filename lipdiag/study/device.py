@@ -11,13 +11,19 @@ from ..diffusion.predictor import Predictor, device_of
 from ..errors import IncompleteError, UsageError
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, deterministic: bool = False) -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:1`: the device of that name, where `cuda` is the one that is current here.
+
+    Args:
+        name: Of the device.
+        deterministic: Whether its products are to give the same bits every time, which the first one settles.
 
     Raises:
         UsageError: If it is not at hand, or has no float64, which schedules need near t = 0.
         IncompleteError: If it is at hand, and fails or is full.
     """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")

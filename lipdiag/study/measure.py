@@ -92,7 +92,7 @@ def prepared(
         predictor = resolve_model(model, reading)
     if predictor.function == "raw":
         plan = of_raw_output(plan)
-    place = resolve_device(device)
+    place = resolve_device(device, deterministic)
     verify_weights(predictor)
     with (
         differentiable(predictor),

@@ -99,9 +99,10 @@ def need(measure: Callable[[int], object], device: torch.device) -> Need:
         measure: Measures so many pairs.
         device: That of the model.
     """
-    one = peak(lambda: measure(1), device)
     if device.type != "cuda":
-        return Need(0, one)
+        return Need(0, peak(lambda: measure(1), device))
+    measure(1)  # which takes what a thread's libraries keep from then on, and no pair takes again
+    one = peak(lambda: measure(1), device)
     pair = max(peak(lambda: measure(2), device) - one, 1)
     return Need(max(one - pair, 0), pair)
 

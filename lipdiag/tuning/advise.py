@@ -76,15 +76,15 @@ def advise(
 
             what = open_run(what)
         return share(what, end, blocks, ABOVE if above is None else above)
-    given = {"end": end, "blocks": blocks, "above": above}
-    strange = [name for name, value in given.items() if value is not None]
+    strange = [name for name, value in {"end": end, "blocks": blocks, "above": above}.items() if value is not None]
     if strange:
         raise UsageError(f"{strange[0]} is about sharing timesteps; ask for that without a sampler, of a run")
     from ..checkpoints.reading import Reading
     from ..study.device import resolve_device
     from ..study.resolve import resolve_model
 
-    predictor = resolve_model(what, reading or Reading.of(**words)).eval().requires_grad_(False).to(resolve_device(device))
+    predictor = resolve_model(what, Reading.of(**words) if reading is None else reading)
+    predictor.to(resolve_device(device)).eval().requires_grad_(False)
     name = str(predictor.path or (what if isinstance(what, str | Path) else "the model"))
     counts = [steps] if isinstance(steps, int) else list(STEPS if steps is None else steps)
     return advise_steps(predictor, sampler, counts, DRAWS if draws is None else draws, seed, name, advance, priced)

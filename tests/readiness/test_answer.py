@@ -11,7 +11,7 @@ from lipdiag import NetworkPredictor, Plan
 from lipdiag.diffusion.clock import Timesteps, Unit
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.schedule import Linear
-from lipdiag.errors import CheckpointError, IncompleteError
+from lipdiag.errors import CheckpointError, IncompleteError, UsageError
 from tests.networks import SHAPE, Tiny
 
 DATA = np.random.default_rng(5).uniform(-1, 1, (7, *SHAPE)).astype("float32")
@@ -351,6 +351,31 @@ def test_a_device_that_fails_while_a_model_is_tried_is_not_the_models_fault(pass
     """In the first question, the checks of answers and of derivatives in either direction, or the probe."""
     with pytest.raises(IncompleteError, match=said):
         measure(Failing(error, passes), probe=True)
+
+
+def test_a_card_that_was_used_before_cannot_repeat_its_bits_and_that_is_said():
+    error = RuntimeError(
+        "Deterministic behavior was enabled with either `torch.use_deterministic_algorithms(True)` or "
+        "`at::Context::setDeterministicAlgorithms(true)`, but this operation is not deterministic because it uses "
+        "CuBLAS and you have CUDA >= 10.2. To enable deterministic behavior in this case, you must set an environment "
+        "variable before running your PyTorch application: CUBLAS_WORKSPACE_CONFIG=:4096:8 or "
+        "CUBLAS_WORKSPACE_CONFIG=:16:8."
+    )
+    with pytest.raises(UsageError, match="set that before Python starts, or leave deterministic"):
+        measure(Failing(error, 0))
+
+
+class Flagged(Tiny):
+    """Switches a library off for its own pass, by torch's older settings."""
+
+    def forward(self, x, timestep):
+        with torch.backends.cudnn.flags(enabled=False):
+            return super().forward(x, timestep)
+
+
+def test_a_network_that_reads_an_older_setting_is_told_which():
+    with pytest.raises(CheckpointError, match=r"as torch\.backends\.cudnn\.flags does, .* out of its forward pass$"):
+        measure(Flagged())
 
 
 # A network that differentiates inside

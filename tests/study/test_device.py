@@ -1,5 +1,7 @@
 """A device by its name, and what is said of one that is not as it was told."""
 
+import os
+
 import pytest
 import torch
 
@@ -17,6 +19,15 @@ def test_the_current_card_is_told_by_its_number(monkeypatch):
     assert resolve_device("cuda") == torch.device("cuda", 1)
     monkeypatch.undo()
     assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_products_that_repeat_their_bits_are_asked_for_before_the_card_is_used(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    resolve_device("cpu")
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    resolve_device("cpu", deterministic=True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 @pytest.mark.parametrize(
