@@ -57,7 +57,7 @@ class HalfPrecision(Tensor):
         return made
 
     @property
-    def data(self) -> Tensor:  # type: ignore[override]
+    def data(self) -> Tensor:
         """The tensor without history; a module that is moved to a device puts here what lies there."""
         return Tensor.data.__get__(self)  # type: ignore[attr-defined]
 
