@@ -46,7 +46,7 @@ def main(
 def of_device(name: str, names: tuple[str, ...], quick: bool, rounds: int, deadline: float, as_json: bool) -> None:
     """The page of a device; quick ones are of the embedded network at a few pairs."""
     from benchmarks.page import PAIRS, Page
-    from lipdiag.study.resolve import resolve_device
+    from lipdiag.study.device import resolve_device
 
     page = Page(resolve_device(name), deadline, matrix=512 if quick else 8192)
     pairs = dict.fromkeys(QUICK, (8,)) if quick else PAIRS

@@ -24,8 +24,8 @@ from benchmarks.cost import FULL, Batch, repeated, seconds
 from benchmarks.networks import Subject
 from benchmarks.rivals import batched, kept_graph, on_kept_graph, problem
 from benchmarks.table import hardware
+from lipdiag.breakdown import out_of_memory
 from lipdiag.design.plan import Plan
-from lipdiag.linalg.linearize import out_of_memory
 from lipdiag.linalg.precision import tensor_cores
 from lipdiag.quantities.catalogue import measure_point
 from lipdiag.study.memory import peak, released

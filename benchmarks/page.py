@@ -15,8 +15,8 @@ import torch
 from benchmarks.cost import Batch
 from benchmarks.device import GIB, Network, Row, by_products, named, peaks, rivals_of, row, wall_clock
 from benchmarks.networks import LARGE_SUBJECTS, SUBJECTS, Subject
+from lipdiag.breakdown import out_of_memory
 from lipdiag.design.arithmetic import arithmetic
-from lipdiag.linalg.linearize import out_of_memory
 from lipdiag.linalg.products import PRODUCTS
 from lipdiag.study.memory import released
 
