@@ -67,6 +67,8 @@ def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, o, p=None):
     The result has the strides of o, as a tangent must, which fused kernels give to suit what follows. Where p is given,
     by `probabilities`, it is not computed again.
     """
+    if p is None and mask is None and not causal and small(dq, dk, dv, q, k, v):
+        return strided(small_tangent(dq, dk, dv, q, k, v, scale), o.stride())
     leading = shared(q, k, v)
     q, k, v, dq, dk, dv = (None if z is None else flat(z, leading) for z in (q, k, v, dq, dk, dv))
     factors = [(a, b) for a, b in ((dq, k), (q, dk)) if a is not None and b is not None]
@@ -83,11 +85,33 @@ def attention_tangent(dq, dk, dv, q, k, v, mask, causal, scale, o, p=None):
             sums[h, r] = ds.sum(-1, keepdim=True)
         if dv is not None:
             add_product(do[h, r], weights, dv[h])
-    result = torch.empty_strided(o.shape, o.stride(), dtype=o.dtype, device=o.device).copy_(do.view(o.shape))
+    result = strided(do.view(o.shape), o.stride())
     return result.addcmul_(sums.view(*leading, *sums.shape[1:]), o, value=-1) if factors else result
 
 
 torch.library.impl("lipdiag::attention_tangent", "CompositeExplicitAutograd", attention_tangent)
+
+
+def small(*tensors):
+    """Whether they are all there and of one shape, with few scores and not many more of them than features."""
+    q = tensors[-1]
+    tokens, features = q.shape[-2:]
+    few = q.numel() // features * tokens <= TILE.get("cpu", 0) and tokens <= 4 * features
+    return few and all(z is not None and z.shape == q.shape for z in tensors)
+
+
+def small_tangent(dq, dk, dv, q, k, v, scale):
+    """do in a third of the operations: where there are few scores, each takes longer to start than to compute."""
+    shape = q.shape
+    dq, dk, dv, q, k, v = torch.stack((dq, dk, dv, q, k, v)).view(6, -1, *shape[-2:])
+    p = torch.softmax(torch.bmm(q, k.mT).mul_(scale), -1)
+    ds = torch.bmm(dq, k.mT).baddbmm_(q, dk.mT, beta=scale, alpha=scale)
+    return torch.bmm(torch._softmax_backward_data(ds, p, -1, p.dtype), v).baddbmm_(p, dv).view(shape)
+
+
+def strided(z, stride):
+    """z with these strides."""
+    return z if z.stride() == tuple(stride) else z.new_empty_strided(z.shape, stride).copy_(z)
 
 
 def probabilities(q, k, v, mask, causal, scale):

@@ -48,6 +48,21 @@ def test_any_of_the_three_may_move_in_tiles_of_any_size(moving, tile, device, mo
     assert_equal_to_jvp(functional.scaled_dot_product_attention, primals, tangents)
 
 
+@pytest.mark.parametrize(("scores", "found"), [(2 * HEADS * QUERIES**2, 1), (2 * HEADS * QUERIES**2 - 1, 0)])
+def test_few_scores_of_tokens_alike_take_few_operations(scores, found, device, monkeypatch):
+    """Of transposed queries, keys and values, whose result is transposed as well; one score too many, and in tiles."""
+    monkeypatch.setattr(attention, "TILE", {"cpu": scores, device.type: scores})
+    taken = []
+    small = attention.small_tangent
+    monkeypatch.setattr(attention, "small_tangent", lambda *z: taken.append(1) or small(*z))
+    primals, tangents = (
+        [randn(2, QUERIES, HEADS, 5, seed=s + i).to(device).transpose(1, 2) for i in range(3)] for s in (1, 4)
+    )
+    f = functional.scaled_dot_product_attention
+    assert_equal_to_jvp(lambda *z: f(*z, scale=0.3), primals, tangents)
+    assert len(taken) == found
+
+
 @pytest.mark.parametrize("tile", [20, 150, 10**6])
 @pytest.mark.parametrize("mask", MASKS)
 def test_masks(mask, tile, device, monkeypatch):
