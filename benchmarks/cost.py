@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, ...]] = {
 }
 TIMES = 4
 SHORTEST = 0.05
-"""Seconds that a forward pass is timed for, by repeating it where it takes less."""
+"""Seconds that a forward pass, or work, is timed for, by repeating it where it takes less."""
 
 
 @dataclass(frozen=True)
@@ -93,31 +93,41 @@ def now() -> float:
     return time.perf_counter()
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """How long a piece of work takes."""
+def seconds(work: Callable[[], object], repeats: int = 1) -> float:
+    """How long a piece of work takes, the mean of so many runs."""
     began = now()
-    work()
-    return now() - began
+    for _ in range(repeats):
+        work()
+    return (now() - began) / repeats
 
 
 def repeated(work: Callable[[], object]) -> Callable[[], float]:
     """A clock of one run of a short piece of work, the mean of as many as take `SHORTEST` together."""
     work()
-    repeats = max(1, min(64, round(SHORTEST / seconds(work))))
-    return lambda: seconds(lambda: [work() for _ in range(repeats)]) / repeats
+    repeats = times(seconds(work))
+    return lambda: seconds(work, repeats)
+
+
+def times(spent: float) -> int:
+    """How many runs of so many seconds take `SHORTEST` together."""
+    return max(1, min(64, round(SHORTEST / spent)))
 
 
 def interleaved(forward: Callable[[], float], work: Callable[[], object], rounds: int, limit: float) -> list[float]:
-    """Work in units of the forward passes around it, for so many rounds, or fewer once `limit` seconds are over."""
+    """Work in units of the forward passes around it, for so many rounds, or fewer once `limit` seconds are over.
+
+    Short work is repeated from the second round on, as forward passes are: run once, it waits for memory that they have
+    in the cache.
+    """
     began = time.perf_counter()
     ratios: list[float] = []
-    before = forward()
+    before, repeats = forward(), 1
     while not ratios or (len(ratios) < rounds and time.perf_counter() - began < limit):
         gc.collect()
-        spent = seconds(work)
+        spent = seconds(work, repeats)
         after = forward()
         ratios.append(spent / mean((before, after)))
-        before = after
+        before, repeats = after, times(spent)
     return ratios
 
 

@@ -5,6 +5,7 @@ approximation while they stay in the Krylov space. Nothing here depends on how f
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -182,6 +183,18 @@ def test_work_is_measured_by_the_forward_passes_around_it():
     ratios = interleaved(lambda: next(forwards), lambda: time.sleep(0.1), 2, 60.0)
     assert len(ratios) == 2
     assert all(ratio >= 5 for ratio in ratios)
+
+
+def test_short_work_is_repeated_as_forward_passes_are(monkeypatch):
+    """Ten milliseconds, once and then as often as fifty hold."""
+    clock = [0.0]
+
+    def work():
+        clock[0] += 0.01
+
+    monkeypatch.setattr("benchmarks.cost.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    assert interleaved(lambda: 0.004, work, 3, 60.0) == pytest.approx([2.5, 2.5, 2.5])
+    assert clock[0] == pytest.approx((1 + 5 + 5) * 0.01)
 
 
 def test_a_price_by_laps_is_the_sum_of_the_products():
