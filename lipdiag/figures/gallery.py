@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, unknown
-from ..results.curve import DERIVATIVES
+from ..results.curve import DERIVATIVES, same_time
 from ..results.label import labels_for
-from ..results.run import Run, read, same_time
+from ..results.run import Run, read
 from ..results.source import Source, named
 from .canvas import Picture, drawing
 from .comparison import model_and_remedy

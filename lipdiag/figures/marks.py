@@ -89,7 +89,8 @@ def fill(
     axes.fill_between(x, bottom, top, **how)
     beside = np.concatenate([[False], bounded, [False]])
     alone = bounded & ~beside[:-2] & ~beside[2:]  # where a band has no width
-    axes.vlines(x[alone], bottom[alone], top[alone], linewidth=3.0, **how)
+    if alone.any():
+        axes.vlines(x[alone], bottom[alone], top[alone], linewidth=3.0, **how)
 
 
 def means(

@@ -1,13 +1,15 @@
 """A variable of a run over time, sorted into what is drawn as a line, as a jump, and as exactly zero."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from ..errors import UsageError
 from ..printing import Row
 from .distribution import Statistics
-from .run import Run, same_time
+from .run import Run
 
 DERIVATIVES = ("time_difference", "time_derivative")
 """In order of preference: a model of integer timesteps was trained on the quotient alone."""
@@ -81,3 +83,19 @@ def curves(runs: list[Run], variable: str | None = None) -> list[Curve]:
         run.demand([variable], variable)
     same_time(runs)
     return [Curve(run, variable, run.statistics(variable)) for run in runs]
+
+
+def same_time(runs: Sequence[Run]) -> None:
+    """Refuse runs whose time is counted in different units.
+
+    Raises:
+        UsageError: If they differ.
+    """
+    first = runs[0]
+    for run in runs:
+        if run.clock != first.clock:
+            raise UsageError(
+                f"{first.label} and {run.label} count time differently ({first.clock or 'unknown'} and "
+                f"{run.clock or 'unknown'}), so that their derivatives have different units; show them over "
+                "log-SNR (--axis logsnr)"
+            )

@@ -309,22 +309,6 @@ class Run:
         return over_draws(numbers.transpose(*last).values, kept.values)
 
 
-def same_time(runs: Sequence[Run]) -> None:
-    """Refuse runs whose time is counted in different units.
-
-    Raises:
-        UsageError: If they differ.
-    """
-    first = runs[0]
-    for run in runs:
-        if run.clock != first.clock:
-            raise UsageError(
-                f"{first.label} and {run.label} count time differently ({first.clock or 'unknown'} and "
-                f"{run.clock or 'unknown'}), so that their derivatives have different units; show them over "
-                "log-SNR (--axis logsnr)"
-            )
-
-
 def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) -> list[Run]:
     """Runs from datasets.
 
