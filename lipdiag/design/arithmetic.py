@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..diffusion.predictor import NetworkPredictor, Predictor, RawOutput, device_of
 from ..errors import LipdiagError
-from ..linalg.precision import full_precision
+from ..linalg.precision import full_precision, steady
 from .plan import Plan
 
 
@@ -19,30 +19,31 @@ def arithmetic(deterministic: bool = False) -> Iterator[None]:
     """Float32 in float32, and on request only kernels that give the same bits every time; undone afterwards.
 
     Graphics processors would otherwise round the factors of convolutions to 10 bits (TF32), whatever the caller told
-    torch of that, and choose kernels by a race that the fastest wins; a caller's autocast would round them to 8 bits or
-    11. What went through torch.compile runs as it is written: compiled code has no forward mode, and would be compiled
-    anew for every kind of product.
+    torch of that, choose kernels by a race that the fastest wins, and add in the order in which threads come; a
+    caller's autocast would round them to 8 bits or 11. What went through torch.compile runs as it is written: compiled
+    code has no forward mode, and would be compiled anew for every kind of product.
+
+    Without `deterministic` the bits of a card repeat where its convolutions were all that could change them: the
+    backward pass of fused attention adds in any order, and so do those of interpolation and other layers.
 
     Raises:
         RuntimeError: From an operation without a deterministic kernel, where `deterministic` was asked for.
     """
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
-    cudnn.benchmark = False
+    before = torch.are_deterministic_algorithms_enabled()
     if deterministic:
         torch.use_deterministic_algorithms(True)
     try:
         with ExitStack() as switched:
             switched.enter_context(full_precision())
+            switched.enter_context(steady())
             for kind in ("cpu", "cuda"):
                 switched.enter_context(torch.autocast(kind, enabled=False))
             if "torch._dynamo" in sys.modules:  # else nothing can be compiled, and the import takes a second
                 switched.enter_context(torch.compiler.set_stance("force_eager"))
             yield
     finally:
-        cudnn.benchmark = before[0]
         if deterministic:  # the call imports a compiler
-            torch.use_deterministic_algorithms(before[1])
+            torch.use_deterministic_algorithms(before)
 
 
 class Autocast(TorchFunctionMode):

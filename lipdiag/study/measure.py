@@ -184,7 +184,8 @@ def calibrated(
 ) -> list[str]:
     """What the probe says of a model as it would be measured on these data."""
     predictor = resolve_model(model, reading).to(resolve_device(device))
-    return calibration(predictor, resolve_source(predictor, data, 0, resize=resize, range=range))
+    with evaluating(predictor, Plan()), arithmetic():
+        return calibration(predictor, resolve_source(predictor, data, 0, resize=resize, range=range))
 
 
 def calibration(predictor: Predictor, source: Source) -> list[str]:

@@ -16,6 +16,7 @@ from ..data.dataset import Data
 from ..data.shipped import SHIPPED
 from ..diffusion.predictor import Predictor
 from ..watching.difference import DRAWS, TIMESTEPS, differences, edges
+from ..watching.panel import undisturbed
 from .recipe import RECIPES, Recipe
 
 FEWEST_DRAWS = 16
@@ -176,6 +177,7 @@ def table(predictor: Predictor, data: Data, draws: int = DRAWS) -> str:
         return "The timesteps of this model are continuous: `lipdiag measure` measures their derivative."
     marked = edges(predictor)
     rows = ["| k | K(k, k + 1) | standard error |", "|---|---|---|"]
-    for k, mean, error, *_ in differences(predictor, data, draws):
-        rows.append(f"| {k}{' (edge)' if k in marked else ''} | {mean:.4f} | {error:.4f} |")
+    with undisturbed(predictor):
+        for k, mean, error, *_ in differences(predictor, data, draws):
+            rows.append(f"| {k}{' (edge)' if k in marked else ''} | {mean:.4f} | {error:.4f} |")
     return "\n".join([*rows, "", f"Mean of the Euclidean norm over {draws} draws of data and noise."])

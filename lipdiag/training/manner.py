@@ -1,13 +1,13 @@
-"""How the steps of a recipe are computed on a device: what it is good for, and with the same bits every time."""
+"""How the steps of a recipe are computed on a device: what it is good for, and how far its bits repeat."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
 from .. import distributed
 from ..errors import UsageError
+from ..linalg.precision import steady
 from ..progress import say
 from .recipe import Recipe
 
@@ -60,14 +60,6 @@ def tell(sentence: str) -> None:
         say(f"lipdiag: {sentence}")
 
 
-@contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """Convolutions of a card by kernels that give the same bits every time, not by those that win a race; undone."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic
-    if device.type == "cuda":
-        cudnn.benchmark, cudnn.deterministic = False, True
-    try:
-        yield
-    finally:
-        cudnn.benchmark, cudnn.deterministic = before
+def repeatable(device: torch.device) -> AbstractContextManager[None]:
+    """The convolutions of a card `steady`; of a processor nothing is changed."""
+    return steady() if device.type == "cuda" else nullcontext()

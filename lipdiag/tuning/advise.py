@@ -108,6 +108,7 @@ def advise_steps(
     import numpy as np
     import torch
 
+    from ..design.arithmetic import arithmetic
     from ..diffusion.ddim import LEAST_AMPLITUDE
     from ..diffusion.predictor import RawOutput
     from ..diffusion.schedule import Straight
@@ -129,8 +130,9 @@ def advise_steps(
         )
     most_asked = price(sampler, steps, draws)
     tell = None if priced is None else lambda seconds: priced(most_asked, most_asked * seconds)
-    trial = Trial(predictor, sampler, draws, seed, advance, tell)
-    choices = tuple(trial.advise(count) for count in steps)
+    with arithmetic():
+        trial = Trial(predictor, sampler, draws, seed, advance, tell)
+        choices = tuple(trial.advise(count) for count in steps)
     clock, straight = predictor.clock.base, isinstance(predictor.schedule, Straight)
 
     def told(t: "np.ndarray") -> "np.ndarray":

@@ -2,12 +2,13 @@
 
 import itertools
 import warnings
+from threading import Event, Thread
 
 import pytest
 import torch
 
 from lipdiag.linalg.linearize import linearize
-from lipdiag.linalg.precision import BACKENDS, GENERIC, OTHERS, PRODUCTS, full_precision
+from lipdiag.linalg.precision import BACKENDS, GENERIC, OTHERS, PRODUCTS, full_precision, steady
 from tests.linalg.networks import randn
 
 PLACES = (GENERIC, *BACKENDS, *PRODUCTS, *OTHERS)
@@ -88,6 +89,31 @@ def test_every_pair_of_ways_to_tell_it_is_set_aside_and_restored():
                 assert {read(*place) for place in OPERATIONS} == {"ieee"}, (first, second)
                 assert older_flags()[:2] == ["highest", False], (first, second)
             assert seen() == before, (first, second)
+
+
+def test_it_holds_until_the_last_thread_that_wants_it_is_done():
+    """Another thread enters first and leaves first: what it found is restored by this one."""
+    before, cudnn, entered, leave = seen(), torch.backends.cudnn, Event(), Event()
+    held = lambda: ({read(*place) for place in OPERATIONS}, cudnn.benchmark, cudnn.deterministic)  # noqa: E731
+
+    def first():
+        with full_precision(), steady():
+            entered.set()
+            leave.wait()
+
+    cudnn.benchmark = True
+    try:
+        thread = Thread(target=first)
+        thread.start()
+        entered.wait()
+        with full_precision(), steady():
+            leave.set()
+            thread.join()
+            assert held() == ({"ieee"}, False, True)
+        assert (cudnn.benchmark, cudnn.deterministic) == (True, False)
+    finally:
+        cudnn.benchmark = False
+    assert seen() == before
 
 
 @pytest.mark.parametrize("way", WAYS)

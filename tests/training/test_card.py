@@ -65,6 +65,23 @@ def test_the_command_spells_every_difference_from_the_named_recipe():
     assert dataclasses.replace(set_fields(digits, settings), clock=other.clock) == other
 
 
+def test_the_k_of_a_card_is_in_float32_and_nothing_is_left_changed():
+    predictor, data = point()
+    seen, real = set(), predictor.forward
+    predictor.forward = lambda *args: (seen.add(precision()), real(*args))[1]
+    before = precision()
+    assert before[0] == "tf32", "what torch does by itself on a card"
+    table(predictor, data, FEWEST_DRAWS)
+    assert seen == {("ieee", False, True)}
+    assert precision() == before
+
+
+def precision() -> tuple[str, bool, bool]:
+    """What a card's convolutions are told."""
+    cudnn = torch.backends.cudnn
+    return cudnn.conv.fp32_precision, cudnn.benchmark, cudnn.deterministic
+
+
 def test_the_card_says_what_is_stored(recipe):
     card = model_card(recipe, build(recipe).eval(), {"loss": 0.125}, dataset("digits"))
     for words in ("license: apache-2.0", "0.12500", recipe.schedule, "CC BY 4.0", "E. Alpaydin", "| 500 |"):

@@ -43,3 +43,5 @@ def test_kernels_of_a_card_do_not_race_while_a_step_computes():
     with repeatable(CARD):
         assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
     assert (cudnn.benchmark, cudnn.deterministic) == before
+    with repeatable(torch.device("cpu")):
+        assert (cudnn.benchmark, cudnn.deterministic) == before
