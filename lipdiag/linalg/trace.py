@@ -69,12 +69,13 @@ def pooled(samples: Float[Tensor, "p batch"], scale: Float[Tensor, " batch"], gr
     value = samples.mean(0)
     if group is None:
         group = torch.arange(batch, device=value.device)
-    group = group.to(value.device).unique(return_inverse=True)[1]
+    groups, group = group.to(value.device).unique(return_inverse=True)
     safe = torch.where(scale > 0, scale, torch.ones_like(scale))
     squares = ((samples - value) / safe).square().sum(0)
-    members = torch.zeros_like(value).index_add(0, group, torch.ones_like(value))[group]
-    variance = torch.zeros_like(value).index_add(0, group, squares)[group] / (members * (p - 1))
-    return ProbeEstimate(value, scale * (variance / p).sqrt(), (members * (p - 1)).long(), p)
+    mine = group == torch.arange(len(groups), device=group.device)[:, None]
+    members = mine.sum(1)[group]  # a card's index_add would add in any order
+    variance = squares.where(mine, 0.0).sum(1)[group] / (members * (p - 1))
+    return ProbeEstimate(value, scale * (variance / p).sqrt(), members * (p - 1), p)
 
 
 def rademacher(shape, generator=None, dtype=torch.float32, device=None) -> Tensor:

@@ -164,16 +164,11 @@ def along(point: Point, dx: Tensor | None = None, dt: Tensor | None = None) -> V
         push_forward(lambda x, told: predictor.conditioned(x.clone(), point.t, told), (point.x, told), (dx, dt))
 
     def together(side: str, part: int) -> Tensor:
-        heard = [
-            (place, pair[part])
-            for place, name in enumerate(point.modules)
-            for pair in ears.heard.get(name, {side: []})[side]
-            if pair[part] is not None
-        ]
         squares = torch.zeros(len(point.modules), len(point.x), dtype=torch.float64, device=point.x.device)
-        if heard:
-            places, sizes = zip(*heard, strict=True)
-            squares.index_add_(0, torch.tensor(places, device=squares.device), torch.stack(sizes).double().square())
+        for row, name in zip(squares, point.modules, strict=True):
+            for pair in ears.heard.get(name, {side: []})[side]:
+                if pair[part] is not None:
+                    row += pair[part].double().square()  # one by one: a card's index_add would add in any order
         return squares.sqrt().T
 
     sides = "output", "input"

@@ -1,7 +1,7 @@
 """Some units of a finished run measured again, to see whether this machine gives the numbers that are stored.
 
-On one kind of device, with the same libraries and micro-batch, they are the same bit for bit. Elsewhere rounding
-differs, and with it the Krylov steps taken: then values must agree to `TOLERANCE`.
+On one kind of device, with the same libraries and micro-batch, they are the same bit for bit; on a card only by kernels
+that keep this. Elsewhere rounding differs, and with it the Krylov steps taken: then values must agree to `TOLERANCE`.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Recomputed(NamedTuple):
 def recompute(study: Study, count: int, seed: int) -> Iterator[Recomputed]:
     """Measure `count` finished units again, chosen at random, and compare each with what is stored.
 
-    Bits must agree where the last launch on record had the same device, libraries and threads as this one;
+    Bits must agree where the launches on record are `comparable` with this one;
     `difference` is the largest relative one of any variable, 0 where all bits agree.
     """
     every = units(study.layout, len(study.timesteps), range(study.store.draws))
@@ -53,10 +53,14 @@ def difference(stored: np.ndarray, again: np.ndarray) -> float:
 
 
 def comparable(launches: list[dict[str, Any]], here: dict[str, Any]) -> bool:
-    """Whether every launch on record had this device, these libraries and this micro-batch, and halved none."""
+    """Whether every launch on record had this device, these libraries and this micro-batch, and halved none.
+
+    Of a card not even the same launch gives the same bits, unless only deterministic kernels were allowed.
+    """
     same = ("device", "device_type", "threads", "versions")
     return all(
         all(launch.get(key) == here.get(key) for key in same)
+        and all(of.get("device_type") != "cuda" or of.get("deterministic") for of in (launch, here))
         and launch.get("batch", here.get("batch")) == here.get("batch")  # older ones measured a unit at once
         and not any("halved" in note for note in launch.get("notes", []))
         for launch in launches

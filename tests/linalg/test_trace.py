@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, chi2, norm, t
 
-from lipdiag.linalg.trace import hutchinson_squared_frobenius_norm, hutchinson_trace, rademacher, sphere
+from lipdiag.linalg.trace import hutchinson_squared_frobenius_norm, hutchinson_trace, pooled, rademacher, sphere
 from tests.holm import coverage
 from tests.linalg.networks import randn
 
@@ -159,3 +159,12 @@ def test_sphere_vectors_are_uniform(generator, p_value):
     p_value(of_mean(z[:, 0] ** 4, 3 / (n * (n + 2))))
     p_value(of_mean(z[:, 0] * z[:, 1], 0.0))
     p_value(of_mean(z[:, 2] ** 2, 1 / n))
+
+
+def test_a_sample_that_is_not_finite_spoils_its_own_group_alone():
+    samples = torch.tensor([[1.0, 2.0, 3.0, torch.nan], [2.0, 4.0, 3.5, 1.0]], dtype=torch.float64)
+    finite = pooled(samples[:, :2], torch.ones(2), torch.tensor([5, 5]))
+    both = pooled(samples, torch.ones(4), torch.tensor([5, 5, 2, 2]))
+    assert torch.equal(both.standard_error[:2], finite.standard_error)
+    assert both.standard_error[2:].isnan().all()
+    assert both.freedom.tolist() == [2, 2, 2, 2]

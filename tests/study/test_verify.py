@@ -36,3 +36,8 @@ HERE = {"device": "d", "device_type": "cpu", "threads": 2, "versions": {"torch":
 )
 def test_bits_must_agree_where_every_launch_was_like_this_one(launches, expected):
     assert comparable(launches, HERE) is expected
+
+
+def test_a_card_keeps_its_bits_by_deterministic_kernels_alone():
+    card, kept = HERE | {"device_type": "cuda"}, HERE | {"device_type": "cuda", "deterministic": True}
+    assert [comparable([launch], here) for launch in (card, kept) for here in (card, kept)] == [False] * 3 + [True]
