@@ -69,31 +69,42 @@ class Learner:
 
         A compiler can fail in any way. Where the same passes succeed without it, the training goes on so.
         """
-        try:
-            with hushed() if self.untried else contextlib.nullcontext():
-                value = self.uncaught(batch, step)
-        except Exception as error:
-            if not self.untried or of_the_device(error) or isinstance(error, LipdiagError):
-                raise
-            for weight in self.predictor.network.parameters():
-                weight.grad = None
-            self.call(False)
-            value = self.uncaught(batch, step)
-            reason = f"{type(error).__name__}: {shown(str(error).strip().partition(chr(10))[0])[:200]}"
+        reason = self.failure(batch, step) if self.untried else ""
+        value = self.uncaught(batch, step)
+        if reason:
             tell(f"the network cannot be compiled ({reason}): it is trained as it is written")
-            self.compiled, self.uncompiled = False, None
-        self.untried = False
         return value
 
-    def uncaught(self, batch: Batch, step: int) -> Tensor:
-        """The passes over every piece of a batch."""
+    def failure(self, batch: Batch, step: int) -> str:
+        """Why compiled passes are given up, which each process tries by itself first; nothing where all succeed.
+
+        One that failed in the midst of averaging would leave the others waiting for it.
+        """
+        reason, self.untried = "", False
+        try:
+            with hushed():
+                self.uncaught(batch, step, averaged=False)
+        except Exception as error:
+            if of_the_device(error) or isinstance(error, LipdiagError):
+                raise
+            reason = f"{type(error).__name__}: {shown(str(error).strip().partition(chr(10))[0])[:200]}"
+        for weight in self.predictor.network.parameters():
+            weight.grad = None
+        if not distributed.anywhere(bool(reason)):
+            return ""
+        self.call(False)
+        self.compiled, self.uncompiled = False, None
+        return reason or "in another process"
+
+    def uncaught(self, batch: Batch, step: int, averaged: bool = True) -> Tensor:
+        """The passes over every piece of a batch, whose gradients are averaged over the processes or not."""
         pieces = batch.pieces(self.recipe.accumulate)
         values = []
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), repeatable(self.device):
             torch.manual_seed(seed(self.recipe.seed, self.dropout, step))
             for piece in pieces:
-                with together(self.called.network, piece is pieces[-1]):
+                with together(self.called.network, averaged and piece is pieces[-1]):
                     value = loss(self.called, piece, self.recipe.penalty, self.manner.precision) / len(pieces)
                     value.backward()
                 values.append(value.detach())
@@ -131,8 +142,8 @@ def hushed() -> Iterator[None]:
         yield
 
 
-def together(network: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+def together(network: nn.Module, averaged: bool) -> contextlib.AbstractContextManager:
     """Where a backward pass averages its gradients over the processes, which once a step is enough."""
-    if isinstance(network, nn.parallel.DistributedDataParallel) and not last:
+    if isinstance(network, nn.parallel.DistributedDataParallel) and not averaged:
         return network.no_sync()
     return contextlib.nullcontext()

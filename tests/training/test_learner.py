@@ -60,6 +60,21 @@ def test_a_compiler_that_fails_is_done_without_and_it_is_said_once(recipe, compi
     assert "no C++ compiler): it is trained as it is written" in said[0]
 
 
+def test_a_compiler_that_fails_in_another_process_is_done_without_in_this_one(recipe, compiler, monkeypatch, capsys):
+    """Each tries by itself, since one that failed while gradients are averaged would leave the others waiting."""
+    *_, plain = train(recipe)
+    called, real = [], module.together
+    monkeypatch.setattr(module, "together", lambda *told: (called.append(told), real(*told))[1])
+    monkeypatch.setattr(module.distributed, "anywhere", lambda flag: True)
+    *_, state = train(dataclasses.replace(recipe, compile=True))
+    assert torch.equal(weights(state), weights(plain))
+    assert state.compiled is False
+    assert "cannot be compiled (in another process): it is trained" in capsys.readouterr().err
+    tried = [averaged for network, averaged in called if isinstance(network, Compiled)]
+    assert tried == [False] * recipe.accumulate
+    assert any(averaged for _, averaged in called)
+
+
 def test_a_compiled_network_is_called_and_leaves_no_trace_in_the_snapshot(recipe, compiler):
     plain, compiled = (next(train(dataclasses.replace(recipe, compile=flag))) for flag in (False, True))
     assert compiled.compiled
