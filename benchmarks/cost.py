@@ -10,6 +10,7 @@ laps of the full report: its first forward and its first reverse product, the me
 import gc
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import mean, median
 
@@ -86,8 +87,13 @@ def first_and_later(laps: list[float], number: int) -> float:
     return laps[0] + (number - 1) * median(laps[1:]) if number else 0.0
 
 
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """A device as the current one, for which the clock waits."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def now() -> float:
-    """Seconds, once a graphics processor has done what it was given to do."""
+    """Seconds, once the current graphics processor has done what it was given to do."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cost import Batch
+from benchmarks.cost import Batch, current
 from benchmarks.device import GIB, Network, Row, by_products, named, peaks, rivals_of, row, wall_clock
 from benchmarks.networks import LARGE_SUBJECTS, SUBJECTS, Subject
 from lipdiag.breakdown import out_of_memory
@@ -95,7 +95,7 @@ class Page:
 
     def run(self, jobs: Sequence[tuple[str, Callable[[], object]]]) -> Iterator[str]:
         """Do the jobs that begin before the deadline; yields before each."""
-        with arithmetic():
+        with arithmetic(), current(self.device):
             for label, work in jobs:
                 yield label
                 if time.monotonic() < self.deadline or label.endswith("done"):

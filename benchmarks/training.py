@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.cost import seconds
+from benchmarks.cost import current, seconds
 from benchmarks.goals import Goal
 from benchmarks.table import hardware
 from lipdiag.data.dataset import Data, array
@@ -175,7 +175,8 @@ def main(name: str, changes: tuple[str, ...], device: str, rounds: int, threads:
 
     torch.set_num_threads(threads)
     recipe, place = set_fields(RECIPES[name], changes), torch.device(device)
-    measured = list(tqdm(rates(recipe, place, rounds), file=sys.stderr, unit="loop", dynamic_ncols=True))
+    with current(place):
+        measured = list(tqdm(rates(recipe, place, rounds), file=sys.stderr, unit="loop", dynamic_ncols=True))
     click.echo(
         json.dumps([rate._asdict() for rate in measured]) if as_json else "\n".join(text(recipe, place, measured))
     )

@@ -4,23 +4,26 @@ Memory is what the weights, their gradients, Adam's two moments and the averaged
 forward pass keeps for the backward one. What a backward pass, the allocator and convolution kernels need besides is
 not counted: the sum is a lower estimate, and a trial on a card tells what was really taken. Operations are those of
 convolutions and matrix products; a step is three forward passes of them, since the backward pass multiplies twice. What
-the device could do is measured too, by products of large matrices in the same precision: their rate is called its peak.
+the device could do is measured too, by products of large matrices as the convolutions multiply: their rate is called
+its peak.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..linalg.precision import tensor_cores
 from ..watching.difference import looks
 from ..watching.panel import Panel
 from .batch import Batch
 from .card import affordable_draws
 from .loop import build
-from .manner import manner
+from .manner import manner, repeatable
 from .objective import loss
 from .recipe import Recipe
 
@@ -79,7 +82,8 @@ class Trial(NamedTuple):
         step: Seconds of a step on the whole batch, in one process.
         samples: How many were trained on at a time; 0 where none were, and the step is what it would take at the peak.
         device: Where, by its name.
-        peak: Operations a second of a product of large matrices there, in the precision of the network's layers.
+        peak: Operations a second of a product of large matrices there, in the precision of the network's convolutions,
+            which in float32 a card may take on tensor cores.
         memory: Bytes that were taken at most, with the averaged weights; None on a processor, which counts none.
     """
 
@@ -124,7 +128,8 @@ def trial(recipe: Recipe, operations: int, device: torch.device | str, seconds: 
     def peak() -> float:
         side = SIDE[device.type != "cpu"]
         a = torch.ones(side, side, dtype=getattr(torch, precision), device=device)
-        return 2 * side**3 / max(min(lap(partial(torch.mm, a, a)) for _ in range(3)), 1e-9)
+        with tensor_cores() if torch.backends.cudnn.conv.fp32_precision == "tf32" else nullcontext():
+            return 2 * side**3 / max(min(lap(partial(torch.mm, a, a)) for _ in range(3)), 1e-9)
 
     if device.type == "cpu" and PASSES * operations > DEAR:
         rate = peak()
@@ -138,7 +143,7 @@ def trial(recipe: Recipe, operations: int, device: torch.device | str, seconds: 
         loss(predictor, batch, recipe.penalty, precision).backward()
 
     piece = max(1, recipe.batch // recipe.accumulate)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), repeatable(device):
         samples, spent, laps = 1, 0.0, [lap(partial(passes, blank(recipe, 1, device)))]
         while spent < seconds:
             batch = blank(recipe, samples, device)

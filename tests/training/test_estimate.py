@@ -1,5 +1,6 @@
 """What recipes cost, against published sizes and against the passes themselves."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -63,6 +64,28 @@ def test_a_trial_finds_the_seconds_of_a_step(recipe, monkeypatch):
     assert found.samples == 32  # more would take a quarter of the trial and more
     assert found.step == pytest.approx(128 * 0.01 + 0.02)
     assert now[0] < 3
+
+
+def test_a_trial_computes_as_a_training_does_and_its_peak_as_convolutions_do(recipe, monkeypatch):
+    """On a card by kernels that do not race, and in float32 on tensor cores where torch lets convolutions."""
+    inside, told = [], []
+
+    @contextlib.contextmanager
+    def noted(device):
+        inside.append(device)
+        yield
+        inside.clear()
+
+    def passes(*_):
+        assert inside == [torch.device("cpu")]
+        return torch.zeros((), requires_grad=True)
+
+    monkeypatch.setattr(module, "repeatable", noted)
+    monkeypatch.setattr(module, "loss", passes)
+    monkeypatch.setattr(torch, "mm", lambda *_: told.append(torch.backends.cuda.matmul.fp32_precision))
+    assert module.trial(recipe, 1, "cpu", 1e-3).samples
+    assert set(told) == {"tf32"}
+    assert torch.backends.cuda.matmul.fp32_precision != "tf32"
 
 
 CLASSES = "network_config.num_class_embeds"
