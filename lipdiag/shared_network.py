@@ -43,7 +43,7 @@ def lifted(predictor: Predictor, dtype: torch.dtype) -> Iterator[list[str]]:
             part.clock = shared if lifts else clock
 
     def answers() -> torch.Tensor | None:
-        edges = torch.tensor(shared.bounds, dtype=torch.float64)
+        edges = torch.tensor(shared.bounds, dtype=torch.float64, device="cpu")
         t = clock.base.time(torch.cat([edges, (edges[1:] + edges[:-1]) / 2])).clamp(0, 1)
         home = device_of(predictor)
         x = torch.ones(len(t), *predictor.shape, dtype=dtype, device=home)

@@ -90,7 +90,7 @@ class Sharing:
             if not isinstance(timestep, numbers.Real):
                 name = self.name or "the time"
                 raise UsageError(f"got a {type(timestep).__name__} as {name}: a tensor or a number can be shared")
-            shared = self.told(torch.tensor(float(timestep), dtype=torch.float64))
+            shared = self.told(torch.tensor(float(timestep), dtype=torch.float64, device="cpu"))
             return type(timestep)(shared.item())  # type: ignore[call-arg]
         # of integers the edges may be fractions, and float32 holds every index; float64 is not on every device
         wide = timestep.dtype if timestep.is_floating_point() else torch.float32

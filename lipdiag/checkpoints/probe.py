@@ -124,8 +124,8 @@ def probe(predictor: Predictor, data: Float[Tensor, "n *event"], seed: int = 0) 
     different = {sample.double().cpu().numpy().tobytes(): sample for sample in data[:DRAWS]}
     data = torch.stack(list(different.values()))
     fresh = CHOICE if len(data) == DRAWS else 0  # where there are enough, the test is on other data too
-    choice = Trial(predictor, data, torch.arange(CHOICE) % len(data), seed)
-    test = Trial(predictor, data, fresh + torch.arange(TEST) % (len(data) - fresh), seed + 1)
+    choice = Trial(predictor, data, torch.arange(CHOICE, device="cpu") % len(data), seed)
+    test = Trial(predictor, data, fresh + torch.arange(TEST, device="cpu") % (len(data) - fresh), seed + 1)
     stated = predictor.convention
     try_all(choice, stated, data)
     winner = chosen(choice, stated)
@@ -233,7 +233,7 @@ def shared(choice: Trial, test: Trial, best: Convention) -> Clock | None:
     if not isinstance(clock, Timesteps) or clock.count < 50:
         return None
     block = clock.count / 50
-    inside = torch.tensor([i + place for i in (0, 1) for place in BLOCK_LEVELS], dtype=torch.float64)
+    inside = torch.tensor([i + place for i in (0, 1) for place in BLOCK_LEVELS], dtype=torch.float64, device="cpu")
     t = clock.time((inside * block).floor())
     unshared = block_errors(choice, best, t, clock(t))
     clocks = [Shared(clock, float(round(part * clock.count)), blocks) for part, blocks in SHARINGS]
@@ -245,7 +245,7 @@ def shared(choice: Trial, test: Trial, best: Convention) -> Clock | None:
     gain = block_errors(test, best, t, clock(t)) - block_errors(test, best, t, edges(t))
     if not (at_least(gain, test.rows) > 0 and float(gain.mean()) > SOMETHING):
         return None
-    beyond = clock.time((found.end + torch.tensor(BLOCK_LEVELS, dtype=torch.float64) * block).floor())
+    beyond = clock.time((found.end + torch.tensor(BLOCK_LEVELS, dtype=torch.float64, device="cpu") * block).floor())
     true, earlier = (block_errors(test, best, beyond, clock(beyond) - shift) for shift in (0, block // 2))
     return found if float((earlier - true).mean()) > 0 else None
 
@@ -254,7 +254,7 @@ def block_errors(trial: Trial, best: Convention, t: Tensor, told: Tensor) -> Flo
     """Mean log errors, near the data."""
     products = trial.ask(best, t, told)
     if products is None:
-        return torch.full((trial.draws,), math.inf, dtype=torch.float64)
+        return torch.full((trial.draws,), math.inf, dtype=torch.float64, device="cpu")
     return trial.error(products, best, t).clamp_min(1e-12).log().mean(1)
 
 

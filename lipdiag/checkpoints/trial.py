@@ -52,8 +52,8 @@ class Trial:
         self.data, self.rows = data[rows].double().cpu(), rows
         generator = torch.Generator().manual_seed(seed)
         shape = (self.draws * self.noises, *data.shape[1:])
-        self.noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-        ends = predictor.schedule.logsnr(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist()
+        self.noise = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        ends = predictor.schedule.logsnr(torch.tensor([1e-3, 1.0], dtype=torch.float64, device="cpu")).tolist()
         self.levels = [level for level in LEVELS if ends[1] <= level <= ends[0]] or [sum(ends) / 2]
         self.guess = self.guessed(data.double().cpu())
         self.errors: dict[Convention, Tensor] = {}
@@ -79,7 +79,7 @@ class Trial:
 
     def times(self, convention: Convention) -> Tensor:
         """When the levels are reached: the data are scaled, so the same signal-to-noise ratio is at another time."""
-        levels = torch.tensor(self.levels, dtype=torch.float64) - 2 * math.log(convention.scale)
+        levels = torch.tensor(self.levels, dtype=torch.float64, device="cpu") - 2 * math.log(convention.scale)
         return convention.whole.schedule.time(levels)
 
     def ask(self, convention: Convention, t: Tensor, told: Tensor) -> Tensor | None:
@@ -92,7 +92,7 @@ class Trial:
         found: list[Tensor] = []
         done = 0
         while done < rows:
-            row = torch.arange(done, min(done + self.part, rows))
+            row = torch.arange(done, min(done + self.part, rows), device="cpu")
             try:
                 found.append(self.products(convention, row, t, told))
             except (RuntimeError, MemoryError, ValueError, IndexError, AssertionError) as error:
@@ -178,7 +178,7 @@ class Trial:
         clock = stated.whole.clock
         if not clock.discrete:
             return False
-        t = torch.full((1,), 0.5, dtype=torch.float64)
+        t = torch.full((1,), 0.5, dtype=torch.float64, device="cpu")
         index = clock(t).floor()
         at, between, after = (self.ask(stated, t, index + shift) for shift in (0, 0.3, 1))
         if at is None or between is None or not torch.equal(at, between):

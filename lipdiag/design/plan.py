@@ -149,7 +149,7 @@ def resolve_timesteps(timesteps: str | tuple[float, ...], clock: Clock, schedule
     if asked.size == 0 or not np.isfinite(asked).all():
         raise UsageError(f"timesteps {timesteps!r} are not a list of finite numbers")
     t = clock.time(torch.from_numpy(asked)).numpy()
-    first, last = (float(clock.base(torch.tensor(end, dtype=torch.float64))) for end in _ends(clock))
+    first, last = (float(clock.base(torch.tensor(end, dtype=torch.float64, device="cpu"))) for end in _ends(clock))
     outside = asked[~((t >= 0) & (t <= 1))]
     if outside.size:
         raise UsageError(
@@ -218,7 +218,7 @@ def logarithmic(number: int, clock: Clock, schedule: Schedule | None = None) -> 
         t = torch.from_numpy(np.geomspace(*CONTINUOUS_RANGE, number) if number > 1 else np.array(CONTINUOUS_RANGE[:1]))
         if schedule is not None and number > 1:
             first, last = schedule.logsnr(t[[0, -1]]).tolist()
-            t[1:-1] = schedule.time(torch.linspace(first, last, number, dtype=torch.float64))[1:-1]
+            t[1:-1] = schedule.time(torch.linspace(first, last, number, dtype=torch.float64, device="cpu"))[1:-1]
         return clock.base(t).numpy()
     places = whole(number, index.count)
     if isinstance(clock, Shared):

@@ -102,7 +102,7 @@ def joined(
         spread = rows(make, role, each, device)[which]
         return spread.transpose(0, 1).contiguous() if role == "probes" else spread
 
-    timestep = torch.tensor([k for k, _, _ in pairs], dtype=torch.float64)
+    timestep = torch.tensor([k for k, _, _ in pairs], dtype=torch.float64, device="cpu")
     t = predictor.clock.base.time(timestep)
     numbers = t, timestep, 1 / slope(predictor.clock.base, t), *predictor.schedule(t)
     t, timestep, rate, alpha, sigma = torch.stack(numbers).to(device)

@@ -37,11 +37,13 @@ class SharedOptimum(ExactPredictor):
             )
         self.predictor = predictor
         edges = [0, *map(round, clock.bounds[1:])]  # what lies before the first edge belongs to the first block
-        blocks = [torch.arange(a, b, dtype=torch.float64) for a, b in itertools.pairwise(edges)]
+        blocks = [torch.arange(a, b, dtype=torch.float64, device="cpu") for a, b in itertools.pairwise(edges)]
         longest = max(map(len, blocks))
         # Shorter blocks are filled up with copies of their last timestep, which weigh nothing.
         filled = [torch.cat([k, k[-1:].expand(longest - len(k))]) for k in blocks]
-        weighed = [torch.where(torch.arange(longest) < len(k), -math.log(len(k)), -math.inf) for k in blocks]
+        weighed = [
+            torch.where(torch.arange(longest, device="cpu") < len(k), -math.log(len(k)), -math.inf) for k in blocks
+        ]
         self.register_buffer("times", clock.time(torch.stack(filled)))
         self.register_buffer("log_weights", torch.stack(weighed).to(torch.float64))
 

@@ -159,11 +159,13 @@ def difference(predictor: NetworkPredictor, network: Any, raw: nn.Module) -> flo
         raw: The network inside of it.
     """
     generator = torch.Generator().manual_seed(0)
-    sigma = torch.exp(-predictor.schedule.logsnr(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)) / 2).float()
+    sigma = torch.exp(
+        -predictor.schedule.logsnr(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64, device="cpu")) / 2
+    ).float()
     if hasattr(network, "round_sigma"):
         sigma = network.round_sigma(sigma)
     t = predictor.schedule.time(-2 * sigma.double().log())
-    x = torch.randn(len(t), *predictor.shape, generator=generator)
+    x = torch.randn(len(t), *predictor.shape, generator=generator, device="cpu")
     alpha, s = (along(a.float(), x) for a in (predictor.schedule(t)[0], sigma))
     x = s * x
     labels = predictor.conditioning["class_labels"]

@@ -123,7 +123,7 @@ def of_the_file(table: tuple[float, ...], stated: Convention) -> tuple[Conventio
     schedule = stated.schedule
     if not table or isinstance(schedule, ZeroTerminalSNR):
         return stated, ()
-    betas = torch.tensor(table, dtype=torch.float64)
+    betas = torch.tensor(table, dtype=torch.float64, device="cpu")
     of_folder = schedule.betas if isinstance(schedule, Table) else betas[:0]
     if of_folder.shape == betas.shape and torch.allclose(of_folder, betas, rtol=SAME, atol=0):
         return stated, ()

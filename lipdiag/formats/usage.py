@@ -68,7 +68,7 @@ def lucidrains(contents: Contents) -> Usage:
 
 def score_sde(contents: Contents) -> Usage:
     """score_sde: neither SDE nor time are told; the VE process's noise levels are, in case it is that."""
-    sigmas = contents.state.get("sigmas", torch.empty(0)).flatten().sort().values
+    sigmas = contents.state.get("sigmas", torch.empty(0, device="cpu")).flatten().sort().values
     low, high = (float(f"{float(sigma):.6g}") for sigma in sigmas[[0, -1]]) if len(sigmas) else (0.0, 0.0)
     if not 0 < low < high < math.inf:
         low, high = 0.01, 50.0

@@ -94,7 +94,7 @@ def embedded(predictor: Predictor) -> Embedded | None:
     if module is None or not isinstance(predictor, NetworkPredictor):
         return None
     clock = predictor.clock
-    t = torch.linspace(0.001, 1, MOST, dtype=torch.float64)
+    t = torch.linspace(0.001, 1, MOST, dtype=torch.float64, device="cpu")
     if clock.base.discrete:
         t = clock.base.time(clock.base(t).round())
     told = clock(t[t > SMALLEST])

@@ -96,10 +96,10 @@ def rounding(point: Point) -> list[Fault]:
     predictor, clock = point.predictor, point.predictor.clock
     if not isinstance(predictor, NetworkPredictor):
         return []
-    steps = torch.arange(NEIGHBOURS, dtype=torch.float64)
+    steps = torch.arange(NEIGHBOURS, dtype=torch.float64, device="cpu")
     same: dict[float, int] = {}
     for place in PLACES:
-        first = clock.base(torch.tensor([place], dtype=torch.float64))
+        first = clock.base(torch.tensor([place], dtype=torch.float64, device="cpu"))
         if clock.discrete:
             told = first.round() - steps.flip(0) * (1 if clock.ends[0] <= clock.ends[1] else -1)
         else:
@@ -159,7 +159,7 @@ def foreign(point: Point) -> list[Fault]:
     if not 0 < count <= MOST_WEIGHTS:
         return []
     predictor: Any = copy.deepcopy(point.predictor).requires_grad_(True)
-    half = torch.arange(len(point.x)) % 2 == 0
+    half = torch.arange(len(point.x), device="cpu") % 2 == 0
     scale = (predictor(point.x, point.t) - point.noise).detach().flatten(1).square().mean(1)
     weight = 1 / scale.clamp_min(1e-6)
 

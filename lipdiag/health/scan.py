@@ -70,7 +70,7 @@ def scanned(ready: Study) -> Scan:
     predictor = ready.predictor
     clock, schedule = predictor.clock, predictor.schedule
     own = predictor.parameterization if isinstance(predictor, NetworkPredictor) else eps
-    even = clock.base(torch.linspace(0.001, 0.999, EVEN, dtype=torch.float64)).numpy()
+    even = clock.base(torch.linspace(0.001, 0.999, EVEN, dtype=torch.float64, device="cpu")).numpy()
     even = even.round() if clock.base.discrete else even
     every = np.union1d(even, resolve_timesteps(f"log:{EVEN}", clock, schedule))
     t = clock.base.time(torch.from_numpy(every)).numpy()

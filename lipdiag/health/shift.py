@@ -69,10 +69,10 @@ def apart(clock: Clock) -> np.ndarray:
     if not clock.discrete:
         return np.empty(0)
     first, last = clock.base.ends
-    t = torch.linspace(0, 1, round(abs(last - first)) + 1, dtype=torch.float64)[1:]
+    t = torch.linspace(0, 1, round(abs(last - first)) + 1, dtype=torch.float64, device="cpu")[1:]
     every = clock.base(t).round()[1:-1]
     if isinstance(clock, Shared):
-        every = every[(clock.block(every + torch.tensor([[-1.0], [1.0]])) == clock.blocks).all(0)]
+        every = every[(clock.block(every + torch.tensor([[-1.0], [1.0]], device="cpu")) == clock.blocks).all(0)]
     return every.numpy()
 
 

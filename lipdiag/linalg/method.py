@@ -113,7 +113,7 @@ class DoubleBackward(Method):
         if moving in self.verified or self.graph is None:
             return
         _, y, inputs, _ = self.graph
-        u = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(y)
+        u = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu").to(y)
         pulled = torch.autograd.grad(y, inputs, u, retain_graph=True, allow_unused=True)
         left = inner(product, u)
         right = torch.zeros_like(left)

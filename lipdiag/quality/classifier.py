@@ -53,7 +53,7 @@ def split(seed: int = 0) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     with np.load(ASSETS / "digits.npz", allow_pickle=False) as file:
         x = torch.from_numpy(file["images"].astype(np.float32) / 8 - 1)[:, None]
         y = torch.from_numpy(file["labels"].astype(np.int64))
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed), device="cpu")
     held, rest = order[:HELD_OUT], order[HELD_OUT:]
     return (x[rest], y[rest]), (x[held], y[held])
 
@@ -68,8 +68,8 @@ def train(epochs: int = 60, batch: int = 64, seed: int = 0) -> tuple[Classifier,
         optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-2)
         plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
         for _ in range(epochs):
-            for rows in torch.randperm(len(x), generator=generator).split(batch):
-                noisy = x[rows] + 0.1 * torch.randn(x[rows].shape, generator=generator)
+            for rows in torch.randperm(len(x), generator=generator, device="cpu").split(batch):
+                noisy = x[rows] + 0.1 * torch.randn(x[rows].shape, generator=generator, device="cpu")
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(network(noisy), y[rows]).backward()
                 optimizer.step()

@@ -162,7 +162,7 @@ def floor(features: Float[Tensor, "n d"], n: int) -> dict[str, float | int]:
     size = min(n, len(features) // 2)
     fids, kids = [], []
     for k in range(SPLITS):
-        order = torch.randperm(len(features), generator=torch.Generator().manual_seed(k))
+        order = torch.randperm(len(features), generator=torch.Generator().manual_seed(k), device="cpu")
         some, rest = features[order[:size]], features[order[size:]]
         fids.append(frechet(rest, some))
         kids.append(kernel(rest, some, k).value)

@@ -49,7 +49,7 @@ def doubt(predictor: Predictor, x0: Float[Tensor, "n *event"], seed: int = 0) ->
     reach = float((values - mean).abs().max() / variance.sqrt().clamp_min(1e-300))
     values = values.repeat(-(-NUMBERS // values.numel()), *[1] * (values.ndim - 1))
     noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
-    clearest = predictor.schedule.logsnr(torch.tensor([1e-3], dtype=torch.float64)).clamp_max(LEVEL)
+    clearest = predictor.schedule.logsnr(torch.tensor([1e-3], dtype=torch.float64, device="cpu")).clamp_max(LEVEL)
     t = predictor.schedule.time(clearest).to(device).expand(len(values))
     alpha, sigma = (along(c, values) for c in predictor.schedule(t))
     x = alpha * values + sigma * noise

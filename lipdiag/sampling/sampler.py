@@ -136,7 +136,9 @@ def stream(seed: int, index: int, role: int) -> int:
 
 def normal(seed: int, index: int, shape: tuple[int, ...]) -> Float[Tensor, "*event"]:
     """The standard normal noise that a sample starts from, float64."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(stream(seed, index, 0)), dtype=torch.float64)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(stream(seed, index, 0)), dtype=torch.float64, device="cpu"
+    )
 
 
 def placement(predictor: Predictor, noise: Tensor) -> tuple[torch.device, torch.dtype]:
@@ -156,18 +158,18 @@ def by_table(predictor: Predictor, x: Tensor, steps: int, sampler: str, generato
     count = schedule.timesteps
     name, options = SAMPLERS[sampler]
     options = options | limited(predictor.limit, clips=sampler in ("ddim", "ddpm"))
-    scheduler: Any = getattr(diffusers, name)(count, trained_betas=schedule.betas.tolist(), **options)
     # diffusers multiplies in float32, where 1 - alpha^2 of the first timesteps has lost its digits.
-    grid = torch.arange(1, count + 1, dtype=torch.float64) / count
-    scheduler.alphas_cumprod = (schedule(grid)[0] ** 2).clamp(min=2**-24)
-    with warnings.catch_warnings():
+    grid = torch.arange(1, count + 1, dtype=torch.float64, device="cpu") / count
+    with torch.device("cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of numpy, at how diffusers turns tensors into arrays
+        scheduler: Any = getattr(diffusers, name)(count, trained_betas=schedule.betas.tolist(), **options)
+        scheduler.alphas_cumprod = (schedule(grid)[0] ** 2).clamp(min=2**-24)
         if sampler == "ddpm":
             scheduler.set_timesteps(timesteps=leading(count, steps))
         else:
             scheduler.set_timesteps(steps)
-    if sampler == "ddim":
-        scheduler.timesteps = torch.tensor(leading(count, steps))
+        if sampler == "ddim":
+            scheduler.timesteps = torch.tensor(leading(count, steps))
     extra = {} if sampler == "unipc" else {"generator": generators}
     for k, after in zip(scheduler.timesteps, [*scheduler.timesteps[1:], -1], strict=True):
         if sampler == "ddim":
@@ -216,10 +218,10 @@ def by_flow(predictor: Predictor, x: Tensor, steps: int):
 
 def times(predictor: Predictor, steps: int) -> Float[Tensor, " steps"]:
     """Times from noise to data, equally spaced in the log signal-to-noise ratio."""
-    ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    ends = torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")
     bound = 2 * float(np.log(LARGEST_RATIO))
     low, high = predictor.schedule.logsnr(ends).clamp(-bound, bound).tolist()
-    return predictor.schedule.time(torch.linspace(low, high, steps, dtype=torch.float64))
+    return predictor.schedule.time(torch.linspace(low, high, steps, dtype=torch.float64, device="cpu"))
 
 
 def by_schedule(predictor: Predictor, noise: Tensor, grid: Float[Tensor, " steps"]):

@@ -209,7 +209,7 @@ def with_classes(source: Source, data: Any, model: Predictor, seed: int) -> Sour
 
 def of_class(label: int, blank: torch.Tensor) -> torch.Tensor:
     """A class as the network is told it: its number, or a row of one number a class."""
-    row = torch.tensor(label)
+    row = torch.tensor(label, device="cpu")
     return (torch.nn.functional.one_hot(row, blank.shape[1]) if blank.ndim == 2 else row).to(blank.dtype)
 
 

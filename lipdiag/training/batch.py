@@ -75,10 +75,10 @@ def draw(
     key, device = seed(recipe.seed, "batch", step), torch.device(device)
     generator = torch.Generator().manual_seed(key)
     own = generator if device.type == "cpu" else torch.Generator(device).manual_seed(key)
-    indices = torch.randint(len(data), (recipe.batch,), generator=generator)[part]
+    indices = torch.randint(len(data), (recipe.batch,), generator=generator, device="cpu")[part]
     noise = torch.randn((recipe.batch, *data.shape), generator=own, device=device)[part]
-    uniform = torch.rand(recipe.batch, generator=generator, dtype=torch.float64)[part]
-    mirrored = torch.rand(recipe.batch, generator=generator)[part] < 0.5 if recipe.flip else None
+    uniform = torch.rand(recipe.batch, generator=generator, dtype=torch.float64, device="cpu")[part]
+    mirrored = torch.rand(recipe.batch, generator=generator, device="cpu")[part] < 0.5 if recipe.flip else None
     if isinstance(data, Resident):
         x0 = data.take(indices)
     else:
@@ -147,7 +147,7 @@ class Resident(Data):
         return len(self.values)
 
     def __getitem__(self, index: int) -> Float[Tensor, "*event"]:
-        return self.take(torch.tensor([index]))[0]
+        return self.take(torch.tensor([index], device="cpu"))[0]
 
     @property
     def fingerprint(self) -> str:

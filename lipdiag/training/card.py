@@ -137,7 +137,7 @@ def limit(predictor: Predictor) -> str:
     clock = predictor.clock.base
     if not clock.discrete:
         return ""
-    sigma = predictor.schedule(clock.time(torch.tensor([0.0, 1.0], dtype=torch.float64)))[1]
+    sigma = predictor.schedule(clock.time(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")))[1]
     value = math.sqrt(math.prod(predictor.shape)) * (1 - sigma[0] / sigma[1]).item()
     return f" ({value:.2f} for k = 0)"
 

@@ -72,7 +72,7 @@ def blank(recipe: Recipe, samples: int, device: torch.device | str = "cpu") -> B
     labels = (
         torch.zeros(samples, dtype=torch.long, device=device) if recipe.network_config.get("num_class_embeds") else None
     )
-    return Batch(x, x, torch.full((samples,), 0.5, dtype=torch.float64), labels)
+    return Batch(x, x, torch.full((samples,), 0.5, dtype=torch.float64, device="cpu"), labels)
 
 
 class Trial(NamedTuple):

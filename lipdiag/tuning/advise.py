@@ -136,12 +136,12 @@ def advise_steps(
     clock, straight = predictor.clock.base, isinstance(predictor.schedule, Straight)
 
     def told(t: "np.ndarray") -> "np.ndarray":
-        return clock(torch.tensor(t)).numpy()
+        return clock(torch.tensor(t, device="cpu")).numpy()
 
     def level(t: "np.ndarray") -> "np.ndarray":
         if straight:
             return t
-        alpha, sigma = predictor.schedule(torch.tensor(t))
+        alpha, sigma = predictor.schedule(torch.tensor(t, device="cpu"))
         return (sigma / alpha.clamp_min(LEAST_AMPLITUDE)).numpy()
 
     notes: tuple[str, ...] = ()

@@ -74,11 +74,11 @@ def axis_of(predictor: Predictor) -> Axis:
     clock, schedule, count = predictor.clock.base, predictor.schedule, None
     if clock.discrete:
         count = round(abs(clock.ends[1] - clock.ends[0]))
-        t = torch.arange(1, count + 1, dtype=torch.float64) / count
+        t = torch.arange(1, count + 1, dtype=torch.float64, device="cpu") / count
     else:
         bound = 2 * float(np.log(LARGEST_RATIO))
-        high, low = schedule.logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64)).clamp(-bound, bound)
-        t = schedule.time(torch.linspace(float(high), float(low), 2001, dtype=torch.float64))
+        high, low = schedule.logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).clamp(-bound, bound)
+        t = schedule.time(torch.linspace(float(high), float(low), 2001, dtype=torch.float64, device="cpu"))
     alpha, sigma = schedule(t)
     return Axis(t.numpy(), (sigma / alpha.clamp_min(LEAST_AMPLITUDE)).numpy(), count)
 
@@ -144,19 +144,21 @@ class Trial:
         t, x, taken = np.array([self.axis.t[-1]]), self.begin(self.axis.t[-1:], slice(None)), []
         for _ in range(2):
             begun = time.perf_counter()
-            float(predicted(self.predictor, x, torch.tensor(t[0])).flatten()[0])  # which waits for the device
+            float(
+                predicted(self.predictor, x, torch.tensor(t[0], device="cpu")).flatten()[0]
+            )  # which waits for the device
             taken.append(time.perf_counter() - begun)
         return min(taken) / len(x)
 
     def begin(self, t: np.ndarray, draws: slice) -> Tensor:
         """The state at a grid's first time: noise of standard deviation one, or sigma where that is more."""
-        sigma = float(self.predictor.schedule(torch.tensor(t[:1]))[1])
+        sigma = float(self.predictor.schedule(torch.tensor(t[:1], device="cpu"))[1])
         return max(1.0, sigma) * self.noise[draws]
 
     def states(self, t: np.ndarray, rule: str, draws: slice) -> tuple[list[Tensor], list[Tensor]]:
         """Noise and states along a grid."""
         eps, after = [], []
-        for noise, x in walk(self.predictor, self.begin(t, draws), torch.tensor(t), rule):
+        for noise, x in walk(self.predictor, self.begin(t, draws), torch.tensor(t, device="cpu"), rule):
             eps.append(noise)
             after.append(x)
             self.advance(len(x) * (2 if rule == "heun" and len(after) < t.size else 1))
@@ -172,10 +174,10 @@ class Trial:
         t = self.axis.nodes(NODES)
         everything = slice(0, len(self.noise))
         eps, after = self.states(t, "heun", everything)
-        alpha, sigma = self.predictor.schedule(torch.tensor(t))
+        alpha, sigma = self.predictor.schedule(torch.tensor(t, device="cpu"))
         alpha = alpha.clamp_min(LEAST_AMPLITUDE)
         ratio = np.append((sigma / alpha).numpy(), 0.0)
-        scales = torch.cat([alpha, torch.ones(1, dtype=torch.float64)]).tolist()
+        scales = torch.cat([alpha, torch.ones(1, dtype=torch.float64, device="cpu")]).tolist()
         y = torch.stack([x / scale for x, scale in zip([self.begin(t, everything), *after], scales, strict=True)])
         half = np.append(t[:-1:2], t[-1])
         doubt = distance(self.states(half, "heun", self.fitting)[1][-1], y[-1, self.fitting]).mean()
@@ -206,7 +208,7 @@ class Trial:
         """How much of an error at each time of the reference is left at its end, of a jump's error carried along."""
         reference, draws = self.reference, slice(0, -(-self.fitting.stop // CARRIED))
         y, eps = reference.y[:, draws], reference.eps[:, draws]
-        alpha = self.predictor.schedule(torch.tensor(reference.t))[0].clamp_min(LEAST_AMPLITUDE).tolist()
+        alpha = self.predictor.schedule(torch.tensor(reference.t, device="cpu"))[0].clamp_min(LEAST_AMPLITUDE).tolist()
         stride = max(1, len(eps) // BEGUN)
         places = list(range(stride, len(eps), stride))
         carried, sizes = y[:0], []
@@ -216,7 +218,7 @@ class Trial:
                 sizes.append(distance(error, torch.zeros_like(error)))
                 carried = torch.cat([carried, error[None]])
             x = alpha[i] * (y[i] + carried).flatten(0, 1)
-            noise = predicted(self.predictor, x, torch.tensor(reference.t[i])).reshape(carried.shape)
+            noise = predicted(self.predictor, x, torch.tensor(reference.t[i], device="cpu")).reshape(carried.shape)
             self.advance(len(x))
             carried = carried + (reference.ratio[i + 1] - reference.ratio[i]) * (noise - eps[i])
         left = [distance(error, torch.zeros_like(error)) for error in carried]

@@ -74,9 +74,9 @@ def count(predictor: Predictor) -> int:
 def drawn(data: Data, draws: int, seed: int = 0) -> tuple[Float[Tensor, "draw *event"], Float[Tensor, "draw *event"]]:
     """Data and noise, the same for a seed."""
     generator = torch.Generator().manual_seed(seed)
-    indices = torch.randint(len(data), (draws,), generator=generator)
+    indices = torch.randint(len(data), (draws,), generator=generator, device="cpu")
     x0 = torch.stack([data[index] for index in indices.tolist()])
-    return x0, torch.randn(x0.shape, generator=generator)
+    return x0, torch.randn(x0.shape, generator=generator, device="cpu")
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def difference(
     norms, errors = [], []
     size = max(1, TOGETHER // x0[0].numel())
     for x, z in zip(x0.split(size), noise.split(size), strict=True):
-        at, after = (torch.full((len(x),), time, dtype=torch.float64) for time in (now, then))
+        at, after = (torch.full((len(x),), time, dtype=torch.float64, device="cpu") for time in (now, then))
         alpha, sigma = (along(c, x).to(x.dtype) for c in predictor.schedule(at))
         x, z = (alpha * x + sigma * z).to(device), z.to(device)
         eps = predictor(x, at.to(device))

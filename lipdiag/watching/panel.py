@@ -97,7 +97,7 @@ def undisturbed(predictor: Predictor) -> Iterator[None]:
 def spectral_norm(predictor: Predictor, data: Data, k: int, seed: int) -> tuple[float, float]:
     """The largest singular value of d eps / d x on one draw at timestep k, to 5 %, and its upper bound."""
     base = predictor.clock.base
-    timestep = base(torch.tensor([(k + 1) / count(predictor)], dtype=torch.float64)).tolist()
+    timestep = base(torch.tensor([(k + 1) / count(predictor)], dtype=torch.float64, device="cpu")).tolist()
     plan = Plan(timesteps=tuple(timestep), draws=1, quantities=("spectral_norm",), seed=seed)
     point = points(predictor, plan, lambda i: data[i], timestep, range(1), record=False)
     norms = QUANTITIES["spectral_norm"].measure(point)

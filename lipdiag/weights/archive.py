@@ -66,7 +66,7 @@ class Archive:
         info = self.unread.pop(f"data/{key}", None)
         if info is None:
             refuse(self.path, f"lacks the record data/{shown(key)}, which torch.save writes for a tensor")
-        storage = torch.empty(info.file_size, dtype=torch.uint8)
+        storage = torch.empty(info.file_size, dtype=torch.uint8, device="cpu")
         view, place = storage.numpy().data, 0
         for chunk in self.chunks(info):
             view[place : place + len(chunk)] = chunk

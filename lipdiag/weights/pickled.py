@@ -222,7 +222,9 @@ class Machine:
         end = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if math.prod(size) else 0
         if end * storage.dtype.itemsize > storage.bytes.numel():
             refuse(self.path, f"contains a tensor of shape {shown(size)} with less memory behind it than that")
-        return torch.empty(0, dtype=storage.dtype).set_(storage.bytes.untyped_storage(), offset, size, stride)
+        return torch.empty(0, dtype=storage.dtype, device="cpu").set_(
+            storage.bytes.untyped_storage(), offset, size, stride
+        )
 
 
 def unsupported(dtype: str) -> str:
