@@ -76,7 +76,7 @@ def spectrum(A: Operator, start: Float[Tensor, "batch n"], steps: int) -> Spectr
     steps = min(steps, A.rows, A.columns)
     width = float("inf")
 
-    def stop(alpha, beta):
+    def stop(alpha, beta, apart):
         nonlocal width
         top = ritz(alpha, beta, A.rows)[0][:, 0]
         width = float((upper_bound(alpha, beta, top, A.rows, A.columns, 0.99) / top - 1).max())

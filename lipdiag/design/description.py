@@ -17,7 +17,6 @@ from ..diffusion.spelling import spell
 from ..quantities.catalogue import QUANTITIES
 from ..quantities.modules import listed
 from ..quantities.time import other_time
-from ..quantities.vectors import ranks
 from ..store import store
 from ..text import sound
 from .plan import Plan
@@ -165,7 +164,7 @@ def columns(plan: Plan, predictor: Predictor, timesteps: np.ndarray) -> dict[str
     """Every variable the plan fills, with its attributes."""
     filled = {}
     entries = int(np.prod(predictor.shape))
-    sizes = {"rank": ranks(plan.accuracy, entries), "other": len(timesteps), "entry": entries}
+    sizes = {"rank": plan.accuracy.kept(entries), "other": len(timesteps), "entry": entries}
     for quantity in plan.quantities:
         for name, variable in QUANTITIES[quantity].variables.items():
             attributes: dict[str, Any] = {

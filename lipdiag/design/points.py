@@ -122,5 +122,5 @@ def joined(
         quantities=plan.quantities,
         columns=across,
         modules=inside,
-        count=plan.ranks if "ranks" in needs(plan.quantities) else 1,
+        count=plan.accuracy.kept(n) if "ranks" in needs(plan.quantities) else 1,
     )

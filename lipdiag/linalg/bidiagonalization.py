@@ -31,14 +31,21 @@ class Bidiagonalization:
         beta: What stands above the diagonal of B, and last the norm of the remainder, beta_k.
         left: U.
         right: V and v_{k+1}.
-        adjoint_gap: |<A' u_1, v_1> - alpha_1| / alpha_1, which is zero if both products belong to one operator.
+        apart: Of U' (A V) - (A' U)' V, which is zero where nothing is rounded, the squares of the 2 k - 1 entries that
+            the k-th step adds, summed.
     """
 
     alpha: Float[Tensor, "batch k"]
     beta: Float[Tensor, "batch k"]
     left: Float[Tensor, "batch k rows"]
     right: Float[Tensor, "batch kk columns"]
-    adjoint_gap: Float[Tensor, " batch"]
+    apart: Float[Tensor, "batch k"]
+
+    @property
+    def adjoint_gap(self) -> Float[Tensor, " batch"]:
+        """|<A' u_1, v_1> - alpha_1| / alpha_1, which is zero if both products belong to one operator."""
+        first = self.alpha[:, 0]
+        return self.apart[:, 0].sqrt() / torch.where(first > 0, first, 1)
 
     def parts(self, taken: Int[Tensor, " batch"]) -> list[tuple[Int[Tensor, " some"], "Bidiagonalization"]]:
         """Samples and their first steps, by how many each is to have."""
@@ -46,8 +53,8 @@ class Bidiagonalization:
         for k in taken.unique().tolist():
             some = (taken == k).nonzero()[:, 0]
             which = slice(None) if len(some) == len(taken) else some.to(self.alpha.device)
-            alpha, beta, left = (z[which, :k] for z in (self.alpha, self.beta, self.left))
-            cut = Bidiagonalization(alpha, beta, left, self.right[which, : k + 1], self.adjoint_gap[which])
+            alpha, beta, left, apart = (z[which, :k] for z in (self.alpha, self.beta, self.left, self.apart))
+            cut = Bidiagonalization(alpha, beta, left, self.right[which, : k + 1], apart)
             found.append((some, cut))
         return found
 
@@ -61,7 +68,7 @@ def golub_kahan(
     A: Operator,
     start: Float[Tensor, "batch columns"],
     steps: int,
-    stop: Callable[[Tensor, Tensor], bool] | None = None,
+    stop: Callable[[Tensor, Tensor, Tensor], bool] | None = None,
 ) -> Bidiagonalization:
     """Golub-Kahan bidiagonalization with full reorthogonalization.
 
@@ -72,7 +79,7 @@ def golub_kahan(
         A: The operators.
         start: First right vectors, of any length but zero.
         steps: How many, at most min(rows, columns).
-        stop: Called with alpha and beta after every step; true ends the run.
+        stop: Called with alpha, beta and apart after every step; true ends the run.
     """
     most = min(A.rows, A.columns)
     if not 1 <= steps <= most:
@@ -80,32 +87,38 @@ def golub_kahan(
     first = unit(wide(start, A))
     left = first.new_zeros(A.batch, steps, A.rows)
     right = first.new_zeros(A.batch, steps + 1, A.columns)
-    alpha, beta = first.new_zeros(A.batch, steps), first.new_zeros(A.batch, steps)
-    scale, gap = first.new_zeros(A.batch), first.new_zeros(A.batch)
+    alpha, beta, apart = (first.new_zeros(A.batch, steps) for _ in range(3))
+    scale = first.new_zeros(A.batch)
     right[:, 0] = first
     for j in range(steps):
         u = wide(A.mv(right[:, j].to(A.dtype)), A)
-        left[:, j], alpha[:, j] = next_vector(u, left[:, :j], scale)
+        left[:, j], alpha[:, j], along = next_vector(u, left[:, :j], scale)
+        if j:
+            apart[:, j] = difference(along, beta[:, j - 1])
         scale = torch.maximum(scale, alpha[:, j])
         v = wide(A.vm(left[:, j].to(A.dtype)), A)
-        if j == 0:
-            gap = ((v * right[:, 0]).sum(1) - alpha[:, 0]).abs() / torch.where(alpha[:, 0] > 0, alpha[:, 0], 1)
-        right[:, j + 1], beta[:, j] = next_vector(v, right[:, : j + 1], scale)
+        right[:, j + 1], beta[:, j], along = next_vector(v, right[:, : j + 1], scale)
+        apart[:, j] += difference(along, alpha[:, j])
         scale = torch.maximum(scale, beta[:, j])
-        if stop is not None and stop(alpha[:, : j + 1], beta[:, : j + 1]):
+        if stop is not None and stop(*(z[:, : j + 1] for z in (alpha, beta, apart))):
             break
     k = j + 1
-    return Bidiagonalization(alpha[:, :k], beta[:, :k], left[:, :k], right[:, : k + 1], gap)
+    return Bidiagonalization(alpha[:, :k], beta[:, :k], left[:, :k], right[:, : k + 1], apart[:, :k])
 
 
-def next_vector(z: Tensor, basis: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The unit vector of z's part orthogonal to the basis, and that part's length.
+def difference(along: Tensor, last: Tensor) -> Tensor:
+    """What a product has along the basis less what the transpose said of it, nothing but `last`: the square of it."""
+    return along[:, :-1].square().sum(1) + (along[:, -1] - last).square()
+
+
+def next_vector(z: Tensor, basis: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The unit vector of z's part orthogonal to the basis, that part's length, and what z had along the basis.
 
     Where that part is nothing but rounding, the length is zero and the vector any that is orthogonal to the basis, or
     zero if there is none.
     """
     size = torch.maximum(z.norm(dim=1), scale)
-    z = orthogonalized(z, basis)
+    z, along = orthogonalized(z, basis)
     length = z.norm(dim=1)
     lost = length <= 8 * torch.finfo(z.dtype).eps * size
     if z.device.type not in READ_FREELY or lost.any():
@@ -113,9 +126,9 @@ def next_vector(z: Tensor, basis: Tensor, scale: Tensor) -> tuple[Tensor, Tensor
         if basis.shape[1] < z.shape[1]:
             generator = torch.Generator(z.device).manual_seed(basis.shape[1])
             any_direction = torch.randn(1, z.shape[1], generator=generator, dtype=z.dtype, device=z.device)
-            fresh = orthogonalized(fresh + unit(any_direction), basis)
+            fresh = orthogonalized(fresh + unit(any_direction), basis)[0]
         z = torch.where(lost[:, None], fresh, z)
-    return unit(z), torch.where(lost, 0, length)
+    return unit(z), torch.where(lost, 0, length), along
 
 
 def unit(z: Tensor) -> Tensor:
@@ -124,11 +137,13 @@ def unit(z: Tensor) -> Tensor:
     return z / torch.where(length > 0, length, 1)
 
 
-def orthogonalized(z: Tensor, basis: Tensor) -> Tensor:
-    """z without its components in the basis; two passes of Gram-Schmidt are as good as any number."""
-    for _ in range(2 if basis.shape[1] else 0):
+def orthogonalized(z: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """z without its components in the basis, and these; two passes of Gram-Schmidt are as good as any number."""
+    along = basis @ z[:, :, None]
+    if basis.shape[1]:
+        z = z - (along.mT @ basis)[:, 0]
         z = z - ((basis @ z[:, :, None]).mT @ basis)[:, 0]
-    return z
+    return z, along[:, :, 0]
 
 
 def at_hand(*small: Tensor) -> Tensor:

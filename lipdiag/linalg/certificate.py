@@ -142,7 +142,7 @@ def excess_at(growth: Callable[[Tensor], Tensor], base: Tensor, goal: float) -> 
     The logarithm of the distance is sought on a grid, which is refined until it resolves a few parts in a million.
     """
     low, high = torch.full_like(base, -16.0)[:, None], torch.full_like(base, 4.0)[:, None]
-    fraction = torch.linspace(0, 1, 64, dtype=base.dtype)
+    fraction = torch.linspace(0, 1, 64, dtype=base.dtype, device="cpu")
     for _ in range(4):
         grid = low + (high - low) * fraction
         above = growth(base[:, None] + 10**grid) >= goal

@@ -27,7 +27,7 @@ class SingularValues(NamedTuple):
     """Leading singular values with evidence of their error.
 
     Attributes:
-        values: Descending; none exceeds the true one of its rank, but for the rounding of products.
+        values: Descending; none exceeds the true one of its rank, as they are lowered by what products may have lost.
         residuals: Within this distance of each value lies some true singular value.
         upper: A bound of the largest one that holds with the confidence asked for.
         steps: Krylov steps taken.
@@ -72,11 +72,12 @@ def singular_values(
         start: First right vectors; uniform on the sphere, else `upper` is void.
         steps: Largest Krylov depth; min(rows, columns) is always enough and never exceeded.
         count: How many values.
-        width: Stop as soon as upper / value - 1 is at most this for every sample.
+        width: Stop as soon as upper / value - 1 is at most this for every sample; where rounding alone makes it wider,
+            as soon as it would be without.
         confidence: Of `upper`, for each sample on its own.
-        minimum: Do not stop before this many steps.
-        exact: The operators themselves, where the products of A are rounded ones; `upper` then allows for what these
-            were measured to lose (see `RoundingError`), and the first value is that of an exact product.
+        minimum: Do not stop before this many steps, nor before there are `count` values.
+        exact: The operators themselves, where the products of A are rounded ones; what these lose is then measured (see
+            `RoundingError`), and the first value is that of an exact product.
         together: A number for each sample: those that share one are judged after the step at which all of them were
             narrow enough, whatever else is in the batch. By default all share one.
 
@@ -90,29 +91,26 @@ def singular_values(
         raise ValueError(f"the confidence must lie between 0 and 1, not {confidence}")
 
     rounding = RoundingError(A, A if exact is None else exact, unit(wide(start, A)))
-
-    stop = Stopping(A, rounding, groups(A, together), steps, width, confidence, minimum)
+    stop = Stopping(A, rounding, groups(A, together), steps, width, confidence, max(minimum, count))
     run = golub_kahan(A, start, steps, stop)
     k = run.alpha.shape[1]
     taken = stop.taken.clamp(max=k)
     parts = run.parts(taken)
     order = torch.cat([some for some, _ in parts]).argsort()
-    longest = None if exact is None else rounding.look(parts)
+    longest = None if exact is None else rounding.look(parts)[:, None]
     found = []
     for some, part in parts:
-        alpha, beta = at_hand(part.alpha, part.beta)
+        alpha, beta, apart = at_hand(part.alpha, part.beta, part.apart)
         values, residuals = ritz(alpha, beta, A.rows)
-        slack = rounding.slack(alpha.shape[1], values[:, 0], some)
+        slack = rounding.slack(apart, values[:, 0], some)
         upper = upper_bound(alpha, beta, values[:, 0], A.rows, A.columns, confidence, slack)
-        most = min(count, int(taken.min()))
-        found.append((values[:, :most], residuals[:, :most], upper, slack[:, None]))
-    values, residuals, upper, slack = (torch.cat(z)[order] for z in zip(*found, strict=True))
-    image = run.alpha[:, :1] * run.left[:, 0]
+        found.append((values[:, :count], residuals[:, :count], upper, slack[:, None]))
+    near, residuals, upper, slack = (torch.cat(z)[order] for z in zip(*found, strict=True))
+    values, image = (near - slack).clamp_min(0), run.alpha[:, :1] * run.left[:, 0]
     if longest is not None:
-        image, off = rounding.image, (values[:, 0] - longest).abs()[:, None]
-        residuals = residuals + slack + torch.cat([off, slack.expand(-1, count - 1)], 1)
-        values = torch.cat([longest[:, None], (values[:, 1:] - slack).clamp_min(0)], 1)
-        upper = torch.maximum(upper, longest + slack[:, 0])
+        values, image = torch.cat([longest, values[:, 1:]], 1), rounding.image
+        upper = torch.maximum(upper, (longest + slack)[:, 0])
+    residuals = residuals + slack + (near - values).abs()
     values, residuals, upper = (z.to(run.alpha) for z in (values, residuals, upper))
     return SingularValues(
         values, residuals, upper, k, taken, 2 * k, run.adjoint_gap, run.alpha[:, 0], run.right[:, 0], image
@@ -129,19 +127,19 @@ class Stopping:
     def __init__(self, A, rounding, group, steps, width, confidence, minimum):
         self.A, self.rounding = A, rounding
         self.width, self.confidence, self.minimum = width, confidence, minimum
-        self.taken = torch.full((A.batch,), steps)
+        self.taken = torch.full((A.batch,), steps, device="cpu")
         self._members = {number: (group == number).nonzero()[:, 0] for number in group.unique().tolist()}
         self._widest = {number: some[:1] for number, some in self._members.items()}
 
-    def __call__(self, alpha: Tensor, beta: Tensor) -> bool:
+    def __call__(self, alpha: Tensor, beta: Tensor, apart: Tensor) -> bool:
         if self.width is None or alpha.shape[1] < self.minimum:
             return False
-        both, most = at_hand(alpha, beta), 1 + self.width
+        steps, most = at_hand(alpha, beta, apart), 1 + self.width
         # first the one of each group that was widest a step ago, and mostly is too wide still
-        ratios = self._ratio(both, torch.cat(list(self._widest.values()))).tolist()
+        ratios = self._ratio(steps, torch.cat(list(self._widest.values()))).tolist()
         for number in [number for number, r in zip(self._widest, ratios, strict=True) if not r > most]:
             members = self._members[number]
-            ratio = self._ratio(both, members)
+            ratio = self._ratio(steps, members)
             too_wide = ratio > most  # a sample that is not a number does not hold up the others
             if too_wide.any():
                 self._widest[number] = members[torch.where(too_wide, ratio, 0).argmax()][None]
@@ -150,17 +148,18 @@ class Stopping:
                 del self._widest[number]
         return not self._widest
 
-    def _ratio(self, both: Tensor, some: Tensor) -> Tensor:
-        """The upper bound of some samples over the value."""
-        alpha, beta = both[:, some]
+    def _ratio(self, steps: Tensor, some: Tensor) -> Tensor:
+        """The upper bound of some samples over the value; without rounding, where that alone is too wide."""
+        alpha, beta, apart = steps[:, some]
         top = ritz(alpha, beta, self.A.rows)[0][:, 0]
-        slack = self.rounding.slack(alpha.shape[1], top, some)
-        return upper_bound(alpha, beta, top, self.A.rows, self.A.columns, self.confidence, slack) / top
+        slack = self.rounding.slack(apart, top, some)
+        slack = torch.where(2 * slack > self.width * top, 0, slack)
+        return upper_bound(alpha, beta, top, self.A.rows, self.A.columns, self.confidence, slack) / (top - slack)
 
 
 def groups(A: Operator, together: Tensor | None) -> Tensor:
     """Which samples belong together, on the CPU; all where nothing is said."""
-    return torch.zeros(A.batch, dtype=torch.long) if together is None else together.cpu()
+    return torch.zeros(A.batch, dtype=torch.long, device="cpu") if together is None else together.cpu()
 
 
 class ExtremeEigenvalues(NamedTuple):
@@ -221,13 +220,13 @@ def extreme_eigenvalues(
     basis = first.new_zeros(A.batch, steps + 1, n)
     alpha, beta, scale = first.new_zeros(A.batch, steps), first.new_zeros(A.batch, steps), first.new_zeros(A.batch)
     basis[:, 0] = first
-    group, going = groups(A, together), torch.ones(A.batch, dtype=torch.bool)
+    group, going = groups(A, together), torch.ones(A.batch, dtype=torch.bool, device="cpu")
     judged: ExtremeEigenvalues | None = None
     for j in range(steps):
         z = wide(A.mv(basis[:, j].to(A.dtype)), A)
         alpha[:, j] = (z * basis[:, j]).sum(1)
         scale = torch.maximum(scale, z.norm(dim=1))
-        basis[:, j + 1], beta[:, j] = next_vector(z, basis[:, : j + 1], scale)
+        basis[:, j + 1], beta[:, j], _ = next_vector(z, basis[:, : j + 1], scale)
         k = j + 1
         if k == steps or (width is not None and k >= minimum):
             both = at_hand(alpha[:, :k], beta[:, :k])

@@ -13,7 +13,7 @@ class Accuracy:
         certified_width: Krylov steps stop when upper / lower - 1 of the spectral norm is below it everywhere.
         confidence: Of the spectral norm's upper bound, for each (draw, timestep).
         krylov_steps: The most Krylov steps taken.
-        ranks: Leading singular values and vectors kept.
+        ranks: Leading singular values and vectors kept, where there are so many and as many Krylov steps.
         probes: Rademacher vectors for traces, besides the one the Krylov start gives.
         products: Of Krylov steps and probes with the Jacobian: `ieee` float32, `tf32` or `3xtf32` on tensor cores, with
             intervals made wider by their measured error, or `auto`, the fastest that still meets `certified_width`.
@@ -27,3 +27,7 @@ class Accuracy:
     ranks: int = 5
     probes: int = 2
     products: str = "ieee"
+
+    def kept(self, size: int) -> int:
+        """How many leading singular values of a Jacobian of that size are kept; each takes a Krylov step."""
+        return min(self.ranks, self.krylov_steps, size)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..linalg.bidiagonalization import at_hand, bidiagonal, golub_kahan, ritz
-from .accuracy import Accuracy
+from ..linalg.rounding_error import RoundingError
 from .point import Point
 from .quantity import MANY_PRODUCTS, RANKS, SPECTRAL, Quantity, Variable
 
@@ -17,17 +17,12 @@ CLOSE = 1e-3
 """Krylov steps stop where every residual is below this share of the largest value."""
 
 
-def ranks(accuracy: Accuracy, size: int) -> int:
-    """How many vectors a Jacobian of that size has, at most those asked for."""
-    return min(accuracy.ranks, size)
-
-
 @torch.no_grad()
 def vectors(point: Point) -> dict[str, Tensor]:
     A = point.jacobian
-    count = ranks(point.accuracy, A.columns)
+    count = point.accuracy.kept(A.columns)
 
-    def close(alpha: Tensor, beta: Tensor) -> bool:
+    def close(alpha: Tensor, beta: Tensor, apart: Tensor) -> bool:
         if alpha.shape[1] <= count:
             return False
         alpha, beta = at_hand(alpha, beta)
@@ -36,15 +31,17 @@ def vectors(point: Point) -> dict[str, Tensor]:
 
     run = golub_kahan(A, point.start, min(point.accuracy.krylov_steps, A.rows, A.columns), close)
     k = run.alpha.shape[1]
-    alpha, beta = at_hand(run.alpha, run.beta)
+    alpha, beta, apart = at_hand(run.alpha, run.beta, run.apart)
     values, residuals = ritz(alpha, beta, A.rows)
+    slack = RoundingError(A, A, point.start).slack(apart, values[:, 0])[:, None]
+    lower = (values - slack).clamp_min(0)
     P, _, Q = (z.to(run.alpha) for z in torch.linalg.svd(bidiagonal(alpha, beta)))
     right = Q[:, :count] @ run.right[:, :k]
     left = P.mT[:, :count] @ run.left
     sign = signs(right)
     return {
-        "vector_singular_values": values[:, :count],
-        "vector_residuals": residuals[:, :count],
+        "vector_singular_values": lower[:, :count],
+        "vector_residuals": (residuals + slack + values - lower)[:, :count],
         "right_singular_vectors": right * sign,
         "left_singular_vectors": left * sign,
     }

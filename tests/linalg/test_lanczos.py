@@ -97,9 +97,8 @@ def test_products_in_float32_do_not_spoil_the_recurrence(device):
     M = with_singular_values(0.9 ** torch.arange(100.0), 100, 100).to(device)
     A = operator(M.float())
     found = singular_values(A, start(A), 60, count=5)
-    torch.testing.assert_close(
-        found.values, (0.9 ** torch.arange(5.0)).double().to(device).expand(3, 5), rtol=1e-6, atol=0
-    )
+    below = (0.9 ** torch.arange(5.0, dtype=torch.float64)).to(device) - found.values
+    assert ((below >= 0) & (below <= 1.5e-5)).all()
     assert found.values.dtype == torch.float64
     run = golub_kahan(A, start(A), 60)
     eye = torch.eye(60, dtype=torch.float64, device=device)
@@ -311,6 +310,7 @@ def test_samples_that_belong_together_end_at_a_step_of_their_own(products):
         symmetric = symmetric_part(operator(M[some]))
         return largest, extreme_eigenvalues(symmetric, v, 40, 0.01, SURE, together=group[some])
 
+    allowed = 1e-7 if products == "exact" else 5e-6  # by as much as exact float32 products differ in another batch
     whole = found(torch.arange(5))
     assert len(whole[0].taken.unique()) > 1
     for number in (0, 1, 2):
@@ -319,5 +319,5 @@ def test_samples_that_belong_together_end_at_a_step_of_their_own(products):
             for name in alone._fields:
                 if name not in ("steps", "products"):
                     torch.testing.assert_close(
-                        getattr(all_of_them, name)[some], getattr(alone, name), rtol=1e-6, atol=1e-7
+                        getattr(all_of_them, name)[some], getattr(alone, name), rtol=1e-6, atol=allowed
                     )
