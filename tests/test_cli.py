@@ -230,6 +230,27 @@ def test_a_factory_of_ones_own_is_measured(tmp_path):
     assert json.loads(result.stdout)["run"] == "model.zarr"
 
 
+def test_a_model_of_fewer_numbers_than_ranks_is_measured(tmp_path):
+    """Both singular values of two numbers, and all that is measured beside them."""
+    written = [
+        *(
+            "import torch",
+            "from lipdiag.diffusion.exact import Gaussian",
+            "from lipdiag.diffusion.schedule import Linear",
+        ),
+        *("from lipdiag.diffusion.clock import Timesteps", "def toy():"),
+        "    return Gaussian(torch.zeros(2), torch.tensor([1.0, 4.0]), Linear(), Timesteps())",
+    ]
+    (tmp_path / "toys.py").write_text("\n".join(written))
+    np.save("x.npy", np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32))
+    asked = ("--quantity", "singular_values", "--quantity", "spectral_norm", "--quantity", "trace")
+    result = run("measure", "--factory", "toys:toy", "--data", "x.npy", *SMALL, *asked, "--out", "toy.zarr")
+    assert result.exit_code == 0, result.stderr
+    found = lipdiag.open_run("toy.zarr")
+    assert found["singular_values"].shape == (3, 4, 2)
+    assert not any(found[name].isnull().any() for name in ("singular_values", "spectral_norm", "trace"))
+
+
 def test_a_checkpoint_without_data_is_measured_on_its_own_samples(tmp_path):
     model = lipdiag.load("digits-ddpm")
     model.data = None

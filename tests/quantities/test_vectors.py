@@ -1,6 +1,7 @@
 """Singular vectors of Gaussians: along the axes, largest where the data are thinnest."""
 
 import numpy as np
+import pytest
 import torch
 
 import lipdiag
@@ -46,3 +47,28 @@ def test_left_and_right_belong_together(device):
     np.testing.assert_allclose(v @ A.T, values[:, None] * u, atol=1e-10)
     np.testing.assert_allclose(u @ A, values[:, None] * v, atol=1e-10)
     assert all(vector[np.abs(vector).argmax()] > 0 for vector in v)
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "kept"),
+    [(2, {}, 2), (12, {"ranks": 12}, 12), (14, {"ranks": 5, "krylov_steps": 3}, 3), (1, {"products": "3xtf32"}, 1)],
+)
+def test_as_many_ranks_as_there_are_numbers_and_steps(size, asked, kept):
+    """Of a diagonal matrix, known all; more ranks than the steps that its width takes are waited for."""
+    values = torch.linspace(2, 1, size)
+
+    def model(x, t):
+        return x * values.to(x)
+
+    model.schedule, model.shape, model.clock = Linear(), (size,), Timesteps()
+    names = ("singular_values", "vectors", "spectral_norm")
+    plan = Plan(timesteps="9", draws=2, quantities=names, certified_width=0.5, **asked)
+    run = lipdiag.measure(model, np.zeros((3, size)), plan, progress=False, device="cpu", probe=False)
+    for name in ("singular_values", "vector_singular_values"):
+        assert run[name].shape == (1, 2, kept)
+        below = values[:kept].numpy() - run[name].values
+        assert (below > 0).all()
+        if plan.krylov_steps > 3:
+            assert (below < 1e-3).all()
+    assert run["right_singular_vectors"].shape == (1, 2, kept, size)
+    assert not run["singular_values_residual"].isnull().any()

@@ -289,7 +289,10 @@ BUGS = {
         "linalg/test_lanczos.py",
     ),
     "no orthogonalization": Bug(
-        "linalg/bidiagonalization.py", "    z = orthogonalized(z, basis)\n", "", "linalg/test_lanczos.py"
+        "linalg/bidiagonalization.py",
+        "z, along = orthogonalized(z, basis)",
+        "along = orthogonalized(z, basis)[1]",
+        "linalg/test_lanczos.py",
     ),
     "a tangent without memory": Bug(
         "linalg/tape.py", "if func is aten._efficientzerotensor.default:", "if False:", "linalg/test_still_arguments.py"
@@ -355,9 +358,19 @@ BUGS = {
     ),
     "rounded products for exact ones": Bug(
         "linalg/rounding_error.py",
-        "steps**0.5 * (self.forward",
-        "0 * (self.forward",
+        "seen = self.forward[some] + self.backward[some]",
+        "seen = 0 * self.forward[some]",
         "linalg/test_products.py -k converges",
+    ),
+    "float32 products taken for exact where terms cancel": Bug(
+        "linalg/rounding_error.py", "self.both(apart.sum(1), steps**2)", "0 * apart.sum(1)",
+        "linalg/test_products.py -k cancels",
+    ),
+    "a lower bound that is not lowered": Bug(
+        "linalg/lanczos.py", "(near - slack).clamp_min(0)", "near", "linalg/test_products.py -k cancels"
+    ),
+    "values are looked for that no step was taken for": Bug(
+        "linalg/lanczos.py", "max(minimum, count))", "minimum)", "quantities/test_vectors.py -k ranks"
     ),
     "a Krylov step that is waited for": Bug(
         "linalg/bidiagonalization.py",
