@@ -14,7 +14,7 @@ UNMEASURED = 8
 RISK = 0.01
 """How often errors that know nothing of the vectors they are seen along are taken for smaller than they are."""
 
-SCALES = (1.1, 1.3, 1.7)
+SCALES = (1.1, 1.2, 1.3, 1.4, 1.6, 1.7, 1.9)
 """By which a vector of a single number is multiplied, that its products may be rounded in more than one way."""
 
 
@@ -26,10 +26,11 @@ class RoundingError:
     (Weyl). This is taken for sqrt(k) times the error of one product with each.
 
     Float32 products show theirs for nothing: U' (A V) and (A' U)' V would be equal, and in their difference,
-    U' E - F' V, stand k^2 components of errors. Of an error that has nothing to do with them, each holds as much as its
-    share of the dimension, so that all together tell its length. So does a small difference of large terms, whose
-    rounding is that of the terms. Rounded products are compared with exact ones instead, on the random first vector and
-    on the Ritz vectors of the largest singular value, and what the exact ones lose is seen in their difference.
+    U' E - F' V, stand k^2 - k components of errors that are independent. Of an error that has nothing to do with them,
+    each holds as much as its share of the dimension, so that all together tell its length. So they do of a small
+    difference of large terms, whose rounding is that of the terms. Rounded products are compared with exact ones
+    instead, on the random first vector and on the Ritz vectors of the largest singular value, and what the exact ones
+    lose is seen in their difference.
 
     What changes both products alike is not seen: errors along A v itself, and the rounding of activations, by which the
     network is linearized elsewhere. The first are taken for `UNMEASURED` units in the last place, within two thirds of
@@ -70,13 +71,13 @@ class RoundingError:
         """What exact products lose, by U' (A V) and (A' U)' V of all that were made."""
         (V, AV), (U, AU) = ([torch.stack(z, 1) for z in zip(*side, strict=True)] for side in (self.right, self.left))
         apart = (U @ AV.mT - AU @ V.mT).square().sum((1, 2))
-        return self.both(apart.cpu().double(), 4)
+        return self.both(apart.cpu().double(), 2)
 
     def slack(self, apart: Tensor, top: Tensor, some: Tensor | slice = slice(None)) -> Tensor:
         """What singular values, of which `top` is the largest, of some operators may be off by after so many steps."""
         steps = apart.shape[1]
         if self.exact is self.A:
-            seen = self.lost[some] + self.both(apart.sum(1), steps**2)
+            seen = self.lost[some] + self.both(apart.sum(1), max(steps**2 - steps, 1))
         else:
             seen = self.forward[some] + self.backward[some] + self.lost[some]
         return steps**0.5 * (seen + self.unseen(top))
@@ -89,8 +90,9 @@ class RoundingError:
         """Lengths of the errors of a product with A and of one with A', together.
 
         Args:
-            squares: Of so many entries of U' E - F' V, summed.
-            count: Of these.
+            squares: Of the entries of U' E - F' V, summed.
+            count: Of those that are independent: not of the diagonal, where A u_i and A' u_i of a symmetric operator
+                are rounded alike.
         """
         return (2 * max(self.A.rows, self.A.columns) * squares / least_square(count)) ** 0.5
 

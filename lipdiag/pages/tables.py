@@ -156,10 +156,14 @@ def spectral_words(run: Run) -> list[str]:
     if not np.isfinite(lower).any():
         return []
     top = int(np.nanargmax(lower))
-    width = float((run.dataset["spectral_norm_upper"] / run.dataset["spectral_norm"] - 1).max())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        width = float((run.dataset["spectral_norm_upper"] / run.dataset["spectral_norm"] - 1).max())
     confidence = float(run.dataset["spectral_norm_upper"].attrs.get("confidence", "0.99").split()[0])
+    wide = f"each draw's interval is at most {width:.1%} wide"
+    if not np.isfinite(width):
+        wide = "of some draws rounding leaves an upper bound alone, --dtype float64 both"
     return [
         f"{run.label}: the spectral norm of d {run.output}/dx is largest at timestep {run.timestep[top]:.4g}, in "
-        f"[{plain(lower[top])}, {plain(upper[top])}] on average; each draw's interval is at most {width:.1%} wide "
-        f"(at {confidence:.0%} confidence)."
+        f"[{plain(lower[top])}, {plain(upper[top])}] on average; {wide} (at {confidence:.0%} "
+        "confidence)."
     ]

@@ -310,7 +310,7 @@ def test_samples_that_belong_together_end_at_a_step_of_their_own(products):
         symmetric = symmetric_part(operator(M[some]))
         return largest, extreme_eigenvalues(symmetric, v, 40, 0.01, SURE, together=group[some])
 
-    allowed = 1e-7 if products == "exact" else 5e-6  # by as much as exact float32 products differ in another batch
+    allowed = 1e-7 if products == "exact" else 2e-5  # by as much as exact float32 products differ in another batch
     whole = found(torch.arange(5))
     assert len(whole[0].taken.unique()) > 1
     for number in (0, 1, 2):
