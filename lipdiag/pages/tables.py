@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..findings.modules import modules
-from ..printing import WIDTH, Column, abbreviated, cut, lines, plain, with_half_width
+from ..printing import WIDTH, Column, abbreviated, cut, lines, plain
 from ..results.curve import DERIVATIVES, Curve, curves
-from ..results.headline import SPEEDS, sentences
+from ..results.headline import SPEEDS, sentences, spectral_norm, spectral_words, value
 from ..results.places import pick, time_column
 from ..results.run import Run, read
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SIDE_BY_SIDE = 3
 """Runs in one table."""
+
+INTERVAL = "; means, +- half of the 95 % interval"
+CERTIFIED = ", in which the spectral norm's holds the certified interval of each draw"
 
 
 def table(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) -> str:
@@ -62,8 +65,7 @@ def alone(run: Run) -> str:
         if run.has(name):
             columns.append(Column(symbol(run, name), run.unit, means(Curve(run, name, run.statistics(name)), times)))
     if run.has("spectral_norm"):
-        lower, upper = (of_times(run, name, times) for name in ("spectral_norm", "spectral_norm_upper"))
-        columns.append(Column("spectral norm", "[lower, upper]", intervals(lower, upper)))
+        columns.append(Column("spectral norm", "", means(spectral_norm(run), times)))
     shown = {*DERIVATIVES, "spectral_norm", "spectral_norm_upper", "spectral_norm_steps", "done"}
     left_out = []
     for name in sorted(map(str, run.dataset.data_vars), key=lambda name: name != "loss"):
@@ -75,9 +77,11 @@ def alone(run: Run) -> str:
         column = next(fitting, None) if variable.dims == ("time", "draw") else None
         columns += [column] if column else []
         left_out += [] if column else [name]
-    note = "; means, +- half of the 95 % interval" if len(columns) > 1 else ""
+    note = "" if len(columns) == 1 else "; one draw has no interval" if run.draws == "1" else INTERVAL
+    note += CERTIFIED if note == INTERVAL and run.has("spectral_norm") else ""
     what = f"; f is the network's own output, {run.model.get('parameterization')}" if run.raw else ""
-    heading = f"{run.label}: {run.draws} draws of {run.data}{note}{_after(run.own_time)}{what}"
+    drawn = "1 draw" if run.draws == "1" else f"{run.draws} draws"
+    heading = f"{run.label}: {drawn} of {run.data}{note}{_after(run.own_time)}{what}"
     above = textwrap.fill(heading, WIDTH)
     text = lines(above, columns) if len(columns) > 1 else above
     return "\n".join([text, textwrap.fill(f"Not shown: {', '.join(left_out)}.", WIDTH)] if left_out else [text])
@@ -123,12 +127,7 @@ def symbol(run: Run, variable: str) -> str:
 
 
 def means(curve: Curve, times: np.ndarray) -> list[str]:
-    s = curve.statistics
-    return _at(curve.run, times, lambda i: with_half_width(s.mean[i], s.half_width[i]))
-
-
-def intervals(lower: Sequence[str], upper: Sequence[str]) -> list[str]:
-    return [f"[{a}, {b}]" if a else "" for a, b in zip(lower, upper, strict=True)]
+    return _at(curve.run, times, lambda i: value(curve, i))
 
 
 def of_times(run: Run, name: str, times: np.ndarray) -> list[str]:
@@ -146,24 +145,3 @@ def ratios(first: Curve, second: Curve, times: np.ndarray) -> list[str]:
 def _at(run: Run, times: np.ndarray, text: Callable[[int], str]) -> list[str]:
     place = {k: i for i, k in enumerate(run.timestep.tolist())}
     return [text(place[k]) if k in place else "" for k in times.tolist()]
-
-
-def spectral_words(run: Run) -> list[str]:
-    """Where the Jacobian is largest, and how well that is known."""
-    if not run.has("spectral_norm"):
-        return []
-    lower, upper = run.statistics("spectral_norm").mean, run.statistics("spectral_norm_upper").mean
-    if not np.isfinite(lower).any():
-        return []
-    top = int(np.nanargmax(lower))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        width = float((run.dataset["spectral_norm_upper"] / run.dataset["spectral_norm"] - 1).max())
-    confidence = float(run.dataset["spectral_norm_upper"].attrs.get("confidence", "0.99").split()[0])
-    wide = f"each draw's interval is at most {width:.1%} wide"
-    if not np.isfinite(width):
-        wide = "of some draws rounding leaves an upper bound alone, --dtype float64 both"
-    return [
-        f"{run.label}: the spectral norm of d {run.output}/dx is largest at timestep {run.timestep[top]:.4g}, in "
-        f"[{plain(lower[top])}, {plain(upper[top])}] on average; {wide} (at {confidence:.0%} "
-        "confidence)."
-    ]

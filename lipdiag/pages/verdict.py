@@ -17,7 +17,7 @@ from ..findings.modules import modules
 from ..findings.steps import highest
 from ..printing import plain
 from ..results.curve import DERIVATIVES, QUOTIENTS, Curve, curves
-from ..results.headline import SPEEDS, peak, reference, shared_words
+from ..results.headline import SPEEDS, hedge, peak, reference, shared_words, spectral_norm
 from ..results.run import Run
 from ..statistics import Estimate, mean, ratio
 
@@ -124,17 +124,17 @@ def _extreme(run: Run, variable: str) -> tuple[int, Estimate] | None:
 
 def of_space(run: Run) -> Iterator[Verdict]:
     """Where the Jacobian in x is largest."""
-    if not run.has("spectral_norm") or (top := _extreme(run, "spectral_norm")) is None:
+    if not run.has("spectral_norm") or (at := peak(curve := spectral_norm(run))) is None:
         return
-    at, estimate = top
-    words = f"In space it is most sensitive at timestep {run.timestep[at]:.4g}: a small change of x changes the "
-    words += f"{'output' if run.raw else 'predicted noise'} up to {plain(estimate.value)} times as much, on average "
-    words += "over draws"
+    s = curve.statistics
+    low, high = (float(end) if np.isfinite(end) else np.nan for end in (s.low[at], s.high[at]))
+    words = f"In space it is most sensitive at timestep {run.timestep[at]:.4g}{hedge(s, at)}: a small change of x "
+    words += f"changes the {'output' if run.raw else 'predicted noise'} up to {plain(s.mean[at])} times as much, on "
+    what = f"spectral norm of d {run.output}/dx, mean over draws; the interval holds the error of the draws"
     if run.has("spectral_norm_upper"):
-        upper = run.values("spectral_norm_upper")[at]
         confidence = str(run.dataset["spectral_norm_upper"].attrs.get("confidence", "0.99")).split()[0]
-        words += f"; the certified upper bound of it is {plain(np.nanmean(upper))} (confidence {confidence} a draw)"
-    yield Verdict(words + ".", f"spectral norm of d {run.output}/dx, mean of lower bounds", estimate)
+        what += f" and the certified interval of each (confidence {confidence} a draw)"
+    yield Verdict(words + "average over draws.", what, Estimate(float(s.mean[at]), low, high, int(s.count[at])))
 
 
 def of_bound(run: Run) -> Iterator[Verdict]:
@@ -179,10 +179,10 @@ def of_slope(run: Run) -> Iterator[Verdict]:
 
 
 def of_largest(run: Run, variable: str, words: str, what: str) -> Iterator[Verdict]:
-    """Where the mean of a variable is largest, in words with {} for the timestep."""
+    """Where the mean of a variable is largest, in words with {} for the timestep and how far it is shown."""
     if run.has(variable) and (top := _extreme(run, variable)) is not None:
         at, estimate = top
-        yield Verdict(words.format(f"{run.timestep[at]:.4g}"), what, estimate)
+        yield Verdict(words.format(f"{run.timestep[at]:.4g}{hedge(run.statistics(variable), at)}"), what, estimate)
 
 
 def of_symmetry(run: Run) -> Iterator[Verdict]:
@@ -213,8 +213,10 @@ def of_geometry(run: Run) -> Iterator[Verdict]:
     ):
         if name in follows and np.isfinite(follows[name][0][0]).any():
             estimate = mean(*measured(follows[name][0][0]))
-            words = f"{so} {plain(estimate.value)} of {run.dimension} dimensions at the noise of timestep "
-            yield Verdict(f"{words}{run.timestep[0]:.4g}.", follows[name][1], estimate)
+            words = f"{so} {plain(estimate.value)} of {run.dimension} dimensions"
+            if name == "dimension_by_loss" and estimate.value >= (run.dimension or np.inf):
+                words = f"Its loss bounds the dimensions of the data by no fewer than all {run.dimension} that x has"
+            yield Verdict(f"{words} at the noise of timestep {run.timestep[0]:.4g}.", follows[name][1], estimate)
     if "memorized" in follows:
         share = mean(*measured(follows["memorized"][0][0]))
         words = f"At the noise of timestep {run.timestep[0]:.4g} the model knows {share.value:.0%} of these x0 by "

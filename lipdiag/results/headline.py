@@ -1,11 +1,15 @@
 """What stands out in curves, as numbers and in words."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..printing import plain, with_half_width
+from ..statistics import ratio
 from .curve import Curve
+from .distribution import Statistics
+from .run import Run
 
 SPEEDS = {"time_difference": "K", "time_derivative": "|d eps/dt|"}
 REFERENCE = 0.1
@@ -16,6 +20,31 @@ def peak(curve: Curve) -> int | None:
     """Where the mean is largest; None where nothing was measured."""
     mean = curve.statistics.mean
     return int(np.nanargmax(mean)) if np.isfinite(mean).any() else None
+
+
+def hedge(s: Statistics, top: int) -> str:
+    """What to say behind the timestep of a largest mean, as far as others are not shown to have less."""
+    others = np.delete(s.high, top)
+    others = others[~np.isnan(others)]
+    near = int((others >= s.low[top]).sum())
+    if not others.size:
+        return ", the only one measured"
+    if near == others.size:
+        return ", and no timestep is shown to have less"
+    return f", not shown to be above {near} of the {others.size} others" if near else ""
+
+
+def spectral_norm(run: Run) -> Curve:
+    """The spectral norm over time, in an interval of its mean that holds the error of the draws and of each draw.
+
+    Each draw's norm lies between its lower and its upper bound, so that the mean of all does between the low end of
+    Student's interval of the lower bounds and the high end of that of the upper ones; told is the middle of both means.
+    """
+    lower = run.statistics("spectral_norm")
+    upper = run.statistics("spectral_norm_upper") if run.has("spectral_norm_upper") else lower
+    middle = (lower.mean + upper.mean) / 2
+    half = (upper.mean - lower.mean) / 2 + np.maximum(lower.half_width, upper.half_width)
+    return Curve(run, "spectral_norm", replace(lower, mean=middle, low=middle - half, high=middle + half))
 
 
 def reference(curve: Curve) -> int | None:
@@ -62,14 +91,16 @@ def peak_words(curve: Curve) -> list[str]:
     name = SPEEDS[curve.variable].replace("eps", curve.run.output)
     if top is None:
         return [f"{curve.run.label}: {name} was measured nowhere."]
-    where = f"{curve.run.timestep[top]:.4g} with {_value(curve, top)}"
-    others = np.arange(len(curve.statistics.mean)) != top
-    if not (curve.statistics.high[others] < curve.statistics.low[top]).any():
-        return [f"{curve.run.label}: {name} is largest at timestep {where}, and no timestep is shown to have less."]
+    where = f"{curve.run.timestep[top]:.4g} with {value(curve, top)}"
+    doubt = hedge(curve.statistics, top)
+    if doubt.startswith((", and no", ", the only")):
+        return [f"{curve.run.label}: {name} is largest at timestep {where}{doubt}."]
     said = f"{curve.run.label}: {name} peaks at timestep {where}"
     if far is not None and far != top:
-        ratio = curve.statistics.mean[top] / curve.statistics.mean[far]
-        said += f", {plain(ratio)} times its value at timestep {curve.run.timestep[far]:.4g} ({_value(curve, far)})"
+        a, b = curve.run.values(curve.variable)[[top, far]]
+        kept = np.isfinite(a + b)
+        times = str(ratio(a[kept], b[kept])).partition(", n")[0]
+        said += f", {times} times its value at timestep {curve.run.timestep[far]:.4g} ({value(curve, far)})"
     return [said + "."]
 
 
@@ -119,5 +150,28 @@ def moved_words(twin: Curve, shared: Curve) -> list[str]:
     return [" ".join(said)] if said else []
 
 
-def _value(curve: Curve, i: int) -> str:
+def spectral_words(run: Run) -> list[str]:
+    """Where the Jacobian is largest, and how well that is known."""
+    if not run.has("spectral_norm"):
+        return []
+    curve = spectral_norm(run)
+    top = peak(curve)
+    if top is None:
+        return []
+    upper = run.dataset["spectral_norm_upper"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        width = float((upper / run.dataset["spectral_norm"] - 1).max())
+    confidence = float(upper.attrs.get("confidence", "0.99").split()[0])
+    wide = f"each draw's certified interval is at most {width:.1%} wide"
+    if not np.isfinite(width):
+        wide = "of some draws rounding leaves an upper bound alone, --dtype float64 both"
+    return [
+        f"{run.label}: the spectral norm of d {run.output}/dx is largest at timestep {run.timestep[top]:.4g} with "
+        f"{value(curve, top)}{hedge(curve.statistics, top)}; {wide} (at {confidence:.0%} "
+        "confidence)."
+    ]
+
+
+def value(curve: Curve, i: int) -> str:
+    """The mean at a timestep with the half-width of its interval."""
     return with_half_width(curve.statistics.mean[i], curve.statistics.half_width[i])
