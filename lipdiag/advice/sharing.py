@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..printing import Row, plain
+from ..results.command import again
 from ..results.curve import Curve, curves
 from ..results.headline import SPEEDS
 from ..results.run import Run, read
@@ -220,7 +221,7 @@ def words(advice: Advice) -> Words:
         notes.append(f"Jumps at the ends of the first row's blocks, were this model itself told so: {jumps}.")
     code = [("lipdiag train with", f"--etsdm {advice.etsdm}"), ("or, in a training loop of your own", str(advice.call))]
     if not advice.measured:
-        code.append(("to have it measured", f"lipdiag measure {run.checkpoint} {COMMAND} --out NEW.zarr"))
+        code.append(("to have it measured", again(run.dataset, COMMAND)))
     return Words(said, rows, notes, code, CAUTION)
 
 

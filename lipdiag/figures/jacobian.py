@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..results.command import again
 from ..results.curve import Curve
 from ..results.distribution import Statistics, over_draws
 from ..results.run import Run
@@ -68,7 +69,7 @@ def jacobian(canvas: Picture, runs: Sequence[Run]) -> None:
     marks.band_keys(canvas)
     canvas.rows = [row for each in curves for curve in each for row in curve.rows()]
     confidence = runs[0].dataset[UPPER].attrs.get("confidence", "") if certified else ""
-    again = " ".join(f"--quantity {name}" for name in absent)
+    asked = " ".join(f"--quantity {name}" for name in absent)
     canvas.said = [
         "The Jacobian J = d eps / d x at x_t over time, without unit: operator norm from Euclidean to Euclidean, "
         "largest eigenvalue of its symmetric part, Frobenius norm (root of the mean square), trace",
@@ -80,9 +81,7 @@ def jacobian(canvas: Picture, runs: Sequence[Run]) -> None:
         else "",
         "Frobenius norm and trace are estimated with random probes, whose errors are part of the spread",
         "Dashed: no true model exceeds 1 / sigma (the trace: d / sigma)" if drawn else "",
-        f"Not measured: {', '.join(absent)} (`lipdiag measure {runs[0].checkpoint} {again} --out NEW.zarr`)"
-        if absent
-        else "",
+        f"Not measured: {', '.join(absent)} (`{again(runs[0].dataset, asked)}`)" if absent else "",
     ]
 
 

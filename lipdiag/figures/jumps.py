@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..printing import Row
+from ..results.command import again
 from ..results.distribution import Statistics, over_draws
 from ..results.run import Run
 from . import captions, marks
@@ -82,7 +83,7 @@ def stepwise(run: Run, edges: Sequence[int]) -> np.ndarray:
     if run.shared:
         if run.missing_jumps:
             ends = ",".join(str(edge - 1) for edge in edges[1:])
-            asked = f"lipdiag measure {run.checkpoint} --timesteps {ends} --quantity time_difference --out NEW.zarr"
+            asked = again(run.dataset, f"--timesteps {ends} --quantity time_difference")
             missing = ", ".join(map(str, run.missing_jumps))
             raise UsageError(
                 f"{run.label} has no K at timesteps {missing}, where blocks end; measure it with `{asked}`"
@@ -92,7 +93,7 @@ def stepwise(run: Run, edges: Sequence[int]) -> np.ndarray:
         steps[at[inside]] = values[inside]
         return steps
     if at[0] > 0 or at[-1] < every[-1]:
-        asked = f"lipdiag measure {run.checkpoint} --quantity time_difference --out NEW.zarr"
+        asked = again(run.dataset, "--timesteps log:64 --quantity time_difference")
         raise UsageError(f"{run.label} has no K from timestep 0 to {every[-1]}; measure all of it with `{asked}`")
     return np.stack([np.interp(every, at, draw) for draw in values.T], 1)
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import UsageError
 from ..findings.theory import LEAST_TIMES, noise_level
 from ..printing import shortened
+from ..results.command import again
 from ..results.run import Run
 from . import marks
 from .canvas import LONGEST, Picture
@@ -63,8 +64,8 @@ def columns(run: Run) -> dict[str, np.ndarray]:
     """The schedule at the run's timesteps, with its rates per unit t."""
     if run.timestep.size < LEAST_TIMES:
         raise UsageError(
-            f"{run.label} has {run.timestep.size} timesteps, too few to draw its schedule; `lipdiag measure "
-            f"{run.checkpoint} --timesteps log:64 --quantity loss --out NEW.zarr` makes a run with 64"
+            f"{run.label} has {run.timestep.size} timesteps, too few to draw its schedule; "
+            f"`{again(run.dataset, '--timesteps log:64 --quantity loss')}` makes a run with 64"
         )
     stored = {name: run.time(name) for name in ("timestep", "t", "alpha", "sigma", "logsnr", "dlogsnr_dtimestep")}
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError
+from ..results.command import again
 from ..results.run import Run, read
 from ..statistics import Estimate, mean
 from .theory import noise_level
@@ -73,8 +74,7 @@ def geometry(run: "xr.Dataset") -> "xr.Dataset":
     readings = derived(one)
     if not readings:
         raise UsageError(
-            f"{one.label} has nothing that tells of geometry; measure it with `lipdiag measure {one.checkpoint} "
-            f"{SOURCES} --out NEW.zarr`"
+            f"{one.label} has nothing that tells of geometry; measure it with `{again(one.dataset, SOURCES)}`"
         )
     variables = {
         name: (("time", "draw"), values, {"long_name": what, "units": unit, "norm": norm})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError, unknown
+from ..results.command import again, examining
 from ..results.run import Run, read
 from .checks import CHECKS
 from .diagnosis import Diagnosis, Line
@@ -117,6 +118,6 @@ def missing(run: Run, names: Sequence[str]) -> str:
     *questions, last = (CHECKS[name].question for name in names)
     asked = f"{', '.join(questions)} and {last}" if questions else last
     return (
-        f"Of {run.label} it is not judged {asked}: measure it with `lipdiag measure {run.checkpoint} {command} "
-        f"--out NEW.zarr`, or ask `lipdiag doctor {run.checkpoint}`."
+        f"Of {run.label} it is not judged {asked}: measure it with `{again(run.dataset, command)}`, or ask "
+        f"`{examining(run.dataset)}`."
     )

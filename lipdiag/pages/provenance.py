@@ -1,17 +1,12 @@
 """Where a run comes from: model, data, plan, launches, and the commands that make it again."""
 
-import shlex
 from typing import Any
 
 from ..files import mapping
 from ..printing import shortened
-from ..results.label import IN_MEMORY
+from ..results.command import commands, launches
 from ..results.run import Run
-from ..text import printable
 from .html import Markup, element, joined
-
-OPTIONS = ("draws", "step", "certified_width", "probes", "batch", "dtype", "products", "seed")
-"""Options of `lipdiag measure`, beside timesteps, quantities and data."""
 
 LISTS = ("timesteps", "quantities")
 
@@ -23,8 +18,8 @@ def provenance(run: Run) -> Markup:
     model = {key.replace("weights_sha256", "sha256 of tensors"): value for key, value in run.model.items()}
     facts = {"checkpoint": run.dataset.attrs.get("checkpoint"), **model, **data, **plan}
     told = [(element("dt", key.replace("_", " ")), element("dd", _spelled(value))) for key, value in facts.items()]
-    again = element("pre", element("code", [[command, Markup("\n")] for command in commands(run)]))
-    records = [element("li", line) for line in map(record, launches(run))]
+    again = element("pre", element("code", [[command, Markup("\n")] for command in commands(run.dataset)]))
+    records = [element("li", line) for line in map(record, launches(run.dataset))]
     return joined(
         [
             element("dl", *told),
@@ -33,42 +28,6 @@ def provenance(run: Run) -> Markup:
             [element("p", "Launches:"), element("ul", records, class_="soft")] if records else [],
         ]
     )
-
-
-def launches(run: Run) -> list[dict[str, Any]]:
-    """Records of the launches that filled a run."""
-    listed = run.dataset.attrs.get("launches")
-    return [launch for launch in listed if isinstance(launch, dict)] if isinstance(listed, list) else []
-
-
-def commands(run: Run) -> list[str]:
-    """The commands of launches from a shell, else the one that the frozen plan spells; for a model in memory a call."""
-    typed = [launch["argv"] for launch in launches(run) if isinstance(launch.get("argv"), list)]
-    shells = [argv for argv in typed if argv and str(argv[0]).endswith("lipdiag")]
-    if shells:
-        return list(dict.fromkeys(shlex.join([printable(word) for word in argv]) for argv in shells))
-    plan, checkpoint = run.plan, run.dataset.attrs.get("checkpoint", IN_MEMORY)
-    times = [f"{k:.17g}" for k in run.timestep]
-    if checkpoint == IN_MEMORY:
-        fields = {key: plan[key] for key in (*OPTIONS, "quantities") if plan.get(key) is not None}
-        known = {"timesteps": tuple(map(float, times)), "draws": run.dataset.sizes["draw"], **fields}
-        spelled = ", ".join(f"{key}={value!r}" for key, value in known.items())
-        return [printable(f"lipdiag.measure(model, data, lipdiag.Plan({spelled}))")]
-    words = ["lipdiag", "measure", str(checkpoint), "--timesteps", ",".join(times)]
-    planned = {"draws": run.dataset.sizes["draw"], **{key: plan.get(key) for key in OPTIONS if key in plan}}
-    for key, value in planned.items():
-        words += [] if value is None else [f"--{key.replace('_', '-')}", f"{value}"]
-    for quantity in plan.get("quantities") or ():
-        words += ["--quantity", str(quantity)]
-    for key, value in asked(run).items():
-        told = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        words += [f"--{key.replace('_', '-')}", *([] if value is True else [told])]
-    return [shlex.join([printable(word) for word in words])]
-
-
-def asked(run: Run) -> dict[str, Any]:
-    """What was told in Python besides the plan, as launches have it on record."""
-    return {key: value for launch in launches(run) for key, value in mapping(launch.get("asked")).items()}
 
 
 def record(launch: dict[str, Any]) -> str:
@@ -85,7 +44,7 @@ def record(launch: dict[str, Any]) -> str:
 
 def version(run: Run) -> str:
     """The version of the lipdiag that measured."""
-    known = [str(mapping(launch.get("versions")).get("lipdiag", "")) for launch in launches(run)]
+    known = [str(mapping(launch.get("versions")).get("lipdiag", "")) for launch in launches(run.dataset)]
     return ", ".join(dict.fromkeys(filter(None, known))) or "unknown version"
 
 

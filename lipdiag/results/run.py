@@ -16,6 +16,7 @@ from ..errors import RunError, UsageError
 from ..files import mapping
 from ..text import printable
 from .clock import recorded, second_times, sharing
+from .command import again
 from .distribution import Statistics, over_draws
 from .label import IN_MEMORY, label_of, labels_for, unique
 
@@ -288,7 +289,7 @@ class Run:
         """
         for variable in variables:
             if not self.has(variable):
-                asked = f"lipdiag measure {self.checkpoint} --quantity {quantity}{options} --out NEW.zarr"
+                asked = again(self.dataset, f"--quantity {quantity}{options}")
                 raise UsageError(f"{self.label} has no {variable}; measure it with `{asked}`")
 
     @property

@@ -26,9 +26,10 @@ from lipdiag.pages.graphic import points
 from lipdiag.pages.html import element
 from lipdiag.pages.latex import SPECIAL
 from lipdiag.pages.page import page
-from lipdiag.pages.provenance import commands, provenance, version
+from lipdiag.pages.provenance import provenance, version
 from lipdiag.pages.summary import summary, to_do
 from lipdiag.pages.verdict import between, verdicts
+from lipdiag.results.command import commands
 from lipdiag.results.run import read
 from lipdiag.statistics import mean, ratio
 from tests.holm import coverage
@@ -194,9 +195,9 @@ def test_points_tell_the_mean_and_how_many_draws(ddpm, single):
 
 def test_the_command_that_made_a_run_is_given_or_spelled_from_its_plan(ddpm):
     launched = ddpm.assign_attrs(launches=[{"argv": ["lipdiag", "measure", "my model.pt"]}])
-    assert commands(read([launched])[0]) == ["lipdiag measure 'my model.pt'"]
+    assert commands(launched) == ["lipdiag measure 'my model.pt'"]
     frozen = {**ddpm.attrs["frozen"], "plan": {"step": None, "seed": 3, "quantities": ["loss"]}}
-    spelled = commands(read([ddpm.assign_attrs(frozen=frozen).isel(time=[0, 5])])[0])
+    spelled = commands(ddpm.assign_attrs(frozen=frozen).isel(time=[0, 5]))
     assert spelled == ["lipdiag measure digits-ddpm --timesteps 0,5 --draws 64 --seed 3 --quantity loss"]
 
 
@@ -207,7 +208,7 @@ def test_a_run_made_in_python_tells_the_whole_command(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run = lipdiag.measure("digits-ddpm", "digits", plan, **told)
-    (command,) = commands(read([run])[0])
+    (command,) = commands(run)
     assert "--data digits --schedule quadratic --weights ema --shape 1,8,8" in command
     found = CliRunner().invoke(main, [*shlex.split(command)[1:], "--no-probe", "--out", str(tmp_path / "a.zarr")])
     assert found.exit_code == 0, found.output
