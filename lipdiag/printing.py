@@ -46,6 +46,11 @@ def with_half_width(mean: float, half: float) -> str:
     return f"{mean:.{decimals}f} +- {half:.{decimals}f}"
 
 
+def counted(number: float, noun: str) -> str:
+    """So many of something: 1 pair, 2 pairs."""
+    return f"{number:.0f} {noun}" if number == 1 else f"{number:.0f} {noun}s"
+
+
 def _short(text: str) -> str:
     """1.0e-05 as 1.0e-5."""
     return text.replace("e-0", "e-").replace("e+0", "e+")

@@ -31,4 +31,4 @@ def bar(total: int | None, unit: str, what: str, quiet: bool = False, **about: A
     if total is None:
         about |= {"delay": 0.1}  # it is shown with the first of them: until then all may be refused
     # a speed over many units: they differ much in price
-    return tqdm(total=total, unit=unit, desc=what, disable=quiet, smoothing=0.05, **about)
+    return tqdm(total=total, unit=f" {unit}s", desc=what, disable=quiet, smoothing=0.05, **about)

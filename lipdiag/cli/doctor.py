@@ -66,7 +66,7 @@ def doctor(
     its timesteps, its evidence and what to do. What is allowed is in --checks.
     """
     from ..health.examine import PLAN, beside, examine
-    from ..study.measure import estimate
+    from ..study.preparation import estimate
     from .measure import Teller, duration
 
     require_model(model, given["factory"], "doctor")

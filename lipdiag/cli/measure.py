@@ -10,7 +10,7 @@ import click
 
 from ..errors import Caution, UsageError
 from ..lean import hastily
-from ..printing import describe_facts
+from ..printing import counted, describe_facts
 from .options import (
     computing,
     everywhere,
@@ -232,7 +232,7 @@ def size(numbers: float) -> str:
 
 def described(plan: Any, ready: Any, as_json: bool) -> str:
     """A plan with the timesteps of its study; as JSON with the price too, which is told elsewhere otherwise."""
-    from ..study.measure import estimate
+    from ..study.preparation import estimate
 
     accuracy = dataclasses.asdict(plan.accuracy)
     resolved = {name: value for name, value in dataclasses.asdict(plan).items() if name not in accuracy} | accuracy
@@ -242,19 +242,30 @@ def described(plan: Any, ready: Any, as_json: bool) -> str:
 
 def describe_cost(ready: Any, out: Path | None) -> str:
     """The study and its price, in a few lines."""
-    from ..study.measure import estimate
+    from ..study.preparation import estimate
 
-    cost = estimate(ready)
+    cost, draws = estimate(ready), ready.plan.draws
+    whole = len(ready.timesteps) * draws
+    line = f"{counted(len(ready.timesteps), 'timestep')} x {counted(draws, 'draw')} = {counted(whole, 'pair')}"
+    if ready.shard != (0, 1):
+        line += f", {cost['pairs']:.0f} of them in shard {ready.shard[0]}/{ready.shard[1]}"
+    line += f"; x0: {ready.source.name}"
+    if ready.store.draws > draws:
+        line += f"; the run has {ready.store.draws} draws already, and its table tells of all"
+    into = [f"into {out}"] if out else []
+    if not cost["left"]:
+        return "\n".join([line, "nothing of that is left to be measured", *into])
+    if cost["left"] < cost["pairs"]:
+        line += f"; {cost['left']:.0f} left to be measured"
     lines = [
-        f"{len(ready.timesteps)} timesteps x {ready.plan.draws} draws = {cost['pairs']:.0f} pairs; "
-        f"x0: {ready.source.name}",
-        f"about {cost['passes']:.0f} forward passes each, "
+        line,
+        f"about {cost['passes']:.0f} forward pass{'es' if cost['passes'] > 1 else ''} each, "
         + (f"{cost['sample_passes']} for the x0 of each draw, " if cost["sample_passes"] else "")
         + duration(cost["seconds"])
         + ("" if ready.plan.tolerance is None else f" for the first look, up to {ready.plan.max_draws} draws"),
-        f"about {size(cost['memory'])} for weights and activations of {ready.batch} pairs at a time",
+        f"about {size(cost['memory'])} for weights and activations of {counted(ready.batch, 'pair')} at a time",
     ]
-    return "\n".join([*lines, *([f"into {out}"] if out else [])])
+    return "\n".join([*lines, *into])
 
 
 class Teller:

@@ -17,8 +17,9 @@ from ..design.points import ends
 from ..errors import CheckpointError, UsageError
 from ..quantities.point import Point
 from ..results.run import read
+from ..store.notes import NOT_TRIED
 from ..store.store import open_run
-from ..study.measure import NOT_TRIED, carry_out, prepared
+from ..study.measure import carry_out, prepared
 from ..study.network import worded
 from ..study.resolve import resolve_model
 from ..study.study import Study

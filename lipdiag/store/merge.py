@@ -29,6 +29,11 @@ class Merged:
     missing: int = 0
     quarantined: int = 0
 
+    @property
+    def taken(self) -> int:
+        """Pairs that were found measured."""
+        return self.copied + self.agreeing
+
 
 def merge(out: Path, runs: list[Path], progress: Callable[[int], Any] = lambda _: None) -> Merged:
     """Copy every unit of `runs` that is done into `out`.
@@ -39,7 +44,7 @@ def merge(out: Path, runs: list[Path], progress: Callable[[int], Any] = lambda _
     Args:
         out: The joined run.
         runs: Folders of runs.
-        progress: Called with the number of pairs after each unit looked at.
+        progress: Called with the number of measured pairs of each unit.
 
     Raises:
         RunError: If they are not runs of one plan, model and data, or hold different values for the same pair.
@@ -65,8 +70,9 @@ def merge(out: Path, runs: list[Path], progress: Callable[[int], Any] = lambda _
     merged, times = Merged(out), target.group["done"].shape[0]
     for run, source in zip(runs, sources, strict=True):
         for unit in units(target.layout, times, range(source.draws)):
+            before = merged.taken
             copy_unit(target, source, unit, run, merged)
-            progress(size(unit))
+            progress(merged.taken - before)
         known = target.attributes.get("launches", [])
         target.record([launch for launch in source.attributes.get("launches", []) if launch not in known])
     done = target.group["done"][:]

@@ -10,6 +10,12 @@ from ..errors import Caution
 KINDS = ("warnings", "notes")
 """Those that may change what a number means, and facts."""
 
+TRIED = "calibration:"
+"""How what the probe of a model's conventions found begins."""
+
+NOT_TRIED = "whether prediction, time, schedule and range are told right was not tried"
+"""In its place; of no account once another launch has tried it."""
+
 
 def sorted_out(notes: Sequence[str]) -> dict[str, list[str]]:
     """Cautions and facts by the words of `KINDS`, for the record of a launch."""
@@ -30,6 +36,13 @@ def lacking(done: np.ndarray) -> list[str]:
     return [f"{lost} of {done.size} pairs are not measured; going on with the measurement into its folder adds them"]
 
 
+def recalled(attributes: Mapping[str, Any], start: str) -> list[str]:
+    """What earlier launches of a run noted that begins so."""
+    notes = collected(attributes, np.ones(1))
+    kept = {kind: [note for note in texts if note.startswith(start)] for kind, texts in notes.items()}
+    return [*map(Caution, kept["warnings"]), *kept["notes"]]
+
+
 def collected(attributes: Mapping[str, Any], done: np.ndarray) -> dict[str, list[str]]:
     """The warnings and the notes of every launch that filled a run, each once, and that it is not whole.
 
@@ -44,5 +57,7 @@ def collected(attributes: Mapping[str, Any], done: np.ndarray) -> dict[str, list
         lists = [record.get(kind) for record in records]
         texts = [text for texts in lists if isinstance(texts, list) for text in texts if isinstance(text, str)]
         notes[kind] = list(dict.fromkeys(texts))
+    if any(note.startswith(TRIED) for texts in notes.values() for note in texts):
+        notes = {kind: [note for note in texts if not note.startswith(NOT_TRIED)] for kind, texts in notes.items()}
     notes["warnings"] += lacking(done)
     return notes

@@ -103,13 +103,21 @@ class Store:
 
     def attempts(self) -> np.ndarray:
         """(times, draws): the marks of the launches that began a pair that is still missing."""
-        done = self._arrays()["done"]
+        held = self.held()
         if "attempts" not in self._arrays():
-            return np.zeros(done.shape, np.int8)
+            return np.zeros(held.shape, np.int8)
         try:
-            return np.where(done[:] == MISSING, self._arrays()["attempts"][:], 0)
+            return np.where(held, 0, self._arrays()["attempts"][:])
         except UNREADABLE:  # a damaged mark forgets the deaths, at the price of more
-            return np.zeros(done.shape, np.int8)
+            return np.zeros(held.shape, np.int8)
+
+    def held(self) -> np.ndarray:
+        """(times, draws): the pairs that are measured or given up; none where a mark is damaged."""
+        done = self._arrays()["done"]
+        try:
+            return np.asarray(done[:] != MISSING)
+        except UNREADABLE:
+            return np.zeros(done.shape, bool)
 
     def begin(self, unit: WorkUnit, mark: int) -> None:
         """Mark a unit that a launch begins: should it die, the next one can tell."""

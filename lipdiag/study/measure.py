@@ -29,11 +29,12 @@ from ..progress import bar
 from ..quantities.catalogue import QUANTITIES
 from ..readiness.answer import answered, in_a_sentence, verify_weights
 from ..shared_network import lifted
-from ..store.notes import lacking
+from ..store.notes import NOT_TRIED, TRIED, lacking, recalled
 from . import preparation, study
 from .device import placed, resolve_device
 from .memory import recompute
 from .network import worded
+from .preparation import estimate
 from .resolve import MODEL_BATCH, remarks, resolve_model, resolve_source
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ PROBE_SECONDS, PROBE_SHARE = 60.0, 0.1
 """What the probe of conventions may take: so long, or that much of a longer run."""
 
 SET_ASIDE = "torch.compile is set aside: the network is measured as it is written"
-NOT_TRIED = "whether prediction, time, schedule and range are told right was not tried"
 
 
 @contextmanager
@@ -136,7 +136,8 @@ def check_model(ready: study.Study, probe: bool) -> None:
     """Check the model of a study before it is measured, its conventions too where `probe` asks for that."""
     with in_a_sentence(ready.predictor, ready.plan):
         preparation.check(ready)
-        ready.notes += tried_conventions(ready) if probe else [NOT_TRIED]
+        told = recalled(ready.store.attributes, TRIED)
+        ready.notes += told or (tried_conventions(ready) if probe else [NOT_TRIED])
 
 
 def of_raw_output(plan: Plan) -> Plan:
@@ -163,8 +164,11 @@ def tried_conventions(ready: study.Study) -> list[str]:
 
     cost = estimate(ready)
     seconds = PASSES * cost["pass_seconds"]
+    if not cost["left"]:
+        return []
     if seconds > max(PROBE_SECONDS, PROBE_SHARE * cost["seconds"]):
-        return [Caution(f"{NOT_TRIED}, which would take {seconds / 60:.0f} min: `lipdiag inspect --data` tries them")]
+        said = Caution(f"{NOT_TRIED}, which would take {seconds / 60:.0f} min: `lipdiag inspect --data` tries them")
+        return recalled(ready.store.attributes, NOT_TRIED) or [said]
     try:
         return calibration(ready.predictor, ready.source)
     except (UnfiniteError, RuntimeError, ValueError, IndexError, AssertionError) as error:
@@ -212,26 +216,6 @@ def launch(ready: study.Study) -> dict[str, Any]:
         threads=torch.get_num_threads(),
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
-
-
-def estimate(ready: study.Study) -> dict[str, float]:
-    """What a study will cost.
-
-    Returns:
-        pairs, forward passes a pair at least, sample_passes that making x0 takes a draw, seconds at 1.25 times the
-        passes a pair, and bytes of memory; pass_seconds of a pair's forward pass.
-    """
-    pairs = len(ready.timesteps) * ready.plan.draws / ready.shard[1]
-    sampling = -(-ready.plan.draws // MODEL_BATCH) * MODEL_BATCH * ready.source.passes
-    pass_seconds = ready.forward_seconds / ready.layout.pairs
-    return {
-        "pairs": pairs,
-        "passes": ready.floor,
-        "sample_passes": ready.source.passes,
-        "pass_seconds": pass_seconds,
-        "seconds": (pairs * 1.25 * ready.floor + sampling) * pass_seconds,
-        "memory": ready.memory,
-    }
 
 
 def measure(
@@ -330,11 +314,12 @@ def carry_out(ready: study.Study, quiet: bool = False, asked: dict[str, Any] | N
     """
     facts = launch(ready) | ({"asked": asked} if asked else {})
     began, ended = time.perf_counter(), "interrupted"
-    progress = bar(int(estimate(ready)["pairs"]), "pair", "measuring", quiet)
+    pairs, left = ready.share()
+    progress = bar(pairs, "pair", "measuring", quiet or not left)
     done = 0
     try:
         for state in study.run(ready):
-            progress.total = state.total // ready.shard[1]
+            progress.total = pairs if ready.plan.tolerance is None else state.total
             progress.update(state.done - done)
             done = state.done
             if state.message:

@@ -25,6 +25,7 @@ from ..store.layout import Layout, WorkUnit, units
 from ..store.suspicion import PRICED, Suspicion
 from .memory import UNKNOWN, Need, at_once, free, need
 from .microbatch import pair_seconds
+from .resolve import MODEL_BATCH
 from .study import Study
 
 LOOKED_AT = 64
@@ -110,6 +111,27 @@ def price(study: Study) -> None:
     finally:
         if new is not None:
             study.store.begin(new, 0)
+
+
+def estimate(study: Study) -> dict[str, float]:
+    """What a study will cost.
+
+    Returns:
+        pairs of this process, those left to be measured, forward passes a pair at least, sample_passes that making x0
+        takes a draw, seconds at 1.25 times the passes a pair left, bytes of memory, pass_seconds of a forward pass.
+    """
+    pairs, left = study.share()
+    sampling = -(-study.plan.draws // MODEL_BATCH) * MODEL_BATCH * study.source.passes
+    pass_seconds = study.forward_seconds / study.layout.pairs
+    return {
+        "pairs": pairs,
+        "left": left,
+        "passes": study.floor,
+        "sample_passes": study.source.passes,
+        "pass_seconds": pass_seconds,
+        "seconds": (left * 1.25 * study.floor + sampling * bool(left)) * pass_seconds,
+        "memory": study.memory,
+    }
 
 
 def check(study: Study) -> None:

@@ -82,6 +82,13 @@ class Study:
         """The timesteps and the draws of a unit."""
         return self.timesteps[unit.times].tolist(), range(unit.draws.start, unit.draws.stop)
 
+    def share(self) -> tuple[int, int]:
+        """Pairs that are this process's, of the first look under a tolerance, and how many of them are to come."""
+        every = units(self.layout, len(self.timesteps), range(self.plan.draws))[self.shard[0] :: self.shard[1]]
+        held = self.store.held()
+        parts = [held[unit.times, unit.draws] for unit in every]
+        return sum(part.size for part in parts), sum(int((~part).sum()) for part in parts)
+
     @property
     def record(self) -> bool:
         """Whether products are recorded, which keeps activations."""

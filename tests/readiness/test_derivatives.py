@@ -14,8 +14,8 @@ from lipdiag.diffusion.continuous import Karras
 from lipdiag.diffusion.parameterization import x0
 from lipdiag.diffusion.predictor import NetworkPredictor
 from lipdiag.errors import CheckpointError
+from lipdiag.store.notes import NOT_TRIED
 from lipdiag.study import preparation
-from lipdiag.study.measure import NOT_TRIED
 from tests.networks import SHAPE, Mixing, Rounding, Tiny, predictor
 
 DATA = np.random.default_rng(0).normal(size=(20, *SHAPE)).astype(np.float32)

@@ -52,6 +52,10 @@ BUGS = {
         "results/command.py", 'if word.startswith("--")} | PASSING', 'if word.startswith("--")}',
         "results/test_command.py -k user_said",
     ),
+    "a shard of so many pairs as all others": Bug(
+        "study/study.py", "return sum(part.size for part in parts)", "return held.size // self.shard[1]",
+        "study/test_measure.py -k what_is_left",
+    ),
     # what is told with x0
     "a prompt without its library": Bug(
         "checkpoints/prompt.py", 'find_spec("transformers") is None', "False", "checkpoints/test_prompt.py -k refusals",

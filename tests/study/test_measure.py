@@ -8,6 +8,7 @@ import torch
 
 import lipdiag
 from lipdiag.checkpoints import Reading
+from lipdiag.cli.measure import describe_cost
 from lipdiag.data.dataset import dataset
 from lipdiag.design.plan import Plan
 from lipdiag.dialect import in_python
@@ -19,7 +20,7 @@ from lipdiag.diffusion.spelling import parse
 from lipdiag.errors import CheckpointError, LipdiagWarning, UsageError
 from lipdiag.pages.page import page
 from lipdiag.pages.tables import table
-from lipdiag.store.notes import collected
+from lipdiag.store.notes import NOT_TRIED, TRIED, collected, recalled
 from lipdiag.store.store import open_run
 from lipdiag.study import measure as front
 from lipdiag.study import resolve, study
@@ -315,6 +316,32 @@ def test_the_price_is_that_of_the_first_look_at_a_tolerance():
     with front.prepared(predictor(), NORMAL, plan, device="cpu", probe=False) as ready:
         told = front.estimate(ready)["pairs"]
         assert told == next(iter(study.run(ready))).total > 2 * PLAN.draws
+
+
+def test_what_is_left_is_counted_and_a_finished_run_is_told_to_be_so(tmp_path, capfd):
+    """Shards are of whole units, so that 128 pairs in units of 16 are 48, 48 and 32; the bar is full at so many."""
+    plan = Plan(timesteps="0,10", draws=64, quantities=("loss",), batch=16)
+    out = tmp_path / "run.zarr"
+    for shard, pairs in (((0, 3), 48), ((2, 3), 32)):
+        with front.prepared(predictor(), NORMAL, plan, out, device="cpu", probe=False, shard=shard) as ready:
+            assert front.estimate(ready)["pairs"] == front.estimate(ready)["left"] == pairs
+            assert f"= 128 pairs, {pairs} of them in shard {shard[0]}/3" in describe_cost(ready, out)
+            front.carry_out(ready)
+            assert f"{pairs}/{pairs}" in capfd.readouterr().err
+            assert (front.estimate(ready)["left"], front.estimate(ready)["seconds"]) == (0, 0)
+            assert "nothing of that is left to be measured" in describe_cost(ready, out)
+            assert front.tried_conventions(ready) == []
+    with front.prepared(predictor(), NORMAL, plan.replace(draws=4), out, device="cpu", probe=False) as ready:
+        assert "the run has 64 draws already" in describe_cost(ready, out)
+
+
+def test_a_caution_that_a_later_launch_answers_is_of_no_account():
+    told = [{"warnings": [f"{NOT_TRIED}, which would take {n} min"]} for n in (1, 2)]
+    done = np.ones((1, 1))
+    assert recalled({"launches": told}, NOT_TRIED) == told[0]["warnings"] + told[1]["warnings"]
+    told.append({"notes": [f"{TRIED} the convention fits the data"]})
+    assert collected({"launches": told}, done) == {"warnings": [], "notes": told[2]["notes"]}
+    assert recalled({"launches": told}, TRIED) == told[2]["notes"]
 
 
 def test_the_floor_is_of_the_steps_that_were_taken():
