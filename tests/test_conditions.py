@@ -69,7 +69,7 @@ def test_each_draw_is_told_the_conditions_of_its_own_x0(folder, tmp_path):
             assert run["loss"].values[row, i] == pytest.approx(loss.item(), rel=1e-3)
     said = " ".join(run.attrs["launches"][-1]["notes"])
     assert "is told its own channels and encoder_hidden_states" in said
-    assert "encoder_hidden_states = that of x0" in said
+    assert "encoder_hidden_states = that of each x0" in said
     assert "was not tried: each x0 is told something of its own" in " ".join(run.attrs["launches"][-1]["warnings"])
     np.savez(tmp_path / "other.npz", samples=LATENTS, **TOLD | {"channels": TOLD["channels"][::-1]})
     with pytest.raises(RunError, match="sha256"):

@@ -193,7 +193,7 @@ def words(advice: Advice) -> Words:
     """An advice in words."""
     run = advice.run
     cautions = [f"Warning: {caution}." for caution in run.remarks("warnings")]
-    source = f"{SPEEDS[advice.variable]} at {run.timestep.size} timesteps, n = {run.draws} draws of {run.data}"
+    source = f"{SPEEDS[advice.variable]} at {run.timestep.size} timesteps, n = {run.draws} of {run.data}"
     if not advice.partitions:
         reason = f"No sharing is suggested, you do not need it: {advice.reason}"
         return Words(

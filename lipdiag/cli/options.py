@@ -69,6 +69,7 @@ class Refusals(click.Group):
             remark(printable(f"{said}; what is on disk is kept"))
             ctx.exit(IncompleteError.exit_code)
         except KeyboardInterrupt as interrupt:
+            remark("lipdiag: interrupted; what was finished is kept, and the same command goes on or begins again")
             ctx.exit(128 + getattr(interrupt, "number", signal.SIGINT))
         except OSError as error:
             if "--debug" in sys.argv:
@@ -177,7 +178,9 @@ pictures = options(
     ),
 )
 computing = options(
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."),
+    click.option(
+        "--device", type=str.lower, metavar="TEXT", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."
+    ),
     click.option("--threads", type=click.IntRange(min=1), help="Processor threads."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
 )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..errors import IncompleteError, LipdiagError, NonFiniteError, UsageError
+from ..printing import counted
 
 
 def report_run(out: Path, as_json: bool) -> None:
@@ -110,7 +111,6 @@ def verify_units(ready: Any, out: Path, count: int, as_json: bool) -> None:
             f"{worst.variable} of {out} differs by {worst.difference:.2g} when it is measured again with {reason}, "
             f"where {allowed:.0e} is allowed: the run, the model or this machine changed; measure with another --out"
         )
-    units = "1 unit" if len(recomputed) == 1 else f"{len(recomputed)} units"
-    said = f"{units} of {out} measured again with {reason}: {equal} equal bit for bit, "
+    said = f"{counted(len(recomputed), 'unit')} of {out} measured again with {reason}: {equal} equal bit for bit, "
     said += f"the largest relative difference is {worst.difference:.1e}"
     click.echo(json.dumps(facts) if as_json else said)

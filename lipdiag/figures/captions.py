@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..printing import counted
 from ..results.curve import Curve
 from ..results.distribution import Statistics
 from ..results.run import Run
@@ -15,10 +16,11 @@ def draws(statistics: Iterable[Statistics], runs: Sequence[Run]) -> str:
     """`n = 64 draws of digits`, or from how few to how many."""
     counts = np.concatenate([np.ravel(s.count) for s in statistics])
     counts = counts[counts > 0].astype(int)
-    number = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    low, high = counts.min(), counts.max()
+    number = counted(high, "draw") if low == high else f"{low} to {high} draws"
     data = ", ".join(dict.fromkeys(run.data for run in runs))
     raw = " and ".join(dict.fromkeys(f"{run.label} ({run.model.get('parameterization')})" for run in runs if run.raw))
-    return f"n = {number} draws of {data}" + (f" (for eps read the network's own output in {raw})" if raw else "")
+    return f"n = {number} of {data}" + (f" (for eps read the network's own output in {raw})" if raw else "")
 
 
 def of_curves(curves: Sequence[Curve]) -> str:

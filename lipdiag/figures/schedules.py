@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..findings.theory import LEAST_TIMES, noise_level
-from ..printing import shortened
+from ..printing import counted, shortened
 from ..results.command import again
 from ..results.run import Run
 from . import marks
@@ -64,7 +64,7 @@ def columns(run: Run) -> dict[str, np.ndarray]:
     """The schedule at the run's timesteps, with its rates per unit t."""
     if run.timestep.size < LEAST_TIMES:
         raise UsageError(
-            f"{run.label} has {run.timestep.size} timesteps, too few to draw its schedule; "
+            f"{run.label} has {counted(run.timestep.size, 'timestep')}, too few to draw its schedule; "
             f"`{again(run.dataset, '--timesteps log:64 --quantity loss')}` makes a run with 64"
         )
     stored = {name: run.time(name) for name in ("timestep", "t", "alpha", "sigma", "logsnr", "dlogsnr_dtimestep")}

@@ -276,14 +276,15 @@ def read(contents: Contents, path: Path, original_config: str | Path | None) -> 
 
 def lack(contents: Contents, family: Family | None, path: Path) -> NoReturn:
     """Refuse weights whose network lipdiag does not have, with the command that measures it by a factory."""
-    name = "of no family lipdiag knows" if family is None else f"a checkpoint of {family.name}"
+    lacking = "whose network lipdiag does not have"
+    name = "of no family that lipdiag knows" if family is None else f"a checkpoint of {family.name}, {lacking}"
     chosen = "" if len(contents.available) < 2 else f" ({contents.weights} of {' and '.join(contents.available)})"
     told = used(contents)
     options = " ".join(filter(None, ("--factory my_network:build", told.options)))
     package = f" (install {family.package}, which has it)" if family is not None and family.absent else ""
     refuse(
         path,
-        f"is {name}, whose network lipdiag does not have{package}: `lipdiag inspect {shown(path)} --write-factory "
+        f"is {name}{package}: `lipdiag inspect {shown(path)} --write-factory "
         f"my_network.py` begins a function that gets the {len(contents.state)} tensors{chosen} under the network's own "
         f"names, as {shown(min(contents.state, key=len))!r}, and returns the network; complete it, and run `lipdiag "
         f"measure {shown(path)} {options}`{' (' + told.hint + ')' if told.hint else ''}",

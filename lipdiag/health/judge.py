@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError, unknown
+from ..printing import counted
 from ..results.command import again, examining
 from ..results.run import Run, read
 from .checks import CHECKS
@@ -108,7 +109,7 @@ def line(run: Run, name: str, threshold: float, tests: Sequence[Test], p: np.nda
 def about(run: Run) -> str:
     """What was looked at."""
     draws = int((run.dataset["done"] == 1).sum("draw").max())
-    return f"{draws} draws of {run.data} at {run.timestep.size} timesteps"
+    return f"{counted(draws, 'draw')} of {run.data} at {counted(run.timestep.size, 'timestep')}"
 
 
 def missing(run: Run, names: Sequence[str]) -> str:

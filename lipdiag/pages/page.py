@@ -19,7 +19,7 @@ from ..figures.explorer import variables
 from ..figures.gallery import FIGURES, plot
 from ..health.diagnosis import HEADINGS
 from ..health.judge import judge
-from ..printing import shortened, with_half_width
+from ..printing import counted, shortened, with_half_width
 from ..results.run import Run, read
 from ..text import printable
 from .graphic import inline
@@ -128,7 +128,7 @@ def alone(run: Run, place: str, drawn_already: set[str]) -> Markup:
         element("ul", [judged(verdict) for verdict in verdicts(run)], class_="verdicts"),
         checked(run),
         drawn([run], place, drawn_already)[0],
-        element("h3", f"All {run.timestep.size} timesteps"),
+        element("h3", f"All {counted(run.timestep.size, 'timestep')}"),
         numbers(run),
         element("h3", "Where it comes from"),
         provenance(run),
@@ -173,7 +173,7 @@ def folded(title: str, texts: Sequence[str]) -> Markup:
 def about(run: Run) -> str:
     """A run in a line."""
     entries = f" of {run.dimension} entries" if run.dimension else ""
-    return f"{run.draws} draws of {run.data}{entries} at {run.timestep.size} timesteps. {run.own_time}"
+    return f"{run.draws} of {run.data}{entries} at {counted(run.timestep.size, 'timestep')}. {run.own_time}"
 
 
 def coded(sentence: str) -> Markup:

@@ -77,11 +77,10 @@ def alone(run: Run) -> str:
         column = next(fitting, None) if variable.dims == ("time", "draw") else None
         columns += [column] if column else []
         left_out += [] if column else [name]
-    note = "" if len(columns) == 1 else "; one draw has no interval" if run.draws == "1" else INTERVAL
+    note = "" if len(columns) == 1 else "; one draw has no interval" if run.draws == "1 draw" else INTERVAL
     note += CERTIFIED if note == INTERVAL and run.has("spectral_norm") else ""
     what = f"; f is the network's own output, {run.model.get('parameterization')}" if run.raw else ""
-    drawn = "1 draw" if run.draws == "1" else f"{run.draws} draws"
-    heading = f"{run.label}: {drawn} of {run.data}{note}{_after(run.own_time)}{what}"
+    heading = f"{run.label}: {run.draws} of {run.data}{note}{_after(run.own_time)}{what}"
     above = textwrap.fill(heading, WIDTH)
     text = lines(above, columns) if len(columns) > 1 else above
     return "\n".join([text, textwrap.fill(f"Not shown: {', '.join(left_out)}.", WIDTH)] if left_out else [text])
@@ -112,7 +111,7 @@ def compared(speed: Sequence[Curve]) -> str:
             columns += extra
     kind = symbol(runs[0], speed[0].variable)
     heading = f"{kind} in {runs[0].unit}, Euclidean norm: mean +- half of its 95 % interval{_after(runs[0].own_time)}. "
-    heading += "; ".join(f"{label}: {run.draws} draws of {run.data}" for run, label in zip(runs, short, strict=True))
+    heading += "; ".join(f"{label}: {run.draws} of {run.data}" for run, label in zip(runs, short, strict=True))
     return lines(textwrap.fill(heading, WIDTH), columns)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import RunError, UsageError
 from ..files import mapping
+from ..printing import counted
 from ..text import printable
 from .clock import recorded, second_times, sharing
 from .command import again
@@ -294,9 +295,9 @@ class Run:
 
     @property
     def draws(self) -> str:
-        """How many draws are done at each timestep, or from how few to how many."""
+        """How many draws are done at each timestep, or from how few to how many, in words."""
         count = (self.dataset["done"] == 1).sum("draw").values
-        return f"{count.min()} to {count.max()}" if count.min() != count.max() else f"{count.max()}"
+        return counted(count.max(), "draw") if count.min() == count.max() else f"{count.min()} to {count.max()} draws"
 
     def values(self, variable: str) -> np.ndarray:
         """(time, draw) numbers; NaN where a draw is not done."""
@@ -322,9 +323,7 @@ def read(datasets: "Sequence[xr.Dataset]", labels: Sequence[str] | None = None) 
     """
     import xarray as xr
 
-    if isinstance(datasets, xr.Dataset):
-        datasets = [datasets]
-    datasets = list(datasets)
+    datasets = [datasets] if isinstance(datasets, xr.Dataset) else list(datasets)
     if not datasets:
         raise UsageError("there is no run to show; give at least one dataset, as lipdiag.measure returns it")
     labels = labels_for(labels, len(datasets))

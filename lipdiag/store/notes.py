@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Caution
+from ..printing import counted
 
 KINDS = ("warnings", "notes")
 """Those that may change what a number means, and facts."""
@@ -33,7 +34,8 @@ def lacking(done: np.ndarray) -> list[str]:
     lost = int((done != 1).sum())
     if not lost:
         return []
-    return [f"{lost} of {done.size} pairs are not measured; going on with the measurement into its folder adds them"]
+    missing = f"{lost} of {counted(done.size, 'pair')} {'is' if lost == 1 else 'are'} not measured"
+    return [f"{missing}: where the run has a folder, the same measurement into it goes on with them"]
 
 
 def recalled(attributes: Mapping[str, Any], start: str) -> list[str]:

@@ -104,10 +104,8 @@ class Store:
     def attempts(self) -> np.ndarray:
         """(times, draws): the marks of the launches that began a pair that is still missing."""
         held = self.held()
-        if "attempts" not in self._arrays():
-            return np.zeros(held.shape, np.int8)
         try:
-            return np.where(held, 0, self._arrays()["attempts"][:])
+            return np.where(held, 0, self._arrays()["attempts"][:] if "attempts" in self._arrays() else np.int8(0))
         except UNREADABLE:  # a damaged mark forgets the deaths, at the price of more
             return np.zeros(held.shape, np.int8)
 
@@ -271,7 +269,8 @@ def writing(path: Path | None) -> Iterator[None]:
         hint = ""
         if path is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(path.parent).free / 1e6
-            hint = f" ({free:.1f} MB are free); what was measured is kept, and the same command goes on from there"
+            kept = "what was measured is kept, and the same command goes on from there"
+            hint = f" ({free:.1f} MB are free); {kept if path.exists() else 'nothing was measured: make room first'}"
         raise StorageError(f"cannot write {path}: {error.strerror or error}{hint}") from error
 
 
@@ -343,6 +342,8 @@ def differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "")
 
 def _short(value: Any) -> str:
     """JSON, at most 60 characters of it; of a text those at its start."""
+    if value is None:
+        return "not given"
     text = json.dumps(value)
     if len(text) <= 60:
         return text

@@ -35,7 +35,7 @@ from .device import placed, resolve_device
 from .memory import recompute
 from .network import worded
 from .preparation import estimate
-from .resolve import MODEL_BATCH, remarks, resolve_model, resolve_source
+from .resolve import remarks, resolve_model, resolve_source
 
 if TYPE_CHECKING:
     import xarray as xr

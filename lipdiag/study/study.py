@@ -25,6 +25,7 @@ from ..errors import Caution, IncompleteError, LipdiagError, StorageError
 from ..linalg.attention import keeping
 from ..linalg.half_precision import bytes_of
 from ..linalg.linearize import METHODS
+from ..printing import counted
 from ..quantities.catalogue import QUANTITIES, measure_point, recorded
 from ..readiness import derivatives
 from ..store import store
@@ -273,7 +274,7 @@ def attempt(study: Study, some: Sequence[WorkUnit], behind: Behind) -> list[Work
             return [first]
         if curable(error):
             study.batch = max(len(some) // 2, 1) * study.layout.pairs
-            study.notes.append(f"{described(error)}: the micro-batch was halved to {study.batch} pairs")
+            study.notes.append(f"{described(error)}: the micro-batch was halved to {counted(study.batch, 'pair')}")
     else:
         for unit, values in zip(some, found, strict=True):
             behind.put(unit, values)
@@ -318,7 +319,7 @@ def measure_unit(study: Study, unit: WorkUnit, methods: Sequence[str] = ()) -> B
         study.batch = 1
         return measure_unit(study, unit, methods)
     if batch < study.batch:
-        study.notes.append(f"{why}: the micro-batch was halved to {batch} pairs")
+        study.notes.append(f"{why}: the micro-batch was halved to {counted(batch, 'pair')}")
         study.batch = batch
     ended(study, began, values)
     return values

@@ -57,7 +57,7 @@ def test_a_run_is_gone_on_with_by_its_own_products(tmp_path):
     plan = Plan(timesteps="400", draws=1, quantities=("spectral_norm",), products="tf32")
     out = tmp_path / "run.zarr"
     lipdiag.measure("digits-ddpm", plan=plan, out=out, probe=False)
-    with pytest.raises(RunError, match=r'plan\.products is "tf32" there and null here'):
+    with pytest.raises(RunError, match=r'plan\.products is "tf32" there and not given here'):
         lipdiag.measure("digits-ddpm", plan=plan.replace(products="ieee"), out=out, probe=False)
     grown = lipdiag.measure("digits-ddpm", plan=plan.replace(products="auto", draws=2), out=out, probe=False)
     assert grown.sizes["draw"] == 2

@@ -119,7 +119,10 @@ def test_a_factory_gets_the_bare_state_dict(strange, tmp_path, name):
         ("lucidrains", ("lucidrains", "ema of ema and raw", "'first.bias'", "--parameterization v --shape C,H,W` (v ")),
         ("score_sde", ("score_sde", '"ve(0.01, 50)"', '"vp(0.1, 20)"')),
         ("k-diffusion", ("k-diffusion", '"edm(0.5)"')),
-        ("bare", ("of no family lipdiag knows", "--schedule ... --parameterization ... --clock ... --shape C,H,W`")),
+        (
+            "bare",
+            ("of no family that lipdiag", "--schedule ... --parameterization ... --clock ... --shape C,H,W`"),
+        ),
     ],
 )
 def test_without_a_factory_the_sentence_names_the_family_and_what_a_factory_gets(tmp_path, name, words):
