@@ -6,9 +6,12 @@ import pty
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from lipdiag.cli import main
 from lipdiag.cli.terminal import inline
 from lipdiag.printing import folded
 
@@ -73,3 +76,15 @@ def test_what_is_quoted_is_not_torn():
     assert '  "linear(0.0001, 0.02, 1000)",' in lines
     assert any("`lipdiag help conventions`" in line for line in lines)
     assert folded("facts:  1\n  more:   2", 30) == "facts:  1\n  more:   2"
+
+
+@pytest.mark.parametrize("words", [("--batch", "many"), ("--dtype", "float16"), ("--products", "bf16")])
+def test_a_terminal_gets_refusals_of_options_in_its_width_too(monkeypatch, words):
+    terminal = SimpleNamespace(isatty=lambda: True)
+    runner = CliRunner(env={"COLUMNS": "80"})
+    plain = runner.invoke(main, ["measure", "digits-ddpm", *words])
+    monkeypatch.setattr("lipdiag.cli.terminal.sys", SimpleNamespace(stderr=terminal, stdout=terminal))
+    shown = runner.invoke(main, ["measure", "digits-ddpm", *words])
+    assert plain.exit_code == shown.exit_code == 2
+    assert max(map(len, shown.stderr.splitlines())) <= 80 < max(map(len, plain.stderr.splitlines()))
+    assert shown.stderr.split() == plain.stderr.split()

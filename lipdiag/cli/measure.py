@@ -207,7 +207,7 @@ def measure_one(
         finished = carry_out(ready, quiet)
         teller.conclusion(ready)
     if not finished:
-        click.echo(f"lipdiag: interrupted; the same command goes on with {out}", err=True)
+        remark(f"lipdiag: interrupted; the same command goes on with {out}")
         raise SystemExit(128 + received.get("signal", signal.SIGINT))
     if waiting_for_others(out, part, as_json):
         return

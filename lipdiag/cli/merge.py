@@ -8,6 +8,7 @@ import click
 
 from ..progress import bar
 from .options import everywhere, stoppable
+from .terminal import remark
 
 
 @click.command()
@@ -27,11 +28,12 @@ def merge(out: Path, runs: tuple[Path, ...], quiet: bool, as_json: bool) -> None
     if as_json:
         click.echo(json.dumps({**asdict(merged), "run": str(out)}))
         return
-    click.echo(
+    remark(
         f"{out}: {merged.copied} pairs copied, {merged.agreeing} held by several runs and equal, {merged.missing} of "
         f"{merged.pairs} missing"
         + (f", {merged.quarantined} given up" if merged.quarantined else "")
-        + (f", {merged.damaged} damaged and left out" if merged.damaged else "")
+        + (f", {merged.damaged} damaged and left out" if merged.damaged else ""),
+        err=False,
     )
     if merged.missing:
-        click.echo(f"to measure what is missing: lipdiag measure with the same options and --out {out}")
+        remark(f"to measure what is missing: lipdiag measure with the same options and --out {out}", err=False)

@@ -1,5 +1,6 @@
 """What commands share: options, how refusals end, how runs are stopped, and facts in two columns."""
 
+import io
 import math
 import os
 import signal
@@ -59,6 +60,11 @@ class Refusals(click.Group):
             if os.environ.get("LIPDIAG_DEBUG") or "--debug" in sys.argv:
                 raise
             remark(f"lipdiag: {printable(str(error))}")
+            ctx.exit(error.exit_code)
+        except click.ClickException as error:
+            words = io.StringIO()
+            error.show(words)
+            remark(words.getvalue().rstrip())
             ctx.exit(error.exit_code)
         except BrokenPipeError:
             ctx.exit(0)

@@ -9,6 +9,7 @@ import click
 
 from ..errors import IncompleteError, LipdiagError, NonFiniteError, UsageError
 from ..printing import counted
+from .terminal import remark
 
 
 def report_run(out: Path, as_json: bool) -> None:
@@ -85,7 +86,7 @@ def waiting_for_others(out: Path, part: tuple[int, int], as_json: bool) -> bool:
     if missing:
         facts = {"run": str(out), "shard": f"{part[0]}/{part[1]}", "pairs": done.size, "missing": missing}
         said = f"shard {facts['shard']} is finished; {missing} of {done.size} pairs of {out} are still to come"
-        click.echo(json.dumps(facts) if as_json else said)
+        click.echo(json.dumps(facts)) if as_json else remark(said, err=False)
     return bool(missing)
 
 
@@ -113,4 +114,4 @@ def verify_units(ready: Any, out: Path, count: int, as_json: bool) -> None:
         )
     said = f"{counted(len(recomputed), 'unit')} of {out} measured again with {reason}: {equal} equal bit for bit, "
     said += f"the largest relative difference is {worst.difference:.1e}"
-    click.echo(json.dumps(facts) if as_json else said)
+    click.echo(json.dumps(facts)) if as_json else remark(said, err=False)

@@ -150,7 +150,7 @@ def evaluate(
         try:
             result = measure(out=out, priced=priced, **asked, **told(checkpoint, given, "evaluate"))
         except KeyboardInterrupt:
-            click.echo(f"lipdiag: interrupted; the same command goes on with {out}", err=True)
+            remark(f"lipdiag: interrupted; the same command goes on with {out}")
             raise SystemExit(128 + received["signal"] if received else INTERRUPTED) from None
     if result is not None:
         click.echo(json.dumps(machine_line(result, out)) if as_json else table(result))

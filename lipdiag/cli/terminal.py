@@ -41,6 +41,7 @@ def inline(png: bytes, environment: Mapping[str, str]) -> bytes:
     return b""
 
 
-def remark(sentence: str) -> None:
-    """Say a sentence on standard error: in one line, which a terminal gets folded at its words."""
-    click.echo(folded(sentence, shutil.get_terminal_size().columns) if sys.stderr.isatty() else sentence, err=True)
+def remark(sentence: str, err: bool = True) -> None:
+    """Say a sentence on standard error, or standard output: in one line, which a terminal gets folded at its words."""
+    terminal = (sys.stderr if err else sys.stdout).isatty()
+    click.echo(folded(sentence, shutil.get_terminal_size().columns) if terminal else sentence, err=err)

@@ -56,6 +56,10 @@ BUGS = {
         "study/study.py", "return sum(part.size for part in parts)", "return held.size // self.shard[1]",
         "study/test_measure.py -k what_is_left",
     ),
+    "a refusal of an option in one line": Bug(
+        "cli/options.py", "remark(words.getvalue().rstrip())", "click.echo(words.getvalue().rstrip(), err=True)",
+        "test_cli_terminal.py -k refusals",
+    ),
     # what is told with x0
     "a prompt without its library": Bug(
         "checkpoints/prompt.py", 'find_spec("transformers") is None', "False", "checkpoints/test_prompt.py -k refusals",
