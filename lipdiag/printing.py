@@ -9,7 +9,7 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsInt
 
 Row = dict[str, str | float | int]
 """What a figure or a table shows, a point or a line of it: column -> value."""
@@ -46,9 +46,9 @@ def with_half_width(mean: float, half: float) -> str:
     return f"{mean:.{decimals}f} +- {half:.{decimals}f}"
 
 
-def counted(number: float, noun: str) -> str:
+def counted(number: SupportsInt, noun: str) -> str:
     """So many of something: 1 pair, 2 pairs."""
-    return f"{number:.0f} {noun}" if number == 1 else f"{number:.0f} {noun}s"
+    return f"{int(number)} {noun}{'' if int(number) == 1 else 's'}"
 
 
 def _short(text: str) -> str:

@@ -28,6 +28,7 @@ from ..linalg.products import PRODUCTS
 from ..progress import bar
 from ..quantities.catalogue import QUANTITIES
 from ..readiness.answer import answered, in_a_sentence, verify_weights
+from ..readiness.tensor_cores import tensor_cores
 from ..shared_network import lifted
 from ..store.notes import NOT_TRIED, TRIED, lacking, recalled
 from . import preparation, study
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 PROBE_SECONDS, PROBE_SHARE = 60.0, 0.1
 """What the probe of conventions may take: so long, or that much of a longer run."""
 
+BY_HAND = "there are no tensor cores here: products are rounded by hand, in several times the time that is told"
 SET_ASIDE = "torch.compile is set aside: the network is measured as it is written"
 
 
@@ -112,6 +114,7 @@ def prepared(
         ready.halving = not deterministic
         changed.callback(lambda: ready.sparing == 2 and recompute(predictor, on=False))
         ready.notes += [*remarks(asked, source), *said, *([SET_ASIDE] if compiled(asked) else [])]
+        ready.notes += [BY_HAND] if ready.plan.products in PRODUCTS[1:] and tensor_cores(place) is None else []
         preparation.price(ready)
         if priced(ready):
             check_model(ready, probe)

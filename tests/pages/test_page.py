@@ -409,3 +409,14 @@ def test_commands(tmp_path, monkeypatch):
     assert run("report", "nothing.zarr").exit_code == 4
     assert run("report", "ddpm.zarr", "--out", "a.txt").exit_code == 2
     assert run("report", "ddpm.zarr", "--out", "/proc/none/a.html").exit_code == 5
+
+
+def test_a_bound_of_the_dimension_that_says_nothing_is_not_told_as_one(run):
+    """A loss of 1 and more, as of an untrained network, bounds the data's dimension by no fewer than all of x."""
+    dataset = run(np.array([0.0, 10]), quantities=("loss",))
+    for loss, said in (
+        (0.5, "By its loss the data have at most 32.0 of 64 dimensions"),
+        (1.1, "by no fewer than all 64"),
+    ):
+        dataset["loss"].values[:] = loss + 1e-3 * np.tile([-1.0, 1.0], 32)
+        assert any(said in verdict.words for verdict in verdicts(read([dataset])[0]))

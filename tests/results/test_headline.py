@@ -60,3 +60,11 @@ def test_a_largest_mean_is_told_with_how_many_it_is_not_shown_to_exceed():
         run = read([part])[0]
         s = Curve(run, "loss", run.statistics("loss")).statistics
         assert hedge(s, int(s.mean.argmax())) == said
+
+
+def test_a_certificate_wider_than_was_asked_for_says_so():
+    run = certified(4)
+    for asked, said in ((0.05, "at most 5.0% wide (at 99% confidence)"), (0.04, "5.0% wide, where 4.0% was asked for")):
+        frozen = {**run.dataset.attrs["frozen"], "plan": {"certified_width": asked}}
+        (words,) = spectral_words(read([run.dataset.assign_attrs(frozen=frozen)])[0])
+        assert said in words
