@@ -382,3 +382,12 @@ def test_a_number_of_a_configuration_that_is_none_is_refused(value, tmp_path):
     result = run("measure", "digits-ddpm", "--config", "lipdiag.toml")
     assert result.exit_code == 2
     assert f"lipdiag.toml sets 'draws' to '{value}', which is no value of that option" in result.stderr
+
+
+def test_an_end_before_the_first_pair_is_told(monkeypatch):
+    def pressed(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["lipdiag.cli.measure"], "use_threads", pressed)
+    result = run("measure", "digits-ddpm", "--device", "CPU", "--quiet")
+    assert (result.exit_code, "interrupted; what was finished is kept" in sentence(result)) == (130, True)

@@ -218,7 +218,8 @@ def remarks(model: Predictor, source: Source) -> list[str]:
     kept: tuple[str, ...] = model.notes
     if source.told is not None:  # it is not told one throughout
         names = "|".join(map(re.escape, (*(CLASS_INPUTS if source.labels else ()), *source.conditions)))
-        kept = tuple(re.sub(rf"\b({names}) = [^,]+?(?=,| throughout)", r"\1 = that of each x0", note) for note in kept)
+        each = rf"\b({names}) = [^,]+?(?:(?=,)| throughout)"
+        kept = tuple(re.sub(each, r"\1 = that of each x0", note) for note in kept)
         kept = tuple(note for note in kept if not re.match(rf"({names}): ", note))
     return [*kept, *source.notes]
 

@@ -1,5 +1,6 @@
 """The run on disk: what was written is read back, what was not does not exist."""
 
+import errno
 import json
 import os
 
@@ -210,3 +211,11 @@ def test_a_unit_that_grew_is_not_complete_before_its_new_draws_are_there(tmp_pat
     assert not run.complete(whole)
     run.write(whole, {"k": np.ones((2, 4))})
     assert run.complete(whole)
+
+
+def test_a_full_disk_is_told_with_what_is_left_of_the_run(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for name, said in (("run", "what was measured is kept"), ("none", "nothing was measured: make room")):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        with pytest.raises(StorageError, match=said), store.writing(tmp_path / name):
+            raise full
