@@ -269,7 +269,7 @@ def describe_cost(ready: Any, out: Path | None) -> str:
 
 
 class Teller:
-    """Says on standard error what a study costs, its notes, each once, and what a pair took."""
+    """Says on standard error a study's price, its notes, each once, and what a pair took; warnings alone if quiet."""
 
     def __init__(self, quiet: bool, out: Path | None, title: str = ""):
         self.quiet, self.out, self.title, self.said = quiet, out, title, 0
@@ -289,8 +289,11 @@ class Teller:
         self.say(ready, *([done] if ready.pairs else []))
 
     def say(self, ready: Any, *lines: str) -> None:
-        for line in () if self.quiet else (*lines, *ready.notes[self.said :]):
-            remark(f"warning: {line}" if isinstance(line, Caution) else line)
+        for line in (*lines, *ready.notes[self.said :]):
+            if isinstance(line, Caution):
+                remark(f"warning: {line}")
+            elif not self.quiet:
+                remark(line)
         self.said = len(ready.notes)
 
 

@@ -131,7 +131,7 @@ everywhere = options(
         callback=configure,
         help="Defaults from a TOML file.",
     ),
-    click.option("--quiet", is_flag=True, help="No progress, no remarks."),
+    click.option("--quiet", is_flag=True, help="No progress, no remarks but warnings."),
     click.option("--json", "as_json", is_flag=True, help="One line of JSON on standard output instead of text."),
     click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
 )

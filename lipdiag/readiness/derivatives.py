@@ -26,7 +26,8 @@ from ..quantities.modules import verify_method
 from ..quantities.point import Point
 from ..quantities.quantity import dot, norms
 from .answer import IN_TIME
-from .consistency import Answers, Company, ask, companies, other, unmoved
+from .consistency import Company, companies
+from .rounding import noise, verify_quotients
 
 AGREEMENT = 0.05
 """Largest relative difference of a derivative from its finite-difference probe."""
@@ -43,13 +44,6 @@ ADJOINT_GAP = {"forward mode": 1e-3, "double backward": 1e-3, "finite difference
 COARSE_GAP = 3e-2
 """The same largest difference for a network that computes in half precision, or the like, inside itself."""
 
-NEAR = 1e-3
-"""How far x is moved, relative to it, to see whether a difference quotient is that of a function or of its rounding."""
-
-ROUNDED, DROWNED = 0.2, 0.5
-"""Relative change of a difference quotient thereby that is told (its square is a twentieth too large), and refused."""
-
-STILL = "one step on, to the last bit, so it shares timesteps, rounds them or its answer, or does not use them"
 WITHOUT_JACOBIAN = "measure without the Jacobian: --quantity time_difference --quantity loss"
 
 
@@ -77,13 +71,19 @@ class Findings:
             self.notes.append(note)
 
 
-def check(make: Callable[[Sequence[float], range], Point], timesteps: Sequence[float], draws: range) -> Findings:
+def check(
+    make: Callable[[Sequence[float], range], Point],
+    timesteps: Sequence[float],
+    draws: range,
+    every: Sequence[float] = (),
+) -> Findings:
     """Check a predictor at a few timesteps on a few draws.
 
     Args:
         make: Timesteps, draws -> their point.
         timesteps: The first and the last among them, since a model may have a network for each part of the range.
         draws: At least two.
+        every: Timesteps at which the rounding of difference quotients is looked at, where these are asked for.
 
     Raises:
         CheckpointError: If its output has another shape, is not finite, or a derivative cannot be trusted.
@@ -99,7 +99,8 @@ def check(make: Callable[[Sequence[float], range], Point], timesteps: Sequence[f
         )
     asked = set(points[0].quantities)
     if "time_difference" in asked:
-        check_time_difference(points, answers, findings)
+        more = [k for k in every if k not in timesteps]
+        findings.notes += verify_quotients(points, answers, make, more, company)
     reverse = recorded(asked)
     timeless = True
     for point in points:
@@ -111,41 +112,6 @@ def check(make: Callable[[Sequence[float], range], Point], timesteps: Sequence[f
     if timeless and asked & {*IN_TIME}:
         findings.notes.append("the network does not depend on its timestep")
     return findings
-
-
-def check_time_difference(points: list[Point], answers: list[Answers], findings: Findings) -> None:
-    """The change between two times hardly moves where x hardly does, unless it is one of rounding; two passes."""
-    moved = [change(point, *answer) for point, answer in zip(points, answers, strict=True)]
-    share, timestep = torch.cat(moved), torch.cat([point.timestep for point in points])
-    if len(still := timestep[torch.cat([unmoved(*both) for both in zip(points, answers, strict=True)])]):
-        findings.notes.append(f"time_difference is 0 at timestep {still[0]:g}: the network answers the same {STILL}")
-    told = share[share.isfinite()]
-    if not len(told) or told.max() <= ROUNDED:
-        return
-    worst = int(share.nan_to_num(0.0, 0.0).argmax())
-    said = (
-        f"moves by {share[worst]:.0%} at timestep {timestep[worst]:g} when x moves by a thousandth (by "
-        f"{told.median():.0%} at the median of {len(told)} pairs)"
-    )
-    if told.median() > DROWNED:
-        raise CheckpointError(
-            f"the change that time_difference divides by its step is mostly rounding, since it {said}: the network "
-            "computes more coarsely than it changes over that step; give a longer --step, or --dtype float64 to a "
-            "network without half precision inside"
-        )
-    findings.notes.append(f"time_difference holds rounding: its change over a step {said}; a longer --step holds less")
-
-
-def change(point: Point, here: Tensor, there: Tensor) -> Float[Tensor, " batch"]:
-    """How far the answers' difference in time moves with x, relative to it; not a number where it is 0."""
-    x, later = point.x, other(point)
-    length = torch.minimum(NEAR * norms(x), 20 * NEAR * noise(point.predictor, x, point.t))
-    near = x + (along(length, x) * point.start.reshape(x.shape)).to(x.dtype)
-    before, after = (
-        there.double() - here.double(),
-        ask(point, near, later).double() - ask(point, near, point.t).double(),
-    )
-    return norms(after - before) / norms(before)
 
 
 def check_time_derivative(point: Point, findings: Findings) -> bool:
@@ -329,12 +295,6 @@ def finely(point: Point, probe: Callable[[Predictor, Tensor], Probe], difference
         return torch.fmin(differences, probe(copy.deepcopy(point.predictor).double(), point.x.double()).difference)
     except Exception:  # a network with float32 written into it, or that cannot be copied
         return differences
-
-
-def noise(predictor: Predictor, x: Tensor, t: Tensor) -> Float[Tensor, " batch"]:
-    """The length of the noise in x, the scale of a network's features in x; at least a thousandth of that of x."""
-    length = predictor.schedule(t)[1] * x[0].numel() ** 0.5
-    return torch.minimum(length, norms(x)).clamp_min(1e-3 * norms(x)).clamp_min(1e-30)
 
 
 def inside(point: Point) -> str:

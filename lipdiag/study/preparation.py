@@ -18,6 +18,7 @@ from ..errors import IncompleteError, RunError
 from ..quantities.catalogue import measure_point, needs
 from ..quantities.point import Point
 from ..readiness import derivatives
+from ..readiness.rounding import MOST
 from ..readiness.tensor_cores import settled
 from ..store import store
 from ..store.creation import create
@@ -156,7 +157,7 @@ def checked(study: Study, timesteps: list[float], draws: range) -> derivatives.F
         return points(study.predictor, study.plan, x0, timesteps, draws, record=False)
 
     try:
-        return derivatives.check(make, timesteps, draws)
+        return derivatives.check(make, timesteps, draws, ends(study.timesteps, MOST))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
