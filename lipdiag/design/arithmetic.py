@@ -29,7 +29,7 @@ def arithmetic(deterministic: bool = False) -> Iterator[None]:
     Raises:
         RuntimeError: From an operation without a deterministic kernel, where `deterministic` was asked for.
     """
-    before = torch.are_deterministic_algorithms_enabled()
+    strict = torch.get_deterministic_debug_mode()
     if deterministic:
         torch.use_deterministic_algorithms(True)
     try:
@@ -43,7 +43,7 @@ def arithmetic(deterministic: bool = False) -> Iterator[None]:
             yield
     finally:
         if deterministic:  # the call imports a compiler
-            torch.use_deterministic_algorithms(before)
+            torch.set_deterministic_debug_mode(strict)
 
 
 class Autocast(TorchFunctionMode):

@@ -7,6 +7,7 @@ from torch import nn
 
 import lipdiag
 from lipdiag import NetworkPredictor, Plan
+from lipdiag.design.arithmetic import arithmetic
 from lipdiag.diffusion.clock import Timesteps
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.schedule import Linear
@@ -40,6 +41,19 @@ def test_autocast_around_a_measurement_is_switched_off_and_on_again(dtype):
         assert torch.is_autocast_enabled("cpu")
         assert torch.get_autocast_dtype("cpu") == dtype
     assert_same(run, measure(Tiny()))
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2])
+def test_the_caller_s_determinism_is_as_it_was(mode):
+    """Off, warning, or raising."""
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(mode)
+    try:
+        with arithmetic(deterministic=True):
+            assert torch.get_deterministic_debug_mode() == 2
+        assert torch.get_deterministic_debug_mode() == mode
+    finally:
+        torch.set_deterministic_debug_mode(before)
 
 
 class Rounding(Tiny):
