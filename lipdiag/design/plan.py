@@ -7,7 +7,8 @@ the model, so that their differences are paired.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+import numbers
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,9 @@ from ..linalg.products import PRODUCTS
 from ..quantities.accuracy import Accuracy
 from ..quantities.catalogue import OWNERS, QUANTITIES, passes
 from ..quantities.quantity import Work
+
+COUNTS = {"draws": 1, "max_draws": 1, "krylov_steps": 1, "ranks": 1, "probes": 1, "batch": 1, "seed": 0}
+"""Fields of a plan that are whole numbers, and the least that each may be."""
 
 MOST_TIMES = 2**16
 """Timesteps of a run."""
@@ -62,24 +66,23 @@ class Plan(Accuracy):
     batch: int | str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.quantities, str):
-            object.__setattr__(self, "quantities", (self.quantities,))
-        asked = dict.fromkeys(OWNERS.get(name, name) for name in self.quantities)
-        object.__setattr__(self, "quantities", tuple(asked))
-        if not isinstance(self.timesteps, str):
-            object.__setattr__(self, "timesteps", tuple(float(k) for k in self.timesteps))
+        named, times = self.quantities, self.timesteps
+        named = (named,) if isinstance(named, str) or not isinstance(named, Iterable) else named
+        object.__setattr__(self, "quantities", tuple(dict.fromkeys(OWNERS.get(name, name) for name in named)))
+        if not isinstance(times, str):
+            times = times if isinstance(times, Iterable) else (times,)
+            object.__setattr__(self, "timesteps", tuple(decimal("a timestep", k) for k in times))
         for name in self.quantities:
             if name not in QUANTITIES:
                 raise unknown("quantity", name, sorted(QUANTITIES))
         if not self.quantities:
             raise UsageError("a plan needs at least one quantity")
-        for name, least in (("draws", 1), ("max_draws", 1), ("krylov_steps", 1), ("ranks", 1), ("probes", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}, it must be at least {least}")
         if self.batch == "auto":
             object.__setattr__(self, "batch", None)
-        if self.batch is not None and (isinstance(self.batch, str) or self.batch < 1):
-            raise UsageError(f"batch is {self.batch!r}, it must be at least 1, or auto")
+        for name in (*COUNTS, "step", "tolerance", "confidence", "certified_width"):
+            if (value := getattr(self, name)) is not None or name not in ("batch", "step", "tolerance"):
+                number = counted(name, value) if name in COUNTS else decimal(name, value)
+                object.__setattr__(self, name, number)
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise UsageError(f"tolerance is {self.tolerance}, it must lie between 0 and 1 (0.05 is 5 %)")
         if not 0 < self.confidence < 1:
@@ -123,6 +126,31 @@ class Plan(Accuracy):
     def json(self) -> str:
         """Canonical text, the same for equal plans."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+def counted(name: str, value: Any) -> int:
+    """A field of a plan that is a whole number, of numpy's kind or Python's, as Python's.
+
+    Raises:
+        UsageError: If it is none, or too small.
+    """
+    least, whole = COUNTS[name], isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if whole and value >= least:
+        return int(value)
+    kind = "" if whole else "a whole number, "
+    raise UsageError(f"{name} is {value!r}, it must be {kind}at least {least}{', or auto' if name == 'batch' else ''}")
+
+
+def decimal(name: str, value: Any) -> float:
+    """A field of a plan that is a number, of numpy's or torch's kind or Python's, as Python's.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    single = isinstance(value, torch.Tensor) and value.ndim == 0
+    if (single or isinstance(value, numbers.Real)) and not isinstance(value, bool):
+        return float(value)
+    raise UsageError(f"{name} is {value!r}, it must be a number")
 
 
 def refuse_planned(words: Mapping[str, Any]) -> None:

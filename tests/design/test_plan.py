@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import lipdiag
-from lipdiag.design.plan import Plan, logarithmic, resolve_timesteps
+from lipdiag.design.plan import Plan, counted, decimal, logarithmic, resolve_timesteps
 from lipdiag.diffusion.clock import LogSigma, LogSNR, Reversed, Shared, Sigma, Timesteps, Unit
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
@@ -23,6 +23,35 @@ def test_a_plan_is_written_and_told_as_ever():
         '"ranks": 5, "seed": 0, "step": 2.0, "timesteps": "0,5", "tolerance": null}'
     )
     assert plan.accuracy == Accuracy(step=2.0)
+
+
+def test_numbers_of_other_kinds_are_pythons_own_in_a_plan():
+    """So that they can be written, and the text that a run holds is the same."""
+    for kind in (np.int64, np.uint8):
+        assert type(counted("draws", kind(4))) is int
+    for number in (np.float32(2), np.int16(2), torch.tensor(2), 2):
+        assert (type(decimal("step", number)), decimal("step", number)) == (float, 2.0)
+    plan = Plan("0,5", tolerance=np.float64(0.5), confidence=np.float64(0.9))
+    assert (type(plan.tolerance), type(plan.confidence)) == (float, float)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("draws", True, "it must be a whole number, at least 1$"),
+        ("draws", 0, "it must be at least 1$"),
+        ("batch", True, "it must be a whole number, at least 1, or auto$"),
+        ("batch", "many", "at least 1, or auto$"),
+        ("seed", -1, "it must be at least 0$"),
+        ("tolerance", True, "it must be a number$"),
+    ],
+)
+def test_what_is_no_number_is_no_field_of_a_plan(field, value, said):
+    with pytest.raises(UsageError, match=said):
+        Plan(**{field: value})
+    for strange in (2.5, None, "2", np.array([4])):
+        with pytest.raises(UsageError, match="a whole number"):
+            counted("draws", strange)
 
 
 @pytest.mark.parametrize("number", [1, 2, 7, 64, 300, 999, 1000, 5000])
