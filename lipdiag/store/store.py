@@ -29,7 +29,7 @@ from .notes import collected
 MISSING, DONE, QUARANTINED = 0, 1, 2
 MARKS = {
     "done": "0 missing, 1 done, 2 quarantined",
-    "attempts": "launches that began this pair and have not finished it, by weight; those that are alive count too",
+    "attempts": "launches that began this pair, by weight; it counts where done is 0: they died in it or are at it",
 }
 
 
