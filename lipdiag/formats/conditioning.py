@@ -172,20 +172,8 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
     """
     inputs = read_inputs(conditioning)
     if label is not None:
-        name = next((name for name in CLASS_INPUTS if name in checkpoint.conditioning), None)
-        if name is None:
-            raise UsageError(
-                f"the {checkpoint.network} in {shown(checkpoint.path)} is told no class: leave --label out"
-            )
-        config = checkpoint.network_config
-        counts = [config[key] + null for key, null in CLASSES.items() if type(config.get(key)) is int]
-        if label < 0 or (counts and label >= counts[0]):
-            classes, place = f"0 to {counts[0] - 1}" if counts else "from 0 on", shown(checkpoint.path)
-            raise UsageError(
-                f"the {checkpoint.network} in {place} knows the classes {classes}: {label} is none of them"
-            )
-        row, chosen = checkpoint.conditioning[name], torch.tensor([label])
-        inputs[name] = one_hot(chosen, row.shape[1]).float() if row.ndim == 2 else chosen
+        who = f"the {checkpoint.network} in {shown(checkpoint.path)}"
+        inputs |= of_class(label, checkpoint.conditioning, checkpoint.network_config, who)
     if not inputs:
         return checkpoint
     known = set(inspect.signature(NETWORKS[checkpoint.network]().forward).parameters) - {"self"}
@@ -203,6 +191,29 @@ def given(checkpoint: Checkpoint, conditioning: str | Path | Mapping[str, Tensor
     if "img_ids" in inputs and shape is not None:  # packed tokens: as many as have a place
         shape = (inputs["img_ids"].shape[0], shape[-1])
     return replace(checkpoint, conditioning=inputs, notes=(*notes, f"conditioned on {told} throughout"), shape=shape)
+
+
+def of_class(label: int, told: Mapping[str, Any], config: Mapping[str, Any], who: str) -> dict[str, Tensor]:
+    """The input by which a network is told a class.
+
+    Args:
+        label: The class.
+        told: The network's blank inputs.
+        config: The arguments of its class.
+        who: What to call it.
+
+    Raises:
+        UsageError: If it is told none, or does not know this one.
+    """
+    name = next((name for name in CLASS_INPUTS if name in told), None)
+    if name is None:
+        raise UsageError(f"{who} is told no class: leave --label out")
+    counts = [config[key] + null for key, null in CLASSES.items() if type(config.get(key)) is int]
+    if label < 0 or (counts and label >= counts[0]):
+        classes = f"0 to {counts[0] - 1}" if counts else "from 0 on"
+        raise UsageError(f"{who} knows the classes {classes}: {label} is none of them")
+    row, chosen = told[name], torch.tensor([label])
+    return {name: one_hot(chosen, row.shape[1]).float() if row.ndim == 2 else chosen}
 
 
 def read_inputs(path: str | Path | Mapping[str, Tensor] | None) -> dict[str, Tensor]:

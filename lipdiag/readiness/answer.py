@@ -133,7 +133,10 @@ def remedy(predictor: Predictor, plan: Plan) -> str:
     kinds = precisions(bare)
     if len(kinds) > 1:
         return f"its weights are {names(kinds)}, which only it can fit together: give it one of these throughout"
-    return "check --shape, --dtype and its conditioning, or see where with --debug"
+    return (
+        "check --shape, --dtype and --conditioning (a tensor of leading dimension 1 for each further argument, such as "
+        "class_labels), or see where with --debug"
+    )
 
 
 def names(kinds: set[torch.dtype]) -> str:

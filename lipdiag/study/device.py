@@ -33,8 +33,10 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
         device = torch.device(name)
         if device.type == "mps":
             raise UsageError("device mps has no float64, which times near 0 need; use --device cpu")
-        return torch.empty(0, device=device).device  # with its number, since another is current in another thread
-    except (RuntimeError, AssertionError) as error:
+        there = torch.empty(0, device=device)
+        there.cpu()  # which a device without memory of its own, meta, cannot
+        return there.device  # with its number, since another is current in another thread
+    except (RuntimeError, AssertionError, ModuleNotFoundError) as error:
         if "invalid device ordinal" not in str(error):
             refuse_broken(error, name)
         here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]

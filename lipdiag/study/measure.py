@@ -260,7 +260,7 @@ def measure(
         range: Where the black and the white of pictures of 8 bits lie.
         words: `weights`, `schedule`, `parameterization`, `clock` and the others of a checkpoint's `Reading`, as on the
             command line. Of a network in memory: `schedule`, `parameterization` and `clock` (one of diffusers'
-            schedulers as `schedule` tells all three), `shape`, `conditioning` and `function`.
+            schedulers as `schedule` tells all three), `shape`, `conditioning`, `label` and `function`.
 
     Returns:
         The dataset of `design`: dims (`time`, `draw`), one variable a quantity, `done` marking what was measured.

@@ -10,14 +10,15 @@ from ..checkpoints.reading import Reading
 from ..data.objects import as_data
 from ..diffusion.convention import PARTS, Convention
 from ..diffusion.predictor import NetworkPredictor, Predictor
-from ..errors import UsageError
+from ..errors import Caution, UsageError
 from ..formats.checkpoint import listed
+from ..formats.conditioning import BLANKS, blank, of_class, summary
 from ..formats.scheduler import stated
 
 DENOISERS = ("unet", "transformer")
 """What diffusers' pipelines call the network that is measured."""
 
-WORDS = (*PARTS, "shape", "conditioning")
+WORDS = (*PARTS, "shape", "conditioning", "label")
 """What may be said of a network in memory."""
 
 KNOWN = (*WORDS, "function")
@@ -56,8 +57,9 @@ def of_network(model: Any, data: Any = None, **words: Any) -> NetworkPredictor:
         model: The module, function or pipeline.
         data: x0, which tell the shape of a sample where nothing else does.
         words: `schedule`, `parameterization` and `clock`, each a text as on the command line or an object; as
-            `schedule` one of diffusers' schedulers tells all three. `shape` of one sample, and `conditioning`, further
-            keyword arguments of the network.
+            `schedule` one of diffusers' schedulers tells all three. `shape` of one sample, `conditioning`, further
+            keyword arguments of the network, each a tensor with a leading dimension of 1, and `label`, a class. What a
+            network of diffusers' is not told stands for no condition.
 
     Raises:
         UsageError: If something is not told, or cannot be understood.
@@ -73,7 +75,9 @@ def of_network(model: Any, data: Any = None, **words: Any) -> NetworkPredictor:
         words = {"schedule": model.scheduler, **words}
     notes: tuple[str, ...] = ()
     if hasattr(words.get("schedule"), "config"):
-        read = stated(words.pop("schedule").config, type(network).__name__, getattr(network, "config", {}))
+        scheduler = words.pop("schedule")
+        config = {"_class_name": type(scheduler).__name__, **scheduler.config}  # which only files name
+        read = stated(config, type(network).__name__, getattr(network, "config", {}))
         notes = read.notes
         words = {name: part for name, part in read.convention.parts.items() if part is not None} | words
     convention = Convention.of(**{name: words.get(name) for name in PARTS})
@@ -89,9 +93,35 @@ def of_network(model: Any, data: Any = None, **words: Any) -> NetworkPredictor:
         raise UsageError(
             f"a {type(network).__name__} in memory does not tell the shape of a sample: give shape=(3, 32, 32)"
         )
-    made = NetworkPredictor(network, *convention.whole, tuple(shape), words.get("conditioning"))
-    made.notes = notes
+    inputs, said = conditioned(network, words.get("conditioning"), words.get("label"))
+    made = NetworkPredictor(network, *convention.whole, tuple(shape), inputs)
+    made.notes = (*notes, *said)
+    made.classed = words.get("conditioning") is not None or words.get("label") is not None
     return made
+
+
+def conditioned(
+    network: Any, conditioning: dict[str, Any] | None, label: int | None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What a network is told beside x and the time, with what stands for no condition in one of diffusers'.
+
+    Raises:
+        UsageError: If it is told a class and does not know it.
+    """
+    bare = getattr(network, "_orig_mod", network)
+    name, config, given = type(bare).__name__, getattr(bare, "config", {}), dict(conditioning or {})
+    known = name in BLANKS and type(bare).__module__.startswith("diffusers.")
+    blanks = blank(name, config)[0] if known else {}
+    if label is not None:
+        if not known:
+            raise UsageError(
+                f"got label={label}, and how a {name} in memory is told a class is not known: give it by the name of "
+                f"its argument, conditioning={{'class_labels': torch.tensor([{label}])}}"
+            )
+        given |= of_class(label, blanks, config, f"the {name} in memory")
+    left = {key: value for key, value in blanks.items() if key not in given}
+    told = ", ".join(f"{key} = {summary(value)}" for key, value in left.items())
+    return {**left, **given}, (Caution(f"conditioned on {told} throughout"),) if told else ()
 
 
 EXAMPLES = {"schedule": "linear", "parameterization": "eps", "clock": "timesteps(1000)"}
