@@ -79,15 +79,14 @@ def advise(
     strange = [name for name, value in {"end": end, "blocks": blocks, "above": above}.items() if value is not None]
     if strange:
         raise UsageError(f"{strange[0]} is about sharing timesteps; ask for that without a sampler, of a run")
-    from ..checkpoints.reading import Reading
-    from ..study.device import resolve_device
-    from ..study.resolve import resolve_model
+    from ..quality.sample import placed
+    from ..study.network import worded
 
-    predictor = resolve_model(what, Reading.of(**words) if reading is None else reading)
-    predictor.to(resolve_device(device)).eval().requires_grad_(False)
-    name = str(predictor.path or (what if isinstance(what, str | Path) else "the model"))
+    model, told = (what, reading) if reading is not None else worded(what, None, words)
     counts = [steps] if isinstance(steps, int) else list(STEPS if steps is None else steps)
-    return advise_steps(predictor, sampler, counts, DRAWS if draws is None else draws, seed, name, advance, priced)
+    with placed(model, device, told) as predictor:
+        name = str(predictor.path or (what if isinstance(what, str | Path) else "the model"))
+        return advise_steps(predictor, sampler, counts, DRAWS if draws is None else draws, seed, name, advance, priced)
 
 
 def advise_steps(

@@ -44,6 +44,21 @@ def test_a_model_is_asked_when_to_sample():
     assert x0.isfinite().all()
 
 
+def test_a_network_in_memory_is_asked_and_is_as_it_was():
+    network = torch.nn.Conv2d(1, 1, 1).train()
+    words = {"schedule": "linear", "parameterization": "eps", "clock": "timesteps(1000)", "shape": (1, 2, 2)}
+
+    def called(x, timestep):
+        assert not network.training
+        return torch.nn.Conv2d.forward(network, x)
+
+    network.forward = called
+    advice = advise(network, sampler="ddim", steps=1, draws=8, device="cpu", **words)
+    assert advice.choices
+    assert network.training
+    assert all(weight.requires_grad for weight in network.parameters())
+
+
 def test_sigmas_of_the_straight_path_are_its_times():
     advice = advise_steps(gaussian(Straight()), "euler", [4], 16)
     assert advice.levels(0)[:-1] == pytest.approx(advice.choices[0].t.tolist(), rel=1e-5)
