@@ -133,7 +133,7 @@ def selftest(advice: bool, quiet: bool, as_json: bool) -> None:
     if advice:
         advised(quiet, as_json)
         return
-    from ..study.selftest import selftest as test
+    from ..selftest import selftest as test
 
     rows = list(test())
     if as_json:

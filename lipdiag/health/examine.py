@@ -22,7 +22,7 @@ from ..store.store import open_run
 from ..study.measure import carry_out, prepared
 from ..study.network import worded
 from ..study.resolve import resolve_model
-from ..study.study import Study
+from ..study.state import Study
 from . import embedding, network, samples
 from .conventions import conventions
 from .diagnosis import Diagnosis

@@ -19,7 +19,7 @@ from ..diffusion.predictor import NetworkPredictor
 from ..printing import plain
 from ..quantities.point import Point
 from ..statistics import Estimate, mean, ratio
-from ..study.study import Study
+from ..study.state import Study
 from .laws import Test, above
 
 EVEN, DRAWS = 64, 32

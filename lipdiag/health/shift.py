@@ -17,7 +17,7 @@ import torch
 from ..design.points import joined
 from ..diffusion.clock import Clock, Shared
 from ..statistics import Estimate, mean
-from ..study.study import Study
+from ..study.state import Study
 from .laws import Test, above
 
 FIRST = 128

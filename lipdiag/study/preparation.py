@@ -27,7 +27,7 @@ from ..store.suspicion import PRICED, Suspicion
 from .memory import UNKNOWN, Need, at_once, free, need
 from .microbatch import pair_seconds
 from .resolve import MODEL_BATCH
-from .study import Study
+from .state import Study
 
 LOOKED_AT = 64
 """Units among which one that is done is looked for, to time a launch by."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..store.layout import WorkUnit, units
 from ..store.merge import bits, measured
-from .study import Study, measure_unit
+from .state import Study
+from .study import measure_unit
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 """Largest relative difference between devices, by the arithmetic of the plan."""

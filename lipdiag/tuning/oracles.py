@@ -19,9 +19,9 @@ from ..design.plan import Plan
 from ..diffusion.clock import Timesteps
 from ..diffusion.exact import Empirical, Gaussian, GaussianMixture
 from ..diffusion.schedule import VP, Linear, Schedule
+from ..selftest import models
 from ..statistics import Estimate, ratio
 from ..study.measure import measure
-from ..study.selftest import models
 from .advise import advise_steps
 
 END, BLOCKS, DRAWS, SAMPLES = 100, 5, 256, 2048

@@ -53,7 +53,7 @@ BUGS = {
         "results/test_command.py -k user_said",
     ),
     "a shard of so many pairs as all others": Bug(
-        "study/study.py", "return sum(part.size for part in parts)", "return held.size // self.shard[1]",
+        "study/state.py", "return sum(part.size for part in parts)", "return held.size // self.shard[1]",
         "study/test_measure.py -k what_is_left",
     ),
     "a refusal of an option in one line": Bug(
@@ -353,7 +353,7 @@ BUGS = {
         "linalg/replay.py", "slot.size != target.size", "not slot.alike(target)", "linalg/test_tape.py -k gate"
     ),
     "activations are computed again while probabilities are kept": Bug(
-        "study/study.py", "level = self.sparing if self.record else max(self.sparing, 1)", "level = 1",
+        "study/state.py", "level = self.sparing if self.record else max(self.sparing, 1)", "level = 1",
         "study/test_memory.py -k given_up",
     ),
     "a few scores' tangent that is scaled by half": Bug(
@@ -395,7 +395,7 @@ BUGS = {
         "linalg/test_lanczos.py -k waited",
     ),
     "times that stay on the processor": Bug(
-        "design/points.py", "        t=t.to(device),\n", "        t=t,\n", "study/test_study.py -m card -k device"
+        "design/points.py", "torch.stack(numbers).to(device)", "torch.stack(numbers)", "study/test_study.py -m card -k device"
     ),
     "the widest interval of a step ago for all": Bug(
         "linalg/lanczos.py",
@@ -584,8 +584,7 @@ BUGS = {
         "readiness/test_rounding.py -k no_others",
     ),
     "a network sent to no memory": Bug(
-        "study/resolve.py", "torch.empty(0, device=device).cpu()", "torch.empty(0, device=device)",
-        "study/test_network.py -k stays_whole",
+        "study/device.py", "        there.cpu()", "        pass", "study/test_network.py -k stays_whole",
     ),
     "a time read off the first sample": Bug(
         "readiness/consistency.py",

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..diffusion.clock import Unit
-from ..diffusion.exact import Empirical, Gaussian, GaussianMixture
-from ..diffusion.schedule import VP, Cosine, Schedule, Straight
-from ..quantities.accuracy import Accuracy
-from ..quantities.catalogue import measure_point
-from ..quantities.flow import flow_velocity
-from ..quantities.point import Point
-from ..quantities.quantity import norms
+from .diffusion.clock import Unit
+from .diffusion.exact import Empirical, Gaussian, GaussianMixture
+from .diffusion.schedule import VP, Cosine, Schedule, Straight
+from .quantities.accuracy import Accuracy
+from .quantities.catalogue import measure_point
+from .quantities.flow import flow_velocity
+from .quantities.point import Point
+from .quantities.quantity import norms
 
 TIMES = (1e-6, 1e-4, 1e-2, 0.3, 0.9)
 DIMENSION = 6
