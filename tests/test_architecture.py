@@ -29,7 +29,7 @@ FLOORS = (
     },
     {"linalg", "diffusion", "distributed", "store", "data", "weights"},
     {"timestep", "formats", "quantities", "sampling"},
-    {"share", "checkpoints"},
+    {"share", "checkpoints", "selftest"},
     {"shared_network"},
     {"design"},
     {"readiness"},

@@ -395,7 +395,10 @@ BUGS = {
         "linalg/test_lanczos.py -k waited",
     ),
     "times that stay on the processor": Bug(
-        "design/points.py", "torch.stack(numbers).to(device)", "torch.stack(numbers)", "study/test_study.py -m card -k device"
+        "design/points.py",
+        "torch.stack(numbers).to(device)",
+        "torch.stack(numbers)",
+        "study/test_study.py -m card -k device",
     ),
     "the widest interval of a step ago for all": Bug(
         "linalg/lanczos.py",
