@@ -50,7 +50,7 @@ def of_the_device(error: BaseException) -> bool:
 
 def curable(error: BaseException) -> bool:
     """Whether fewer samples at once may mend it: many a library tells a full device by not being able to go on."""
-    return out_of_memory(error) or kind(error) is TOO_LARGE or isinstance(error, MethodError)
+    return out_of_memory(error) or kind(error) is TOO_LARGE
 
 
 def described(error: BaseException) -> str:

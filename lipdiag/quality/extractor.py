@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..breakdown import of_the_device
 from ..errors import UsageError, meant
 
 
@@ -42,6 +43,8 @@ class Extractor:
         try:
             parts = [self.features(part).double().cpu() for part in x.split(batch)]
         except (RuntimeError, ValueError, TypeError) as error:
+            if of_the_device(error):
+                raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(
                 f"the extractor {self.name} does not take samples of shape {tuple(x.shape[1:])} ({reason}): use pixels"

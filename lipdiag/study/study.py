@@ -195,8 +195,8 @@ def where(study: Study, *some: WorkUnit) -> str:
 def measure_unit(study: Study, unit: WorkUnit, methods: Sequence[str] = ()) -> Block:
     """All variables of a unit, each (times, draws) or (times, draws, ranks).
 
-    Derivatives come from the method that was checked. Where that fails on this unit, in any micro-batch, they come from
-    those that are left, and a caution says so.
+    Derivatives come from the method that was checked. Where that alone fails on this unit, they come from those that
+    are left, and a caution says so.
 
     Raises:
         IncompleteError: If not even one pair fits in memory.
@@ -210,10 +210,11 @@ def measure_unit(study: Study, unit: WorkUnit, methods: Sequence[str] = ()) -> B
             timesteps, draws, study.batch, study.halving, one,
         )  # fmt: skip
     except MethodError as error:
+        values = measure_unit(study, unit, METHODS)
         said = f"some derivatives are not by {study.findings.method}, which failed"
         if not any(note.startswith(said) for note in study.notes):
             study.notes.append(Caution(f"{said} with {described(error)}, at {where(study, unit)} first"))
-        return measure_unit(study, unit, METHODS)
+        return values
     except IncompleteError:
         if not study.spare():
             raise

@@ -147,6 +147,20 @@ def test_numbers_by_another_method_than_was_checked_are_said_to_be(small):
     np.testing.assert_allclose(found["time_derivative"], measure(plan=plan)["time_derivative"], rtol=1e-4)
 
 
+def test_a_model_that_fails_itself_is_no_method_that_fails(small):
+    class Hole(Tiny):
+        def forward(self, x, timestep):
+            if bool((timestep == 1).any()):
+                raise ValueError("odd")
+            return super().forward(x, timestep)
+
+    found = measure(plan=PLAN.replace(quantities=("time_derivative",)), model=predictor(Hole()))
+    assert (found["done"].sel(time=[0, 1]) == 2).all()
+    launch = found.attrs["launches"][0]
+    assert launch["warnings"] == []
+    assert not any("halved" in note for note in launch["notes"])
+
+
 def test_one_unit_that_fails_is_found_among_those_measured_with_it(small, monkeypatch):
     """All others are measured, and it is tried again by itself before it is given up."""
     real = study.measure_point
