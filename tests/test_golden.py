@@ -65,7 +65,12 @@ def test_every_number_is_the_tables(name, dtype):
     for variable in names:
         entry = variables[variable]
         truth = np.array(entry["value"])
-        distance = np.abs(found[variable] - truth) / np.where(truth == 0, 1, np.abs(truth))
+        value = found[variable]
+        if variable in ("singular_values", "spectral_norm"):  # lowered by half of the residual, once all is converged
+            lowered = found["singular_values_residual"] / 2
+            value = value + (lowered if variable == "singular_values" else lowered[..., 0])
+            assert (found[variable] <= truth * (1 + 1e-12)).all()
+        distance = np.abs(value - truth) / np.where(truth == 0, 1, np.abs(truth))
         over = distance.reshape(len(truth), -1).max(1) / golden.tolerance(entry, dtype)
         where = TABLE["timesteps"][int(over.argmax())]
         assert over.max() <= 1, (
