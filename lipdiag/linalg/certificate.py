@@ -74,7 +74,7 @@ def upper_bound(
         confidence: Probability that the bound holds, over the start.
         error: |E| + |F| at most, of what all products lost.
     """
-    error = torch.as_tensor(error, dtype=top.dtype).expand_as(top)
+    error = torch.as_tensor(error, dtype=top.dtype, device=top.device).expand_as(top)
     if alpha.shape[1] == min(rows, columns):
         return top + error
     delta = least_overlap(columns, 1 - confidence)

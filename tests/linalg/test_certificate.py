@@ -174,3 +174,14 @@ def test_scale_does_not_matter():
     one = singular_values(operator(M), start, 8).upper
     for scale in (1e-120, 1e120):
         torch.testing.assert_close(singular_values(operator(scale * M), start, 8).upper / scale, one, rtol=1e-6, atol=0)
+
+
+def test_small_arrays_are_the_processor_s_whatever_the_default_device():
+    """As a script has it that sets one and gives lipdiag a model that lies elsewhere."""
+    A = operator(with_singular_values(SPECTRA["flat"], 100, 100))
+    start = sphere((3, 100), torch.Generator().manual_seed(0), dtype=A.dtype)
+    usual = singular_values(A, start, 20, width=0.05)
+    with torch.device("meta"):
+        again = singular_values(A, start, 20, width=0.05)
+        extreme_eigenvalues(A, start, 20, width=0.05)
+    torch.testing.assert_close(again, usual, rtol=0, atol=0)
