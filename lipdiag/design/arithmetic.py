@@ -29,9 +29,9 @@ def arithmetic(deterministic: bool = False) -> Iterator[None]:
     Raises:
         RuntimeError: From an operation without a deterministic kernel, where `deterministic` was asked for.
     """
-    strict = torch.get_deterministic_debug_mode()
+    before = torch.get_deterministic_debug_mode()
     if deterministic:
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")  # `use_deterministic_algorithms` would import a compiler
     try:
         with ExitStack() as switched:
             switched.enter_context(full_precision())
@@ -42,8 +42,8 @@ def arithmetic(deterministic: bool = False) -> Iterator[None]:
                 switched.enter_context(torch.compiler.set_stance("force_eager"))
             yield
     finally:
-        if deterministic:  # the call imports a compiler
-            torch.set_deterministic_debug_mode(strict)
+        if deterministic:
+            torch.set_deterministic_debug_mode(before)
 
 
 class Autocast(TorchFunctionMode):
@@ -222,5 +222,5 @@ def few(shape: tuple[int, ...]) -> int:
 
 def middle(predictor: Predictor, samples: int) -> torch.Tensor:
     """A time in the middle of the model's range, one that it was trained at, for each sample."""
-    clock, t = predictor.clock.base, torch.full((samples,), 0.5, dtype=torch.float64)
+    clock, t = predictor.clock.base, torch.full((samples,), 0.5, dtype=torch.float64, device="cpu")
     return clock.time(clock(t).ceil()) if clock.discrete else t

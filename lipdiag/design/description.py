@@ -21,7 +21,7 @@ from ..store import store
 from ..text import sound
 from .plan import Plan
 
-NUMERICS = 1
+NUMERICS = 2
 """Raised whenever the same plan gives other numbers than before; runs of different numerics do not mix."""
 
 GROWS = ("draws", "max_draws", "tolerance")

@@ -74,7 +74,8 @@ def sample(
         words: that told one by one: `weights`, `schedule`, `clock` and the other words of `measure`.
 
     Returns:
-        The samples, x0, on the model's device and in its dtype.
+        The samples, x0, on the model's device and in its dtype, multiplied as torch was told to: on a card by default
+        with convolutions in TF32.
 
     Raises:
         UsageError: If the model has no such sampler, or `out` is no such name.

@@ -167,8 +167,8 @@ def along(point: Point, dx: Tensor | None = None, dt: Tensor | None = None) -> V
         squares = torch.zeros(len(point.modules), len(point.x), dtype=torch.float64, device=point.x.device)
         for row, name in zip(squares, point.modules, strict=True):
             for pair in ears.heard.get(name, {side: []})[side]:
-                if pair[part] is not None:
-                    row += pair[part].double().square()  # one by one: a card's index_add would add in any order
+                if (norms := pair[part]) is not None:
+                    row += norms.double().square()  # one by one: a card's index_add would add in any order
         return squares.sqrt().T
 
     sides = "output", "input"

@@ -128,7 +128,8 @@ def trial(recipe: Recipe, operations: int, device: torch.device | str, seconds: 
     def peak() -> float:
         side = SIDE[device.type != "cpu"]
         a = torch.ones(side, side, dtype=getattr(torch, precision), device=device)
-        with tensor_cores() if torch.backends.cudnn.conv.fp32_precision == "tf32" else nullcontext():
+        told = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+        with tensor_cores() if told == "tf32" else nullcontext():
             return 2 * side**3 / max(min(lap(partial(torch.mm, a, a)) for _ in range(3)), 1e-9)
 
     if device.type == "cpu" and PASSES * operations > DEAR:

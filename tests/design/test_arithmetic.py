@@ -56,6 +56,17 @@ def test_the_caller_s_determinism_is_as_it_was(mode):
         torch.set_deterministic_debug_mode(before)
 
 
+def test_a_default_device_of_the_caller_moves_nothing():
+    """What is made without a device would lie there; on this one it has no numbers, and mixes with none that has."""
+    told = {"data": DATA, "plan": PLAN.replace(quantities=QUANTITIES[:2]), "progress": False}
+    model = NetworkPredictor(Tiny(), Linear(), eps, Timesteps(1000), SHAPE)
+    with torch.device("meta"):
+        run, drawn = lipdiag.measure(model, **told), lipdiag.sample(model, 2, steps=2, progress=False)
+    for name in QUANTITIES[:2]:
+        np.testing.assert_array_equal(run[name], lipdiag.measure(model, **told)[name])
+    assert torch.equal(drawn, lipdiag.sample(model, 2, steps=2, progress=False))
+
+
 class Rounding(Tiny):
     """Switches autocast on inside itself."""
 
