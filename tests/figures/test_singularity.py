@@ -265,7 +265,7 @@ print(dict.__getitem__(matplotlib.rcParams, "backend"))
 def test_few_draws_and_missing_ones_are_drawn_as_they_are(ddpm, run):
     alone = plot(ddpm.isel(draw=slice(0, 1)))
     assert "95 % interval" not in " ".join(text.get_text() for text in alone.legends[0].get_texts())
-    assert "n = 1 draws" in alone.caption
+    assert "n = 1 draw of" in alone.caption
     dataset = run().copy(deep=True)
     dataset["done"].values[3:, 10:] = 0
     dataset["time_difference"].values[3:, 10:] = np.nan
