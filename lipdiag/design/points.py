@@ -87,7 +87,8 @@ def joined(
     device, shape = device_of(predictor), predictor.shape
     n = int(np.prod(shape))
     groups = {place: number for number, place in enumerate(dict.fromkeys((b, k) for k, _, b in pairs))}
-    which, group = torch.tensor([[each.index(i), groups[b, k]] for k, i, b in pairs]).to(device).unbind(1)
+    places = [[each.index(i), groups[b, k]] for k, i, b in pairs]
+    which, group = torch.tensor(places, device="cpu").to(device).unbind(1)
 
     def make(role: str, i: int) -> Tensor:
         if role == "x0":
@@ -117,7 +118,7 @@ def joined(
         noise=noise.to(plan.torch_dtype),
         drawn=drawn,
         group=group,
-        block=torch.tensor([b for _, _, b in pairs]),
+        block=torch.tensor([b for _, _, b in pairs], device="cpu"),
         record=record,
         quantities=plan.quantities,
         columns=across,

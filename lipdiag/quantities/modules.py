@@ -81,7 +81,7 @@ def listed(predictor: Predictor) -> tuple[str, ...]:
     network = network_of(predictor)
     if network not in _listed:
         few = next(n for n in range(2, len(predictor.shape) + 3) if n not in predictor.shape)
-        weight = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+        weight = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
         x = torch.zeros(few, *predictor.shape, dtype=weight.dtype, device=weight.device)
         with Ears(named(network), few) as ears:
             predictor(x, torch.full((few,), 0.5, dtype=torch.float64, device=x.device))

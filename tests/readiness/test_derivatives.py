@@ -403,7 +403,9 @@ def test_noise_that_nearly_cancels_is_rounding_and_no_wrong_backward():
     found, fine = run(plan), run(plan.replace(dtype="float64"))
     assert [note for note in notes(found) if "of rounding" in note and "--dtype float64" in note]
     assert not [note for note in notes(fine) if "rounding" in note]
-    np.testing.assert_allclose(found["spectral_norm"], true, rtol=0.03)
+    assert (found["spectral_norm"] <= true).all()
+    assert (found["spectral_norm_upper"] >= true).all()
+    np.testing.assert_allclose(found["spectral_norm"], true, rtol=0.08)  # lowered by what products lose
     np.testing.assert_allclose(fine["spectral_norm"], true, rtol=1e-4)
 
 

@@ -14,6 +14,7 @@ def test_the_current_card_is_told_by_its_number(monkeypatch):
 
     class Empty:
         device = torch.device("cuda", 1)
+        cpu = list
 
     monkeypatch.setattr(torch, "empty", lambda n, device: Empty)
     assert resolve_device("cuda") == torch.device("cuda", 1)

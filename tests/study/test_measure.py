@@ -176,7 +176,8 @@ def test_a_raw_output_is_called_by_its_name_and_has_no_loss():
     data = np.random.default_rng(0).normal(size=(8, 4))
     found = lipdiag.measure(model, data, Plan(timesteps="1,10", draws=4), function="raw", progress=False)
     assert "loss" not in found
-    np.testing.assert_allclose(found["spectral_norm"], 1, rtol=1e-6)
+    assert (found["spectral_norm"] <= 1).all()  # lowered by what rounding may have added
+    np.testing.assert_allclose(found["spectral_norm"], 1, rtol=1e-5)
     assert (found["time_difference"] == 0).all()
     words = " ".join(table([found]).split())
     assert "f is the network's own output, v" in words
