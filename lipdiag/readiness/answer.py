@@ -117,7 +117,7 @@ def remedy(predictor: Predictor, plan: Plan) -> str:
     bare = predictor.predictor if isinstance(predictor, RawOutput) else predictor
     if not isinstance(bare, NetworkPredictor):
         return "check its shape, or see where with --debug"
-    weight = next(bare.parameters(), torch.empty(0))
+    weight = next(bare.parameters(), torch.empty(0, device="cpu"))
     t = middle(bare, few(bare.shape)).to(weight.device)
     x = torch.zeros(len(t), *bare.shape, dtype=plan.torch_dtype, device=weight.device)
     with suppress(Exception), torch.no_grad():
