@@ -14,7 +14,6 @@ from benchmarks.table import Result
 from benchmarks.training import relative_rate
 from lipdiag.design.plan import Plan
 from lipdiag.quantities.catalogue import QUANTITIES
-from lipdiag.training.recipe import RECIPES
 
 ROUND_SECONDS = 1.0
 """More rounds of a case are run until it has taken this long."""
@@ -114,6 +113,10 @@ class Bench:
         self.result.goals.append(goal)
 
 
+TRAINED = ("digits",)
+"""Recipes of which a processor takes a step in a moment; those of larger networks are for `benchmarks.training`."""
+
+
 def programme(
     names: Sequence[str], deadline: float, rounds: int, quick: bool = False
 ) -> tuple[list[Result], list[Job]]:
@@ -128,6 +131,6 @@ def programme(
             measure = bench.measure(pairs)
             jobs += [Job(f"{name}, {pairs} pairs: {case}", partial(measure, case)) for case in reversed(CASES)]
         jobs.append(Job(f"{name}: goals", bench.finish))
-        if name in RECIPES and not quick:
+        if name in TRAINED and not quick:
             jobs.append(Job(f"{name}: training", bench.train))
     return results, jobs
