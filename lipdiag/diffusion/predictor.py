@@ -109,7 +109,7 @@ class NetworkPredictor(Predictor):
         >>> from lipdiag.diffusion.parameterization import eps
         >>> from lipdiag.diffusion.schedule import Linear
         >>> def network(x, timestep):
-        ...     return x * torch.cos(timestep / 1000)[:, None]
+        ...     return x * torch.cos(timestep / 100)[:, None]
         >>> mine = lipdiag.NetworkPredictor(network, Linear(), eps, Timesteps(1000), shape=(2,))
         >>> mine(torch.ones(1, 2), torch.tensor([0.5], dtype=torch.float64)).shape
         torch.Size([1, 2])
