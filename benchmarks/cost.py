@@ -10,7 +10,6 @@ laps of the full report: its first forward and its first reverse product, the me
 import gc
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import mean, median
 
@@ -85,11 +84,6 @@ class Laps:
 def first_and_later(laps: list[float], number: int) -> float:
     """Seconds of `number` products: the first builds what the later ones use."""
     return laps[0] + (number - 1) * median(laps[1:]) if number else 0.0
-
-
-def current(device: torch.device) -> AbstractContextManager[object]:
-    """A device as the current one, for which the clock waits."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def now() -> float:

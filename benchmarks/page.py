@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.cost import Batch, current
+from benchmarks.cost import Batch
 from benchmarks.device import GIB, Network, Row, by_products, named, peaks, rivals_of, row, wall_clock
 from benchmarks.networks import LARGE_SUBJECTS, SUBJECTS, Subject
 from lipdiag.breakdown import out_of_memory
 from lipdiag.design.arithmetic import arithmetic
 from lipdiag.linalg.products import PRODUCTS
+from lipdiag.study.device import current
 from lipdiag.study.memory import released
 
 PAIRS: dict[str, tuple[int, ...]] = {"cifar10": (128, 32, 512), "dit": (16,), "sd": (4,), "digits": (256, 32)}

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.cost import current, seconds
+from benchmarks.cost import seconds
 from benchmarks.goals import Goal
 from benchmarks.table import hardware
 from lipdiag.data.dataset import Data, array
 from lipdiag.diffusion.continuous import along
+from lipdiag.study.device import current
 from lipdiag.training.batch import draw
 from lipdiag.training.loop import State, build, train
 from lipdiag.training.recipe import RECIPES, Recipe, set_fields

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..design.points import Make
+from .device import current
 
 SLOWED = {"cpu"}
 """Devices that compute on the cores that draws are made on, from which a thread would take what it saves."""
@@ -25,7 +26,7 @@ class Ahead:
     """
 
     def __init__(self, device: torch.device, alone: Collection[str] = ()):
-        self._pinned, self._alone = device.type == "cuda", alone
+        self._device, self._alone = device, alone
         self._pool = None if device.type in SLOWED else ThreadPoolExecutor(1)
         self._rows: dict[tuple[str, int], Tensor | Future[Tensor]] = {}
         self._now: Collection[int] = ()
@@ -57,7 +58,8 @@ class Ahead:
         return rows
 
     def _made(self, make: Make, role: str, i: int) -> Tensor:
-        return make(role, i).pin_memory() if self._pinned else make(role, i)
+        with current(self._device):  # pinned memory belongs to a thread's own current device
+            return make(role, i).pin_memory() if self._device.type == "cuda" else make(role, i)
 
     def _row(self, make: Make, role: str, i: int, device: torch.device) -> Tensor:
         row = self._rows.pop((role, i), None)

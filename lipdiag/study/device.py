@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import torch
 
@@ -43,6 +43,11 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         hidden = "" if seen is None or name == "cpu" else f" (CUDA_VISIBLE_DEVICES is {seen!r})"
         raise UsageError(f"device {name!r} is not at hand{hidden}: give auto, or {' or '.join(here)}") from error
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """A device as the current one of this thread, for which a clock waits and to which pinned memory belongs."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from ..data.dataset import Array, Data, Folder
 from ..diffusion.clock import Clock
 from ..diffusion.continuous import along
 from ..printing import plain
+from ..study.device import current
 from .manner import tell
 from .recipe import Recipe
 
@@ -103,7 +103,7 @@ def drawn_ahead(drawing: Callable[[int], Batch], first: int, last: int, device: 
 
     def drawn(step: int) -> Batch:
         # pinned memory belongs to the current device, which is another thing in every thread
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        with current(device):
             return drawing(step)
 
     with ThreadPoolExecutor(AHEAD, "batch") as pool:

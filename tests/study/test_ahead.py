@@ -1,7 +1,7 @@
 """What is random is made ahead of its micro-batch: the numbers are those of making it then, and so is what fails."""
 
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -170,3 +170,24 @@ def test_what_is_made_is_held_for_this_micro_batch_and_the_next_one_alone(monkey
     rows(make, "noise", [1], cpu)
     assert made[-1] == ("noise", 1)
     assert not rows._rows
+
+
+def test_what_is_made_ahead_is_pinned_on_the_card_of_the_model(monkeypatch):
+    """In a thread another card is current, which pinned memory would belong to."""
+    current, pinned = threading.local(), []
+
+    @contextmanager
+    def entered(device):
+        current.device = device
+        yield
+        del current.device
+
+    monkeypatch.setattr(torch.cuda, "device", entered)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda z: pinned.append((z.tolist(), current.device)) or z)
+    card, cpu = torch.device("cuda", 1), torch.device("cpu")
+    with ahead.Ahead(card) as rows:
+        rows.turn([0], [1])
+        rows(lambda role, i: torch.tensor([float(i)]), "noise", [0], cpu)
+        rows.turn([1], [])
+        assert rows(lambda role, i: torch.tensor([-1.0]), "noise", [1], cpu).tolist() == [[1.0]]
+    assert pinned == [([1.0], card)]
