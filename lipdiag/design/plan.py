@@ -81,7 +81,7 @@ class Plan(Accuracy):
             object.__setattr__(self, "batch", None)
         for name in (*COUNTS, "step", "tolerance", "confidence", "certified_width"):
             if (value := getattr(self, name)) is not None or name not in ("batch", "step", "tolerance"):
-                number = counted(name, value) if name in COUNTS else decimal(name, value)
+                number = integer(name, value) if name in COUNTS else decimal(name, value)
                 object.__setattr__(self, name, number)
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise UsageError(f"tolerance is {self.tolerance}, it must lie between 0 and 1 (0.05 is 5 %)")
@@ -128,16 +128,16 @@ class Plan(Accuracy):
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
-def counted(name: str, value: Any) -> int:
+def integer(name: str, value: Any) -> int:
     """A field of a plan that is a whole number, of numpy's kind or Python's, as Python's.
 
     Raises:
         UsageError: If it is none, or too small.
     """
-    least, whole = COUNTS[name], isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if whole and value >= least:
+    least, integral = COUNTS[name], isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if integral and value >= least:
         return int(value)
-    kind = "" if whole else "a whole number, "
+    kind = "" if integral else "a whole number, "
     raise UsageError(f"{name} is {value!r}, it must be {kind}at least {least}{', or auto' if name == 'batch' else ''}")
 
 

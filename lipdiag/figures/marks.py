@@ -8,7 +8,7 @@ import numpy as np
 
 from ..results.curve import Curve
 from ..results.distribution import Statistics
-from ..results.run import Run
+from ..results.run import NOUGHT, Run
 from .backend import Patch
 from .canvas import Picture
 from .style import INTERVAL_OPACITY, QUANTILE_OPACITY, SHADES, Style, appearance, colour
@@ -35,7 +35,7 @@ def over_time(axes: Any, run: Run, told: str = "") -> None:
     """A logarithmic axis of time, on which time 0, if it was measured, has a place of its own, cut off."""
     axes.set(xscale="log", xlabel=f"{told}{run.axis}")
     if run.nought is not None:
-        axes.axvline(run.nought * 3**0.5, color="0.5", linewidth=0.5, linestyle=(0, (1, 1)), zorder=1)
+        axes.axvline(run.nought * NOUGHT**0.5, color="0.5", linewidth=0.5, linestyle=(0, (1, 1)), zorder=1)
         size = axes.xaxis.get_ticklabels()[0].get_fontsize()
         below = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "xytext": (0, -4)}
         axes.annotate("0", (run.nought, 0), ha="center", va="top", fontsize=size, **below)

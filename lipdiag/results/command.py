@@ -11,30 +11,27 @@ from .label import IN_MEMORY
 if TYPE_CHECKING:
     import xarray as xr
 
-FLAGS = frozenset(
-    f"--{name}"
-    for name in (
-        "encode", "resume", "no-resume", "probe", "no-probe", "retry", "deterministic", "dry-run", "resize",
-        "download", "quiet", "json", "debug",
-    )
+
+def named(*options: str) -> frozenset[str]:
+    """Options as they are typed."""
+    return frozenset(f"--{name}" for name in options)
+
+
+FLAGS = named(
+    "encode", "resume", "no-resume", "probe", "no-probe", "retry", "deterministic", "dry-run", "resize", "download",
+    "quiet", "json", "debug",
 )  # fmt: skip
 """Options of `lipdiag measure` without a value."""
 
-PASSING = frozenset(
-    f"--{name}"
-    for name in ("out", "shard", "verify", "retry", "resume", "no-resume", "dry-run", "quiet", "json", "debug")
-)
+PASSING = named("out", "shard", "verify", "retry", "resume", "no-resume", "dry-run", "quiet", "json", "debug")
 """Options of one launch, which say nothing of what is measured."""
 
-SPENT = frozenset(("--tolerance", "--max-draws"))
+SPENT = named("tolerance", "max-draws")
 """What a number of draws takes the place of."""
 
-OF_MODEL = frozenset(
-    f"--{name}"
-    for name in (
-        "data", "weights", "schedule", "parameterization", "clock", "function", "conditioning", "label", "prompt",
-        "original-config", "download", "factory", "shape",
-    )
+OF_MODEL = named(
+    "data", "weights", "schedule", "parameterization", "clock", "function", "conditioning", "label", "prompt",
+    "original-config", "download", "factory", "shape",
 )  # fmt: skip
 """Options that every command takes which asks a model on its data."""
 

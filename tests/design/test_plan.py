@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import lipdiag
-from lipdiag.design.plan import Plan, counted, decimal, logarithmic, resolve_timesteps
+from lipdiag.design.plan import Plan, decimal, integer, logarithmic, resolve_timesteps
 from lipdiag.diffusion.clock import LogSigma, LogSNR, Reversed, Shared, Sigma, Timesteps, Unit
 from lipdiag.diffusion.parameterization import eps
 from lipdiag.diffusion.predictor import NetworkPredictor
@@ -28,7 +28,7 @@ def test_a_plan_is_written_and_told_as_ever():
 def test_numbers_of_other_kinds_are_pythons_own_in_a_plan():
     """So that they can be written, and the text that a run holds is the same."""
     for kind in (np.int64, np.uint8):
-        assert type(counted("draws", kind(4))) is int
+        assert type(integer("draws", kind(4))) is int
     for number in (np.float32(2), np.int16(2), torch.tensor(2), 2):
         assert (type(decimal("step", number)), decimal("step", number)) == (float, 2.0)
     plan = Plan("0,5", tolerance=np.float64(0.5), confidence=np.float64(0.9))
@@ -51,7 +51,7 @@ def test_what_is_no_number_is_no_field_of_a_plan(field, value, said):
         Plan(**{field: value})
     for strange in (2.5, None, "2", np.array([4])):
         with pytest.raises(UsageError, match="a whole number"):
-            counted("draws", strange)
+            integer("draws", strange)
 
 
 @pytest.mark.parametrize("number", [1, 2, 7, 64, 300, 999, 1000, 5000])
